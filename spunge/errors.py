@@ -1,0 +1,27 @@
+"""Mistakes that a user can mend, told in one sentence."""
+
+import errno
+import sys
+from collections.abc import Callable
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class InputError(Exception):
+    """Bad input: the message names what was found, where, and what would do."""
+
+
+def run(main: Callable[[], None]) -> int:
+    """Run a script's `main` and return its exit code; an InputError or a full disk becomes one sentence on stderr."""
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        print(f"error: no space is left on the disk{where}; free some and run again", file=sys.stderr)
+        return 1
+    return 0
