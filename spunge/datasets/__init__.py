@@ -23,10 +23,14 @@ def load(name: str) -> ModuleType:
 
 
 def options(module: ModuleType, values: Mapping[str, Any]) -> Any:
-    """Return the module's `Options` from configuration values; an unknown key is an InputError that lists the known."""
-    known = [field.name for field in dataclasses.fields(module.Options)]
-    unknown = sorted(set(values) - set(known))
+    """Return the module's `Options` from configuration values; an unknown or a missing key is an InputError."""
+    name = module.__name__.rpartition(".")[2]
+    known = dataclasses.fields(module.Options)
+    unknown = sorted(set(values) - {field.name for field in known})
     if unknown:
-        name = module.__name__.rpartition(".")[2]
-        raise InputError(f"data set {name} has no option {', '.join(unknown)}; it has {', '.join(known)}")
+        has = ", ".join(field.name for field in known)
+        raise InputError(f"data set {name} has no option {', '.join(unknown)}; it has {has}")
+    missing = [field.name for field in known if field.default is dataclasses.MISSING and field.name not in values]
+    if missing:
+        raise InputError(f"data set {name} needs the option {', '.join(missing)}")
     return module.Options(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})

@@ -241,10 +241,9 @@ def passages(speech: str, fewest: int, most: int) -> Iterator[str]:
 
 
 def _any_of(names: Iterable[str]) -> re.Pattern[str]:
-    """Return a pattern that finds any of the names as whole words, in its own spelling or in ASCII."""
+    """Return a pattern that finds words which begin with a name (Iraq, Iraqi), in its own spelling or in ASCII."""
     spellings = set()
     for name in names:
         name = name.removeprefix("The ")
         spellings |= {name, unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()}
-    longest_first = sorted(spellings - {""}, key=lambda spelling: (-len(spelling), spelling))
-    return re.compile(r"\b(?:" + "|".join(map(re.escape, longest_first)) + r")\b", re.IGNORECASE)
+    return re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(spellings - {""}))) + ")")

@@ -165,7 +165,7 @@ def occurrences(patterns: Sequence[str], texts: pd.Series, chunk: int = 100_000)
     Each pattern is looked up by its word that is rarest among the patterns, so that only texts with this word are
     compared in full.
     """
-    pattern_words = _words(pa.array(patterns, pa.string())).to_pylist()
+    pattern_words = _words(patterns).to_pylist()
     needles = [" ".join(words) for words in pattern_words]
     frequency = Counter(word for words in pattern_words for word in set(words))
     anchored: dict[str, list[int]] = {}
@@ -179,7 +179,7 @@ def occurrences(patterns: Sequence[str], texts: pd.Series, chunk: int = 100_000)
             short.append(index)
     found = set()
     for start in range(0, len(texts), chunk):
-        text_words = _words(pa.array(texts.iloc[start : start + chunk], pa.string()))
+        text_words = _words(texts.iloc[start : start + chunk])
         joined = pc.binary_join(text_words, " ")
         flat, parents = text_words.flatten(), pc.list_parent_indices(text_words)
         hits = pc.is_in(flat, value_set=pa.array(list(anchored), pa.string()))
@@ -192,7 +192,11 @@ def occurrences(patterns: Sequence[str], texts: pd.Series, chunk: int = 100_000)
     return found
 
 
-def _words(array: pa.Array) -> pa.ListArray:
+def _words(texts: Sequence[str] | pd.Series) -> pa.ListArray:
+    """Return each text's words in lower case."""
+    # A pandas column comes in pieces, and not all of the functions used here take those.
+    array = pa.array(texts, pa.string())
+    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
     return pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.utf8_lower(array)))
 
 
