@@ -1,0 +1,179 @@
+import json
+import sys
+import types
+
+import pandas as pd
+import pytest
+
+from spunge import datasets
+from spunge.datasets import table, tables
+from spunge.errors import InputError
+
+SECRET = "a text that must not be shown"
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """The worked example: CSV with a topic column, JSONL, Parquet."""
+    pd.DataFrame({"sentence": [SECRET, "two", "three"], "topic": ["NA", "b", "c"], "person": ["p", "q", "q"]}).to_csv(
+        tmp_path / "forget.csv", index=False
+    )
+    (tmp_path / "retain.jsonl").write_text('{"text": "kept 1"}\n{"text": "2001-02-03"}\n')
+    pd.DataFrame(
+        {"q": ["Who?", "What?"], "a": ["x", "y"], "b": ["z", "w"], "right": ["z", "y"], "topic": ["NA", "kept"]}
+    ).to_csv(tmp_path / "questions.csv", index=False)
+    pd.DataFrame({"text": ["Held-out prose."]}).to_parquet(tmp_path / "fluency.parquet")
+    return {
+        "forget": {"path": str(tmp_path / "forget.csv"), "text": "sentence", "attribute": "topic"},
+        "retain": {"path": str(tmp_path / "retain.jsonl")},
+        "questions": {
+            "path": str(tmp_path / "questions.csv"),
+            "question": "q",
+            "choices": ["a", "b"],
+            "answer": "right",
+            "attribute": "topic",
+        },
+        "fluency": {"path": str(tmp_path / "fluency.parquet"), "text": "text"},
+    }
+
+
+def build(sources, forget="all"):
+    return table.build(datasets.options(table, sources), {}, forget)
+
+
+def test_mapped_columns(sources):
+    built = build(sources)
+    tables.check(built)
+    assert built.forget.to_dict("list") == {"text": [SECRET, "two", "three"], "attribute": ["NA", "b", "c"]}
+    assert built.retain["text"].tolist() == ["kept 1", "2001-02-03"]
+    assert built.questions.to_dict("list") == {
+        "question": ["Who?", "What?"],
+        "choices": [["x", "z"], ["y", "w"]],
+        "answer": [1, 0],
+        "attribute": ["NA", "kept"],
+        "subject": ["Who?", "What?"],
+    }
+    assert built.fluency["text"].tolist() == ["Held-out prose."]
+
+
+def test_subject_and_a_chosen_attribute(sources):
+    sources["forget"]["subject"] = "person"
+    assert build(sources, ["c"]).forget.to_dict("records") == [{"text": "three", "attribute": "c", "subject": "q"}]
+    with pytest.raises(InputError, match=r"forget.csv has no attribute d; it has NA, b, c"):
+        build(sources, ["d"])
+
+
+def test_local_files(sources):
+    sources["retain"] = {"path": "hub:owner/name"}
+    files = table.local_files(datasets.options(table, sources))
+    assert [file.rpartition("/")[2] for file in files] == ["forget.csv", "questions.csv", "fluency.parquet"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(("answers", "expected"), [([1, 0], [1, 0]), (["z", "y"], [1, 0])])
+def test_choices_in_one_column_and_both_kinds_of_answer(sources, tmp_path, suffix, answers, expected):
+    choices = [["x", "z"], ["y", "w"]]
+    frame = pd.DataFrame({"question": ["Who?", "What?"], "answer": answers, "attribute": [1, 2]})
+    path = tmp_path / f"asked.{suffix}"
+    if suffix == "csv":
+        frame.assign(choices=[json.dumps(own) for own in choices]).to_csv(path, index=False)
+    elif suffix == "jsonl":
+        frame.assign(choices=choices).to_json(path, orient="records", lines=True)
+    else:
+        frame.assign(choices=choices).to_parquet(path)
+    built = build({**sources, "questions": {"path": str(path)}}).questions
+    assert built["choices"].tolist() == choices
+    assert built["answer"].tolist() == expected
+    assert built["attribute"].tolist() == ["1", "2"]
+
+
+def test_an_answer_that_reads_both_ways_must_be_named(sources, tmp_path):
+    path = tmp_path / "sums.jsonl"
+    path.write_text('{"question": "1+1=", "choices": ["1", "2", "3"], "answer": 1, "attribute": "sums"}\n')
+    source = {"path": str(path)}
+    with pytest.raises(InputError, match="may be indices or texts of choices; say so with answer_is"):
+        table.read_source(source, "questions")
+    assert table.read_source({**source, "answer_is": "index"}, "questions")["answer"].tolist() == [1]
+    assert table.read_source({**source, "answer_is": "text"}, "questions")["answer"].tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (
+            "forget",
+            {"path": "FOLDER/none.csv"},
+            r"none.csv \(table forget\) is not there; .* holds fluency.parquet, forget",
+        ),
+        ("forget", {"path": "FOLDER/fluency.txt"}, "none of CSV, JSONL and Parquet"),
+        ("forget", {"attribute": "group"}, "has no column group; it has sentence, topic, person"),
+        ("forget", {"atribute": "x"}, "table forget has no key atribute; its keys are path, config"),
+        ("questions", {"choices": ["a", "c"]}, "has no column c; it has q, a, b, right, topic"),
+        ("questions", {"choices": "a"}, r"column a: 2 of 2 rows \(first: row 1\) hold no \(JSON\) list"),
+        ("questions", {"answer": "topic"}, r"column answer: 2 of 2 rows \(first: row 1\) hold none of the choices"),
+        ("questions", {"answer_is": "letter"}, "answer_is is 'letter'; it must be index or text"),
+        ("questions", {"answer_is": "index"}, "hold no whole number"),
+        ("questions", {"choices": ["a", "right"], "answer": "a"}, "come with the same choice twice"),
+    ],
+)
+def test_bad_mappings_are_one_sentence(sources, tmp_path, name, change, message):
+    change = {
+        key: value.replace("FOLDER", str(tmp_path)) if isinstance(value, str) else value
+        for key, value in change.items()
+    }
+    with pytest.raises(InputError, match=message):
+        build({**sources, name: {**sources[name], **change}})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (f"sentence,topic\n{SECRET},a\n,b\n", r"column sentence: 1 of 2 rows \(first: row 2\) are missing"),
+        (f"sentence,topic\n{SECRET},a\nx,\n", r"column topic: 1 of 2 rows \(first: row 2\) are missing"),
+        (f"sentence,topic\n{SECRET},a\n'  ',b\n".replace("'", '"'), r"column sentence: 1 of 2 rows .* are empty"),
+        ("sentence,topic\n", "has no rows"),
+        ("", "is empty"),
+        (f"sentence,topic\n{SECRET},a,b,c\n{SECRET},a,b,c,d,e\n", "can't be read as CSV"),
+    ],
+)
+def test_bad_contents_never_show_a_text(sources, tmp_path, content, message):
+    (tmp_path / "forget.csv").write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        build(sources)
+    assert SECRET not in str(caught.value)
+
+
+def test_wrong_encoding_and_truncated_parquet(sources, tmp_path):
+    (tmp_path / "forget.csv").write_bytes("sentence,topic\nCôte,a\n".encode("latin-1"))
+    with pytest.raises(InputError, match="can't be read as CSV in UTF-8"):
+        build(sources)
+    path = tmp_path / "fluency.parquet"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(InputError, match=r"fluency.parquet \(table fluency\) can't be read as PARQUET"):
+        table.read_source(sources["fluency"], "fluency")
+
+
+def test_hub_asks_for_what_is_configured(monkeypatch):
+    """The hub itself can't be reached in tests; what is asked of `load_dataset` is what can go wrong here."""
+    asked = {}
+
+    def load_dataset(name, config, *, split, revision):
+        asked.update(name=name, config=config, split=split, revision=revision)
+        if split == "none":
+            raise ValueError("Unknown split\nsecond line")
+        return types.SimpleNamespace(to_pandas=lambda: pd.DataFrame({"line": ["x"]}))
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    source = {"path": "hub:o/n", "config": "c", "split": "test", "revision": "abc", "text": "line"}
+    assert table.read_source(source, "retain")["text"].tolist() == ["x"]
+    assert asked == {"name": "o/n", "config": "c", "split": "test", "revision": "abc"}
+    with pytest.raises(InputError, match=r"hub:o/n \(table retain\) could not be loaded from the hub: Unknown split$"):
+        table.read_source({**source, "split": "none"}, "retain")
+
+
+@pytest.mark.parametrize("line", ["[1, 2]", '{"text": "cut'])
+def test_lines_that_are_no_json_objects(tmp_path, line):
+    path = tmp_path / "retain.jsonl"
+    path.write_text(f'{{"text": "kept"}}\n{line}\n')
+    with pytest.raises(InputError, match="can't be read as JSONL"):
+        table.read_source({"path": str(path)}, "retain")
