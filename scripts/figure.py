@@ -1,0 +1,32 @@
+"""Draw one figure of an experiment from its evaluations.csv, as PDF and PNG."""
+
+import argparse
+import sys
+
+from spunge.errors import run
+
+FIGURES = ("tradeoff", "attributes", "radar", "training", "merging")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the command line, draw, write; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--figure", required=True, choices=FIGURES)
+    parser.add_argument("--evaluations", required=True, help="evaluations.csv of one experiment")
+    parser.add_argument("--pdf", required=True, help="file to write")
+    parser.add_argument("--png", required=True, help="file to write")
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        from importlib import import_module
+
+        from spunge import drawing, evaluations
+
+        draw = import_module(f"spunge.figures.{arguments.figure}").draw
+        drawing.save(draw(evaluations.read(arguments.evaluations)), arguments.pdf, arguments.png)
+
+    return run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""Write the findings page: does splitting by the attribute beat the joint run and the random split?"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from spunge.errors import run
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the command line, judge, write; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--evaluations", required=True, help="evaluations.csv of one experiment")
+    parser.add_argument("--tradeoff", required=True, type=Path, help="the trade-off figure, a PNG to show in the page")
+    parser.add_argument("--template", required=True, type=Path, help="report/findings.html")
+    parser.add_argument("--html", required=True, help="file to write")
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        from spunge import evaluations, findings
+        from spunge.files import whole_file
+
+        measurements = evaluations.read(arguments.evaluations)
+        template = arguments.template.read_text(encoding="utf-8")
+        page = findings.page(measurements, template, arguments.tradeoff.read_bytes())
+        with whole_file(arguments.html) as file:
+            file.write_text(page, encoding="utf-8")
+
+    return run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

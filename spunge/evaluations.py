@@ -1,0 +1,208 @@
+"""Read evaluations.csv, the one table behind every figure and table, and name what is in it for people.
+
+Its columns are described in docs/evaluations.md.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pandas
+
+from spunge.errors import InputError
+
+TEXT_COLUMNS = (
+    "experiment",
+    "candidate",
+    "method",
+    "split",
+    "shard",
+    "merge",
+    "seed",
+    "evaluation",
+    "attribute",
+    "metric",
+)
+NUMBER_COLUMNS = ("value", "low", "high", "n")
+
+FORGET_MEAN = "forget mean"
+RETAIN_MEAN = "retain mean"
+RETAIN_MINUS_FORGET = "retain minus forget"
+COMBINED = "all"
+
+# Names as papers write them; any other name of the configuration stands as it is.
+WRITTEN = {"rmu": "RMU", "tvn": "TVN", "ties": "TIES", "dare": "DARE", "negmerge": "NegMerge"}
+
+# Okabe and Ito's palette, which stays apart for colour-blind readers; the markers tell the same once more in print.
+COLOURS = {
+    "base": "#333333",
+    "joint": "#D55E00",
+    "shard": "#009E73",
+    "part": "#E69F00",
+    "random": "#CC79A7",
+    "attribute": "#0072B2",
+}
+MARKERS = {"base": "*", "joint": "s", "shard": "v", "part": "<", "random": "D", "attribute": "o"}
+
+
+class Estimate(NamedTuple):
+    """A value with its 95 % interval; NaN where the table has none."""
+
+    value: float
+    low: float
+    high: float
+
+
+MISSING = Estimate(float("nan"), float("nan"), float("nan"))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One compared model, its seeds taken together.
+
+    path: as in the table, without the seed. kind: `base`, `joint`, `shard` (one attribute alone), `part` (one part of
+    a random split), `random` or `attribute` (both merged). name: tells it apart within its method; label: within the
+    experiment. colour and marker are the same in every figure.
+    """
+
+    path: str
+    kind: str
+    method: str
+    shard: str
+    merge: str
+    name: str
+    label: str
+    colour: str
+    marker: str
+
+
+def read(path: str | os.PathLike) -> pandas.DataFrame:
+    """Read evaluations.csv: text columns as str (never NaN), `value`, `low`, `high` and `n` as float64.
+
+    Raises InputError for a missing file or column, a number that is none, several experiments or a row told twice.
+    """
+    try:
+        header = pandas.read_csv(path, nrows=0)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; run the evaluations first") from None
+    except (pandas.errors.EmptyDataError, pandas.errors.ParserError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no CSV table ({error}); see docs/evaluations.md") from None
+    missing = [column for column in TEXT_COLUMNS + NUMBER_COLUMNS if column not in header.columns]
+    if missing:
+        raise InputError(f"{path} lacks the column {', '.join(missing)}; docs/evaluations.md lists them all")
+    types = {column: str for column in TEXT_COLUMNS} | {column: float for column in NUMBER_COLUMNS}
+    # An attribute may be called "NA" or "None": only empty numbers are missing, text never is.
+    empty = {column: ["", "nan", "NaN"] for column in NUMBER_COLUMNS}
+    try:
+        evaluations = pandas.read_csv(path, dtype=types, keep_default_na=False, na_values=empty)
+    except (ValueError, pandas.errors.ParserError) as error:
+        raise InputError(f"{path} cannot be read as evaluations: {error}") from None
+    experiments = evaluations["experiment"].unique()
+    if len(experiments) > 1:
+        raise InputError(f"{path} holds several experiments ({', '.join(experiments)}); give one file for each")
+    key = ["candidate", "seed", "evaluation", "metric", "attribute", "shard"]
+    once = evaluations[evaluations["evaluation"] != "training"]
+    twice = once[once.duplicated(key)]
+    if len(twice):
+        row = ", ".join(f"{column} {twice.iloc[0][column]!r}" for column in key)
+        raise InputError(f"{path} has {len(twice)} rows twice, the first is {row}; keep one of each")
+    return evaluations
+
+
+def forget_attributes(evaluations: pandas.DataFrame) -> list[str]:
+    """Return the attributes to forget, in the table's order."""
+    rows = evaluations[(evaluations["evaluation"] == "data") & (evaluations["metric"] == "forget_texts")]
+    return list(rows["attribute"].unique())
+
+
+def retain_attributes(evaluations: pandas.DataFrame) -> list[str]:
+    """Return the attributes asked about that are not to be forgotten, in the table's order."""
+    asked = (evaluations["evaluation"] == "data") & (evaluations["metric"] == "questions")
+    asked |= evaluations["evaluation"] == "knowledge"
+    others = {*forget_attributes(evaluations), FORGET_MEAN, RETAIN_MEAN, RETAIN_MINUS_FORGET, ""}
+    return [attribute for attribute in evaluations.loc[asked, "attribute"].unique() if attribute not in others]
+
+
+def written(name: str) -> str:
+    """Return the name of a method or merge as papers write it (`ties`: TIES)."""
+    return WRITTEN.get(name, name)
+
+
+def methods(evaluations: pandas.DataFrame) -> list[str]:
+    """Return the names of the methods, in the table's order."""
+    return [method for method in evaluations["method"].unique() if method]
+
+
+def candidates(evaluations: pandas.DataFrame, evaluation: str = "knowledge") -> list[Candidate]:
+    """Return the candidates that have rows of this evaluation: base first, SPUNGE last, method after method."""
+    several = len(methods(evaluations)) > 1
+    merges, forget = [merge for merge in evaluations["merge"].unique() if merge], forget_attributes(evaluations)
+    rows = evaluations[evaluations["evaluation"] == evaluation]
+    keys = ["method", "split", "shard", "merge"]
+    # The diagnostics of a merge name a shard without being about a single-shard candidate.
+    rows = rows.assign(candidate=_without_seed(rows), shard=rows["shard"].where(rows["merge"] == "", ""))
+    found = []
+    for path, method, split, shard, merge in rows[["candidate", *keys]].drop_duplicates().itertuples(index=False):
+        kind = _kind(method, split, merge)
+        name = {
+            "base": "base model",
+            "joint": "joint (all at once)",
+            "shard": f"only {shard}",
+            "part": f"random split, {shard}",
+            "random": f"random split, {written(merge)} (control)",
+            "attribute": f"attribute split, {written(merge)} (SPUNGE)",
+        }[kind]
+        label = f"{written(method)}: {name}" if several and method else name
+        place = merges.index(merge) / len(merges) if merge else 0
+        if shard:
+            siblings = list(rows.loc[(rows["split"] == split) & (rows["shard"] != ""), "shard"].unique())
+            place = siblings.index(shard) / len(siblings)
+        colour = _lighter(COLOURS[kind], place)
+        found.append(Candidate(path, kind, method, shard, merge, name, label, colour, MARKERS[kind]))
+    kinds, order = list(MARKERS), ["", *methods(evaluations)]
+
+    def position(candidate: Candidate) -> tuple:
+        shard = forget.index(candidate.shard) if candidate.shard in forget else len(forget)
+        merge = merges.index(candidate.merge) if candidate.merge else -1
+        return order.index(candidate.method), kinds.index(candidate.kind), shard, merge
+
+    return sorted(found, key=position)
+
+
+def measured(evaluations: pandas.DataFrame, evaluation: str, metric: str) -> pandas.DataFrame:
+    """Return the rows of one metric, indexed by candidate (without its seed), seed and attribute."""
+    rows = evaluations[(evaluations["evaluation"] == evaluation) & (evaluations["metric"] == metric)]
+    rows = rows.assign(candidate=_without_seed(rows))
+    return rows.set_index(["candidate", "seed", "attribute"]).sort_index()
+
+
+def estimate(rows: pandas.DataFrame, candidate: Candidate, attribute: str = "", seed: str = COMBINED) -> Estimate:
+    """Return what `measured` holds for a candidate, or NaNs if it holds nothing."""
+    key = (candidate.path, seed, attribute)
+    return Estimate(*rows.loc[key, ["value", "low", "high"]]) if key in rows.index else MISSING
+
+
+def seeds(evaluations: pandas.DataFrame, candidate: Candidate) -> list[str]:
+    """Return the seeds a candidate was evaluated with; the base model has none."""
+    rows = evaluations[(_without_seed(evaluations) == candidate.path) & (evaluations["seed"] != COMBINED)]
+    return sorted(rows["seed"].unique(), key=lambda seed: (len(seed), seed))
+
+
+def _without_seed(rows: pandas.DataFrame) -> pandas.Series:
+    pairs = zip(rows["candidate"], rows["seed"], strict=True)
+    paths = [candidate.removesuffix(f"/seed{seed}") for candidate, seed in pairs]
+    return pandas.Series(paths, index=rows.index, dtype=str)
+
+
+def _kind(method: str, split: str, merge: str) -> str:
+    if not method:
+        return "base"
+    if split == "joint" or merge:
+        return split
+    return {"attribute": "shard", "random": "part"}[split]
+
+
+def _lighter(colour: str, share: float) -> str:
+    """Mix a `#rrggbb` colour with a share of white, so that the merges or the shards of one kind differ."""
+    parts = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return "#" + "".join(f"{round(part + (255 - part) * share * 0.7):02x}" for part in parts)

@@ -1,0 +1,70 @@
+"""Accuracy attribute by attribute: grouped bars, forget attributes to the left, retain attributes to the right."""
+
+import pandas
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from spunge import drawing
+from spunge.evaluations import (
+    candidates,
+    estimate,
+    forget_attributes,
+    measured,
+    methods,
+    retain_attributes,
+    written,
+)
+
+MOST_SHARDS = 3  # with more single shards the bars would be too thin to read; the summary table has them all
+GAP = 0.35  # between the two sorts of attributes, in widths of a group
+
+
+def draw(evaluations: pandas.DataFrame) -> Figure:
+    """Draw one group of bars per attribute, one bar per candidate with its 95 % interval, one row per method."""
+    accuracy = measured(evaluations, "knowledge", "accuracy")
+    found = candidates(evaluations)
+    panels = methods(evaluations)
+    if not found or not panels:
+        return drawing.message("This experiment measured no accuracy of an unlearned model.")
+    forget, retain = forget_attributes(evaluations), retain_attributes(evaluations)
+    places = [*range(len(forget)), *(len(forget) + GAP + number for number in range(len(retain)))]
+    with drawing.style():
+        figure = Figure(figsize=(drawing.PAGE, 0.7 + 2.1 * len(panels)), layout="constrained")
+        rows = figure.subplots(len(panels), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
+        legend = {}
+        for method, axes in zip(panels, rows, strict=True):
+            shown = [candidate for candidate in found if candidate.method in ("", method)]
+            if sum(candidate.kind in ("shard", "part") for candidate in shown) > MOST_SHARDS:
+                shown = [candidate for candidate in shown if candidate.kind not in ("shard", "part")]
+            width = 0.82 / len(shown)
+            for number, candidate in enumerate(shown):
+                estimates = [estimate(accuracy, candidate, attribute) for attribute in (*forget, *retain)]
+                middles = [place + (number - (len(shown) - 1) / 2) * width for place in places]
+                bars = axes.bar(middles, [each.value for each in estimates], width * 0.9, color=candidate.colour)
+                legend.setdefault(candidate.name, bars)
+                for middle, each in zip(middles, estimates, strict=True):
+                    drawing.vertical_interval(axes, middle, each, color="black", linewidth=0.7)
+            axes.grid(True, axis="y")
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+            axes.set_ylabel("accuracy" if len(panels) == 1 else f"{written(method)}: accuracy")
+            axes.set_ylim(bottom=0)
+            axes.set_xlim(places[0] - 0.55, places[-1] + 0.55)
+            axes.axvline(len(forget) - 0.5 + GAP / 2, color="#777777", linewidth=0.7, linestyle=(0, (4, 3)))
+        header = {"ha": "center", "va": "bottom", "color": "#555555", "style": "italic"}
+        for name, group in (("to forget", places[: len(forget)]), ("to keep", places[len(forget) :])):
+            if group:
+                middle = (group[0] + group[-1]) / 2
+                rows[0].text(middle, 1.01, name, transform=rows[0].get_xaxis_transform(), **header)
+        crowded = sum(map(len, (*forget, *retain))) > 70
+        turned = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+        rows[-1].set_xticks(places, [*forget, *retain], **turned)
+        for axes in rows:
+            axes.tick_params(axis="x", length=0)
+        figure.legend(
+            legend.values(),
+            legend.keys(),
+            loc="outside lower center",
+            ncols=4 if len(legend) in (4, 7, 8) else 3,
+            handlelength=1,
+        )
+    return figure

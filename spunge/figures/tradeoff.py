@@ -1,0 +1,84 @@
+"""What was forgotten against what was kept: the one figure that shows the whole trade."""
+
+import pandas
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from spunge import drawing
+from spunge.evaluations import FORGET_MEAN, RETAIN_MEAN, candidates, estimate, measured, methods, seeds, written
+
+MOST_SHARDS = 4  # more single shards share one colour and go without intervals, which would cover all else
+AREA = {"base": 110, "attribute": 50, "joint": 44, "random": 40, "shard": 26, "part": 26}
+
+
+def draw(evaluations: pandas.DataFrame) -> Figure:
+    """Plot mean accuracy on the retain attributes over that on the forget attributes, one panel per method.
+
+    Large markers with 95 % bars are seeds combined, small faint ones are single seeds.
+    """
+    accuracy = measured(evaluations, "knowledge", "accuracy")
+    found = candidates(evaluations)
+    panels = methods(evaluations)
+    if not found or not panels:
+        return drawing.message("This experiment measured no accuracy of an unlearned model.")
+    with drawing.style():
+        figure = Figure(figsize=(drawing.COLUMN * len(panels), 3.7), layout="constrained")
+        grid = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
+        legend = {}
+        for method, axes in zip(panels, grid, strict=True):
+            shown = [candidate for candidate in found if candidate.method in ("", method)]
+            single_shards = [candidate for candidate in shown if candidate.kind in ("shard", "part")]
+            for candidate in shown:
+                many = candidate in single_shards and len(single_shards) > MOST_SHARDS
+                colour = single_shards[0].colour if many else candidate.colour
+                front = 4 + (candidate.kind == "attribute")
+                for seed in [] if many else seeds(evaluations, candidate):
+                    forget = estimate(accuracy, candidate, FORGET_MEAN, seed)
+                    retain = estimate(accuracy, candidate, RETAIN_MEAN, seed)
+                    axes.scatter(
+                        forget.value,
+                        retain.value,
+                        9,
+                        colour,
+                        marker=candidate.marker,
+                        alpha=0.4,
+                        linewidths=0,
+                        zorder=3,
+                    )
+                forget = estimate(accuracy, candidate, FORGET_MEAN)
+                retain = estimate(accuracy, candidate, RETAIN_MEAN)
+                line = {"color": colour, "linewidth": 0.9, "alpha": 0.7, "zorder": 2}
+                if not many:
+                    drawing.horizontal_interval(axes, retain.value, forget, **line)
+                    drawing.vertical_interval(axes, forget.value, retain, **line)
+                points = axes.scatter(
+                    forget.value,
+                    retain.value,
+                    AREA[candidate.kind],
+                    colour,
+                    marker=candidate.marker,
+                    edgecolors="white",
+                    linewidths=0.7,
+                    zorder=front,
+                )
+                legend.setdefault("one attribute alone" if many else candidate.name, points)
+                if candidate.kind == "base":
+                    axes.axhline(retain.value, color="#999999", linewidth=0.6, linestyle=(0, (4, 3)), zorder=1)
+            axes.grid(True)
+            axes.margins(0.08)
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+            axes.set_xlabel("mean accuracy, forget attributes")
+            # The corner is named above the frame, where no marker can ever lie.
+            axes.set_title("↖ forgets, keeps the rest", loc="left", color="#555555", style="italic")
+            if len(panels) > 1:
+                axes.set_title(written(method), loc="right", weight="bold")
+        grid[0].set_ylabel("mean accuracy, retain attributes")
+        figure.legend(
+            legend.values(),
+            legend.keys(),
+            loc="outside lower center",
+            ncols=2 if len(panels) == 1 else 4,
+            handletextpad=0.3,
+        )
+    return figure

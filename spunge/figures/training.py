@@ -1,0 +1,60 @@
+"""Loss curves of every unlearning run."""
+
+import pandas
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from spunge import drawing
+from spunge.evaluations import candidates, measured, methods, written
+
+LOSSES = {"forget_loss": "forget loss", "retain_loss": "retain loss"}
+KINDS = {"joint": "joint", "shard": "attribute shards", "part": "random shards"}
+LINES = ("-", "--", ":", "-.")
+MOST_NAMED = 4
+LOGARITHMIC_FROM = 30  # ratio of the largest to the smallest loss
+
+
+def draw(evaluations: pandas.DataFrame) -> Figure:
+    """Draw forget loss (upper rows) and retain loss (lower rows) over optimizer steps, one column per split.
+
+    Thin lines are single seeds, thick ones their mean.
+    """
+    runs = candidates(evaluations, "training")
+    if not runs:
+        return drawing.message("This experiment recorded no training losses.")
+    losses = {metric: measured(evaluations, "training", metric) for metric in LOSSES}
+    kinds = [kind for kind in KINDS if any(run.kind == kind for run in runs)]
+    rows = [(method, metric) for method in methods(evaluations) for metric in LOSSES if len(losses[metric])]
+    several = len(methods(evaluations)) > 1
+    with drawing.style():
+        figure = Figure(figsize=(drawing.PAGE, 0.4 + 1.6 * len(rows)), layout="constrained")
+        grid = figure.subplots(len(rows), len(kinds), squeeze=False, sharex="col", sharey="row")
+        for (method, metric), line_of_axes in zip(rows, grid, strict=True):
+            for kind, axes in zip(kinds, line_of_axes, strict=True):
+                own = [run for run in runs if (run.method, run.kind) == (method, kind)]
+                for number, run in enumerate(own):
+                    if run.path not in losses[metric].index:
+                        continue
+                    curves = losses[metric].loc[run.path].reset_index()
+                    look = {"color": run.colour, "linestyle": LINES[number % len(LINES)]}
+                    for _, curve in curves.groupby("seed"):
+                        curve = curve.sort_values("n")
+                        axes.plot(curve["n"], curve["value"], linewidth=0.6, alpha=0.5, **look)
+                    mean = curves.groupby("n")["value"].mean()
+                    axes.plot(mean.index, mean, linewidth=1.4, label=run.shard, **look)
+                axes.grid(True)
+                if 1 < len(own) <= MOST_NAMED and metric == next(iter(LOSSES)):
+                    axes.legend(loc="upper right")
+            values = losses[metric]["value"][losses[metric]["method"] == method]
+            if len(values) and values.min() > 0 and values.max() > LOGARITHMIC_FROM * values.min():
+                line_of_axes[0].set_yscale("log")
+                line_of_axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+                line_of_axes[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                line_of_axes[0].yaxis.set_minor_formatter(NullFormatter())
+            line_of_axes[0].set_ylabel(f"{written(method)}: {LOSSES[metric]}" if several else LOSSES[metric])
+        for kind, axes in zip(kinds, grid[0], strict=True):
+            count = sum(run.kind == kind for run in runs)
+            axes.set_title(KINDS[kind] if count <= MOST_NAMED or kind == "joint" else f"{KINDS[kind]} ({count})")
+        for axes in grid[-1]:
+            axes.set_xlabel("optimizer steps")
+    return figure

@@ -1,0 +1,162 @@
+"""The summary table: one row per candidate with its seeds combined, for machines (CSV) and for people."""
+
+import math
+from dataclasses import dataclass
+from html import escape
+
+import pandas
+
+from spunge.evaluations import (
+    FORGET_MEAN,
+    RETAIN_MEAN,
+    RETAIN_MINUS_FORGET,
+    Estimate,
+    candidates,
+    estimate,
+    forget_attributes,
+    measured,
+    seeds,
+)
+
+LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\u00a0": "~",
+    "−": "$-$",
+    "–": "--",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One column: where its numbers stand in evaluations.csv, and how people read them.
+
+    title: the column of the CSV. heading: what people read; an arrow says where better lies. percent: a share of one.
+    difference: printed with its sign. interval: whether people see it (the CSV always has it).
+    """
+
+    title: str
+    heading: str
+    evaluation: str
+    metric: str
+    attribute: str
+    percent: bool
+    difference: bool
+    interval: bool
+
+
+def quantities(evaluations: pandas.DataFrame) -> list[Quantity]:
+    """Return the columns of the summary, in their order."""
+    means = ((FORGET_MEAN, "↓"), (RETAIN_MEAN, "↑"), (RETAIN_MINUS_FORGET, "↑"))
+    found = [
+        Quantity(f"accuracy: {attribute}", attribute, "knowledge", "accuracy", attribute, True, False, False)
+        for attribute in forget_attributes(evaluations)
+    ]
+    for mean, arrow in means:
+        difference = mean == RETAIN_MINUS_FORGET
+        found.append(
+            Quantity(f"accuracy: {mean}", f"{mean} {arrow}", "knowledge", "accuracy", mean, True, difference, True)
+        )
+    found.append(Quantity("perplexity", "perplexity ↓", "fluency", "perplexity", "", False, False, True))
+    for mean, arrow in means:
+        title, heading = f"accuracy minus joint: {mean}", f"{mean}, against joint {arrow}"
+        found.append(Quantity(title, heading, "knowledge", "accuracy_minus_joint", mean, True, True, True))
+    return found
+
+
+def table(evaluations: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the numbers: names, the number of seeds, then per quantity its value, `… low` and `… high` (float64)."""
+    columns = quantities(evaluations)
+    rows = {quantity: measured(evaluations, quantity.evaluation, quantity.metric) for quantity in columns}
+    lines = []
+    for candidate in candidates(evaluations):
+        line = {"candidate": candidate.path, "label": candidate.label, "method": candidate.method}
+        line |= {"merge": candidate.merge, "seeds": len(seeds(evaluations, candidate))}
+        for quantity in columns:
+            found = estimate(rows[quantity], candidate, quantity.attribute)
+            line |= {quantity.title: found.value}
+            line |= {f"{quantity.title} low": found.low, f"{quantity.title} high": found.high}
+        lines.append(line)
+    names = ["candidate", "label", "method", "merge", "seeds"]
+    names += [quantity.title + end for quantity in columns for end in ("", " low", " high")]
+    return pandas.DataFrame(lines, columns=names)
+
+
+def number(value: float, percent: bool, difference: bool) -> str:
+    """Write a number for people: shares in percent with one decimal, a true minus sign, differences with their sign."""
+    decimals = 1 if percent else 2
+    text = f"{value * 100 if percent else value:{'+' if difference else ''}.{decimals}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", "−")
+
+
+def cell(found: Estimate, quantity: Quantity) -> str:
+    """Write an estimate for people, `26.4 [20.1, 33.0]`, its interval in one piece; a missing one is a dash."""
+    if math.isnan(found.value):
+        return "–"
+    text, low, high = (number(part, quantity.percent, quantity.difference) for part in found)
+    return f"{text} [{low},\u00a0{high}]" if quantity.interval and not math.isnan(found.low) else text
+
+
+def readable(evaluations: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the table for people: text cells, accuracies in percent, the candidates' labels as index."""
+    numbers = table(evaluations)
+    columns = {}
+    for quantity in quantities(evaluations):
+        parts = numbers[[quantity.title, f"{quantity.title} low", f"{quantity.title} high"]].itertuples(index=False)
+        columns[quantity.heading] = [cell(Estimate(*part), quantity) for part in parts]
+    index = pandas.Index(numbers["label"], name="model")
+    return pandas.DataFrame(columns, index=index)
+
+
+def markdown(evaluations: pandas.DataFrame) -> str:
+    """Return the table for people as Markdown."""
+    frame = readable(evaluations).rename(index=_markdown, columns=_markdown)
+    return frame.to_markdown(disable_numparse=True) + "\n"
+
+
+def html(evaluations: pandas.DataFrame) -> str:
+    """Return the table for people as an HTML `<table class="summary">`, its texts escaped."""
+    frame = readable(evaluations).map(_html_cell).rename(index=escape, columns=escape)
+    return frame.reset_index().to_html(index=False, border=0, classes="summary", justify="unset", escape=False) + "\n"
+
+
+def latex(evaluations: pandas.DataFrame) -> str:
+    """Return the table for people as a LaTeX tabular for `\\input`; it needs the package booktabs alone."""
+    frame = readable(evaluations).map(_latex_cell).rename(index=_latex)
+    frame.index.name = None
+    # Headings of several words stand one word a line, so that the table fits a page.
+    frame.columns = [
+        _stacked(*map(_latex, quantity.heading.split(" ")), aligned="b")
+        if quantity.interval
+        else _latex(quantity.heading)
+        for quantity in quantities(evaluations)
+    ]
+    text = frame.style.to_latex(hrules=True, column_format="l" + "c" * len(frame.columns))
+    return "% Needs \\usepackage{booktabs}. Accuracies in percent; brackets are 95 % intervals.\n" + text
+
+
+def _markdown(text: str) -> str:
+    return "".join(f"\\{character}" if character in "\\|*_`<[#" else character for character in text)
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def _latex_cell(text: str) -> str:
+    value, _, interval = _latex(text).partition(" ")
+    return _stacked(value, rf"{{\scriptsize {interval}}}", aligned="t") if interval else value
+
+
+def _stacked(*lines: str, aligned: str) -> str:
+    return rf"\begin{{tabular}}[{aligned}]{{@{{}}c@{{}}}}" + r"\\[-2pt] ".join(lines) + r"\end{tabular}"
+
+
+def _html_cell(text: str) -> str:
+    value, _, interval = text.partition(" ")
+    return f"{value}<br><small>{interval}</small>" if interval else value

@@ -1,0 +1,203 @@
+import subprocess
+import sys
+import warnings
+from importlib import import_module
+from pathlib import Path
+
+import numpy
+import pytest
+from evaluations_example import ACCURACY, example
+
+from scripts import figure as figure_script
+from spunge import drawing, evaluations
+from spunge.errors import InputError
+
+FIGURES = ("tradeoff", "attributes", "radar", "training", "merging")
+GROUPS = tuple(f"group_{number}" for number in range(13))
+TABLES = {
+    "the default experiment": example(),
+    "one seed, one forget attribute": example(forget=("Africa",), seeds=("0",)),
+    "one forget attribute and nothing kept": example(forget=("Africa",), retain=(), seeds=("0",)),
+    "thirteen attributes": example(forget=GROUPS, retain=("neutral",)),
+    "two methods, two merges": example(methods=("rmu", "tvn"), merges=("ties", "dare")),
+    "no merge": example(merges=()),
+    "odd names": example(forget=("../x", "$a_b & c%$", "Côte d'Ivoire", "_NA"), retain=("NA", "None")),
+    "no rows at all": example().iloc[:0],
+    "only the base model": example().query("candidate == 'base'"),
+}
+
+
+def draw(name, table):
+    return import_module(f"spunge.figures.{name}").draw(table)
+
+
+def texts(figure):
+    return {text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))}
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES.keys())
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_draws_from_every_table(name, table):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = draw(name, table)
+        with drawing.style():
+            figure.draw_without_rendering()
+    assert texts(figure) - {""}
+
+
+def test_tradeoff_plots_the_combined_means_and_the_single_seeds():
+    axes = draw("tradeoff", example()).axes[0]
+    points = {tuple(numpy.round(point, 6)) for artist in axes.collections for point in artist.get_offsets()}
+
+    def mean(kind, attributes, seed):
+        return numpy.mean([numpy.mean(ACCURACY[kind][attribute][seed]) for attribute in attributes])
+
+    for seed in (0, 1, slice(None)):
+        point = mean("attribute", ("Africa", "Asia"), seed), mean("attribute", ("Americas", "Europe"), seed)
+        assert tuple(numpy.round(point, 6)) in points
+    # 6 candidates with seeds combined, and 5 of them with two seeds each
+    assert len(axes.collections) == 6 + 5 * 2
+
+
+def test_tradeoff_draws_the_intervals_of_the_table():
+    table = example()
+    axes = draw("tradeoff", table).axes[0]
+    rows = table[(table["candidate"] == "rmu/attribute/ties") & (table["metric"] == "accuracy")].set_index("attribute")
+    forget, retain = rows.loc["forget mean"], rows.loc["retain mean"]
+    lines = [(tuple(line.get_xdata()), tuple(line.get_ydata())) for line in axes.lines]
+    assert ((forget["low"], forget["high"]), (retain["value"], retain["value"])) in lines
+    assert ((forget["value"], forget["value"]), (retain["low"], retain["high"])) in lines
+
+
+def test_tradeoff_has_one_panel_per_method():
+    figure = draw("tradeoff", example(methods=("rmu", "tvn")))
+    assert [axes.get_title(loc="right") for axes in figure.axes] == ["RMU", "TVN"]
+
+
+def test_bars_are_the_accuracies_forget_attributes_first():
+    axes = draw("attributes", example()).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["Africa", "Asia", "Americas", "Europe"]
+    spunge = axes.containers[-1]
+    expected = [numpy.mean(ACCURACY["attribute"][name]) for name in ("Africa", "Asia", "Americas", "Europe")]
+    assert [bar.get_height() for bar in spunge] == pytest.approx(expected)
+    assert spunge[1].get_x() + 1 < spunge[2].get_x(), "forget and retain attributes stand apart"
+
+
+def test_many_single_shards_are_left_out_of_the_bars():
+    assert len(draw("attributes", example(forget=("Africa", "Asia"))).axes[0].containers) == 6
+    assert len(draw("attributes", example(forget=GROUPS)).axes[0].containers) == 4
+
+
+def test_radar_lines_are_closed_and_hold_the_accuracies():
+    lines = draw("radar", example()).axes[0].lines
+    assert len(lines) == 4
+    base = [ACCURACY["base"][name][0] for name in ("Africa", "Asia", "Americas", "Europe", "Africa")]
+    assert list(lines[0].get_ydata()) == pytest.approx(base)
+
+
+def test_radar_of_two_attributes_says_why_there_is_none():
+    assert any("at least three" in text for text in texts(draw("radar", example(forget=("A",), retain=("B",)))))
+
+
+def test_training_draws_each_seed_and_the_mean():
+    table = example(forget=("Africa",), seeds=("0", "1", "2"))
+    axes = draw("training", table).axes[0]
+    losses = table[(table["metric"] == "forget_loss") & (table["split"] == "joint")]
+    assert len(axes.lines) == 3 + 1
+    assert list(axes.lines[1].get_ydata()) == list(losses.loc[losses["seed"] == "1", "value"])
+    assert list(axes.lines[3].get_ydata()) == pytest.approx(list(losses.groupby("n")["value"].mean()))
+
+
+def test_merging_shows_the_diagnostics():
+    figure = draw("merging", example())
+    bars, matrix = next(
+        (bars, matrix)
+        for bars, matrix in zip(figure.axes[0::2], figure.axes[1::2], strict=False)
+        if bars.get_title(loc="left") == "attribute split, TIES"
+    )
+    assert [bar.get_width() for bar in bars.patches] == pytest.approx([0.5, 0.49, 0.34])
+    assert matrix.images[0].get_array().tolist() == [[1, 0.3], [0.3, 1]]
+
+
+def test_merging_without_merges_says_so():
+    assert "Nothing was merged in this experiment." in texts(draw("merging", example(merges=())))
+
+
+def test_a_candidate_keeps_its_colour_in_every_figure():
+    table = example()
+    blue = evaluations.candidates(table)[-1].colour
+    assert draw("radar", table).axes[0].lines[-1].get_color() == blue
+    assert draw("attributes", table).axes[0].containers[-1][0].get_facecolor()[:3] == pytest.approx(
+        [int(blue[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    )
+
+
+def test_script_writes_the_same_bytes_twice(tmp_path):
+    example().to_csv(tmp_path / "evaluations.csv", index=False)
+    for attempt in ("a", "b"):
+        arguments = ["--figure", "tradeoff", "--evaluations", str(tmp_path / "evaluations.csv")]
+        arguments += ["--pdf", str(tmp_path / f"{attempt}.pdf"), "--png", str(tmp_path / f"{attempt}.png")]
+        assert figure_script.main(arguments) == 0
+    for suffix, magic in (("pdf", b"%PDF"), ("png", b"\x89PNG")):
+        first = (tmp_path / f"a.{suffix}").read_bytes()
+        assert first.startswith(magic)
+        assert first == (tmp_path / f"b.{suffix}").read_bytes()
+    assert b"CreationDate" not in (tmp_path / "a.pdf").read_bytes()
+
+
+def test_script_starts_without_importing_pandas_or_matplotlib():
+    code = "import sys, scripts.figure; print([name for name in ('pandas', 'matplotlib') if name in sys.modules])"
+    root = Path(__file__).parents[2]
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True).strip() == "[]"
+
+
+def test_reading_keeps_text_as_text_and_numbers_as_numbers(tmp_path):
+    example(forget=("NA", "None"), retain=("1", "")).to_csv(tmp_path / "evaluations.csv", index=False)
+    table = evaluations.read(tmp_path / "evaluations.csv")
+    assert evaluations.forget_attributes(table) == ["NA", "None"]
+    assert evaluations.retain_attributes(table) == ["1"]
+    assert set(table["seed"]) == {"0", "1", "all"}
+    assert not table[list(evaluations.TEXT_COLUMNS)].isna().any(axis=None)
+    assert table["low"].isna().any() and table["low"].dtype == float
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda table: table.drop(columns="seed"), "lacks the column seed"),
+        (lambda table: table.astype({"value": str}).replace({"value": {"0.704": "high"}}), "cannot be read"),
+        (lambda table: table.assign(experiment=[*["a"] * (len(table) - 1), "b"]), r"several experiments \(a, b\)"),
+        (lambda table: table.iloc[[*range(len(table)), 0]], "rows twice, the first is candidate 'base'"),
+    ],
+)
+def test_a_bad_table_is_told_in_one_sentence(tmp_path, spoil, message):
+    spoil(example()).to_csv(tmp_path / "evaluations.csv", index=False)
+    with pytest.raises(InputError, match=message):
+        evaluations.read(tmp_path / "evaluations.csv")
+
+
+def test_a_missing_or_empty_table_is_told_in_one_sentence(tmp_path, capsys):
+    (tmp_path / "empty.csv").touch()
+    for name in ("none.csv", "empty.csv"):
+        with pytest.raises(InputError, match=name):
+            evaluations.read(tmp_path / name)
+    paths = ["--evaluations", str(tmp_path / "none.csv"), "--pdf", "x.pdf", "--png", "x.png"]
+    assert figure_script.main(["--figure", "radar", *paths]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_candidates_are_ordered_and_named():
+    labels = [candidate.label for candidate in evaluations.candidates(example())]
+    assert labels == [
+        "base model",
+        "joint (all at once)",
+        "only Africa",
+        "only Asia",
+        "random split, TIES (control)",
+        "attribute split, TIES (SPUNGE)",
+    ]
+    both = evaluations.candidates(example(methods=("rmu", "tvn"), merges=("ties", "dare")))
+    assert len({candidate.label for candidate in both}) == len(both) == 1 + 2 * 7
+    assert both[-1].label == "TVN: attribute split, DARE (SPUNGE)"
+    assert len({(candidate.method, candidate.colour) for candidate in both}) == len(both)
