@@ -1,0 +1,42 @@
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+# An experiment is one whole file: the default is read only where no other was named, so that the two never mix.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+
+
+report: "report/workflow.rst"
+
+
+include: "rules/data.smk"
+include: "rules/model.smk"
+include: "rules/unlearn.smk"
+include: "rules/merge.smk"
+include: "rules/evaluate.smk"
+include: "rules/figures.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        EVALUATIONS,
+        SUMMARY,
+        FINDINGS,
+        FIGURES,
+
+
+rule tables:
+    input:
+        SUMMARY,
+        FINDINGS,
+
+
+rule figures:
+    input:
+        FIGURES,

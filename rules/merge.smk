@@ -1,0 +1,27 @@
+rule merge:
+    input:
+        script=SCRIPTS / "merge.py",
+        library=library("task_vector", "safetensors_stream", "merging/driver", "merging/ties", "evaluation/statistics"),
+        task_vectors=shard_task_vectors,
+    output:
+        task_vector=f"{RESULTS}/merged/{{method}}/{{split}}/{{merge}}/seed{{seed}}/task_vector.safetensors",
+        diagnostics=f"{RESULTS}/merged/{{method}}/{{split}}/{{merge}}/seed{{seed}}/diagnostics.csv",
+    log:
+        f"{LOGS}/merge/{{method}}/{{split}}/{{merge}}/seed{{seed}}.log",
+    benchmark:
+        f"{BENCHMARKS}/merge/{{method}}/{{split}}/{{merge}}/seed{{seed}}.tsv"
+    conda:
+        ENVS / "model.yaml"
+    params:
+        options=lambda wildcards: json.dumps(MERGES[wildcards.merge]),
+        shards=lambda wildcards: json.dumps(list(parts(wildcards.split).values())),
+        candidate=merge_description,
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    message:
+        "Merge the {wildcards.split} shards of {wildcards.method} with {wildcards.merge}, seed {wildcards.seed}"
+    shell:
+        "python {input.script} --options {params.options:q} --shards {params.shards:q} --candidate {params.candidate:q}"
+        " --task-vectors {input.task_vectors:q} --output {output.task_vector:q}"
+        " --diagnostics {output.diagnostics:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,36 @@
+"""Combine the seeds of every candidate and compare the candidates, paired by question and seed."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from spunge import errors
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and compare; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--evaluation", required=True, choices=["knowledge", "fluency"])
+    parser.add_argument("--statistics", required=True, type=json.loads, help="resamples and seed, JSON")
+    parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
+    parser.add_argument("--scores", required=True, nargs="+", help="scores of all candidates, Parquet")
+    parser.add_argument("--output", required=True, help="rows of evaluations.csv")
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        import pandas as pd
+
+        from spunge.evaluation import statistics
+        from spunge.files import whole_file
+
+        scores = pd.concat([pd.read_parquet(path) for path in arguments.scores], ignore_index=True)
+        resampling = statistics.resampling(scores, json.loads(arguments.attributes.read_text()), arguments.statistics)
+        with whole_file(arguments.output) as temporary:
+            statistics.comparisons(scores, arguments.evaluation, resampling).to_csv(temporary, index=False)
+
+    return errors.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

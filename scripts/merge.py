@@ -1,0 +1,45 @@
+"""Merge the task vectors of a split's shards into one, tensor by tensor."""
+
+import argparse
+import json
+import sys
+
+from spunge import errors
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and merge; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--options", required=True, type=json.loads, help="the merge's options, JSON")
+    parser.add_argument("--shards", required=True, type=json.loads, help="the shards' names, JSON list")
+    parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
+    parser.add_argument("--task-vectors", required=True, nargs="+", help="one for each shard, in the same order")
+    parser.add_argument("--output", required=True, help="the merged task vector, safetensors")
+    parser.add_argument("--diagnostics", required=True, help="what the merge did, as rows of evaluations.csv")
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        from spunge import task_vector
+        from spunge.evaluation import description
+        from spunge.files import sha256, whole_file
+        from spunge.merging import driver
+
+        paths = dict(zip(arguments.shards, arguments.task_vectors, strict=True))
+        vectors = {shard: task_vector.ChangedTensors(path) for shard, path in paths.items()}
+        diagnostics = driver.Diagnostics(arguments.shards)
+        first = next(iter(vectors.values())).provenance
+        provenance = {key: first[key] for key in ("base", "base_source", "base_parameters", "versions", "commit")} | {
+            "candidate": arguments.candidate["candidate"],
+            "merge": arguments.options,
+            "shards": {shard: sha256(path) for shard, path in paths.items()},
+        }
+        merged = driver.merge(vectors, driver.Options(**arguments.options), diagnostics)
+        task_vector.write(arguments.output, driver.common_layout(vectors), merged, provenance)
+        with whole_file(arguments.diagnostics) as temporary:
+            description.merge(arguments.candidate, diagnostics.rows()).to_csv(temporary, index=False)
+
+    return errors.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

