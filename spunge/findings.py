@@ -143,7 +143,7 @@ def _attribute_splits(evaluations: pandas.DataFrame) -> list[Candidate]:
 
 
 def _percent(share: float) -> str:
-    return "an unknown value" if math.isnan(share) else f"{share:.0%}"
+    return "an unknown value" if math.isnan(share) else f"{share:.1%}"
 
 
 def _clause(row: pandas.Series, rival: str) -> str:

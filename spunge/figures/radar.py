@@ -3,7 +3,7 @@
 import numpy
 import pandas
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from spunge import drawing
 from spunge.evaluations import (
@@ -58,12 +58,14 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                 legend.setdefault(candidate.name, line)
             axes.set_theta_zero_location("N")
             axes.set_theta_direction(-1)
-            axes.set_ylim(0, 1.05 * top)
             axes.bar(angles[: len(forget)], 1.05 * top, step, color="#000000", alpha=0.06, linewidth=0, zorder=0)
-            axes.yaxis.set_major_locator(MaxNLocator(4, prune="lower"))
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-            axes.set_rlabel_position(numpy.degrees(angles[0] + step / 2))
-            axes.tick_params(axis="y", labelsize=6, labelcolor="#777777")
+            rings = MaxNLocator(4, prune="lower").tick_values(0, top)
+            axes.set_yticks(rings, [""] * len(rings))
+            for ring in rings[rings < 1.05 * top]:
+                plate = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.6}
+                text = {"ha": "center", "va": "center", "fontsize": 6, "color": "#666666", "zorder": 1.5}
+                axes.text(step / 2, ring, f"{ring:.0%}", bbox=plate, **text)
+            axes.set_ylim(0, 1.05 * top)
             axes.spines["polar"].set_color("#cccccc")
             axes.set_xticks(angles, attributes)
             for label, angle in zip(axes.get_xticklabels(), angles, strict=True):

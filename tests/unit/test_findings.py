@@ -74,7 +74,7 @@ def test_the_answer_follows_the_numbers():
     assert "95 % interval −20.0 to −5.0, seeds: 2" in answer
     assert "is not shown to differ from a random split" in answer
     assert "did better" not in answer
-    assert "from 80% to 26% on what was to be forgotten" in answer
+    assert "from 80.0% to 25.7% on what was to be forgotten" in answer
     assert "That it forgot anything at all is not shown." not in answer
 
 
