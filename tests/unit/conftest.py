@@ -1,0 +1,29 @@
+"""A tiny model for every test that needs one."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only wait for each other
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A Hugging Face folder of the tiny model, shared by all tests: read it, never write into it."""
+    folder = tmp_path_factory.mktemp("tiny") / "hub"
+    tiny_model.build(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tiny_folder):
+    """The tiny model as the `model` rule prepares it, shared by all tests: read it, never write into it."""
+    from spunge import models
+
+    return models.prepare(str(tiny_folder), tiny_folder.with_name("prepared"))
