@@ -1,0 +1,73 @@
+# The two commands are `make demo` and `make test`; the plain commands behind them are in README.md.
+#
+#   make demo [CONFIG=experiments/own-data.yaml] [CORES=2]   install, run the experiment, write its report
+#   make test                                                install, lint, test
+#   make unlock                                              after a run was killed, and only if no other run is at work
+#   make clean                                               remove .venv; results/ and resources/ stay
+
+PYTHON ?= python3
+CONFIG ?= config.yaml
+CORES ?= all
+
+EXPERIMENT := $(shell sed -n 's/^experiment: *\([A-Za-z0-9_-]*\).*/\1/p' '$(CONFIG)')
+RESULTS := results/$(EXPERIMENT)
+REPORT := $(RESULTS)/report.html
+BIN := .venv/bin
+SNAKEMAKE := $(BIN)/snakemake --configfile '$(CONFIG)'
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint requirements.lock
+LINTED := Snakefile rules
+
+# For the tests, which start snakemake and python by name.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo test unlock clean
+.DELETE_ON_ERROR:
+
+demo: .venv/installed
+	@test -n '$(EXPERIMENT)' || { echo "error: $(CONFIG) names no experiment" >&2; exit 1; }
+	$(SNAKEMAKE) --cores $(CORES) || { $(explain-lock); }
+	@test -n "$$(find $(RESULTS)/evaluations.csv $(RESULTS)/figures $(RESULTS)/*.html Snakefile rules report -type f -newer $(REPORT) 2>&1)" \
+	  && $(SNAKEMAKE) --report $(REPORT) || test -f $(REPORT)
+	@echo
+	@echo "Done. Look at"
+	@echo "  $(REPORT)       everything on one page, for a browser"
+	@echo "  $(RESULTS)/summary.md        the candidates side by side"
+	@echo "  $(RESULTS)/figures/          as PDF and PNG"
+	@echo "  $(RESULTS)/evaluations.csv   every number, with its interval"
+
+# Nobody can tell a killed run's lock from that of a run on another machine, so only the user may remove it.
+define explain-lock
+status=$$?; \
+if test -n "$$(ls .snakemake/locks 2>/dev/null)"; then \
+  echo >&2; \
+  echo "This folder is locked: another run is at work in it, or one was killed. If no other is at work, type" >&2; \
+  echo "  make unlock" >&2; \
+  echo "and the same command again; it goes on where the killed run stopped." >&2; \
+fi; \
+exit $$status
+endef
+
+test: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check $(LINTED)
+	$(BIN)/snakemake --lint
+	$(BIN)/python -m pytest
+
+unlock: .venv/installed
+	$(SNAKEMAKE) --unlock
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache
+
+# The stamps are written last, so that an installation that was killed is taken up again.
+.venv/installed: requirements.txt requirements.lock
+	@command -v '$(PYTHON)' >/dev/null && '$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is not there or older than Python 3.11; name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || '$(PYTHON)' -m venv --clear .venv
+	$(PIP) --requirement requirements.txt
+	@touch $@
+
+.venv/installed-test: .venv/installed requirements-test.txt
+	$(PIP) --requirement requirements-test.txt
+	@touch $@
