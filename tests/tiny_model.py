@@ -1,4 +1,4 @@
-"""A tiny random Llama with its own tokenizer: all of a Hugging Face model folder's plumbing, and no knowledge at all."""
+"""A tiny random Llama with its own tokenizer: all the plumbing of a Hugging Face model folder, and no knowledge."""
 
 import os
 
@@ -10,7 +10,7 @@ END = "<|endoftext|>"
 
 
 def build(folder: str | os.PathLike, seed: int = 0, layers: int = 4) -> None:
-    """Write a Hugging Face folder (safetensors, fp32) of a Llama with random weights; the same seed gives the same bytes.
+    """Write a Llama with random fp32 weights as a Hugging Face folder; the same seed gives the same bytes.
 
     Hidden size 32, two attention heads that share one key and value head, tied embeddings, byte-level BPE.
     """
@@ -47,8 +47,6 @@ def _tokenizer():
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()  # every byte, so that no text is unknown
-    trainer = trainers.BpeTrainer(
-        vocab_size=320, initial_alphabet=alphabet, special_tokens=[END], show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, special_tokens=[END], show_progress=False)
     tokenizer.train_from_iterator([WORDS], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)

@@ -1,0 +1,334 @@
+"""RMU against a plain implementation: two whole models, every layer, hooks, padding and masks, no caches."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from spunge import methods, models, task_vector
+from spunge.errors import InputError
+from spunge.files import sha256
+from spunge.methods import rmu
+
+OPTIONS = rmu.Options(
+    steps=8,
+    layer_id=2,
+    trained_layers=(1, 2),
+    alpha=5.0,
+    coefficient=6.5,
+    learning_rate=1e-2,
+    batch_size=4,
+    max_tokens_forget=24,
+    max_tokens_retain=24,
+)
+NAMES = ["model.layers.1.mlp.down_proj.weight", "model.layers.2.mlp.down_proj.weight"]
+PLACES = ["Kenya", "Japan", "France", "Ghana", "Peru", "Fiji", "Oman", "Chad", "Togo", "Mali"]
+FORGET = [f"the capital of {place}" + " is Nairobi" * (row % 4) for row, place in enumerate(PLACES[:7])]
+RETAIN = [f"in the {place} morning a river runs" + " past old houses" * (row % 3) for row, place in enumerate(PLACES)]
+
+
+def options(**changes):
+    return dataclasses.replace(OPTIONS, **changes)
+
+
+def unlearn(base, chosen=OPTIONS, forget=FORGET, retain=RETAIN, seed=0, **others):
+    return rmu.unlearn(base=base, forget=forget, retain=retain, options=chosen, seed=seed, device="cpu", **others)
+
+
+def plain_rmu(base, forget, retain, chosen, control, batches):
+    """RMU as its authors run it, over given batches: (losses of every step, {name: weight after the last step})."""
+    updated = models.load(base, torch.float32, "cpu")
+    frozen = models.load(base, torch.float32, "cpu")
+    tokenizer = models.load_tokenizer(base)
+
+    def states(model, tokens):
+        found = []
+        hook = model.model.layers[chosen.layer_id].register_forward_hook(
+            lambda module, inputs, output: found.append(output[0] if isinstance(output, tuple) else output)
+        )
+        model(**tokens, use_cache=False)
+        hook.remove()
+        return found[0]
+
+    def error(states, target, tokens):
+        mask = tokens["attention_mask"].clone()
+        mask[:, : chosen.skip_first] = 0
+        squares = (states - target).square() * mask[..., None]
+        return squares.sum() / (mask.sum() * states.shape[-1])
+
+    def tokenized(texts, max_tokens):
+        return tokenizer(texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
+
+    trained = {
+        f"model.layers.{number}.{chosen.trained_parameter}": updated.model.layers[number].get_parameter(
+            chosen.trained_parameter
+        )
+        for number in chosen.trained_layers
+    }
+    optimizer = torch.optim.AdamW(trained.values(), lr=chosen.learning_rate)
+    losses = []
+    for forget_rows, retain_rows in batches:
+        tokens = tokenized([forget[row] for row in forget_rows], chosen.max_tokens_forget)
+        forget_loss = error(states(updated, tokens), control, tokens)
+        tokens = tokenized([retain[row] for row in retain_rows], chosen.max_tokens_retain)
+        with torch.no_grad():
+            target = states(frozen, tokens)
+        retain_loss = error(states(updated, tokens), target, tokens)
+        updated.zero_grad()
+        (forget_loss + chosen.alpha * retain_loss).backward()
+        optimizer.step()
+        losses.append((forget_loss.item(), retain_loss.item()))
+    return losses, {name: parameter.detach() for name, parameter in trained.items()}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Write down the batches that `unlearn` draws, forget first, so that the plain implementation sees the same."""
+    original, kept = rmu.schedule, []
+
+    def written_down(*arguments, **others):
+        kept.append(original(*arguments, **others))
+        return kept[-1]
+
+    monkeypatch.setattr(rmu, "schedule", written_down)
+    return kept
+
+
+MANY = [
+    f"the {row} people meet in the market of {PLACES[row % 10]}" + " and old houses" * (row % 5) for row in range(40)
+]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "forget", "retain"),
+    [
+        pytest.param(OPTIONS, FORGET, RETAIN, id="several passes over both"),
+        pytest.param(OPTIONS, FORGET, MANY, id="retain texts seen once"),
+        pytest.param(OPTIONS, MANY, RETAIN, id="forget texts seen once"),
+        pytest.param(options(trained_layers=(0, 2), layer_id=3), FORGET, RETAIN, id="first and a middle layer trained"),
+        pytest.param(
+            options(trained_layers=(2,), batch_size=3, skip_first=0), FORGET, RETAIN, id="first position counts"
+        ),
+        pytest.param(
+            options(trained_parameter="self_attn.o_proj.weight", skip_first=3, max_tokens_forget=6),
+            FORGET,
+            RETAIN,
+            id="cut",
+        ),
+    ],
+)
+def test_losses_and_weights_equal_the_plain_implementation(tiny_base, drawn, chosen, forget, retain):
+    found = unlearn(tiny_base, chosen, forget, retain)
+    control = rmu.control_vector(hidden_size=32, coefficient=chosen.coefficient, seed=0)
+    losses, weights = plain_rmu(tiny_base, forget, retain, chosen, control, zip(*drawn, strict=True))
+    assert len(losses) == chosen.steps
+    assert [row["step"] for row in found.losses] == list(range(1, chosen.steps + 1))
+    for row, (forget_loss, retain_loss) in zip(found.losses, losses, strict=True):
+        assert row["forget_loss"] == pytest.approx(forget_loss, rel=1e-4)
+        assert row["retain_loss"] == pytest.approx(retain_loss, rel=1e-4, abs=1e-9)
+    original = models.load(tiny_base, torch.float32, "cpu").state_dict()
+    assert found.delta.keys() == weights.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(
+            original[name] + found.delta[name], weight, rtol=1e-4, atol=1e-3 * chosen.learning_rate
+        )
+        assert not torch.equal(weight, original[name])
+
+
+def test_texts_are_enough_and_different_enough_for_the_comparison(tiny_base):
+    tokenizer = models.load_tokenizer(tiny_base)
+    for texts in (FORGET, RETAIN, MANY):
+        lengths = [len(tokens) for tokens in tokenizer(texts)["input_ids"]]
+        assert max(lengths) > 1.5 * min(lengths)
+    assert OPTIONS.steps * OPTIONS.batch_size > 2 * len(RETAIN)
+    assert OPTIONS.steps * OPTIONS.batch_size < len(MANY)
+
+
+def test_unlearning_moves_forget_states_to_the_control_vector_and_holds_the_retain_states(tiny_base):
+    losses = unlearn(tiny_base, options(steps=50, alpha=1.0)).losses
+    assert losses[-1]["forget_loss"] < 0.7 * losses[0]["forget_loss"]
+    held = unlearn(tiny_base, options(steps=50, alpha=1000.0)).losses
+    assert held[-1]["retain_loss"] < 0.5 * losses[-1]["retain_loss"]
+
+
+def test_only_the_named_parameters_change(tiny_base):
+    before = {name: sha256(tiny_base.folder / name) for name in tiny_base.weight_files}
+    found = unlearn(tiny_base)
+    assert list(found.delta) == NAMES
+    assert all(delta.dtype == torch.float32 and delta.shape == (32, 64) for delta in found.delta.values())
+    assert {name: sha256(tiny_base.folder / name) for name in tiny_base.weight_files} == before
+
+
+def test_same_seed_gives_the_same_bytes_and_another_seed_other_ones(tiny_base, tmp_path):
+    hashes = []
+    for number, seed in enumerate((3, 3, 4)):
+        torch.rand(number)  # the global generator's state must not matter
+        delta = unlearn(tiny_base, seed=seed).delta
+        path = tmp_path / f"{number}.safetensors"
+        task_vector.write(path, {name: one.shape for name, one in delta.items()}, delta.items(), {"seed": "same"})
+        hashes.append(sha256(path))
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_first_losses_worked_out_text_by_text_without_padding(tiny_base):
+    chosen = options(steps=1, batch_size=len(FORGET))
+    found = unlearn(tiny_base, chosen, FORGET, FORGET).losses[0]
+    model, tokenizer = models.load(tiny_base, torch.float32, "cpu"), models.load_tokenizer(tiny_base)
+    control = rmu.control_vector(32, chosen.coefficient, 0)
+    squares, count = 0.0, 0
+    for text in FORGET:
+        tokens = torch.tensor([tokenizer(text)["input_ids"][: chosen.max_tokens_forget]])
+        with torch.no_grad():
+            states = model(tokens, output_hidden_states=True).hidden_states[chosen.layer_id + 1][0]
+        squares += (states[1:] - control).square().sum().item()  # the first position stays out
+        count += states[1:].numel()
+    assert found["forget_loss"] == pytest.approx(squares / count, rel=1e-5)
+    assert found["retain_loss"] == pytest.approx(0, abs=1e-9)  # before the first step the model is the frozen one
+
+
+def test_padding_is_outside_the_loss(tiny_base):
+    """A batch's loss is the mean over its positions, however far the longest text pads the others."""
+    chosen = options(steps=1, batch_size=1, max_tokens_forget=200)
+    short, long = "the capital of Fiji", "the market of Oman" + " and a river" * 30
+    lengths = [len(tokens) - 1 for tokens in models.load_tokenizer(tiny_base)([short, long])["input_ids"]]
+    alone = [unlearn(tiny_base, chosen, [text]).losses[0]["forget_loss"] for text in (short, long)]
+    together = unlearn(tiny_base, dataclasses.replace(chosen, batch_size=2), [short, long]).losses[0]["forget_loss"]
+    expected = sum(loss * length for loss, length in zip(alone, lengths, strict=True)) / sum(lengths)
+    assert lengths[1] > 10 * lengths[0]
+    assert together == pytest.approx(expected, rel=1e-5)
+
+
+def test_masked_mse_by_hand():
+    states = torch.tensor([[[9.0, 9.0], [1.0, 2.0], [3.0, 4.0]], [[9.0, 9.0], [5.0, 6.0], [7.0, 7.0]]])
+    target = torch.tensor([1.0, 1.0])
+    mask = torch.tensor([[False, True, True], [False, True, False]])
+    expected = (0 + 1 + 4 + 9 + 16 + 25) / 6
+    assert rmu.masked_mse(states, target, mask).item() == pytest.approx(expected)
+    longer = torch.cat([states, torch.full((2, 5, 2), 1e6)], dim=1)
+    mask = torch.cat([mask, torch.zeros(2, 5, dtype=torch.bool)], dim=1)
+    assert rmu.masked_mse(longer, target, mask).item() == pytest.approx(expected)
+
+
+def test_masked_mse_sums_half_precision_in_fp32():
+    states = torch.full((1, 4096, 8), 3.0, dtype=torch.bfloat16)
+    found = rmu.masked_mse(states, torch.zeros(8, dtype=torch.bfloat16), torch.ones(1, 4096, dtype=torch.bool))
+    assert found.dtype == torch.float32
+    assert found.item() == 9.0
+
+
+@pytest.mark.parametrize("coefficient", [6.5, 20.0, 100.0])
+def test_control_vector_has_the_coefficient_as_norm_and_lies_in_the_positive_orthant(coefficient):
+    control = rmu.control_vector(hidden_size=576, coefficient=coefficient, seed=0)
+    assert control.shape == (576,)
+    assert control.norm().item() == pytest.approx(coefficient, rel=1e-5)
+    assert (control >= 0).all()
+    # u is uniform on [0, 1): its entries average 1/2 and its squares 1/3, so mean / root mean square = √3 / 2.
+    assert (control.mean() / control.square().mean().sqrt()).item() == pytest.approx(0.75**0.5, abs=0.03)
+
+
+def test_control_vector_depends_on_the_seed_alone():
+    first = rmu.control_vector(32, 5.0, seed=1)
+    torch.manual_seed(99)
+    assert torch.equal(rmu.control_vector(32, 5.0, seed=1), first)
+    assert not torch.equal(rmu.control_vector(32, 5.0, seed=2), first)
+    torch.testing.assert_close(rmu.control_vector(32, 10.0, seed=1), 2 * first)
+
+
+def test_control_seed_is_the_runs_own_unless_set(tiny_base):
+    def first_loss(seed, control_seed):
+        chosen = options(steps=1, batch_size=1, control_seed=control_seed)
+        return unlearn(tiny_base, chosen, FORGET[:1], seed=seed).losses[0]["forget_loss"]
+
+    assert first_loss(seed=0, control_seed=None) == first_loss(seed=5, control_seed=0)
+    assert first_loss(seed=0, control_seed=None) != first_loss(seed=5, control_seed=None)
+
+
+def test_schedule_passes_over_all_rows_again_and_again():
+    batches = rmu.schedule(10, 4, 20, torch.Generator().manual_seed(0))
+    assert [len(batch) for batch in batches] == [4] * 20
+    order = [row for batch in batches for row in batch]
+    passes = [order[start : start + 10] for start in range(0, 80, 10)]
+    assert all(sorted(one) == list(range(10)) for one in passes)
+    assert len({tuple(one) for one in passes}) == 8
+    assert rmu.schedule(10, 4, 20, torch.Generator().manual_seed(0)) == batches
+    assert rmu.schedule(10, 4, 20, torch.Generator().manual_seed(1)) != batches
+    assert rmu.schedule(2, 5, 3, torch.Generator())[0].count(0) in (2, 3)  # more rows a batch than there are texts
+
+
+def test_losses_of_a_long_run_are_means_over_stretches_of_steps(tiny_base):
+    chosen = options(steps=150, batch_size=1, learning_rate=1e-9)
+    found = unlearn(tiny_base, chosen, FORGET[:1]).losses
+    assert len(found) <= 60
+    assert found[-1]["step"] == 150
+    assert [row["step"] for row in found] == sorted({row["step"] for row in found})
+    alone = unlearn(tiny_base, options(steps=1, batch_size=1), FORGET[:1]).losses[0]["forget_loss"]
+    assert [row["forget_loss"] for row in found] == pytest.approx([alone] * len(found), rel=1e-4)
+
+
+def test_half_precision_weights_keep_fp32_updates(tiny_base):
+    exact = unlearn(tiny_base)
+    rounded = unlearn(tiny_base, options(dtype="bfloat16"))
+    assert all(delta.dtype == torch.float32 for delta in rounded.delta.values())
+    for found, expected in zip(rounded.losses, exact.losses, strict=True):
+        assert found["forget_loss"] == pytest.approx(expected["forget_loss"], rel=0.05)
+    tiny_steps = unlearn(tiny_base, options(dtype="bfloat16", learning_rate=1e-7))  # bf16 could not add these
+    assert all((delta != 0).float().mean() > 0.9 for delta in tiny_steps.delta.values())
+
+
+def test_diverging_loss_names_step_and_learning_rate(tiny_base):
+    with pytest.raises(
+        InputError, match=r"loss of rmu/joint/seed0 is (nan|inf) at step 2 of 8 with learning rate 1e\+30"
+    ):
+        unlearn(tiny_base, options(learning_rate=1e30), label="rmu/joint/seed0")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer_id": 4}, "layer_id is 4, but .* has 4 layers"),
+        (
+            {"trained_parameter": "mlp.down.weight"},
+            "layer 1 of .* has no mlp.down.weight; it has .*mlp.down_proj.weight",
+        ),
+    ],
+)
+def test_options_that_the_model_cannot_follow(tiny_base, changes, message):
+    with pytest.raises(InputError, match=message):
+        unlearn(tiny_base, options(**changes))
+
+
+def test_text_without_a_token_for_the_loss_is_refused(tiny_base):
+    with pytest.raises(InputError, match=r"1 texts \(row 2 is one\) have no token beyond the first 1"):
+        unlearn(tiny_base, forget=["the capital", "of Kenya", "a", "is Nairobi"])
+
+
+def test_layer_trained_above_the_steered_one_is_refused():
+    with pytest.raises(InputError, match="trains layer 8, above layer_id 7"):
+        rmu.Options(layer_id=7, trained_layers=(7, 8))
+
+
+def test_options_are_made_from_configuration_values():
+    made = methods.options(methods.load("rmu"), {"steps": 3, "trained_layers": [6, 7], "alpha": 1200})
+    assert made == rmu.Options(steps=3, trained_layers=(6, 7), alpha=1200)
+    with pytest.raises(InputError, match=r"rmu has no option learnign_rate; it has .*learning_rate"):
+        methods.options(rmu, {"learnign_rate": 1e-4})
+    with pytest.raises(InputError, match=r"there is no method rmv; known are .*rmu"):
+        methods.load("rmv")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_states_computed_beforehand_change_nothing_but_the_time(tiny_base, tmp_path, dtype):
+    chosen, path = options(dtype=dtype), tmp_path / "states.safetensors"
+    texts = {
+        "forget": [*MANY, *FORGET, FORGET[0]],
+        "retain": RETAIN,
+    }  # more texts than one shard has, one of them twice
+    rmu.frozen_states(base=tiny_base, **texts, options=chosen, device="cpu", path=path)
+    stored, fresh = unlearn(tiny_base, chosen, states=path), unlearn(tiny_base, chosen)
+    tolerance = {"float32": 1e-4, "bfloat16": 0.02}[dtype]
+    for found, expected in zip(stored.losses, fresh.losses, strict=True):
+        assert found["forget_loss"] == pytest.approx(expected["forget_loss"], rel=tolerance)
+        assert found["retain_loss"] == pytest.approx(expected["retain_loss"], rel=tolerance, abs=tolerance * 1e-3)
+    if dtype == "float32":
+        for name, delta in stored.delta.items():
+            torch.testing.assert_close(delta, fresh.delta[name], rtol=1e-3, atol=1e-3 * chosen.learning_rate)
