@@ -72,6 +72,9 @@ class TaskVector(Mapping[str, torch.Tensor]):
     @abstractmethod
     def __getitem__(self, name: str) -> torch.Tensor: ...
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.shapes  # Mapping's own would read the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)
 
