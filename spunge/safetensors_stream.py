@@ -43,7 +43,7 @@ def write(
         for name, tensor in tensors:
             if (name, (tensor.shape, tensor.dtype)) != (following := next(expected, None)):
                 raise ValueError(f"{name} with {tuple(tensor.shape)} {tensor.dtype} does not follow the layout: {following}")
-            file.write(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            file.write(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
         if missing := next(expected, None):
             raise ValueError(f"the tensors ended before {missing[0]}")
         file.flush()
