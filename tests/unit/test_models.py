@@ -1,0 +1,198 @@
+"""Preparing and opening base models: links, digests, truncation, and nothing half-made."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny_model
+import torch
+
+from spunge import models
+from spunge.errors import InputError
+from spunge.task_vector import BaseModel
+
+
+@pytest.fixture
+def hub(tmp_path, tiny_folder):
+    """A Hugging Face folder of this test's own, to be spoiled."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
+
+
+def prepare(source, folder):
+    return models.prepare(str(source), folder)
+
+
+def test_local_folder_is_linked_and_not_copied(hub, tmp_path):
+    (hub / "notes.html").write_text("not part of a model")
+    base = prepare(hub, tmp_path / "made" / "model")
+    found = {path.name for path in base.folder.iterdir()}
+    assert found == {path.name for path in hub.iterdir()} - {"notes.html"} | {"manifest.json"}
+    for path in base.folder.iterdir():
+        assert path.is_symlink() == (path.name != "manifest.json")
+        assert path.name == "manifest.json" or path.resolve() == (hub / path.name).resolve()
+    assert [path.name for path in base.folder.parent.iterdir()] == ["model"]
+
+
+def test_manifest_tells_sizes_digests_and_the_number_of_parameters(hub, tmp_path):
+    base = prepare(hub, tmp_path / "model")
+    data = (hub / "model.safetensors").read_bytes()
+    manifest = json.loads((base.folder / "manifest.json").read_text())
+    assert manifest["weights"] == {
+        "model.safetensors": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    }
+    assert manifest["source"] == base.source == str(hub)
+    # Embeddings (tied), then four layers of q, o, k, v, the gated MLP's three and two norms, then the last norm.
+    layer = 2 * 32 * 32 + 2 * 16 * 32 + 3 * 32 * 64 + 2 * 32
+    assert base.parameters == 320 * 32 + 4 * layer + 32
+
+
+def test_identity_follows_the_weights_and_nothing_else(hub, tmp_path):
+    first = prepare(hub, tmp_path / "first")
+    moved = hub.rename(tmp_path / "elsewhere")
+    (moved / "generation_config.json").unlink()
+    assert prepare(moved, tmp_path / "second").identity == first.identity
+    tiny_model.build(tmp_path / "other", seed=1)
+    other = prepare(tmp_path / "other", tmp_path / "third")
+    assert other.identity != first.identity
+    assert other.parameters == first.parameters
+
+
+def test_weights_in_several_files(hub, tmp_path):
+    from transformers import LlamaForCausalLM
+
+    whole = prepare(hub, tmp_path / "whole")
+    LlamaForCausalLM.from_pretrained(hub).save_pretrained(tmp_path / "shards", max_shard_size="60KB")
+    sharded = prepare(tmp_path / "shards", tmp_path / "sharded")
+    assert len(sharded.weight_files) > 2
+    assert sharded.parameters == whole.parameters
+    assert sharded.identity != whole.identity  # other files, though the same numbers
+    expected = models.load(whole, torch.float32, "cpu").state_dict()
+    torch.testing.assert_close(models.load(sharded, torch.float32, "cpu").state_dict(), expected, rtol=0, atol=0)
+
+
+def test_prepared_folder_can_be_prepared_again(hub, tmp_path):
+    first = prepare(hub, tmp_path / "first")
+    second = prepare(first.folder, tmp_path / "second")
+    assert second.identity == first.identity
+    assert second.source == str(first.folder)
+    assert (second.folder / "model.safetensors").resolve() == (hub / "model.safetensors").resolve()
+
+
+def test_preparing_again_replaces_the_folder(hub, tmp_path):
+    first = prepare(hub, tmp_path / "model")
+    shutil.rmtree(hub)
+    tiny_model.build(hub, seed=1)
+    assert prepare(hub, tmp_path / "model").identity != first.identity
+
+
+def test_opened_folder_equals_the_prepared_one(hub, tmp_path):
+    base = prepare(hub, tmp_path / "model")
+    assert BaseModel.open(tmp_path / "model") == base
+    assert BaseModel.open(str(tmp_path / "model")) == base
+
+
+@pytest.mark.parametrize("cut", [1, 1000, 190_000])
+def test_truncated_weights_are_noticed_when_preparing(hub, tmp_path, cut):
+    weights = hub / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size - cut)
+    with pytest.raises(
+        InputError, match=r"hub/model\.safetensors is no complete safetensors file .*fetch the model again"
+    ):
+        prepare(hub, tmp_path / "model")
+    assert {path.name for path in tmp_path.iterdir()} == {"hub"}
+
+
+def test_truncated_weights_are_noticed_when_opening(hub, tmp_path):
+    base = prepare(hub, tmp_path / "model")
+    size = (hub / "model.safetensors").stat().st_size
+    os.truncate(hub / "model.safetensors", size - 1)
+    with pytest.raises(InputError) as refused:
+        BaseModel.open(base.folder)
+    weights = base.folder / "model.safetensors"
+    assert str(refused.value) == (
+        f"{weights} has {size - 1} bytes where its manifest says {size}: delete {base.folder} and run again"
+    )
+    (hub / "model.safetensors").unlink()  # the link is left hanging
+    with pytest.raises(InputError, match="has 0 bytes where its manifest says"):
+        BaseModel.open(base.folder)
+
+
+def test_folder_without_manifest_is_refused(hub):
+    with pytest.raises(InputError, match=r"has no manifest\.json"):
+        BaseModel.open(hub)
+
+
+def test_weights_that_could_run_code_are_refused(hub, tmp_path):
+    (hub / "model.safetensors").rename(hub / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"model\.source .*hub has no safetensors files; other formats are not loaded"):
+        prepare(hub, tmp_path / "model")
+    assert {path.name for path in tmp_path.iterdir()} == {"hub"}
+
+
+def test_sources_that_are_no_model_are_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for source in (tmp_path / "empty", tmp_path / "absent"):
+        with pytest.raises(InputError, match=rf"model\.source {source} is no folder with a config\.json"):
+            prepare(source, tmp_path / "model")
+    assert {path.name for path in tmp_path.iterdir()} == {"empty"}
+
+
+def test_hub_model_that_cannot_be_fetched_is_refused_in_one_sentence(tmp_path):
+    with pytest.raises(InputError) as refused:
+        prepare("nobody-at-all/no-such-model", tmp_path / "model")
+    message = str(refused.value)
+    assert message.startswith(
+        "model.source nobody-at-all/no-such-model (revision main) can't be fetched from the hub: "
+    )
+    assert "\n" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_interrupted_preparation_leaves_no_folder(hub, tmp_path, monkeypatch, error):
+    def interrupted(*_):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(models, "_manifest", interrupted)
+        with pytest.raises(error):
+            prepare(hub, tmp_path / "model")
+        assert {path.name for path in tmp_path.iterdir()} == {"hub"}
+    first = prepare(hub, tmp_path / "model")
+    with monkeypatch.context() as patched:
+        patched.setattr(models, "_manifest", interrupted)
+        with pytest.raises(error):
+            prepare(hub, tmp_path / "model")
+    assert BaseModel.open(tmp_path / "model") == first  # what was there before stays
+
+
+def test_source_is_local_or_a_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "organisation" / "model").mkdir(parents=True)
+    assert all(models.is_local(source) for source in ("/models/x", "./x", "../x", "~/x", "organisation/model"))
+    assert not any(models.is_local(source) for source in ("HuggingFaceH4/zephyr-7b-beta", "gpt2", "wheel:x==1"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loaded_model_has_the_precision_asked_for(tiny_base, dtype):
+    model = models.load(tiny_base, dtype, "cpu")
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert not model.training
+
+
+def test_tokenizer_pads_on_the_right_with_its_end_token(tiny_base):
+    tokenizer = models.load_tokenizer(tiny_base)
+    assert tokenizer.pad_token == tokenizer.eos_token == tiny_model.END
+    batch = tokenizer(["the", "the capital of France"], padding=True)
+    assert batch["attention_mask"][0] == [1] + [0] * (len(batch["attention_mask"][1]) - 1)
+    assert tokenizer.decode(tokenizer("Côte d'Ivoire 🎉")["input_ids"]) == "Côte d'Ivoire 🎉"
+
+
+def test_tiny_model_has_the_same_bytes_for_the_same_seed(tmp_path, tiny_folder):
+    torch.manual_seed(5)  # must not matter
+    tiny_model.build(tmp_path)
+    for path in tiny_folder.iterdir():
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
