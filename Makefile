@@ -26,8 +26,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: .venv/installed
 	@test -n '$(EXPERIMENT)' || { echo "error: $(CONFIG) names no experiment" >&2; exit 1; }
 	$(SNAKEMAKE) --cores $(CORES) || { $(explain-lock); }
-	@test -n "$$(find $(RESULTS)/evaluations.csv $(RESULTS)/figures $(RESULTS)/*.html Snakefile rules report -type f -newer $(REPORT) 2>&1)" \
-	  && $(SNAKEMAKE) --report $(REPORT) || test -f $(REPORT)
+	@if test ! -f $(REPORT) || test -n "$$(find $(RESULTS) Snakefile rules report -newer $(REPORT) -type f -print -quit)"; \
+	  then $(SNAKEMAKE) --report $(REPORT); fi
 	@echo
 	@echo "Done. Look at"
 	@echo "  $(REPORT)       everything on one page, for a browser"
