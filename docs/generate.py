@@ -1,0 +1,149 @@
+"""Write docs/configuration.md from schemas/config.schema.yaml and from the Options of methods, merges and data sets.
+
+python docs/generate.py
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+PROJECT = Path(__file__).parent.parent
+
+HEAD = """\
+<!-- Written by `python docs/generate.py` from schemas/config.schema.yaml and the code; change those. -->
+# Configuration
+
+An experiment is one YAML file: `config.yaml` is the default, the others lie in `experiments/` and are given with
+`--configfile`, which replaces the default and mixes nothing. It is checked before anything runs; a misspelt key, a
+wrong type or an unknown name ends in one sentence. Only `experiment`, `seeds`, `model`, `data` and `methods` must be
+there.
+
+## Keys
+
+`NAME` stands for a name of your choice, `[]` for each entry of a list. A dash: no default, the key must be given where
+what holds it is, or (an option of a method or merge) its default stands further down.
+"""
+
+OPTIONS = """
+## Options of {kind}
+
+| {column} | option | type | default |
+|---|---|---|---|
+{rows}
+"""
+
+
+def configuration() -> str:
+    """Return the text of docs/configuration.md."""
+    schema = yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text())
+    described = [
+        (key, one) for key, one in entries(schema, schema) if one.get("type") != "object" or "description" in one
+    ]
+    keys = "\n".join(row(*entry) for entry in described)
+    text = f"{HEAD}\n| key | type | default | meaning |\n|---|---|---|---|\n{keys}\n"
+    for kind, column, paths in (
+        ("methods", "method", sorted((PROJECT / "spunge" / "methods").glob("*.py"))),
+        ("merges", "merge", [PROJECT / "spunge" / "merging" / "driver.py"]),
+        ("data sets", "data set", sorted((PROJECT / "spunge" / "datasets").glob("*.py"))),
+    ):
+        name = {"merges": "TIES"}.get(kind)
+        rows = [
+            f"| `{name or path.stem}` | `{option}` | {code(type_)} | {code(default)} |"
+            for path in paths
+            for option, type_, default in options(path)
+        ]
+        text += OPTIONS.format(kind=kind, column=column, rows="\n".join(rows))
+    return text
+
+
+def entries(schema: dict, root: dict, path: str = "") -> Iterator[tuple[str, dict]]:
+    """Yield every key below a schema with what the schema says of it, the keys as dotted paths."""
+    inner = dict(schema.get("properties", {}))
+    if isinstance(schema.get("additionalProperties"), dict):
+        inner["NAME"] = schema["additionalProperties"]
+    for key, described in inner.items():
+        described = resolved(described, root)
+        own = f"{path}.{key}" if path else key
+        yield own, described
+        yield from entries(described, root, own)
+        if "items" in described:
+            yield from entries(resolved(described["items"], root), root, f"{own}[]")
+
+
+def resolved(described: dict, root: dict) -> dict:
+    """Return a schema with its `$ref` into `$defs` filled in."""
+    if "$ref" not in described:
+        return described
+    return {**root["$defs"][described["$ref"].removeprefix("#/$defs/")], **described}
+
+
+def row(key: str, described: dict) -> str:
+    """Return one line of the table of keys."""
+    default = code(yaml_inline(described["default"])) if "default" in described else "–"
+    meaning = " ".join(described.get("description", "").split()).replace("|", "\\|")
+    return f"| `{key}` | {kind(described)} | {default} | {meaning} |"
+
+
+def kind(described: dict) -> str:
+    """Return what a value may be, for people."""
+    if "const" in described:
+        return code(yaml_inline(described["const"]))
+    if "enum" in described:
+        return ", ".join(code(yaml_inline(value)) for value in described["enum"])
+    for either in ("oneOf", "anyOf"):
+        if either in described:
+            return " or ".join(kind(one) for one in described[either])
+    types = described.get("type", "any")
+    types = [types] if isinstance(types, str) else types
+    text = " or ".join({"object": "mapping", "array": "list", "null": "null"}.get(type_, type_) for type_ in types)
+    if "items" in described and "type" not in described["items"]:
+        text += f" of {kind(described['items'])}"
+    elif "items" in described:
+        text += f" of {described['items']['type']}s"
+    limits = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    bounds = ", ".join(f"{sign} {described[key]}" for key, sign in limits.items() if key in described)
+    return f"{text} {bounds}".rstrip()
+
+
+def options(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield name, type and default of each field of a module's `Options`, as its source says; nothing is executed."""
+    tree = ast.parse(path.read_text())
+    constants = {
+        node.targets[0].id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == "Options":
+            for field in node.body:
+                if isinstance(field, ast.AnnAssign):
+                    value = field.value
+                    if isinstance(value, ast.Name) and value.id in constants:
+                        value = constants[value.id]
+                    yield field.target.id, ast.unparse(field.annotation), short(value)
+
+
+def short(value: ast.expr | None) -> str:
+    """Return a default for people: long ones by their number of entries, none as a dash."""
+    if value is None:
+        return "–"
+    if isinstance(value, ast.Tuple) and len(ast.unparse(value)) > 40:
+        return f"{len(value.elts)} entries"
+    return yaml_inline(ast.literal_eval(value))
+
+
+def yaml_inline(value: object) -> str:
+    """Return a value as it is written in a configuration, in one line."""
+    value = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+
+
+def code(text: str) -> str:
+    """Return a table cell in code type; a dash or a number of entries stays as it is."""
+    return text if text == "–" or text.endswith(" entries") else "`" + text.replace("|", "\\|") + "`"
+
+
+if __name__ == "__main__":
+    (PROJECT / "docs" / "configuration.md").write_text(configuration())
