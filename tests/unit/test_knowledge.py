@@ -61,7 +61,6 @@ def plain_scores(model, tokenizer, questions, normalised_by=len):
     return pd.DataFrame(rows, columns=["accuracy", "accuracy_norm"])
 
 
-@pytest.mark.slow
 def test_scores_equal_plain_log_likelihoods(model, tokenizer, questions):
     scores = knowledge.score(model, tokenizer, questions, batch_size=5)
     expected = plain_scores(model, tokenizer, questions)
@@ -74,7 +73,6 @@ def test_scores_equal_plain_log_likelihoods(model, tokenizer, questions):
     assert (expected["accuracy_norm"] != by_bytes["accuracy_norm"]).any()
 
 
-@pytest.mark.slow
 def test_changed_model_and_shuffled_questions_are_scored_anew_and_left_as_they_were(model, tokenizer, questions):
     changed, shuffled = copy.deepcopy(model), questions.sample(frac=1, random_state=0)
     with torch.no_grad():
@@ -89,3 +87,24 @@ def test_changed_model_and_shuffled_questions_are_scored_anew_and_left_as_they_w
     assert not expected.equals(plain_scores(model, tokenizer, shuffled))
     assert all(torch.equal(tensor, before[name]) for name, tensor in changed.state_dict().items())
     pd.testing.assert_frame_equal(shuffled, given)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_log_likelihoods_equal_plain_ones(model, tokenizer, questions, batch_size):
+    """Accuracy hides small errors; the harness's own interface gives the numbers beneath it."""
+    from lm_eval.api.instance import Instance
+
+    from spunge.evaluation.shared_context import SharedContextLM
+
+    pairs = [(row.question, choice) for row in questions.itertuples() for choice in row.choices]
+    pairs = [pairs[number] for number in torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))]
+    pairs += [("the capital of Mali" + " is the market" * 40, choice) for choice in CITIES[:3]] + pairs[
+        :2
+    ]  # a long one, and two twice
+    asked = [
+        Instance(request_type="loglikelihood", doc={}, arguments=(question, f" {choice}"), idx=0)
+        for question, choice in pairs
+    ]
+    found = SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size).loglikelihood(asked)
+    expected = [likelihoods(model, tokenizer, question, [choice]).item() for question, choice in pairs]
+    assert [likelihood for likelihood, _ in found] == pytest.approx(expected, rel=1e-4)
