@@ -2,9 +2,10 @@
 
 import numpy
 import pandas
+import seaborn
 from matplotlib.axes import Axes
+from matplotlib.collections import Collection
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.ticker import PercentFormatter
 
 from spunge import drawing
@@ -76,23 +77,28 @@ def _draw_shares(axes: Axes, shares: dict, conflicts: list, colour: str) -> None
     axes.grid(True, axis="x")
 
 
-def _draw_cosines(axes: Axes, cosines: pandas.DataFrame) -> AxesImage | None:
+def _draw_cosines(axes: Axes, cosines: pandas.DataFrame) -> Collection | None:
     if cosines.empty:
         axes.set_axis_off()
         return None
     crowded = len(cosines) > MOST_NUMBERED
+    seaborn.heatmap(
+        cosines,
+        ax=axes,
+        cmap="RdBu_r",
+        vmin=-1,
+        vmax=1,
+        annot=not crowded,
+        fmt=".2f",
+        annot_kws={"fontsize": 6.5},
+        square=True,
+        cbar=False,
+    )
     turned = {"rotation": 90} if crowded else {"rotation": 25, "ha": "right", "rotation_mode": "anchor"}
-    image = axes.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
-    axes.set_xticks(range(len(cosines)), cosines.columns, **turned)
-    axes.set_yticks(range(len(cosines)), cosines.index)
+    axes.set_xticks(axes.get_xticks(), axes.get_xticklabels(), **turned)
+    axes.set_yticks(axes.get_yticks(), axes.get_yticklabels(), rotation=0)
     axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    if not crowded:
-        for row, values in enumerate(cosines.to_numpy()):
-            for column, value in enumerate(values):
-                ink = "white" if abs(value) > 0.6 else "black"
-                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=ink)
-    return image
+    return axes.collections[0]
 
 
 def _matrix(rows: pandas.DataFrame) -> pandas.DataFrame:

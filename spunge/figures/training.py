@@ -1,6 +1,7 @@
 """Loss curves of every unlearning run."""
 
 import pandas
+import seaborn
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
@@ -37,11 +38,9 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                         continue
                     curves = losses[metric].loc[run.path].reset_index()
                     look = {"color": run.colour, "linestyle": LINES[number % len(LINES)]}
-                    for _, curve in curves.groupby("seed"):
-                        curve = curve.sort_values("n")
-                        axes.plot(curve["n"], curve["value"], linewidth=0.6, alpha=0.5, **look)
-                    mean = curves.groupby("n")["value"].mean()
-                    axes.plot(mean.index, mean, linewidth=1.4, label=run.shard, **look)
+                    shown = {"data": curves, "x": "n", "y": "value", "ax": axes, **look}
+                    seaborn.lineplot(**shown, units="seed", estimator=None, linewidth=0.6, alpha=0.5)
+                    seaborn.lineplot(**shown, errorbar=None, linewidth=1.4, label=run.shard, legend=False)
                 axes.grid(True)
                 if 1 < len(own) <= MOST_NAMED and metric == next(iter(LOSSES)):
                     axes.legend(loc="upper right")
@@ -51,6 +50,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                 line_of_axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 3)))
                 line_of_axes[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
                 line_of_axes[0].yaxis.set_minor_formatter(NullFormatter())
+            for axes in line_of_axes:
+                axes.set(xlabel="", ylabel="")
             line_of_axes[0].set_ylabel(f"{written(method)}: {LOSSES[metric]}" if several else LOSSES[metric])
         for kind, axes in zip(kinds, grid[0], strict=True):
             count = sum(run.kind == kind for run in runs)

@@ -117,7 +117,7 @@ def test_merging_shows_the_diagnostics():
         if bars.get_title(loc="left") == "attribute split, TIES"
     )
     assert [bar.get_width() for bar in bars.patches] == pytest.approx([0.5, 0.49, 0.34])
-    assert matrix.images[0].get_array().tolist() == [[1, 0.3], [0.3, 1]]
+    assert matrix.collections[0].get_array().tolist() == [[1, 0.3], [0.3, 1]]
 
 
 def test_merging_without_merges_says_so():
