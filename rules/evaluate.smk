@@ -16,15 +16,15 @@ rule evaluate:
         f"{BENCHMARKS}/evaluate/{{candidate}}/{{evaluation}}.tsv"
     conda:
         ENVS / "evaluate.yaml"
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         options=lambda wildcards: json.dumps(config["evaluations"][wildcards.evaluation]),
         statistics=json.dumps(config["statistics"]),
         candidate=candidate_description,
         dtype=config["model"]["dtype"],
-    resources:
-        gpu=1,
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 120 * attempt,
     message:
         "Evaluate the {wildcards.evaluation} of {wildcards.candidate}"
     shell:
@@ -48,11 +48,11 @@ rule compare:
         f"{BENCHMARKS}/compare/{{evaluation}}.tsv"
     conda:
         ENVS / "report.yaml"
-    params:
-        statistics=json.dumps(config["statistics"]),
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        statistics=json.dumps(config["statistics"]),
     message:
         "Combine the seeds and compare the candidates' {wildcards.evaluation}"
     shell:
@@ -66,7 +66,9 @@ rule gather:
         library=library(),
         rows=all_rows,
     output:
-        report(EVALUATIONS, category="Tables", caption=CAPTIONS / "evaluations.rst", labels={"table": "all evaluations"}),
+        report(
+            EVALUATIONS, category="Tables", caption=CAPTIONS / "evaluations.rst", labels={"table": "all evaluations"}
+        ),
     log:
         f"{LOGS}/gather.log",
     benchmark:

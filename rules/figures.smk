@@ -67,7 +67,9 @@ rule findings:
         evaluations=EVALUATIONS,
         tradeoff=f"{RESULTS}/figures/tradeoff.png",
     output:
-        report(FINDINGS, category="Findings", caption=CAPTIONS / "findings.rst", labels={"page": "does the split help?"}),
+        report(
+            FINDINGS, category="Findings", caption=CAPTIONS / "findings.rst", labels={"page": "does the split help?"}
+        ),
     log:
         f"{LOGS}/findings.log",
     benchmark:

@@ -12,13 +12,13 @@ rule merge:
         f"{BENCHMARKS}/merge/{{method}}/{{split}}/{{merge}}/seed{{seed}}.tsv"
     conda:
         ENVS / "model.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         options=lambda wildcards: json.dumps(MERGES[wildcards.merge]),
         shards=lambda wildcards: json.dumps(list(parts(wildcards.split).values())),
         candidate=merge_description,
-    resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
     message:
         "Merge the {wildcards.split} shards of {wildcards.method} with {wildcards.merge}, seed {wildcards.seed}"
     shell:

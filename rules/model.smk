@@ -11,13 +11,13 @@ rule model:
         f"resources/benchmarks/model/{MODEL_NAME}.tsv"
     conda:
         ENVS / "model.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         source=config["model"]["source"],
         revision=config["model"]["revision"] or "",
         member=config["model"]["file"] or "",
-    resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=lambda wildcards, attempt: 120 * attempt,
     message:
         "Prepare the base model {params.source}"
     shell:

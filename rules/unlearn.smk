@@ -1,3 +1,34 @@
+# With `keep_states`: what the frozen layers make of every text, computed once for all shards and seeds.
+rule states:
+    input:
+        script=SCRIPTS / "frozen_states.py",
+        library=library("models", "task_vector", "safetensors_stream", "progress", "methods/__init__"),
+        method=method_file,
+        base=MODEL,
+        forget=FORGET,
+        retain=RETAIN,
+    output:
+        temp(f"{RESULTS}/unlearned/{{method}}/frozen_states.safetensors"),
+    log:
+        f"{LOGS}/states/{{method}}.log",
+    benchmark:
+        f"{BENCHMARKS}/states/{{method}}.tsv"
+    conda:
+        ENVS / "model.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        options=lambda wildcards: json.dumps(own_options(wildcards.method)),
+    message:
+        "Compute what the layers that {wildcards.method} leaves alone make of every text"
+    shell:
+        "python {input.script} --method {input.method:q} --options {params.options:q} --base {input.base:q}"
+        " --forget {input.forget:q} --retain {input.retain:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
 rule unlearn:
     input:
         script=SCRIPTS / "unlearn.py",
@@ -6,6 +37,7 @@ rule unlearn:
         base=MODEL,
         shard=shard,
         retain=RETAIN,
+        states=method_states,
     output:
         task_vector=f"{RESULTS}/unlearned/{{method}}/{{split}}/{{part}}/seed{{seed}}/task_vector.safetensors",
         training=f"{RESULTS}/unlearned/{{method}}/{{split}}/{{part}}/seed{{seed}}/training.csv",
@@ -15,16 +47,16 @@ rule unlearn:
         f"{BENCHMARKS}/unlearn/{{method}}/{{split}}/{{part}}/seed{{seed}}.tsv"
     conda:
         ENVS / "model.yaml"
-    params:
-        options=method_options,
-        run=run_description,
     resources:
         gpu=1,
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        options=method_options,
+        run=run_description,
     message:
         "Unlearn {wildcards.part} ({wildcards.split} split) with {wildcards.method}, seed {wildcards.seed}"
     shell:
         "python {input.script} --method {input.method:q} --options {params.options:q} --run {params.run:q}"
-        " --base {input.base:q} --forget {input.shard:q} --retain {input.retain:q}"
+        " --base {input.base:q} --forget {input.shard:q} --retain {input.retain:q} --states {input.states:q}"
         " --task-vector {output.task_vector:q} --training {output.training:q} 2>&1 | tee {log:q}"

@@ -17,6 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--base", required=True, type=Path, help="manifest of the base model")
     parser.add_argument("--forget", required=True, help="the shard, Parquet")
     parser.add_argument("--retain", required=True, help="the retain texts, Parquet")
+    parser.add_argument("--states", nargs="?", help="what frozen_states.py wrote, if anything")
     parser.add_argument("--task-vector", required=True, help="the task vector, safetensors")
     parser.add_argument("--training", required=True, help="the losses as rows of evaluations.csv")
     arguments = parser.parse_args(argv)
@@ -33,7 +34,9 @@ def main(argv: list[str] | None = None) -> int:
         run, seed = arguments.run, int(arguments.run["seed"])
         forget = tables.read("forget", arguments.forget)["text"].tolist()
         retain = tables.read("retain", arguments.retain)["text"].tolist()
-        unlearned = method.unlearn(base, forget, retain, options, seed, models.device(), run["candidate"])
+        unlearned = method.unlearn(
+            base, forget, retain, options, seed, models.device(), run["candidate"], arguments.states
+        )
         data = {"forget": sha256(arguments.forget), "retain": sha256(arguments.retain)}
         provenance = task_vector.make_provenance(
             base, method=arguments.method.stem, options=arguments.options, seed=seed, run=run["candidate"], data=data

@@ -6,8 +6,17 @@ from collections.abc import Mapping
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
+from jsonschema.validators import extend
 
 from spunge.errors import InputError
+
+# JSON counts 60.0 among the integers; Python does not.
+_Validator = extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    ),
+)
 
 
 def check(config: dict, schema: Mapping) -> None:
@@ -16,9 +25,10 @@ def check(config: dict, schema: Mapping) -> None:
     Raises InputError with one sentence that names the key, what was found and what would do.
     """
     fill_defaults(config, schema)
-    error = best_match(Draft202012Validator(schema).iter_errors(config))
+    error = best_match(_Validator(schema).iter_errors(config))
     if error is not None:
         raise InputError(_sentence(error))
+    _check_methods(config, schema)
     _check_wheels(config)
 
 
@@ -31,6 +41,18 @@ def fill_defaults(config: object, schema: Mapping) -> None:
             config[key] = copy.deepcopy(described["default"])
         if key in config:
             fill_defaults(config[key], described)
+    if isinstance(others := schema.get("additionalProperties"), dict):
+        for key in config.keys() - schema.get("properties", {}).keys():
+            fill_defaults(config[key], others)
+
+
+def _check_methods(config: Mapping, schema: Mapping) -> None:
+    known = schema["properties"]["methods"]["additionalProperties"]["properties"]["method"]["enum"]
+    for name, section in config["methods"].items():
+        if section.get("method", name) not in known:
+            raise InputError(
+                f"configuration: methods.{name} is no known method; give it a key `method`: {', '.join(known)}"
+            )
 
 
 def _check_wheels(config: Mapping) -> None:
@@ -39,7 +61,9 @@ def _check_wheels(config: Mapping) -> None:
     if source.startswith("wheel:"):
         used["model.source"] = [source.removeprefix("wheel:")]
         if not config["model"]["file"]:
-            raise InputError(f"configuration: model.source is {source}, so model.file must name the GGUF file in that wheel")
+            raise InputError(
+                f"configuration: model.source is {source}, so model.file must name the GGUF file in that wheel"
+            )
     for key, requirements in used.items():
         for requirement in requirements:
             if requirement not in config["wheels"]:
@@ -62,5 +86,17 @@ def _sentence(error: ValidationError) -> str:
         return f"{at} is {error.instance!r}; it can be {', '.join(map(repr, error.validator_value))}"
     if error.validator == "type":
         wanted = error.validator_value
-        return f"{at} is {error.instance!r}; it must be {wanted if isinstance(wanted, str) else ' or '.join(wanted)}"
+        said = f"{at} is {error.instance!r}; it must be {wanted if isinstance(wanted, str) else ' or '.join(wanted)}"
+        # YAML 1.1 takes 5e-3 for a string, since it has no point.
+        return f"{said} (write 5.0e-3 for 5e-3)" if "number" in wanted and _is_number(error.instance) else said
+    if error.validator == "oneOf" and "description" in error.schema:
+        return f"{at} is {error.instance!r}; it must be: {error.schema['description']}"
     return f"{at}: {error.message}"
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return True

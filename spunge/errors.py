@@ -1,6 +1,7 @@
 """Mistakes that a user can mend, told in one sentence."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -18,10 +19,12 @@ def run(main: Callable[[], None]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except OSError as error:
-        if error.errno not in DISK_FULL:
+    except Exception as error:
+        # Libraries in other languages hand the system's error on as text.
+        if getattr(error, "errno", None) not in DISK_FULL and os.strerror(errno.ENOSPC) not in str(error):
             raise
-        where = f" while writing {error.filename}" if error.filename else ""
+        filename = getattr(error, "filename", None)
+        where = f" while writing {filename}" if filename else ""
         print(f"error: no space is left on the disk{where}; free some and run again", file=sys.stderr)
         return 1
     return 0

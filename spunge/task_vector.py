@@ -6,6 +6,7 @@ changed tensors alone (`task_vector.safetensors`), a PEFT LoRA adapter, or a who
 
 import json
 import os
+import re
 import subprocess
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -123,15 +124,21 @@ class LoraAdapter(TaskVector):
         self._weights = Path(folder) / "adapter_model.safetensors"
         config = json.loads((Path(folder) / "adapter_config.json").read_text())
         if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("bias", "none") != "none":
-            raise InputError(f"{folder} is no plain LoRA adapter: DoRA, trained biases and other types have no ΔW = B·A")
+            raise InputError(
+                f"{folder} is no plain LoRA adapter: DoRA, trained biases and other types have no ΔW = B·A"
+            )
         self._transpose = bool(config.get("fan_in_fan_out"))
         self._config = config
         prefix, suffix = "base_model.model.", ".lora_A.weight"
         self._shapes = {}
         with safe_open(self._weights, "pt") as file:
             for key in sorted(file.keys()):
-                if not key.endswith(suffix):
+                if key.endswith(".lora_B.weight"):
                     continue
+                if not key.endswith(suffix):
+                    raise InputError(
+                        f"{folder} also holds {key}: it is no plain LoRA adapter, so ΔW = B·A is not all of it"
+                    )
                 rows = file.get_slice(key.replace(".lora_A.", ".lora_B.")).get_shape()[0]
                 columns = file.get_slice(key).get_shape()[1]
                 shape = (columns, rows) if self._transpose else (rows, columns)
@@ -141,6 +148,13 @@ class LoraAdapter(TaskVector):
     def shapes(self) -> dict[str, torch.Size]:
         return self._shapes
 
+    def _alpha(self, module: str) -> float:
+        """Return the module's α; PEFT takes the first key of `alpha_pattern` that matches the end of its name."""
+        for pattern, alpha in (self._config.get("alpha_pattern") or {}).items():
+            if re.fullmatch(rf"(.*\.)?({pattern})", module):
+                return alpha
+        return self._config["lora_alpha"]
+
     def __getitem__(self, name: str) -> torch.Tensor:
         if name not in self._shapes:
             raise KeyError(name)
@@ -149,7 +163,7 @@ class LoraAdapter(TaskVector):
             a = file.get_tensor(f"{module}.lora_A.weight").float()
             b = file.get_tensor(f"{module}.lora_B.weight").float()
         rank = a.shape[0]
-        alpha = self._config.get("alpha_pattern", {}).get(name.removesuffix(".weight"), self._config["lora_alpha"])
+        alpha = self._alpha(name.removesuffix(".weight"))
         scaling = alpha / rank**0.5 if self._config.get("use_rslora") else alpha / rank
         delta = scaling * (b @ a)
         return delta.T.contiguous() if self._transpose else delta
@@ -165,10 +179,14 @@ class CheckpointMinusBase(TaskVector):
         self.provenance = {"base": base.identity, "base_source": base.source, **(provenance or {})}
         self._base, self._checkpoint = TensorFolder(base.folder), TensorFolder(folder)
         if unknown := set(self._checkpoint.shapes) - set(self._base.shapes):
-            raise InputError(f"{folder} has {len(unknown)} tensors that the base model lacks, {min(unknown)} among them")
+            raise InputError(
+                f"{folder} has {len(unknown)} tensors that the base model lacks, {min(unknown)} among them"
+            )
         for name, shape in self._checkpoint.shapes.items():
             if shape != self._base.shapes[name]:
-                raise InputError(f"{folder}: {name} is {tuple(shape)}, in the base model {tuple(self._base.shapes[name])}")
+                raise InputError(
+                    f"{folder}: {name} is {tuple(shape)}, in the base model {tuple(self._base.shapes[name])}"
+                )
 
     @property
     def shapes(self) -> dict[str, torch.Size]:

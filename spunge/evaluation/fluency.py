@@ -8,7 +8,8 @@ import torch
 def score(model: torch.nn.Module, tokenizer, texts: pd.DataFrame, batch_size: int, max_tokens: int) -> pd.DataFrame:
     """Return one row per text of the fluency table, in order, with an empty `attribute` and its number as `subject`.
 
-    `loss` is the summed negative log-likelihood in nats, `tokens` the number of tokens it is summed over. A text's first token is conditioned upon, not predicted. Texts are batched by length, on the model's device.
+    `loss` is the summed negative log-likelihood in nats, `tokens` their number. A text's first token is conditioned
+    upon, not predicted. Texts are batched by length, on the model's device.
     """
     tokens = tokenizer(texts["text"].tolist(), truncation=True, max_length=max_tokens)["input_ids"]
     order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))

@@ -11,20 +11,22 @@ METRICS = {"acc": "accuracy", "acc_norm": "accuracy_norm"}
 def score(model: torch.nn.Module, tokenizer, questions: pd.DataFrame, batch_size: int) -> pd.DataFrame:
     """Ask every question and return one row per question: subject, attribute, accuracy, accuracy_norm (each 0 or 1).
 
-    A choice is right where its log-likelihood after the question, in full or divided by its length in bytes
+    A choice is right where its log-likelihood after the question, in full or divided by its length in characters
     (`accuracy_norm`), is the highest. The order of `questions` is kept.
     """
     from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
 
-    logging.getLogger("lm_eval").setLevel(logging.WARNING)
-    harness_model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, logits_cache=True)
+    from spunge.evaluation.shared_context import SharedContextLM
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     results = simple_evaluate(
-        model=harness_model,
+        model=SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
         tasks=[task(questions)],
+        task_manager=TaskManager(include_defaults=False),  # indexing the harness's own tasks takes seconds
         bootstrap_iters=0,  # the intervals here resample subjects, not questions
         log_samples=True,
-        verbosity="WARNING",
+        verbosity="ERROR",
     )
     samples = sorted(results["samples"]["knowledge"], key=lambda sample: sample["doc_id"])
     scores = pd.DataFrame({ours: [float(sample[name]) for sample in samples] for name, ours in METRICS.items()})

@@ -1,8 +1,8 @@
 """Estimates, 95 % intervals and paired differences from scores per question or text.
 
-Intervals are percentile bootstraps. Subjects (countries, say, or texts) are resampled within each attribute; where seeds are
-combined, seeds are resampled too, crossed with the subjects (Owen 2007, "The pigeonhole bootstrap"). All candidates share
-the resamples, so differences between them are paired.
+Intervals are percentile bootstraps. Subjects (countries or texts, say) are resampled within each attribute; where seeds
+are combined, seeds are resampled too, crossed with the subjects (Owen 2007, "The pigeonhole bootstrap"). All candidates
+share the resamples, so differences between them are paired.
 """
 
 import zlib
@@ -64,9 +64,10 @@ def resampled_ratio(
 
 
 def resample_counts(size: int, resamples: int, seed: int, name: str) -> np.ndarray:
-    """Return how often each of `size` units is drawn: shape (resamples + 1, size), the first row all ones (the estimate).
+    """Return how often each of `size` units is drawn, shape (resamples + 1, size).
 
-    Each row draws `size` times with replacement. `name` makes the draws of different attributes independent.
+    The first row is all ones: the estimate. Each other row draws `size` times with replacement. `name` makes the draws
+    of different attributes independent.
     """
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
     drawn = generator.multinomial(size, np.full(size, 1 / size), size=resamples)
@@ -85,10 +86,10 @@ def estimates(scores: pd.DataFrame, evaluation: str, resampling: Resampling) -> 
 
 
 def comparisons(scores: pd.DataFrame, evaluation: str, resampling: Resampling) -> pd.DataFrame:
-    """Return tidy rows (COLUMNS) for every candidate with its seeds combined, and for the differences between candidates.
+    """Return tidy rows (COLUMNS) for all candidates with their seeds combined, and for the differences between them.
 
-    Differences from base and from joint for every candidate, from the random split for merged attribute splits; each for
-    every single seed and for all seeds together. `scores` is as for `estimates`.
+    Differences from base and from joint for every candidate, from the random split for merged attribute splits; each
+    for every single seed and for all seeds together. `scores` is as for `estimates`.
     """
     base = _replicates([scores[scores["method"] == ""]], evaluation, resampling)
     of_methods = scores[scores["method"] != ""]
@@ -133,7 +134,10 @@ def _replicates(
     result = {}
     for attribute in by_seed[0]["attribute"].unique():
         of_attribute = [one[one["attribute"] == attribute] for one in by_seed]
-        sums = [one.drop(columns=CANDIDATE_COLUMNS).assign(rows=1.0).groupby("subject").sum(numeric_only=True) for one in of_attribute]
+        sums = [
+            one.drop(columns=CANDIDATE_COLUMNS).assign(rows=1.0).groupby("subject").sum(numeric_only=True)
+            for one in of_attribute
+        ]
         subjects = sums[0].index
         subject_counts = resample_counts(len(subjects), resamples, resampling.seed, f"subjects of {attribute}")
         for name, metric in METRICS[evaluation].items():

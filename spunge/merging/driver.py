@@ -16,8 +16,8 @@ class Options:
     """Settings of a TIES merge.
 
     `density` is the share of entries that the trim keeps, by magnitude, over each `tensor` or over the whole `model`
-    (all of the model's parameters count, changed or not, as in the authors' code); `scale` is λ; `sign` elects by `mass`
-    or `count`.
+    (all of the model's parameters count, changed or not, as in the authors' code); `scale` is λ; `sign` elects by
+    `mass` or `count`.
     """
 
     density: float = 0.2
@@ -89,7 +89,8 @@ def common_layout(vectors: Mapping[str, TaskVector]) -> dict[str, torch.Size]:
         if vector.provenance["base"] != first.provenance["base"]:
             raise InputError(
                 f"the task vectors {first_name} and {name} have different base models "
-                f"({first.provenance['base'][:12]} and {vector.provenance['base'][:12]}): unlearn both from one base model"
+                f"({first.provenance['base'][:12]} and {vector.provenance['base'][:12]}): "
+                "unlearn both from one base model"
             )
     for name, vector in vectors.items():
         for parameter, shape in vector.shapes.items():
@@ -103,14 +104,15 @@ def merge(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the merged task vector, parameter by parameter in the order of `common_layout`.
 
-    At any time one parameter of every shard is in memory. A parameter that a vector does not change counts as zero there.
+    At any time one parameter of every shard is in memory. A parameter that a vector does not change counts as zero.
     """
     layout = common_layout(vectors)
     thresholds = [_model_threshold(vector, options) for vector in vectors.values()] if options.trim == "model" else None
     for name, shape in layout.items():
         deltas = torch.stack([vector[name] if name in vector else torch.zeros(shape) for vector in vectors.values()])
         limits = thresholds or [
-            ties.magnitude_threshold(lambda delta=delta: [delta], int(options.density * delta.numel())) for delta in deltas
+            ties.magnitude_threshold(lambda delta=delta: [delta], int(options.density * delta.numel()))
+            for delta in deltas
         ]
         trimmed = torch.stack([ties.trim(delta, limit) for delta, limit in zip(deltas, limits, strict=True)])
         merged = ties.merge(trimmed, options.scale, options.sign)

@@ -1,4 +1,4 @@
-"""TIES merging as pure functions on tensors (Yadav et al. 2023, arXiv 2306.01708): trim, elect a sign, disjoint mean."""
+"""TIES as pure functions on tensors: trim, elect a sign, disjoint mean (Yadav et al. 2023, arXiv 2306.01708)."""
 
 from collections.abc import Callable, Iterable
 
@@ -12,8 +12,8 @@ def magnitude_threshold(tensors: Callable[[], Iterable[torch.Tensor]], k: int) -
     """Return the k-th largest magnitude over all entries of fp32 tensors of any shape, exactly, one tensor at a time.
 
     The bits of a non-negative fp32 number, read as an integer, sort as the number does; so one pass counts the upper 16
-    bits, a second pass the lower 16 bits of the bin in which the k-th lies. `tensors` is called once a pass. A `k` below 1
-    gives infinity (nothing is that large), one that reaches the number of entries gives 0.
+    bits, a second pass the lower 16 bits of the bin in which the k-th lies. `tensors` is called once a pass. A `k`
+    below 1 gives infinity (nothing is that large), one that reaches the number of entries gives 0.
     """
     if k < 1:
         return float("inf")
@@ -51,8 +51,8 @@ def trim(tensor: torch.Tensor, threshold: float) -> torch.Tensor:
 def elect_sign(trimmed: torch.Tensor, by: str = "mass") -> torch.Tensor:
     """Elect one sign per parameter (TIES, step 2): shape (shards, …) to (…), entries +1 or -1.
 
-    `mass` takes the sign of the sum of the trimmed values, as the paper; `count` that of the number of positive less the
-    number of negative ones. A tie counts as +, as in PEFT and mergekit.
+    `mass` takes the sign of the sum of the trimmed values, as the paper; `count` that of the number of positive less
+    the number of negative ones. A tie counts as +, as in PEFT and mergekit.
     """
     total = {"mass": lambda: trimmed.sum(dim=0), "count": lambda: trimmed.sign().sum(dim=0)}[by]()
     return torch.where(total >= 0, 1.0, -1.0)
@@ -68,5 +68,5 @@ def disjoint_mean(trimmed: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
 
 
 def merge(trimmed: torch.Tensor, scale: float, sign: str = "mass") -> torch.Tensor:
-    """Merge trimmed task vectors of shape (shards, …) into one of shape (…): scale · disjoint mean of the elected sign."""
+    """Merge trimmed task vectors (shards, …) into one of shape (…): scale · disjoint mean of the elected sign."""
     return scale * disjoint_mean(trimmed, elect_sign(trimmed, sign))

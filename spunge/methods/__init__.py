@@ -17,7 +17,7 @@ from spunge.errors import InputError
 class Unlearned:
     """What a method returns: `delta` maps parameter names to fp32 differences from the base model.
 
-    `losses` has one row per recorded stretch of steps: `step` (optimizer steps done) and each loss's mean over the stretch.
+    `losses` has one row per recorded stretch of steps: `step` (steps done) and each loss's mean over the stretch.
     """
 
     delta: dict
@@ -40,5 +40,7 @@ def options(module: ModuleType, given: Mapping[str, object]) -> object:
     """Make the method's Options from configuration values; an unknown key raises InputError with the known ones."""
     fields = {field.name for field in dataclasses.fields(module.Options)}
     if unknown := sorted(set(given) - fields):
-        raise InputError(f"{module.__name__.rpartition('.')[2]} has no option {unknown[0]}; it has {', '.join(sorted(fields))}")
+        raise InputError(
+            f"{module.__name__.rpartition('.')[2]} has no option {unknown[0]}; it has {', '.join(sorted(fields))}"
+        )
     return module.Options(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})

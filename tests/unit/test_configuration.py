@@ -119,7 +119,6 @@ def test_evaluation_that_is_left_out_stays_out():
     assert config["evaluations"] == {"fluency": {"batch_size": 8, "max_tokens": 128}}
 
 
-@pytest.mark.xfail(strict=True, reason="fill_defaults does not look into additionalProperties")
 def test_defaults_reach_the_sections_that_users_name():
     """`methods.*` and `merges.*` are described by additionalProperties, so their defaults lie one step deeper."""
     schema = {"additionalProperties": {"properties": {"a": {"default": 1}}}, "properties": {"own": {"default": 2}}}

@@ -143,10 +143,6 @@ def test_files_that_are_no_task_vector_are_refused(tmp_path):
 
 # LoRA
 
-DROPPED = pytest.mark.xfail(
-    strict=True, reason="LoraAdapter silently leaves out weights that are not lora_A and lora_B"
-)
-
 
 def adapter(model, folder, **settings):
     """Put a LoRA adapter with random A and B on a model, save it, and return the merged model's weights."""
@@ -193,7 +189,6 @@ def test_lora_adapter_equals_pefts_own_merge(tmp_path, hub_model, settings):
     check_adapter(hub_model(), hub_model().state_dict(), tmp_path, **settings)
 
 
-@pytest.mark.xfail(strict=True, reason="LoraAdapter takes the patterns' keys for whole names")
 def test_lora_alpha_patterns_match_the_ends_of_names_as_in_peft(tmp_path, hub_model):
     settings = {"r": 4, "lora_alpha": 4, "target_modules": ["down_proj", "q_proj"], "alpha_pattern": {"down_proj": 40}}
     check_adapter(hub_model(), hub_model().state_dict(), tmp_path, **settings)
@@ -218,8 +213,8 @@ def test_lora_adapter_of_transposed_weights(tmp_path):
     [
         pytest.param({"use_dora": True}, id="DoRA"),
         pytest.param({"bias": "all"}, id="biases"),
-        pytest.param({"modules_to_save": ["embed_tokens"]}, id="whole modules", marks=DROPPED),
-        pytest.param({"target_modules": ["embed_tokens", "q_proj"]}, id="embeddings", marks=DROPPED),
+        pytest.param({"modules_to_save": ["embed_tokens"]}, id="whole modules"),
+        pytest.param({"target_modules": ["embed_tokens", "q_proj"]}, id="embeddings"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning:peft")

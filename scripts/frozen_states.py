@@ -1,0 +1,37 @@
+"""Compute once what the layers that a method leaves alone make of every forget and retain text."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from spunge import errors
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and compute; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--method", required=True, type=Path, help="the method's Python file")
+    parser.add_argument("--options", required=True, type=json.loads, help="the method's options, JSON")
+    parser.add_argument("--base", required=True, type=Path, help="manifest of the base model")
+    parser.add_argument("--forget", required=True, help="all forget texts, Parquet")
+    parser.add_argument("--retain", required=True, help="the retain texts, Parquet")
+    parser.add_argument("--output", required=True, help="the states, safetensors")
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        from spunge import methods, models, task_vector
+        from spunge.datasets import tables
+
+        method = methods.load(arguments.method.stem)
+        options = methods.options(method, arguments.options)
+        base = task_vector.BaseModel.open(arguments.base.parent)
+        forget = tables.read("forget", arguments.forget)["text"].tolist()
+        retain = tables.read("retain", arguments.retain)["text"].tolist()
+        method.frozen_states(base, forget, retain, options, models.device(), arguments.output)
+
+    return errors.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
