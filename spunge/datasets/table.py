@@ -32,10 +32,8 @@ from spunge.datasets.tables import (
     listed,
     rows,
 )
-from spunge.datasets.wheels import Wheel
 from spunge.errors import InputError
 
-WHEELS: dict[str, Wheel] = {}
 HUB = "hub:"
 HUB_KEYS = ("config", "split", "revision")
 
@@ -48,13 +46,6 @@ class Options:
     retain: Mapping[str, Any]
     questions: Mapping[str, Any]
     fluency: Mapping[str, Any]
-
-
-def local_files(options: Options) -> list[str]:
-    """Return the user's own files that `build` reads."""
-    sources = [getattr(options, field.name) for field in fields(options)]
-    paths = [str(source["path"]) for source in sources if "path" in source]
-    return list(dict.fromkeys(path for path in paths if not path.startswith(HUB)))
 
 
 def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[str] | str) -> Tables:

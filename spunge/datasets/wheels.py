@@ -8,20 +8,12 @@ import tempfile
 import zipfile
 import zlib
 from pathlib import Path
-from typing import NamedTuple
 
 from spunge.errors import InputError
 from spunge.files import sha256 as sha256_of
 from spunge.files import whole_file
 
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
-
-
-class Wheel(NamedTuple):
-    """A pinned wheel: `name==version` and the SHA-256 of the file."""
-
-    requirement: str
-    sha256: str
 
 
 def download(requirement: str, sha256: str, path: str | os.PathLike) -> Path:

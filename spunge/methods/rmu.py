@@ -127,6 +127,18 @@ class LowerHalf:
             name = f"{self.model.base_model_prefix}.layers.{number}.{options.trained_parameter}"
             self.trained[name] = parameter.requires_grad_(True)
         self.original = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
+        self._check_cut(base)
+
+    @torch.no_grad()
+    def _check_cut(self, base: BaseModel) -> None:
+        """Raise InputError for an architecture whose layers don't simply follow one another."""
+        tokens = torch.arange(8, device=self.device)[None]
+        whole = self._run(torch.nn.ModuleList([*self._halves[0], *self._halves[1]]), input_ids=tokens)
+        in_parts = self.suffix(self.prefix(tokens))
+        if (in_parts - whole).norm() > 0.02 * whole.norm():
+            raise InputError(
+                f"rmu can't cut {base.source} below layer {len(self._halves[0])}: its parts give other states"
+            )
 
     @torch.no_grad()
     def prefix(self, tokens: torch.Tensor) -> torch.Tensor:

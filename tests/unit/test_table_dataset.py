@@ -63,12 +63,6 @@ def test_subject_and_a_chosen_attribute(sources):
         build(sources, ["d"])
 
 
-def test_local_files(sources):
-    sources["retain"] = {"path": "hub:owner/name"}
-    files = table.local_files(datasets.options(table, sources))
-    assert [file.rpartition("/")[2] for file in files] == ["forget.csv", "questions.csv", "fluency.parquet"]
-
-
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize(("answers", "expected"), [([1, 0], [1, 0]), (["z", "y"], [1, 0])])
 def test_choices_in_one_column_and_both_kinds_of_answer(sources, tmp_path, suffix, answers, expected):
