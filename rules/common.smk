@@ -243,3 +243,8 @@ def all_rows(wildcards):
             for one in merged()
         ),
     ]
+
+
+def figure_caption(wildcards):
+    """The figure's caption, for report/captions/figure.rst: Snakemake fills no wildcards into a caption's path."""
+    return (CAPTIONS / f"{wildcards.figure}.rst").read_text()

@@ -9,7 +9,7 @@ rule figure:
         png=report(
             f"{RESULTS}/figures/{{figure}}.png",
             category="Figures",
-            caption=CAPTIONS / "{figure}.rst",
+            caption=CAPTIONS / "figure.rst",
             labels={"figure": "{figure}"},
         ),
     log:
@@ -21,6 +21,8 @@ rule figure:
     resources:
         mem_mb=2000,
         runtime=10,
+    params:
+        caption=figure_caption,
     message:
         "Draw {wildcards.figure}"
     shell:
