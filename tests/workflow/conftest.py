@@ -1,0 +1,51 @@
+"""One workspace in which the whole workflow has run, shared by all tests."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors: more threads only wait for each other
+os.environ["HF_HUB_OFFLINE"] = "1"
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import tiny_model
+from workspace import Workspace, copy_workflow, write_tables
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory):
+    return copy_workflow(tmp_path_factory.mktemp("project") / "spunge")
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory, project):
+    """A workspace in which nothing has run yet; tests copy it."""
+    workspace = Workspace(tmp_path_factory.mktemp("prepared") / "workspace", project)
+    write_tables(workspace / "tables")
+    tiny_model.build(workspace / "model")
+    workspace.configure()
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, prepared):
+    """A workspace in which everything has run, minutes of work: tests read it or copy it, and never write into it."""
+    workspace = prepared.copy(tmp_path_factory.mktemp("finished") / "workspace")
+    workspace.run = workspace.snakemake()
+    assert workspace.run.returncode == 0, workspace.run.stdout
+    return workspace
+
+
+@pytest.fixture
+def fresh(tmp_path, prepared):
+    """A workspace of the test's own in which nothing has run."""
+    return prepared.copy(tmp_path / "workspace")
+
+
+@pytest.fixture
+def changing(tmp_path, finished):
+    """A workspace of the test's own in which everything has run."""
+    return finished.copy(tmp_path / "workspace")
