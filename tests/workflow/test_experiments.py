@@ -1,0 +1,63 @@
+"""Every experiment that the project ships plans a run from nothing, and no two mix."""
+
+import shutil
+from itertools import product
+
+import pytest
+import yaml
+from workspace import PROJECT, Workspace
+
+EXPERIMENTS = ["config.yaml", *sorted(f"experiments/{path.name}" for path in (PROJECT / "experiments").glob("*.yaml"))]
+
+
+@pytest.fixture
+def empty(tmp_path, project):
+    """A clone's own files and nothing computed or downloaded."""
+    shutil.copytree(project / "examples", tmp_path / "clone" / "examples")
+    return Workspace(tmp_path / "clone", project)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_plans_a_whole_run_from_nothing(empty, project, experiment):
+    config = yaml.safe_load((project / experiment).read_text())
+    splits, merges = config.get("splits", ["joint", "attribute", "random"]), config.get("merges", {"ties": {}})
+    forget = config["data"]["forget"]
+    jobs = empty.dry_run(configfile=project / experiment)
+    for requirement in config.get("wheels", {}):
+        assert f"Download {requirement} as data" in jobs
+    if forget == "all":
+        assert "Discover the attributes to forget" in jobs, "the shards are known when it has run"
+        return
+    unlearned = {"joint": ["all"], "attribute": forget, "random": [f"part{i + 1}" for i in range(len(forget))]}
+    for seed, method, split in product(config["seeds"], config["methods"], splits):
+        for part in unlearned[split]:
+            assert any(job.startswith(f"Unlearn {part} ({split} split) with {method}, seed {seed}") for job in jobs)
+        for merge in merges if split != "joint" else []:
+            assert f"Merge the {split} shards of {method} with {merge}, seed {seed}" in jobs
+    assert jobs.count("Gather all evaluations in one table") == 1
+    assert not list(empty.folder.glob("re*/*")), "a dry run leaves nothing"
+
+
+def test_experiment_names_differ():
+    names = [yaml.safe_load((PROJECT / experiment).read_text())["experiment"] for experiment in EXPERIMENTS]
+    assert len(set(names)) == len(names)
+
+
+def test_configfile_takes_nothing_from_the_default(fresh, project):
+    """Three seeds, two other attributes and three wheels of config.yaml stand beside the experiment in vain."""
+    shutil.copy(project / "config.yaml", fresh / "config.yaml")
+    jobs = fresh.dry_run()
+    assert not [job for job in jobs if "Africa" in job or "seed 1" in job or job.startswith("Download")]
+    assert jobs.count("Prepare the base model model") == 1
+    methods = {job.split(" with ")[1].split(",")[0] for job in jobs if job.startswith("Unlearn")}
+    assert methods == {"rmu", "rmu-strong"}
+    printed = fresh.snakemake("--dry-run", "--printshellcmds").stdout
+    assert '"resamples": 100' in printed and '"resamples": 5000' not in printed
+    assert '"scale"' not in printed, "the default's factor on the merge is none of this experiment's"
+
+
+def test_default_is_read_where_no_other_is_named(fresh):
+    (fresh / "experiment.yaml").rename(fresh / "config.yaml")
+    jobs = fresh.dry_run(configfile=None)
+    assert "Prepare the base model model" in jobs
+    assert not [job for job in jobs if "Africa" in job]
