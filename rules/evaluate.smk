@@ -1,7 +1,7 @@
 rule evaluate:
     input:
         script=SCRIPTS / "evaluate.py",
-        library=library("models", "task_vector", "evaluation/statistics"),
+        library=library("models", "task_vector", "progress", "evaluation/statistics", "evaluation/shared_context"),
         evaluation=PROJECT / "spunge" / "evaluation" / "{evaluation}.py",
         base=MODEL,
         task_vector=candidate_task_vector,

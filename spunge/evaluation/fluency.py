@@ -3,6 +3,8 @@
 import pandas as pd
 import torch
 
+from spunge.progress import Progress
+
 
 @torch.no_grad()
 def score(model: torch.nn.Module, tokenizer, texts: pd.DataFrame, batch_size: int, max_tokens: int) -> pd.DataFrame:
@@ -14,6 +16,7 @@ def score(model: torch.nn.Module, tokenizer, texts: pd.DataFrame, batch_size: in
     tokens = tokenizer(texts["text"].tolist(), truncation=True, max_length=max_tokens)["input_ids"]
     order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
     losses = torch.zeros(len(tokens), dtype=torch.float64)
+    progress = Progress("fluency", len(order))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         batch = torch.nn.utils.rnn.pad_sequence([torch.tensor(tokens[row]) for row in rows], batch_first=True)
@@ -24,5 +27,6 @@ def score(model: torch.nn.Module, tokenizer, texts: pd.DataFrame, batch_size: in
             logits.float().transpose(1, 2), batch[:, 1:].to(model.device), reduction="none"
         )
         losses[rows] = (per_token.cpu() * mask[:, 1:]).sum(dim=1, dtype=torch.float64)
+        progress.step(start + len(rows))
     scores = {"loss": losses.numpy(), "tokens": [len(row) - 1 for row in tokens]}
     return pd.DataFrame({"attribute": "", "subject": [str(row) for row in range(len(tokens))], **scores})

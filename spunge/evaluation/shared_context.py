@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from lm_eval.models.huggingface import HFLM
 
+from spunge.progress import Progress
+
 TOLERANCE = 0.02  # nats; half precision differs by about so much between batch shapes
 
 
@@ -65,11 +67,13 @@ class SharedContextLM(HFLM):
         groups.sort(key=lambda numbers: len(requests[numbers[0]][1]))
         results: list[tuple[float, bool] | None] = [None] * len(requests)
         size = override_bs or self.batch_size_per_gpu
+        progress = Progress("questions", len(groups))
         for start in range(0, len(groups), size):
             batch = groups[start : start + size]
             scores = self._score([[requests[number] for number in numbers] for numbers in batch])
             for number, score in zip([number for numbers in batch for number in numbers], scores, strict=True):
                 results[number] = score
+            progress.step(start + len(batch))
         return results
 
     def _check(self, requests, numbers: list[int]) -> bool:
