@@ -1,7 +1,14 @@
 rule evaluate:
     input:
         script=SCRIPTS / "evaluate.py",
-        library=library("models", "task_vector", "progress", "evaluation/statistics", "evaluation/shared_context"),
+        library=library(
+            "models",
+            "task_vector",
+            "progress",
+            "datasets/tables",
+            "evaluation/statistics",
+            "evaluation/shared_context",
+        ),
         evaluation=PROJECT / "spunge" / "evaluation" / "{evaluation}.py",
         base=MODEL,
         task_vector=candidate_task_vector,

@@ -1,7 +1,14 @@
 rule merge:
     input:
         script=SCRIPTS / "merge.py",
-        library=library("task_vector", "safetensors_stream", "merging/driver", "merging/ties", "evaluation/statistics"),
+        library=library(
+            "task_vector",
+            "safetensors_stream",
+            "merging/driver",
+            "merging/ties",
+            "evaluation/description",
+            "evaluation/statistics",
+        ),
         task_vectors=shard_task_vectors,
     output:
         task_vector=f"{RESULTS}/merged/{{method}}/{{split}}/{{merge}}/seed{{seed}}/task_vector.safetensors",

@@ -1,14 +1,15 @@
-# With `keep_states`: what the frozen layers make of every text, computed once for all shards and seeds.
+# With `keep_states`: what the frozen layers make of every text, computed once for all shards and seeds. Not temporary: were
+# it made again for one more seed, Snakemake would repeat the others too.
 rule states:
     input:
         script=SCRIPTS / "frozen_states.py",
-        library=library("models", "task_vector", "safetensors_stream", "progress", "methods/__init__"),
+        library=library("models", "task_vector", "safetensors_stream", "progress", "methods/__init__", "datasets/tables"),
         method=method_file,
         base=MODEL,
         forget=FORGET,
         retain=RETAIN,
     output:
-        temp(f"{RESULTS}/unlearned/{{method}}/frozen_states.safetensors"),
+        f"{RESULTS}/unlearned/{{method}}/frozen_states.safetensors",
     log:
         f"{LOGS}/states/{{method}}.log",
     benchmark:
@@ -32,7 +33,15 @@ rule states:
 rule unlearn:
     input:
         script=SCRIPTS / "unlearn.py",
-        library=library("models", "task_vector", "safetensors_stream", "progress", "methods/__init__"),
+        library=library(
+            "models",
+            "task_vector",
+            "safetensors_stream",
+            "progress",
+            "methods/__init__",
+            "datasets/tables",
+            "evaluation/description",
+        ),
         method=method_file,
         base=MODEL,
         shard=shard,
