@@ -1,19 +1,19 @@
 # Paths, the grid of candidates, and what all scripts need to run; the only functions of the workflow.
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
 
-# `spunge` and the interpreter's own folder are found by every job, wherever it runs: in a clone, a module, a conda
-# environment, or a cluster job, which all read this file.
+# `spunge` is found by every job, wherever it runs: in a clone, a module, a cluster job (all read this file) or a conda
+# environment, for which Snakemake takes PYTHONPATH away before the prefix comes. `python` is the one that runs Snakemake
+# where no conda environment puts its own before it.
 PROJECT = Path(str(workflow.current_basedir)).parent
-os.environ.update(
-    PYTHONPATH=os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")])),
-    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-)
+shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(PROJECT))}; ")
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]))
 if str(PROJECT) not in sys.path:
     sys.path.insert(0, str(PROJECT))
 

@@ -96,6 +96,7 @@ rule data_rows:
     input:
         script=SCRIPTS / "describe_data.py",
         library=library("datasets/tables", "evaluation/statistics", "evaluation/description"),
+        attributes=ATTRIBUTES,
         forget=FORGET,
         questions=QUESTIONS,
     output:
@@ -114,8 +115,8 @@ rule data_rows:
     message:
         "Count the texts and questions of each attribute"
     shell:
-        "python {input.script} --experiment {params.experiment} --forget {input.forget:q} --questions {input.questions:q}"
-        " --output {output:q} 2>&1 | tee {log:q}"
+        "python {input.script} --experiment {params.experiment} --attributes {input.attributes:q}"
+        " --forget {input.forget:q} --questions {input.questions:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule shard:

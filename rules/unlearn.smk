@@ -3,7 +3,9 @@
 rule states:
     input:
         script=SCRIPTS / "frozen_states.py",
-        library=library("models", "task_vector", "safetensors_stream", "progress", "methods/__init__", "datasets/tables"),
+        library=library(
+            "models", "task_vector", "safetensors_stream", "progress", "methods/__init__", "datasets/tables"
+        ),
         method=method_file,
         base=MODEL,
         forget=FORGET,
@@ -16,7 +18,6 @@ rule states:
         f"{BENCHMARKS}/states/{{method}}.tsv"
     conda:
         ENVS / "model.yaml"
-    threads: 2
     resources:
         gpu=1,
         mem_mb=lambda wildcards, attempt: 4000 * attempt,

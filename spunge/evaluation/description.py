@@ -1,15 +1,20 @@
 """Rows of evaluations.csv that describe rather than score: data, training, merges."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from spunge.evaluation.statistics import ALL_SEEDS, CANDIDATE_COLUMNS, COLUMNS
 
 
-def data(experiment: str, forget: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
-    """Return tidy rows (COLUMNS) with the number of forget texts, questions and subjects of each attribute."""
+def data(experiment: str, attributes: Sequence[str], forget: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
+    """Return tidy rows (COLUMNS) with the number of forget texts, questions and subjects of each attribute.
+
+    `attributes` are those to forget, in the order wanted; the others follow as the questions have them.
+    """
     base = dict.fromkeys(CANDIDATE_COLUMNS, "") | {"experiment": experiment, "candidate": "base", "seed": ALL_SEEDS}
     counts = {
-        "forget_texts": forget.groupby("attribute", sort=False).size(),
+        "forget_texts": forget.groupby("attribute", sort=False).size().reindex(attributes),
         "questions": questions.groupby("attribute", sort=False).size(),
         "subjects": questions.groupby("attribute", sort=False)["subject"].nunique(),
     }

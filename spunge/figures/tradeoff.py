@@ -2,7 +2,7 @@
 
 import pandas
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from spunge import drawing
 from spunge.evaluations import FORGET_MEAN, RETAIN_MEAN, candidates, estimate, measured, methods, seeds, written
@@ -66,8 +66,9 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                     axes.axhline(retain.value, color="#999999", linewidth=0.6, linestyle=(0, (4, 3)), zorder=1)
             axes.grid(True)
             axes.margins(0.08)
-            axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))  # 2.5 % would need a decimal
+                axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
             axes.set_xlabel("mean accuracy, forget attributes")
             # The corner is named above the frame, where no marker can ever lie.
             axes.set_title("↖ forgets, keeps the rest", loc="left", color="#555555", style="italic")

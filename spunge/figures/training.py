@@ -40,7 +40,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                     look = {"color": run.colour, "linestyle": LINES[number % len(LINES)]}
                     shown = {"data": curves, "x": "n", "y": "value", "ax": axes, **look}
                     seaborn.lineplot(**shown, units="seed", estimator=None, linewidth=0.6, alpha=0.5)
-                    seaborn.lineplot(**shown, errorbar=None, linewidth=1.4, label=run.shard, legend=False)
+                    seaborn.lineplot(**shown, errorbar=None, linewidth=1.4)
+                    axes.lines[-1].set_label(run.shard)
                 axes.grid(True)
                 if 1 < len(own) <= MOST_NAMED and metric == next(iter(LOSSES)):
                     axes.legend(loc="upper right")

@@ -108,7 +108,7 @@ class LowerHalf:
             raise InputError(f"rmu knows models built of `layers` and a `norm` (Llama's family); {base.source} is not")
         self.hidden_size = config.hidden_size
         self.device = device
-        self._autocast = options.dtype != "float32"
+        self._dtype = getattr(torch, options.dtype)
         first = min(options.trained_layers)
         layers = self.model.layers
         self._halves = torch.nn.ModuleList(layers[:first]), torch.nn.ModuleList(layers[first:])
@@ -167,7 +167,7 @@ class LowerHalf:
 
     def _run(self, layers: torch.nn.ModuleList, **inputs: torch.Tensor) -> torch.Tensor:
         self.model.layers, self.model.config.num_hidden_layers = layers, len(layers)
-        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self._autocast):
+        with torch.autocast(self.device, dtype=self._dtype, enabled=self._dtype != torch.float32):
             return self.model(**inputs, use_cache=False).last_hidden_state
 
 

@@ -370,7 +370,7 @@ def test_resampling_takes_attributes_asked_about_and_counts_the_rest_as_retained
 def test_description_of_the_data():
     forget = pd.DataFrame({"text": list("abc"), "attribute": ["Asia", "Africa", "Asia"]})
     questions = pd.DataFrame({"attribute": ["Asia", "Asia", "Asia", "Europe"], "subject": ["x", "x", "y", "z"]})
-    table = description.data("example", forget, questions)
+    table = description.data("example", list(dict.fromkeys(forget["attribute"])), forget, questions)
     found = {(row.attribute, row.metric): (row.value, row.n) for row in table.itertuples()}
     assert found == {
         ("Asia", "forget_texts"): (2, 2),
