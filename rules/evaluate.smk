@@ -4,6 +4,7 @@ rule evaluate:
         library=library(
             "models",
             "task_vector",
+            "safetensors_stream",
             "progress",
             "datasets/tables",
             "evaluation/statistics",

