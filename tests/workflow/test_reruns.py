@@ -1,0 +1,164 @@
+"""What runs again after a change: what depends on it, and nothing else."""
+
+import shutil
+
+import pytest
+from workspace import FORGET, configuration, edited
+
+FIGURES = ["attributes", "merging", "radar", "tradeoff", "training"]
+GATHERED = ["Gather all evaluations in one table", "Say what was found", "Write the summary table"]
+GATHERED += [f"Draw {figure}" for figure in FIGURES]
+COMPARED = [f"Combine the seeds and compare the candidates' {name}" for name in ("fluency", "knowledge")] + GATHERED
+PARTS = [("joint", "all"), *(("attribute", topic) for topic in FORGET), ("random", "part1"), ("random", "part2")]
+EVALUATED = ["joint", *(f"attribute/{part}" for part in (*FORGET, "ties")), "random/ties"]
+
+
+def unlearned(method, seed=0):
+    return [f"Unlearn {part} ({split} split) with {method}, seed {seed}" for split, part in PARTS]
+
+
+def merged(method, seed=0):
+    return [f"Merge the {split} shards of {method} with ties, seed {seed}" for split in ("attribute", "random")]
+
+
+def evaluated(method, seed=0, candidates=EVALUATED, evaluations=("fluency", "knowledge")):
+    return [f"Evaluate the {name} of {method}/{one}/seed{seed}" for name in evaluations for one in candidates]
+
+
+def states(method):
+    return [f"Compute what the layers that {method} leaves alone make of every text"]
+
+
+def test_changed_option_reruns_its_method(changing):
+    config = configuration()
+    config["methods"]["rmu-strong"]["coefficient"] = 70
+    changing.configure(config)
+    again = unlearned("rmu-strong") + merged("rmu-strong") + evaluated("rmu-strong") + COMPARED
+    assert changing.dry_run() == sorted(again)
+
+
+def test_changed_option_of_a_method_with_kept_states_computes_them_again(changing):
+    config = configuration()
+    config["methods"]["rmu"]["coefficient"] = 30
+    changing.configure(config)
+    assert changing.dry_run() == sorted(states("rmu") + unlearned("rmu") + merged("rmu") + evaluated("rmu") + COMPARED)
+
+
+def test_changed_merge_reruns_merges(changing):
+    changing.configure(merges={"ties": {"density": 0.3}})
+    again = [job for method in ("rmu", "rmu-strong") for job in merged(method)]
+    again += [
+        job
+        for method in ("rmu", "rmu-strong")
+        for job in evaluated(method, candidates=["attribute/ties", "random/ties"])
+    ]
+    assert changing.dry_run() == sorted(again + COMPARED)
+
+
+def test_added_merge_runs_alone(changing):
+    changing.configure(merges={"ties": {"density": 0.5}, "dense": {"density": 1.0}})
+    new = [f"{split}/dense" for split in ("attribute", "random")]
+    jobs = [job.replace("ties", "dense") for method in ("rmu", "rmu-strong") for job in merged(method)]
+    jobs += [job for method in ("rmu", "rmu-strong") for job in evaluated(method, candidates=new)]
+    assert changing.dry_run() == sorted(jobs + COMPARED)
+
+
+def test_added_seed_runs_alone(changing):
+    changing.configure(seeds=[0, 1])
+    jobs = [f"Cut shard part{number} of the random-seed1 split" for number in (1, 2)]
+    for method in ("rmu", "rmu-strong"):
+        jobs += unlearned(method, 1) + merged(method, 1) + evaluated(method, 1)
+    assert changing.dry_run() == sorted(jobs + COMPARED)
+
+
+def test_changed_evaluation_option_reruns_that_evaluation(changing):
+    changing.configure(evaluations={"knowledge": {}, "fluency": {"max_tokens": 64}})
+    jobs = [job for method in ("rmu", "rmu-strong") for job in evaluated(method, evaluations=["fluency"])]
+    compared = [job for job in COMPARED if "knowledge" not in job]
+    assert changing.dry_run() == sorted([*jobs, "Evaluate the fluency of base", *compared])
+
+
+def test_changed_table_reruns_what_reads_it(changing):
+    """A new question, say: unlearning doesn't read it. Its files are written again though, so all may have to run."""
+    path = changing / "tables" / "forget.csv"
+    path.write_text(path.read_text().replace("Velmora", "Velmorra", 1))
+    jobs = changing.dry_run()
+    assert "Build the tables of table" in jobs
+    assert set(unlearned("rmu") + merged("rmu-strong") + evaluated("rmu")) <= set(jobs)
+    assert "Prepare the base model model" not in jobs
+
+
+@pytest.mark.parametrize("figure", ["radar", "training"])
+def test_changed_figure_redraws_that_figure(changing, project, figure):
+    again = [f"Draw {figure}"] + (["Say what was found"] if figure == "tradeoff" else [])
+    with edited(project / "spunge" / "figures" / f"{figure}.py", '"""', '"""Changed. '):
+        assert changing.dry_run() == again
+    assert changing.dry_run() is None
+
+
+@pytest.mark.parametrize(
+    ("file", "again"),
+    [
+        ("spunge/drawing.py", [*(f"Draw {figure}" for figure in FIGURES), "Say what was found"]),
+        ("spunge/evaluations.py", [job for job in GATHERED if not job.startswith("Gather")]),
+        ("spunge/findings.py", ["Say what was found"]),
+        ("report/findings.html", ["Say what was found"]),
+        ("spunge/summary.py", ["Say what was found", "Write the summary table"]),
+        ("scripts/gather.py", GATHERED),
+        ("scripts/compare.py", COMPARED),
+    ],
+)
+def test_changed_file_of_the_outputs_redraws(changing, project, file, again):
+    path = project / file
+    with edited(path, path.read_text()[:20], path.read_text()[:20]), edited(path, "\n", "\n\n"):
+        assert changing.dry_run() == sorted(again)
+
+
+@pytest.mark.parametrize("file", ["merging/ties.py", "merging/driver.py"])
+def test_changed_merging_reruns_merges_but_no_unlearning(changing, project, file):
+    jobs = [job for method in ("rmu", "rmu-strong") for job in merged(method)]
+    for method in ("rmu", "rmu-strong"):
+        jobs += evaluated(method, candidates=["attribute/ties", "random/ties"])
+    with edited(project / "spunge" / file, '"""', '"""Changed. '):
+        assert changing.dry_run() == sorted(jobs + COMPARED)
+
+
+def test_changed_knowledge_reruns_no_fluency(changing, project):
+    jobs = [job for method in ("rmu", "rmu-strong") for job in evaluated(method, evaluations=["knowledge"])]
+    compared = [job for job in COMPARED if "fluency" not in job]
+    with edited(project / "spunge" / "evaluation" / "knowledge.py", '"""', '"""Changed. '):
+        assert changing.dry_run() == sorted([*jobs, "Evaluate the knowledge of base", *compared])
+
+
+def test_changed_method_reruns_unlearning_but_no_data(changing, project):
+    with edited(project / "spunge" / "methods" / "rmu.py", '"""', '"""Changed. '):
+        jobs = changing.dry_run()
+    assert set(unlearned("rmu") + unlearned("rmu-strong")) <= set(jobs)
+    assert not [job for job in jobs if job.startswith(("Build", "Cut", "Prepare")) or job.endswith("of base")]
+
+
+def test_figures_and_tables_redraw_from_evaluations_alone(fresh, finished):
+    """All that another's workspace needs is the one file, its configuration and the workflow."""
+    fresh.results.mkdir(parents=True)
+    shutil.copy2(finished.results / "evaluations.csv", fresh.results)
+    for path in ("model", "tables"):
+        shutil.rmtree(fresh / path)
+    done = fresh.snakemake("figures", "tables")
+    assert done.returncode == 0, done.stdout
+    for name in (
+        "summary.csv",
+        "summary.md",
+        "summary.tex",
+        "findings.html",
+        *(f"figures/{one}.png" for one in FIGURES),
+    ):
+        assert (fresh.results / name).read_bytes() == (finished.results / name).read_bytes(), name
+    assert sorted(path.name for path in fresh.results.iterdir() if path.is_dir()) == ["benchmarks", "figures", "logs"]
+
+
+def test_deleted_figures_are_drawn_again_without_what_lies_before_evaluations(changing):
+    shutil.rmtree(changing.results / "figures")
+    for folder in ("data", "shards", "unlearned", "merged", "evaluations", "comparisons"):
+        shutil.rmtree(changing.results / folder)
+    drawn = [f"Draw {figure}" for figure in FIGURES]
+    assert changing.dry_run("figures") == drawn
