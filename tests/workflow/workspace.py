@@ -146,10 +146,15 @@ class Workspace:
         assert len(jobs) == total - targets, done.stdout
         return sorted(jobs)
 
+    def script_command(self, name, *arguments):
+        return [sys.executable, str(self.project / "scripts" / f"{name}.py"), *map(str, arguments)]
+
+    def environment(self):
+        return {**os.environ, "PYTHONPATH": str(self.project)}
+
     def script(self, name, *arguments):
         """Run one of the scripts as its rule does: in the working directory, with this copy of the library."""
-        command = [sys.executable, str(self.project / "scripts" / f"{name}.py"), *map(str, arguments)]
-        return run(command, cwd=self.folder, env={**os.environ, "PYTHONPATH": str(self.project)})
+        return run(self.script_command(name, *arguments), cwd=self.folder, env=self.environment())
 
     def files(self, folder="results", pattern="*"):
         """Return the contents of all files below a folder, by their path there."""
