@@ -23,9 +23,11 @@ def score(model: torch.nn.Module, tokenizer, texts: pd.DataFrame, batch_size: in
         lengths = torch.tensor([len(tokens[row]) for row in rows])
         mask = torch.arange(batch.shape[1]) < lengths[:, None]
         logits = model(input_ids=batch.to(model.device), attention_mask=mask.to(model.device)).logits[:, :-1]
+        wanted = batch[:, 1:].to(model.device)
+        # One row per token: with the vocabulary not last, the softmax would stride through memory.
         per_token = torch.nn.functional.cross_entropy(
-            logits.float().transpose(1, 2), batch[:, 1:].to(model.device), reduction="none"
-        )
+            logits.float().flatten(0, 1), wanted.flatten(), reduction="none"
+        ).view_as(wanted)
         losses[rows] = (per_token.cpu() * mask[:, 1:]).sum(dim=1, dtype=torch.float64)
         progress.step(start + len(rows))
     scores = {"loss": losses.numpy(), "tokens": [len(row) - 1 for row in tokens]}

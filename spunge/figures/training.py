@@ -38,7 +38,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                         continue
                     curves = losses[metric].loc[run.path].reset_index()
                     look = {"color": run.colour, "linestyle": LINES[number % len(LINES)]}
-                    shown = {"data": curves, "x": "n", "y": "value", "ax": axes, **look}
+                    shown = {"data": curves, "x": "n", "y": "value", "ax": axes, "legend": False, **look}
                     seaborn.lineplot(**shown, units="seed", estimator=None, linewidth=0.6, alpha=0.5)
                     seaborn.lineplot(**shown, errorbar=None, linewidth=1.4)
                     axes.lines[-1].set_label(run.shard)
