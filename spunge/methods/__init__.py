@@ -1,4 +1,4 @@
-"""Unlearning methods, one file each: `Options`, and `unlearn(base, forget, retain, options, seed, device, label, states)`.
+"""Unlearning methods, one file each: `Options`, `unlearn(base, forget, retain, options, seed, device, label, states)`.
 
 A method trains on the texts of one shard, starting from the base model, and returns the changed parameters' differences
 in fp32 together with its losses. The name in the configuration is the file's name.
