@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.merging import driver
 
         paths = dict(zip(arguments.shards, arguments.task_vectors, strict=True))
-        vectors = {shard: task_vector.ChangedTensors(path) for shard, path in paths.items()}
+        vectors = {shard: task_vector.read(path) for shard, path in paths.items()}
         diagnostics = driver.Diagnostics(arguments.shards)
         first = next(iter(vectors.values())).provenance
         provenance = {key: first[key] for key in ("base", "base_source", "base_parameters", "versions", "commit")} | {

@@ -1,7 +1,7 @@
 """Task vectors: what unlearning changed, parameter by parameter, read lazily (Ilharco et al. 2022, arXiv 2212.04089).
 
 A task vector maps parameter names to the difference from the base model, in fp32. It is held in one of three ways: the
-changed tensors alone (`task_vector.safetensors`), a PEFT LoRA adapter, or a whole checkpoint minus its base.
+changed tensors alone, a PEFT LoRA adapter, or a whole checkpoint minus its base.
 """
 
 import json
@@ -21,6 +21,8 @@ from spunge import safetensors_stream
 from spunge.errors import InputError
 
 METADATA_KEY = "spunge"
+ADAPTER_KEY = "adapter_config"
+PEFT_PREFIX, LORA_A, LORA_B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,9 @@ class ChangedTensors(TaskVector):
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
-        try:
-            with safe_open(self.path, "pt") as file:
-                metadata = file.metadata() or {}
-                self._shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, FileNotFoundError) as error:
-            raise InputError(f"{self.path} can't be read as safetensors ({error}): delete it and run again") from error
-        if METADATA_KEY not in metadata:
-            raise InputError(f"{self.path} has no provenance in its metadata: it is no task vector of this project")
-        self.provenance = json.loads(metadata[METADATA_KEY])
+        self.provenance = json.loads(_metadata(self.path)[METADATA_KEY])
+        with safe_open(self.path, "pt") as file:
+            self._shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
@@ -117,54 +113,64 @@ class ChangedTensors(TaskVector):
 
 
 class LoraAdapter(TaskVector):
-    """A PEFT LoRA adapter folder read as ΔW = scaling · B · A (Hu et al. 2021, arXiv 2106.09685)."""
+    """A PEFT LoRA adapter read as ΔW = scaling · B · A (Hu et al. 2021, arXiv 2106.09685).
 
-    def __init__(self, folder: str | os.PathLike, provenance: Mapping):
-        self.provenance = dict(provenance)
-        self._weights = Path(folder) / "adapter_model.safetensors"
-        config = json.loads((Path(folder) / "adapter_config.json").read_text())
+    `weights` is the adapter's safetensors file with PEFT's names, `config` the contents of its adapter_config.json.
+    """
+
+    def __init__(self, weights: str | os.PathLike, config: Mapping, provenance: Mapping):
+        self.path, self.config, self.provenance = Path(weights), dict(config), dict(provenance)
         if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("bias", "none") != "none":
             raise InputError(
-                f"{folder} is no plain LoRA adapter: DoRA, trained biases and other types have no ΔW = B·A"
+                f"{weights} is no plain LoRA adapter: DoRA, trained biases and other types have no ΔW = B·A"
             )
         self._transpose = bool(config.get("fan_in_fan_out"))
-        self._config = config
-        prefix, suffix = "base_model.model.", ".lora_A.weight"
         self._shapes = {}
-        with safe_open(self._weights, "pt") as file:
+        with safe_open(self.path, "pt") as file:
             for key in sorted(file.keys()):
-                if key.endswith(".lora_B.weight"):
+                if key.endswith(LORA_B):
                     continue
-                if not key.endswith(suffix):
+                if not key.endswith(LORA_A):
                     raise InputError(
-                        f"{folder} also holds {key}: it is no plain LoRA adapter, so ΔW = B·A is not all of it"
+                        f"{weights} also holds {key}: it is no plain LoRA adapter, so ΔW = B·A is not all of it"
                     )
-                rows = file.get_slice(key.replace(".lora_A.", ".lora_B.")).get_shape()[0]
+                rows = file.get_slice(key.removesuffix(LORA_A) + LORA_B).get_shape()[0]
                 columns = file.get_slice(key).get_shape()[1]
                 shape = (columns, rows) if self._transpose else (rows, columns)
-                self._shapes[key.removeprefix(prefix).removesuffix(suffix) + ".weight"] = torch.Size(shape)
+                self._shapes[key.removeprefix(PEFT_PREFIX).removesuffix(LORA_A) + ".weight"] = torch.Size(shape)
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike, provenance: Mapping) -> "LoraAdapter":
+        """Read a folder that PEFT's `save_pretrained` wrote."""
+        config = json.loads((Path(folder) / "adapter_config.json").read_text())
+        return cls(Path(folder) / "adapter_model.safetensors", config, provenance)
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
         return self._shapes
 
+    def factors(self) -> dict[str, torch.Tensor]:
+        """Return the adapter's own tensors, A and B of every module, under PEFT's names."""
+        with safe_open(self.path, "pt") as file:
+            return {key: file.get_tensor(key) for key in sorted(file.keys())}
+
     def _alpha(self, module: str) -> float:
         """Return the module's α; PEFT takes the first key of `alpha_pattern` that matches the end of its name."""
-        for pattern, alpha in (self._config.get("alpha_pattern") or {}).items():
+        for pattern, alpha in (self.config.get("alpha_pattern") or {}).items():
             if re.fullmatch(rf"(.*\.)?({pattern})", module):
                 return alpha
-        return self._config["lora_alpha"]
+        return self.config["lora_alpha"]
 
     def __getitem__(self, name: str) -> torch.Tensor:
         if name not in self._shapes:
             raise KeyError(name)
-        module = "base_model.model." + name.removesuffix(".weight")
-        with safe_open(self._weights, "pt") as file:
-            a = file.get_tensor(f"{module}.lora_A.weight").float()
-            b = file.get_tensor(f"{module}.lora_B.weight").float()
+        module = PEFT_PREFIX + name.removesuffix(".weight")
+        with safe_open(self.path, "pt") as file:
+            a = file.get_tensor(module + LORA_A).float()
+            b = file.get_tensor(module + LORA_B).float()
         rank = a.shape[0]
         alpha = self._alpha(name.removesuffix(".weight"))
-        scaling = alpha / rank**0.5 if self._config.get("use_rslora") else alpha / rank
+        scaling = alpha / rank**0.5 if self.config.get("use_rslora") else alpha / rank
         delta = scaling * (b @ a)
         return delta.T.contiguous() if self._transpose else delta
 
@@ -221,6 +227,39 @@ class TensorFolder(Mapping[str, torch.Tensor]):
         return len(self._files)
 
 
+class Scaled(TaskVector):
+    """λ times another task vector."""
+
+    def __init__(self, vector: TaskVector, scale: float):
+        self._vector, self._scale, self.provenance = vector, scale, {**vector.provenance, "scale": scale}
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        return self._vector.shapes
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._scale * self._vector[name]
+
+
+def read(path: str | os.PathLike) -> TaskVector:
+    """Open what `write` or `write_lora` wrote; a file that is truncated or none of theirs raises InputError."""
+    metadata = _metadata(Path(path))
+    if ADAPTER_KEY in metadata:
+        return LoraAdapter(path, json.loads(metadata[ADAPTER_KEY]), json.loads(metadata[METADATA_KEY]))
+    return ChangedTensors(path)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, FileNotFoundError) as error:
+        raise InputError(f"{path} can't be read as safetensors ({error}): delete it and run again") from error
+    if METADATA_KEY not in metadata:
+        raise InputError(f"{path} has no provenance in its metadata: it is no task vector of this project")
+    return metadata
+
+
 def write(
     path: str | os.PathLike,
     shapes: Mapping[str, torch.Size],
@@ -236,6 +275,25 @@ def write(
         {name: (torch.Size(shape), torch.float32) for name, shape in shapes.items()},
         ((name, tensor.float()) for name, tensor in tensors),
         {METADATA_KEY: json.dumps(dict(provenance), sort_keys=True, ensure_ascii=False)},
+    )
+
+
+def write_lora(
+    path: str | os.PathLike, factors: Mapping[str, torch.Tensor], config: Mapping, provenance: Mapping
+) -> None:
+    """Write a task vector as LoRA factors, in fp32: a file that PEFT reads, with the adapter's config in its metadata.
+
+    `factors` has PEFT's names (`base_model.model.….lora_A.weight` and `lora_B`).
+    """
+    names = sorted(factors)
+    safetensors_stream.write(
+        path,
+        {name: (factors[name].shape, torch.float32) for name in names},
+        ((name, factors[name].float()) for name in names),
+        {
+            METADATA_KEY: json.dumps(dict(provenance), sort_keys=True, ensure_ascii=False),
+            ADAPTER_KEY: json.dumps(dict(config), sort_keys=True),
+        },
     )
 
 

@@ -160,7 +160,7 @@ def adapter(model, folder, **settings):
 
 def check_adapter(model, original, folder, **settings):
     merged = adapter(model, folder, **settings)
-    vector = task_vector.LoraAdapter(folder, {"base": "b" * 64})
+    vector = task_vector.LoraAdapter.from_folder(folder, {"base": "b" * 64})
     changed = {name for name in merged if not torch.equal(merged[name], original[name])}
     assert set(vector) == changed and changed
     for name, delta in vector.items():
@@ -221,7 +221,36 @@ def test_lora_adapter_of_transposed_weights(tmp_path):
 def test_adapters_that_are_more_than_b_times_a_are_refused(tmp_path, hub_model, settings):
     adapter(hub_model(), tmp_path, r=2, **{"target_modules": ["q_proj"], **settings})
     with pytest.raises(InputError, match="is no plain LoRA adapter"):
-        task_vector.LoraAdapter(tmp_path, {"base": "b" * 64})
+        task_vector.LoraAdapter.from_folder(tmp_path, {"base": "b" * 64})
+
+
+def test_an_adapter_kept_in_one_file_is_the_same_vector_and_opens_in_peft(tmp_path, hub_model):
+    from peft import PeftModel
+
+    vector = check_adapter(hub_model(), hub_model().state_dict(), tmp_path / "a", r=2, target_modules=["down_proj"])
+    provenance = {"base": "b" * 64, "seed": 3}
+    folder = tmp_path / "b"
+    task_vector.write_lora(folder / "adapter_model.safetensors", vector.factors(), vector.config, provenance)
+    again = task_vector.read(folder / "adapter_model.safetensors")
+    assert again.provenance == provenance
+    assert again.shapes == vector.shapes
+    for name in vector:
+        assert torch.equal(again[name], vector[name])
+    (folder / "adapter_config.json").write_text(json.dumps(again.config))
+    merged = PeftModel.from_pretrained(hub_model(), folder).merge_and_unload().state_dict()
+    original = hub_model().state_dict()
+    for name in vector:
+        torch.testing.assert_close(again[name], merged[name] - original[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_scaled_vector(tmp_path, tiny_base):
+    path = tmp_path / "x.safetensors"
+    write_vector(path, tiny_base, down_delta())
+    vector = task_vector.read(path)
+    half = task_vector.Scaled(vector, -0.5)
+    assert half.shapes == vector.shapes
+    assert half.provenance == {**vector.provenance, "scale": -0.5}
+    assert torch.equal(half[DOWN], vector[DOWN] / -2)
 
 
 # A whole checkpoint
