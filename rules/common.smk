@@ -207,6 +207,13 @@ def method_states(wildcards):
     return f"{RESULTS}/unlearned/{wildcards.method}/frozen_states.safetensors" if keep else []
 
 
+def method_like(wildcards):
+    """The run of another method, for the same shard and seed, that this one is to be like."""
+    like = METHODS[wildcards.method].get("like")
+    run = f"{like}/{wildcards.split}/{wildcards.part}/seed{wildcards.seed}"
+    return f"{RESULTS}/unlearned/{run}/task_vector.safetensors" if like else []
+
+
 def method_file(wildcards):
     """The file that holds the method, by its name in the configuration."""
     return PROJECT / "spunge" / "methods" / f"{METHODS[wildcards.method].get('method', wildcards.method)}.py"

@@ -24,11 +24,13 @@ rule states:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         options=lambda wildcards: json.dumps(own_options(wildcards.method)),
+        topics=lambda wildcards: json.dumps(forget_attributes()),
     message:
         "Compute what the layers that {wildcards.method} leaves alone make of every text"
     shell:
         "python {input.script} --method {input.method:q} --options {params.options:q} --base {input.base:q}"
-        " --forget {input.forget:q} --retain {input.retain:q} --output {output:q} 2>&1 | tee {log:q}"
+        " --forget {input.forget:q} --retain {input.retain:q} --topics {params.topics:q}"
+        " --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule unlearn:
@@ -49,6 +51,7 @@ rule unlearn:
         shard=shard,
         retain=RETAIN,
         states=method_states,
+        like=method_like,
     output:
         task_vector=f"{RESULTS}/unlearned/{{method}}/{{split}}/{{part}}/seed{{seed}}/task_vector.safetensors",
         training=f"{RESULTS}/unlearned/{{method}}/{{split}}/{{part}}/seed{{seed}}/training.csv",
@@ -65,9 +68,11 @@ rule unlearn:
     params:
         options=method_options,
         run=run_description,
+        topics=lambda wildcards: json.dumps(forget_attributes()),
     message:
         "Unlearn {wildcards.part} ({wildcards.split} split) with {wildcards.method}, seed {wildcards.seed}"
     shell:
         "python {input.script} --method {input.method:q} --options {params.options:q} --run {params.run:q}"
         " --base {input.base:q} --forget {input.shard:q} --retain {input.retain:q} --states {input.states:q}"
+        " --part {wildcards.part} --topics {params.topics:q} --like {input.like:q}"
         " --task-vector {output.task_vector:q} --training {output.training:q} 2>&1 | tee {log:q}"

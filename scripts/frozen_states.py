@@ -16,6 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--base", required=True, type=Path, help="manifest of the base model")
     parser.add_argument("--forget", required=True, help="all forget texts, Parquet")
     parser.add_argument("--retain", required=True, help="the retain texts, Parquet")
+    parser.add_argument("--topics", required=True, type=json.loads, help="all attributes to forget, JSON list")
     parser.add_argument("--output", required=True, help="the states, safetensors")
     arguments = parser.parse_args(argv)
 
@@ -23,12 +24,19 @@ def main(argv: list[str] | None = None) -> int:
         from spunge import methods, models, task_vector
         from spunge.datasets import tables
 
-        method = methods.load(arguments.method.stem)
+        method = methods.load(arguments.method)
         options = methods.options(method, arguments.options)
-        base = task_vector.BaseModel.open(arguments.base.parent)
-        forget = tables.read("forget", arguments.forget)["text"].tolist()
-        retain = tables.read("retain", arguments.retain)["text"].tolist()
-        method.frozen_states(base, forget, retain, options, models.device(), arguments.output)
+        forget = tables.read("forget", arguments.forget)
+        run = methods.Run(
+            base=task_vector.BaseModel.open(arguments.base.parent),
+            forget=forget["text"].tolist(),
+            retain=tables.read("retain", arguments.retain)["text"].tolist(),
+            seed=0,
+            device=models.device(),
+            topics=forget["attribute"].tolist(),
+            all_topics=arguments.topics,
+        )
+        method.frozen_states(run, options, arguments.output)
 
     return errors.run(work)
 

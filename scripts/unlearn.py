@@ -17,34 +17,56 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--base", required=True, type=Path, help="manifest of the base model")
     parser.add_argument("--forget", required=True, help="the shard, Parquet")
     parser.add_argument("--retain", required=True, help="the retain texts, Parquet")
-    parser.add_argument("--states", nargs="?", help="what frozen_states.py wrote, if anything")
+    parser.add_argument("--part", required=True, help="the shard's name in paths")
+    parser.add_argument("--topics", required=True, type=json.loads, help="all attributes to forget, JSON list")
+    parser.add_argument("--states", nargs="?", type=Path, help="what frozen_states.py wrote, if anything")
+    parser.add_argument("--like", nargs="?", help="another method's task vector for this shard and seed, if wanted")
     parser.add_argument("--task-vector", required=True, help="the task vector, safetensors")
     parser.add_argument("--training", required=True, help="the losses as rows of evaluations.csv")
     arguments = parser.parse_args(argv)
 
     def work() -> None:
+        import dataclasses
+
         from spunge import methods, models, task_vector
         from spunge.datasets import tables
         from spunge.evaluation import description
         from spunge.files import sha256, whole_file
 
-        method = methods.load(arguments.method.stem)
+        method = methods.load(arguments.method)
         options = methods.options(method, arguments.options)
-        base = task_vector.BaseModel.open(arguments.base.parent)
-        run, seed = arguments.run, int(arguments.run["seed"])
-        forget = tables.read("forget", arguments.forget)["text"].tolist()
-        retain = tables.read("retain", arguments.retain)["text"].tolist()
-        unlearned = method.unlearn(
-            base, forget, retain, options, seed, models.device(), run["candidate"], arguments.states
+        forget = tables.read("forget", arguments.forget)
+        run = methods.Run(
+            base=task_vector.BaseModel.open(arguments.base.parent),
+            forget=forget["text"].tolist(),
+            retain=tables.read("retain", arguments.retain)["text"].tolist(),
+            seed=int(arguments.run["seed"]),
+            device=models.device(),
+            label=arguments.run["candidate"],
+            topics=forget["attribute"].tolist(),
+            all_topics=arguments.topics,
+            split=arguments.run["split"],
+            part=arguments.part,
+            forget_file=Path(arguments.forget),
+            retain_file=Path(arguments.retain),
+            states=arguments.states,
+            like=task_vector.read(arguments.like) if arguments.like else None,
+            scratch=Path(arguments.task_vector).parent / ".scratch",
         )
-        data = {"forget": sha256(arguments.forget), "retain": sha256(arguments.retain)}
+        unlearned = method.unlearn(run, options)
+        if unlearned is None:  # launched over several devices, one process of them writes
+            return
         provenance = task_vector.make_provenance(
-            base, method=arguments.method.stem, options=arguments.options, seed=seed, run=run["candidate"], data=data
+            run.base,
+            method=arguments.method.stem,
+            options=dataclasses.asdict(options),
+            seed=run.seed,
+            run=run.label,
+            data={"forget": sha256(arguments.forget), "retain": sha256(arguments.retain)},
         )
-        shapes = {name: delta.shape for name, delta in unlearned.delta.items()}
         with whole_file(arguments.training) as temporary:
-            description.training(run, unlearned.losses).to_csv(temporary, index=False)
-        task_vector.write(arguments.task_vector, shapes, unlearned.delta.items(), provenance)
+            description.training(arguments.run, unlearned.losses).to_csv(temporary, index=False)
+        methods.write(unlearned, arguments.task_vector, provenance)
 
     return errors.run(work)
 

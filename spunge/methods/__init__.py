@@ -1,27 +1,63 @@
-"""Unlearning methods, one file each: `Options`, `unlearn(base, forget, retain, options, seed, device, label, states)`.
+"""Unlearning methods, one file each: a dataclass `Options` and a function `unlearn(run, options)`.
 
-A method trains on the texts of one shard, starting from the base model, and returns the changed parameters' differences
-in fp32 together with its losses. The name in the configuration is the file's name.
+A method trains on the texts of one shard, starting from the base model, and returns what changed. The name in the
+configuration is the file's name; a file of the user's own with the same two things is a method too (docs/methods.md).
 """
 
 import dataclasses
 import importlib
+import importlib.util
 import pkgutil
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 
+import torch
+
+from spunge import task_vector
 from spunge.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One unlearning run: the base model, the texts of one shard, and the seed that all its random choices follow from.
+
+    `topics` has the attribute of each forget text, `all_topics` those of the whole experiment in their configured
+    order. `label` names the run in progress lines and errors. `split`, `part` and the Parquet files that the texts come
+    from are there for other programs. `states` is what `frozen_states` wrote, `like` another method's task vector for
+    the same shard and seed; `scratch` is a path on the disk of the results where a folder may be made for the while.
+    """
+
+    base: task_vector.BaseModel
+    forget: list[str]
+    retain: list[str]
+    seed: int
+    device: str
+    label: str = "unlearn"
+    topics: list[str] = dataclasses.field(default_factory=list)
+    all_topics: list[str] = dataclasses.field(default_factory=list)
+    split: str = "joint"
+    part: str = "all"
+    forget_file: Path | None = None
+    retain_file: Path | None = None
+    states: Path | None = None
+    like: task_vector.TaskVector | None = None
+    scratch: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Unlearned:
     """What a method returns: `delta` maps parameter names to fp32 differences from the base model.
 
-    `losses` has one row per recorded stretch of steps: `step` (steps done) and each loss's mean over the stretch.
+    Where `adapter` is given, a PEFT LoRA configuration, `delta` has the adapter's A and B under PEFT's names instead.
+    `losses` has one row per recorded stretch of steps: `step` (steps done) and each loss's mean over the stretch. A
+    method that was launched over several processes returns None in all but the first.
     """
 
-    delta: dict
+    delta: Mapping[str, torch.Tensor]
     losses: list[dict[str, float]]
+    adapter: Mapping | None = None
 
 
 def known() -> list[str]:
@@ -29,18 +65,55 @@ def known() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def load(name: str) -> ModuleType:
-    """Return the method's module; an unknown name raises InputError with the known ones."""
-    if name not in known():
-        raise InputError(f"there is no method {name}; known are {', '.join(known())}")
-    return importlib.import_module(f"{__name__}.{name}")
+def load(method: str | Path) -> ModuleType:
+    """Return a method's module: one of this folder by its name, any other by the path of its Python file.
+
+    Raises InputError for an unknown name, a file that is not there, that can't be imported, or that lacks `Options`
+    or `unlearn`.
+    """
+    path = Path(method)
+    if path.suffix != ".py" or path.resolve().parent == Path(__file__).parent:
+        if path.stem not in known():
+            raise InputError(f"there is no method {path.stem}; known are {', '.join(known())}")
+        return importlib.import_module(f"{__name__}.{path.stem}")
+    if not path.is_file():
+        raise InputError(f"{path} is not there: `file` of a method names the Python file that holds it")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError) as error:
+        raise InputError(f"{path} can't be imported: {error}") from error
+    for wanted in ("Options", "unlearn"):
+        if not hasattr(module, wanted):
+            raise InputError(
+                f"{path} has no `{wanted}`: a method has a dataclass `Options` and `unlearn(run, options)`"
+            )
+    return module
 
 
 def options(module: ModuleType, given: Mapping[str, object]) -> object:
-    """Make the method's Options from configuration values; an unknown key raises InputError with the known ones."""
+    """Make the method's Options from configuration values; those given win over those of the `preset` they name.
+
+    Raises InputError for an unknown key or preset, with the known ones.
+    """
+    name, given = module.__name__.rpartition(".")[2], dict(given)
+    presets = getattr(module, "PRESETS", {})
+    if (preset := given.pop("preset", None)) is not None:
+        if preset not in presets:
+            raise InputError(f"{name} has no preset {preset}; it has {', '.join(presets) or 'none'}")
+        given = {**presets[preset], **given}
     fields = {field.name for field in dataclasses.fields(module.Options)}
     if unknown := sorted(set(given) - fields):
-        raise InputError(
-            f"{module.__name__.rpartition('.')[2]} has no option {unknown[0]}; it has {', '.join(sorted(fields))}"
-        )
+        raise InputError(f"{name} has no option {unknown[0]}; it has {', '.join(sorted(fields))}")
     return module.Options(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+
+
+def write(unlearned: Unlearned, path: str | Path, provenance: Mapping) -> None:
+    """Write what a method returned to one safetensors file, tensor by tensor."""
+    if unlearned.adapter is not None:
+        task_vector.write_lora(path, unlearned.delta, unlearned.adapter, provenance)
+        return
+    shapes = getattr(unlearned.delta, "shapes", None) or {name: delta.shape for name, delta in unlearned.delta.items()}
+    task_vector.write(path, shapes, unlearned.delta.items(), provenance)

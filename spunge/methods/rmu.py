@@ -21,7 +21,7 @@ from safetensors import safe_open
 
 from spunge import models, safetensors_stream
 from spunge.errors import InputError
-from spunge.methods import Unlearned
+from spunge.methods import Run, Unlearned
 from spunge.progress import Progress
 from spunge.task_vector import BaseModel
 
@@ -248,19 +248,17 @@ def state_key(tokens: list[int]) -> str:
     return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:32]
 
 
-def frozen_states(
-    base: BaseModel, forget: list[str], retain: list[str], options: Options, device: str, path: str | os.PathLike
-) -> None:
+def frozen_states(run: Run, options: Options, path: str | os.PathLike) -> None:
     """Write what the frozen layers make of every text to a safetensors file, for all shards and seeds to use.
 
     For each text the first trained layer's input, for retain texts the frozen model's output at `layer_id` too, each of
     shape (length, hidden).
     """
-    model = LowerHalf(base, options, device)
-    tokenizer = models.load_tokenizer(base)
+    model = LowerHalf(run.base, options, run.device)
+    tokenizer = models.load_tokenizer(run.base)
     sources = (
-        Texts(forget, model, tokenizer, options.max_tokens_forget, options),
-        Texts(retain, model, tokenizer, options.max_tokens_retain, options),
+        Texts(run.forget, model, tokenizer, options.max_tokens_forget, options),
+        Texts(run.retain, model, tokenizer, options.max_tokens_retain, options),
     )
     kinds: dict[str, set[str]] = {}
     by_key = {}
@@ -291,38 +289,29 @@ def _compute_states(model: LowerHalf, keys: list[str], by_key: dict, kinds: dict
         progress.step(start + len(batch))
 
 
-def unlearn(
-    base: BaseModel,
-    forget: list[str],
-    retain: list[str],
-    options: Options,
-    seed: int,
-    device: str,
-    label: str = "rmu",
-    states: str | os.PathLike | None = None,
-) -> Unlearned:
-    """Run RMU on one shard from the base model and return the changed weights' differences (fp32, on the CPU).
+def unlearn(run: Run, options: Options) -> Unlearned:
+    """Run RMU on one shard from the base model and return the changed weights' differences.
 
-    `states` is a file that `frozen_states` wrote for these options and (at least) these texts.
     Raises InputError where the loss is no longer finite (naming step and learning rate), where the model lacks the
     layers or parameters that the options name, or where a text has no token that would enter the loss.
     """
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    model = LowerHalf(base, options, device)
-    tokenizer = models.load_tokenizer(base)
+    forget, retain, device = run.forget, run.retain, run.device
+    torch.manual_seed(run.seed)
+    generator = torch.Generator().manual_seed(run.seed)
+    model = LowerHalf(run.base, options, device)
+    tokenizer = models.load_tokenizer(run.base)
     batches = zip(
         schedule(len(forget), options.batch_size, options.steps, generator),
         schedule(len(retain), options.batch_size, options.steps, generator),
         strict=True,
     )
-    control_seed = seed if options.control_seed is None else options.control_seed
+    control_seed = run.seed if options.control_seed is None else options.control_seed
     control = control_vector(model.hidden_size, options.coefficient, control_seed).to(device)
     optimizer = torch.optim.AdamW(model.trained.values(), lr=options.learning_rate)
-    progress = Progress(label, options.steps)
+    progress = Progress(run.label, options.steps)
     every = math.ceil(options.steps / RECORDS)
     losses, stretch = [], []
-    with safe_open(states, "pt") if states else nullcontext() as stored:
+    with safe_open(run.states, "pt") if run.states else nullcontext() as stored:
         forget_texts = Texts(forget, model, tokenizer, options.max_tokens_forget, options, stored)
         retain_texts = Texts(retain, model, tokenizer, options.max_tokens_retain, options, stored)
 
@@ -338,7 +327,7 @@ def unlearn(
             loss = forget_loss + options.alpha * retain_loss
             if not torch.isfinite(loss):
                 raise InputError(
-                    f"the loss of {label} is {loss.item()} at step {step} of {options.steps} with learning rate "
+                    f"the loss of {run.label} is {loss.item()} at step {step} of {options.steps} with learning rate "
                     f"{options.learning_rate}: lower the learning rate, alpha or the coefficient"
                 )
             optimizer.zero_grad(set_to_none=True)

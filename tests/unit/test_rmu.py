@@ -32,7 +32,7 @@ def options(**changes):
 
 
 def unlearn(base, chosen=OPTIONS, forget=FORGET, retain=RETAIN, seed=0, **others):
-    return rmu.unlearn(base=base, forget=forget, retain=retain, options=chosen, seed=seed, device="cpu", **others)
+    return rmu.unlearn(methods.Run(base, forget, retain, seed, "cpu", **others), chosen)
 
 
 def plain_rmu(base, forget, retain, chosen, control, batches):
@@ -323,7 +323,7 @@ def test_states_computed_beforehand_change_nothing_but_the_time(tiny_base, tmp_p
         "forget": [*MANY, *FORGET, FORGET[0]],
         "retain": RETAIN,
     }  # more texts than one shard has, one of them twice
-    rmu.frozen_states(base=tiny_base, **texts, options=chosen, device="cpu", path=path)
+    rmu.frozen_states(methods.Run(base=tiny_base, **texts, seed=0, device="cpu"), chosen, path)
     stored, fresh = unlearn(tiny_base, chosen, states=path), unlearn(tiny_base, chosen)
     tolerance = {"float32": 1e-4, "bfloat16": 0.02}[dtype]
     for found, expected in zip(stored.losses, fresh.losses, strict=True):
