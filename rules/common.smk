@@ -37,6 +37,7 @@ BENCHMARKS = f"{RESULTS}/benchmarks"
 SEEDS = [str(seed) for seed in config["seeds"]]
 SPLITS = config["splits"]
 METHODS = config["methods"]
+TRAINED = [method for method in METHODS if "of" not in METHODS[method]]  # the others take the runs of one of these
 MERGES = config["merges"]
 EVALUATION_NAMES = list(config["evaluations"])
 FIGURE_NAMES = ["tradeoff", "attributes", "radar", "training", "merging"]
@@ -79,7 +80,7 @@ FIGURES = expand("{results}/figures/{figure}.{suffix}", results=RESULTS, figure=
 wildcard_constraints:
     partition=r"joint|attribute|random-seed\d+",
     split="joint|attribute|random",
-    method="|".join(METHODS),
+    method="|".join(TRAINED),
     merge="|".join(MERGES),
     part="[A-Za-z0-9_-]+",
     seed=r"\d+",
@@ -128,26 +129,26 @@ def described(method="", split="", part="", merge="", seed="all"):
     }
 
 
-def runs():
+def runs(methods=METHODS):
     """Every unlearning run of the grid: methods × splits × shards × seeds."""
     return [
         described(method, split, part, seed=seed) | {"part": part}
         for seed in SEEDS
-        for method in METHODS
+        for method in methods
         for split in SPLITS
         for part in parts(split)
     ]
 
 
-def merged():
+def merged(methods=METHODS):
     """Every merged candidate of the grid: methods × splits (but joint) × merges × seeds."""
     return [
         described(method, split, merge=merge, seed=seed)
         for seed in SEEDS
-        for method in METHODS
+        for method in methods
         for split in SPLITS
         if split != "joint"
-        for merge in MERGES
+        for merge in METHODS[method].get("merges", METHODS[METHODS[method].get("of", method)].get("merges", MERGES))
     ]
 
 
@@ -174,8 +175,13 @@ def candidate_task_vector(wildcards):
     if wildcards.candidate == "base":
         return []
     method, split, part, seed = candidate_parts(wildcards)
+    method = METHODS[method].get("of", method)
     kind = "merged" if part in MERGES and split != "joint" else "unlearned"
     return f"{RESULTS}/{kind}/{method}/{split}/{part}/seed{seed}/task_vector.safetensors"
+
+
+def candidate_scale(wildcards):
+    return 1.0 if wildcards.candidate == "base" else METHODS[candidate_parts(wildcards)[0]]["scale"]
 
 
 def shard(wildcards):
@@ -192,14 +198,17 @@ def shard_data(wildcards):
 def method_options(wildcards):
     """The method's options for one run; the joint run takes as many steps as all shards of a split together."""
     options = own_options(wildcards.method)
-    shards = len(forget_attributes()) if wildcards.split == "joint" else 1
-    return json.dumps({**options, "steps": options["steps"] * shards})
+    if wildcards.split == "joint" and "steps" in options:
+        options["steps"] *= len(forget_attributes())
+    return json.dumps(options)
 
 
 def own_options(method):
     """What the configuration says to the method itself, without the keys that are the workflow's."""
-    options = {key: value for key, value in METHODS[method].items() if key not in ("method", "keep_states")}
-    return {"dtype": config["model"]["dtype"], **options}
+    section = METHODS[method]
+    own = {key: value for key, value in section.items() if key not in configuration.OF_THE_WORKFLOW}
+    options = {"dtype": config["model"]["dtype"], **own}
+    return {**options, **section["options"]} if "file" in section and "options" in section else options
 
 
 def method_states(wildcards):
@@ -215,8 +224,24 @@ def method_like(wildcards):
 
 
 def method_file(wildcards):
-    """The file that holds the method, by its name in the configuration."""
-    return PROJECT / "spunge" / "methods" / f"{METHODS[wildcards.method].get('method', wildcards.method)}.py"
+    """The file that holds the method: one of ours by its name, or the user's."""
+    section = METHODS[wildcards.method]
+    return section.get("file") or PROJECT / "spunge" / "methods" / f"{section['method']}.py"
+
+
+def method_checkpoint(wildcards):
+    """The files of a ready-made checkpoint, so that a change in them is seen."""
+    if "checkpoint" not in METHODS[wildcards.method]:
+        return []
+    folder = METHODS[wildcards.method]["checkpoint"].format(**wildcards)
+    found = [str(path) for path in sorted(Path(folder).glob("*")) if path.suffix in (".safetensors", ".json")]
+    return found or folder
+
+
+def method_launcher(wildcards):
+    """What starts the method: python, or accelerate with its file, for several devices."""
+    settings = METHODS[wildcards.method].get("accelerate")
+    return f"accelerate launch --config_file {shlex.quote(settings)}" if settings else "python"
 
 
 def run_description(wildcards):
@@ -250,11 +275,11 @@ def all_rows(wildcards):
         *expand("{results}/comparisons/{evaluation}.csv", results=RESULTS, evaluation=EVALUATION_NAMES),
         *(
             f"{RESULTS}/unlearned/{run['method']}/{run['split']}/{run['part']}/seed{run['seed']}/training.csv"
-            for run in runs()
+            for run in runs(TRAINED)
         ),
         *(
             f"{RESULTS}/merged/{one['method']}/{one['split']}/{one['merge']}/seed{one['seed']}/diagnostics.csv"
-            for one in merged()
+            for one in merged(TRAINED)
         ),
     ]
 

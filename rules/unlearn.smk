@@ -52,6 +52,8 @@ rule unlearn:
         retain=RETAIN,
         states=method_states,
         like=method_like,
+        checkpoint=method_checkpoint,
+        accelerate=lambda wildcards: METHODS[wildcards.method].get("accelerate", []),
     output:
         task_vector=f"{RESULTS}/unlearned/{{method}}/{{split}}/{{part}}/seed{{seed}}/task_vector.safetensors",
         training=f"{RESULTS}/unlearned/{{method}}/{{split}}/{{part}}/seed{{seed}}/training.csv",
@@ -62,17 +64,18 @@ rule unlearn:
     conda:
         ENVS / "model.yaml"
     resources:
-        gpu=1,
+        gpu=lambda wildcards: METHODS[wildcards.method]["gpus"],
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         options=method_options,
         run=run_description,
+        launcher=method_launcher,
         topics=lambda wildcards: json.dumps(forget_attributes()),
     message:
         "Unlearn {wildcards.part} ({wildcards.split} split) with {wildcards.method}, seed {wildcards.seed}"
     shell:
-        "python {input.script} --method {input.method:q} --options {params.options:q} --run {params.run:q}"
+        "{params.launcher} {input.script} --method {input.method:q} --options {params.options:q} --run {params.run:q}"
         " --base {input.base:q} --forget {input.shard:q} --retain {input.retain:q} --states {input.states:q}"
         " --part {wildcards.part} --topics {params.topics:q} --like {input.like:q}"
         " --task-vector {output.task_vector:q} --training {output.training:q} 2>&1 | tee {log:q}"

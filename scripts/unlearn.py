@@ -31,42 +31,44 @@ def main(argv: list[str] | None = None) -> int:
         from spunge import methods, models, task_vector
         from spunge.datasets import tables
         from spunge.evaluation import description
-        from spunge.files import sha256, whole_file
+        from spunge.files import scratch_folder, sha256, whole_file
 
         method = methods.load(arguments.method)
         options = methods.options(method, arguments.options)
         forget = tables.read("forget", arguments.forget)
-        run = methods.Run(
-            base=task_vector.BaseModel.open(arguments.base.parent),
-            forget=forget["text"].tolist(),
-            retain=tables.read("retain", arguments.retain)["text"].tolist(),
-            seed=int(arguments.run["seed"]),
-            device=models.device(),
-            label=arguments.run["candidate"],
-            topics=forget["attribute"].tolist(),
-            all_topics=arguments.topics,
-            split=arguments.run["split"],
-            part=arguments.part,
-            forget_file=Path(arguments.forget),
-            retain_file=Path(arguments.retain),
-            states=arguments.states,
-            like=task_vector.read(arguments.like) if arguments.like else None,
-            scratch=Path(arguments.task_vector).parent / ".scratch",
-        )
-        unlearned = method.unlearn(run, options)
-        if unlearned is None:  # launched over several devices, one process of them writes
-            return
-        provenance = task_vector.make_provenance(
-            run.base,
-            method=arguments.method.stem,
-            options=dataclasses.asdict(options),
-            seed=run.seed,
-            run=run.label,
-            data={"forget": sha256(arguments.forget), "retain": sha256(arguments.retain)},
-        )
-        with whole_file(arguments.training) as temporary:
-            description.training(arguments.run, unlearned.losses).to_csv(temporary, index=False)
-        methods.write(unlearned, arguments.task_vector, provenance)
+        with scratch_folder(Path(arguments.task_vector).parent / ".scratch") as scratch:
+            run = methods.Run(
+                base=task_vector.BaseModel.open(arguments.base.parent),
+                forget=forget["text"].tolist(),
+                retain=tables.read("retain", arguments.retain)["text"].tolist(),
+                seed=int(arguments.run["seed"]),
+                device=models.device(),
+                label=arguments.run["candidate"],
+                topics=forget["attribute"].tolist(),
+                all_topics=arguments.topics,
+                split=arguments.run["split"],
+                part=arguments.part,
+                forget_file=Path(arguments.forget),
+                retain_file=Path(arguments.retain),
+                states=arguments.states,
+                like=task_vector.read(arguments.like) if arguments.like else None,
+                scratch=scratch,
+            )
+            unlearned = method.unlearn(run, options)
+            if unlearned is None:  # launched over several devices, one process of them writes
+                return
+            provenance = task_vector.make_provenance(
+                run.base,
+                method=arguments.method.stem,
+                method_sha256=sha256(arguments.method),
+                options=dataclasses.asdict(options),
+                seed=run.seed,
+                run=run.label,
+                data={"forget": sha256(arguments.forget), "retain": sha256(arguments.retain)},
+            )
+            with whole_file(arguments.training) as temporary:
+                description.training(arguments.run, unlearned.losses).to_csv(temporary, index=False)
+            methods.write(unlearned, arguments.task_vector, provenance)
 
     return errors.run(work)
 

@@ -10,6 +10,11 @@ from jsonschema.validators import extend
 
 from spunge.errors import InputError
 
+DOORS = ("method", "file", "command", "checkpoint", "of")
+
+# The keys of a method's section that its own Options don't have.
+OF_THE_WORKFLOW = ("method", "file", "of", "scale", "like", "merges", "accelerate", "gpus", "keep_states")
+
 # JSON counts 60.0 among the integers; Python does not.
 _Validator = extend(
     Draft202012Validator,
@@ -47,12 +52,41 @@ def fill_defaults(config: object, schema: Mapping) -> None:
 
 
 def _check_methods(config: Mapping, schema: Mapping) -> None:
+    """Check what the schema can't say of methods, and write down in each section which `method` it is."""
     known = schema["properties"]["methods"]["additionalProperties"]["properties"]["method"]["enum"]
     for name, section in config["methods"].items():
-        if section.get("method", name) not in known:
-            raise InputError(
-                f"configuration: methods.{name} is no known method; give it a key `method`: {', '.join(known)}"
-            )
+        at = f"configuration: methods.{name}"
+        doors = [door for door in DOORS if door in section]
+        if len(doors) > 1:
+            raise InputError(f"{at} has both `{doors[0]}` and `{doors[1]}`; it is one of {', '.join(DOORS)}")
+        if not doors and name not in known:
+            raise InputError(f"{at} is no known method; give it a key `method`: {', '.join(known)}")
+        door = doors[0] if doors else "method"
+        if door == "of":
+            _check_variant(config, name, section)
+            continue
+        section["method"] = section.get("method", name) if door == "method" else door
+        needs_steps = section["method"] not in ("random_vector", "command", "checkpoint")
+        if needs_steps and "steps" not in section:
+            raise InputError(f"{at} lacks the key `steps`")
+        if "options" in section and door not in ("file", "command"):
+            raise InputError(f"{at} has `options`, which are for a `file` or `command`; name its options themselves")
+        like = section.get("like")
+        if section["method"] == "random_vector" and like is None:
+            raise InputError(f"{at} lacks the key `like`: the method whose task vectors give the norms")
+        if like is not None and (like == name or "of" in config["methods"].get(like, {"of": None})):
+            raise InputError(f"{at}.like is {like!r}; it must be another method that is run here")
+        if unknown := [merge for merge in section.get("merges", []) if merge not in config["merges"]]:
+            raise InputError(f"{at}.merges names {unknown[0]}; `merges` has {', '.join(config['merges'])}")
+
+
+def _check_variant(config: Mapping, name: str, section: Mapping) -> None:
+    at, of = f"configuration: methods.{name}", section["of"]
+    if "of" in config["methods"].get(of, {"of": None}):
+        raise InputError(f"{at}.of is {of!r}; it must be another method that is run here")
+    # The last two are there by default.
+    if others := sorted(section.keys() - {"of", "scale", "merges", "gpus", "keep_states"}):
+        raise InputError(f"{at} takes the runs of {of}, so it has no `{others[0]}` of its own, only scale and merges")
 
 
 def _check_wheels(config: Mapping) -> None:

@@ -30,7 +30,7 @@ def scratch_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Yield an empty folder that is removed afterwards, with what a killed run may have left in it before."""
     path = Path(path)
     shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)  # several processes of one launch may come here
     try:
         yield path
     finally:

@@ -178,7 +178,8 @@ class LoraAdapter(TaskVector):
 class CheckpointMinusBase(TaskVector):
     """A whole Hugging Face checkpoint read as its difference from the base, for results of outside tools.
 
-    A tensor of the checkpoint that the base lacks raises InputError; parameters that are equal appear as zeros.
+    A checkpoint in another precision is compared with the base rounded to it, so that rounding is no change. A tensor
+    of the checkpoint that the base lacks raises InputError; parameters that are equal appear as zeros.
     """
 
     def __init__(self, folder: str | os.PathLike, base: BaseModel, provenance: Mapping | None = None):
@@ -199,7 +200,30 @@ class CheckpointMinusBase(TaskVector):
         return self._checkpoint.shapes
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self._checkpoint[name].float() - self._base[name].float()
+        checkpoint = self._checkpoint[name]
+        return checkpoint.float() - self._base[name].to(checkpoint.dtype).float()
+
+
+class Part(TaskVector):
+    """Some of the parameters of another task vector."""
+
+    def __init__(self, vector: TaskVector, names: Iterable[str]):
+        self._vector, self.provenance = vector, vector.provenance
+        self._shapes = {name: vector.shapes[name] for name in names}
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        return self._shapes
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self._shapes:
+            raise KeyError(name)
+        return self._vector[name]
+
+
+def without_zeros(vector: TaskVector) -> Part:
+    """Return the parameters of a task vector that are not all zero, reading each once."""
+    return Part(vector, [name for name, delta in vector.items() if delta.any()])
 
 
 class TensorFolder(Mapping[str, torch.Tensor]):

@@ -26,7 +26,7 @@ class Run:
     `topics` has the attribute of each forget text, `all_topics` those of the whole experiment in their configured
     order. `label` names the run in progress lines and errors. `split`, `part` and the Parquet files that the texts come
     from are there for other programs. `states` is what `frozen_states` wrote, `like` another method's task vector for
-    the same shard and seed; `scratch` is a path on the disk of the results where a folder may be made for the while.
+    the same shard and seed; `scratch` is an empty folder on the disk of the results, removed when the run is written.
     """
 
     base: task_vector.BaseModel
@@ -96,7 +96,8 @@ def load(method: str | Path) -> ModuleType:
 def options(module: ModuleType, given: Mapping[str, object]) -> object:
     """Make the method's Options from configuration values; those given win over those of the `preset` they name.
 
-    Raises InputError for an unknown key or preset, with the known ones.
+    `dtype`, which the workflow gives to all, is left out where a method has no such option. Raises InputError for an
+    unknown key or preset, with the known ones.
     """
     name, given = module.__name__.rpartition(".")[2], dict(given)
     presets = getattr(module, "PRESETS", {})
@@ -105,9 +106,16 @@ def options(module: ModuleType, given: Mapping[str, object]) -> object:
             raise InputError(f"{name} has no preset {preset}; it has {', '.join(presets) or 'none'}")
         given = {**presets[preset], **given}
     fields = {field.name for field in dataclasses.fields(module.Options)}
+    if "dtype" not in fields:
+        given.pop("dtype", None)
     if unknown := sorted(set(given) - fields):
         raise InputError(f"{name} has no option {unknown[0]}; it has {', '.join(sorted(fields))}")
-    return module.Options(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+    try:
+        return module.Options(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+        )
+    except TypeError as error:  # an option without a default was not given
+        raise InputError(f"the options of {name}: {error}") from error
 
 
 def write(unlearned: Unlearned, path: str | Path, provenance: Mapping) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from spunge import methods
+from spunge import configuration, methods
 from spunge.configuration import check, fill_defaults
 from spunge.errors import InputError
 from spunge.merging import driver
@@ -18,7 +18,8 @@ from spunge.merging import driver
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "schemas" / "config.schema.yaml").read_text(encoding="utf-8"))
 # What the workflow itself reads of a method's section, or puts into the method's options from elsewhere (model.dtype).
-OF_THE_WORKFLOW, FROM_ELSEWHERE = {"method", "keep_states"}, {"dtype"}
+OF_THE_WORKFLOW, FROM_ELSEWHERE = set(configuration.OF_THE_WORKFLOW), {"dtype"}
+DOORS = ["checkpoint", "command"]  # methods that are named by a key of theirs
 SMALLEST = {
     "experiment": "mine",
     "seeds": [0],
@@ -194,6 +195,37 @@ MISTAKES = {
         "fp8",
         "configuration: model.dtype is 'fp8'; it can be 'float32', 'bfloat16', 'float16'",
     ),
+    "two doors": (
+        ("methods", "mine"),
+        {"method": "rmu", "steps": 3, "command": "true"},
+        "configuration: methods.mine has both `method` and `command`; "
+        "it is one of method, file, command, checkpoint, of",
+    ),
+    "options of a known method": (
+        ("methods", "rmu", "options"),
+        {"alpha": 1},
+        "configuration: methods.rmu has `options`, which are for a `file` or `command`; name its options themselves",
+    ),
+    "like itself": (
+        ("methods", "rmu", "like"),
+        "rmu",
+        "configuration: methods.rmu.like is 'rmu'; it must be another method that is run here",
+    ),
+    "merge of a method unknown": (
+        ("methods", "rmu", "merges"),
+        ["tiez"],
+        "configuration: methods.rmu.merges names tiez; `merges` has ties",
+    ),
+    "variant of nothing": (
+        ("methods", "half"),
+        {"of": "rmv", "scale": 0.5},
+        "configuration: methods.half.of is 'rmv'; it must be another method that is run here",
+    ),
+    "variant with options": (
+        ("methods", "half"),
+        {"of": "rmu", "scale": 0.5, "alpha": 3},
+        "configuration: methods.half takes the runs of rmu, so it has no `alpha` of its own, only scale and merges",
+    ),
     "required key missing": (("model",), ..., "configuration lacks the key `model`"),
     "required key missing inside": (("data", "forget"), ..., "configuration: data lacks the key `forget`"),
     "steps missing": (("methods", "rmu", "steps"), ..., "configuration: methods.rmu lacks the key `steps`"),
@@ -269,6 +301,23 @@ def test_model_from_elsewhere_needs_no_wheel():
     check(config, SCHEMA)
 
 
+@pytest.mark.parametrize(
+    ("section", "method"),
+    [
+        ({"file": "mine.py", "steps": 3, "options": {"size": 1}}, "file"),
+        ({"command": "train {base}", "options": {"rate": 1}}, "command"),
+        ({"checkpoint": "made/{part}"}, "checkpoint"),
+        ({"method": "rmu", "steps": 3}, "rmu"),
+    ],
+)
+def test_every_door_is_a_method(section, method):
+    config = {**copy.deepcopy(SMALLEST), "methods": {"mine": section, "half": {"of": "mine", "scale": 0.5}}}
+    check(config, SCHEMA)
+    assert config["methods"]["mine"]["method"] == method
+    assert config["methods"]["mine"]["scale"] == 1.0
+    assert config["methods"]["half"] == {"of": "mine", "scale": 0.5, "gpus": 1, "keep_states": False}
+
+
 # Schema and code agree
 
 
@@ -281,12 +330,12 @@ def options_of_all_methods():
 
 
 def test_schema_knows_the_methods_and_their_options():
-    assert method_properties()["method"]["enum"] == methods.known()
+    assert {*method_properties()["method"]["enum"], *DOORS} == set(methods.known())
     options = set().union(*options_of_all_methods().values())
     assert set(method_properties()) - OF_THE_WORKFLOW == options - FROM_ELSEWHERE
 
 
-@pytest.mark.parametrize("name", methods.known())
+@pytest.mark.parametrize("name", [name for name in methods.known() if name not in DOORS])
 def test_default_options_of_a_method_pass_the_schema(name):
     made = methods.load(name).Options()
     values = {key: value for key, value in dataclasses.asdict(made).items() if key not in FROM_ELSEWHERE}
