@@ -40,7 +40,7 @@ METHODS = config["methods"]
 TRAINED = [method for method in METHODS if "of" not in METHODS[method]]  # the others take the runs of one of these
 MERGES = config["merges"]
 EVALUATION_NAMES = list(config["evaluations"])
-FIGURE_NAMES = ["tradeoff", "attributes", "radar", "training", "merging"]
+FIGURE_NAMES = ["tradeoff", "overview", "attributes", "radar", "training", "merging"]
 
 MODEL_SOURCE = "@".join(filter(None, [config["model"]["source"], config["model"]["file"], config["model"]["revision"]]))
 MODEL_NAME = names.slug(MODEL_SOURCE)

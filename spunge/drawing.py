@@ -1,5 +1,6 @@
 """What all figures share: sizes, type, interval bars, and files whose bytes depend on the data alone."""
 
+import math
 import os
 from contextlib import AbstractContextManager
 
@@ -57,6 +58,12 @@ def message(text: str) -> Figure:
         figure = Figure(figsize=(COLUMN, 1.2))
         figure.text(0.5, 0.5, text, ha="center", va="center", wrap=True, color="#555555")
     return figure
+
+
+def panels(count: int) -> tuple[int, int]:
+    """Return rows and columns for `count` panels of one column's width each: up to four stand side by side."""
+    columns = count if count <= 4 else 3
+    return math.ceil(count / columns), columns
 
 
 def vertical_interval(axes: Axes, x: float, estimate: Estimate, **line) -> None:

@@ -31,7 +31,23 @@ RETAIN_MINUS_FORGET = "retain minus forget"
 COMBINED = "all"
 
 # Names as papers write them; any other name of the configuration stands as it is.
-WRITTEN = {"rmu": "RMU", "tvn": "TVN", "ties": "TIES", "dare": "DARE", "negmerge": "NegMerge"}
+WRITTEN = {
+    "rmu": "RMU",
+    "tvn": "TVN",
+    "gradient_ascent": "gradient ascent",
+    "gradient_difference": "gradient difference",
+    "npo": "NPO",
+    "simnpo": "SimNPO",
+    "random_vector": "random vector",
+    "ties": "TIES",
+    "linear": "mean",
+    "task_arithmetic": "task arithmetic",
+    "dare": "DARE",
+    "dare_linear": "DARE-linear",
+    "dare_ties": "DARE-TIES",
+    "negmerge": "NegMerge",
+    "tsv": "TSV",
+}
 
 # Okabe and Ito's palette, which stays apart for colour-blind readers; the markers tell the same once more in print.
 COLOURS = {

@@ -34,8 +34,12 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     step = 2 * numpy.pi / len(attributes)
     angles = step * numpy.arange(len(attributes))
     with drawing.style():
-        figure = Figure(figsize=(drawing.COLUMN * len(panels), 3.6), layout="constrained")
-        grid = figure.subplots(1, len(panels), squeeze=False, subplot_kw={"projection": "polar"})[0]
+        height, width = drawing.panels(len(panels))
+        figure = Figure(figsize=(drawing.COLUMN * width, 3.0 * height + 0.6), layout="constrained")
+        whole_grid = figure.subplots(height, width, squeeze=False, subplot_kw={"projection": "polar"})
+        grid = whole_grid.flat[: len(panels)]
+        for axes in whole_grid.flat[len(panels) :]:
+            axes.set_axis_off()
         legend = {}
         top = numpy.nanmax(
             [estimate(accuracy, candidate, attribute).value for candidate in found for attribute in attributes]

@@ -22,8 +22,12 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     if not found or not panels:
         return drawing.message("This experiment measured no accuracy of an unlearned model.")
     with drawing.style():
-        figure = Figure(figsize=(drawing.COLUMN * len(panels), 3.7), layout="constrained")
-        grid = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
+        height, width = drawing.panels(len(panels))
+        figure = Figure(figsize=(drawing.COLUMN * width, 3.1 * height + 0.6), layout="constrained")
+        whole_grid = figure.subplots(height, width, squeeze=False, sharex=True, sharey=True)
+        grid = whole_grid.flat[: len(panels)]
+        for axes in whole_grid.flat[len(panels) :]:
+            axes.set_axis_off()
         legend = {}
         for method, axes in zip(panels, grid, strict=True):
             shown = [candidate for candidate in found if candidate.method in ("", method)]
@@ -74,7 +78,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             axes.set_title("↖ forgets, keeps the rest", loc="left", color="#555555", style="italic")
             if len(panels) > 1:
                 axes.set_title(written(method), loc="right", weight="bold")
-        grid[0].set_ylabel("mean accuracy, retain attributes")
+        for axes in whole_grid[:, 0]:
+            axes.set_ylabel("mean accuracy, retain attributes")
         figure.legend(
             legend.values(),
             legend.keys(),

@@ -12,7 +12,7 @@ from scripts import figure as figure_script
 from spunge import drawing, evaluations
 from spunge.errors import InputError
 
-FIGURES = ("tradeoff", "attributes", "radar", "training", "merging")
+FIGURES = ("tradeoff", "overview", "attributes", "radar", "training", "merging")
 GROUPS = tuple(f"group_{number}" for number in range(13))
 TABLES = {
     "the default experiment": example(),
@@ -20,6 +20,10 @@ TABLES = {
     "one forget attribute and nothing kept": example(forget=("Africa",), retain=(), seeds=("0",)),
     "thirteen attributes": example(forget=GROUPS, retain=("neutral",)),
     "two methods, two merges": example(methods=("rmu", "tvn"), merges=("ties", "dare")),
+    "six methods, seven merges": example(
+        methods=("rmu", "tvn", "gradient_ascent", "npo", "simnpo", "mine"),
+        merges=("ties", "linear", "task_arithmetic", "dare_linear", "dare_ties", "negmerge", "tsv"),
+    ),
     "no merge": example(merges=()),
     "odd names": example(forget=("../x", "$a_b & c%$", "Côte d'Ivoire", "_NA"), retain=("NA", "None")),
     "no rows at all": example().iloc[:0],
@@ -73,6 +77,28 @@ def test_tradeoff_draws_the_intervals_of_the_table():
 def test_tradeoff_has_one_panel_per_method():
     figure = draw("tradeoff", example(methods=("rmu", "tvn")))
     assert [axes.get_title(loc="right") for axes in figure.axes] == ["RMU", "TVN"]
+
+
+def test_overview_has_one_point_per_joint_run_and_merge():
+    table = example(methods=("rmu", "tvn"), merges=("ties", "linear"))
+    left, right = draw("overview", table).axes
+    combined = table[(table["seed"] == "all") & (table["method"] != "") & (table["shard"] == "")]
+    compared = combined[(combined["split"] == "joint") | (combined["merge"] != "")]
+    for axes, metric, attribute in ((left, "accuracy", "retain minus forget"), (right, "perplexity", "")):
+        rows = compared[(compared["metric"] == metric) & (compared["attribute"] == attribute)]
+        points = sorted(float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() not in ("", "None"))
+        assert len(points) == 2 * (1 + 2 * 2)
+        assert points == pytest.approx(sorted(rows["value"]))
+    assert {"RMU", "TVN", "joint", "attribute split, mean"} <= texts(left.figure)
+
+
+def test_overview_says_how_broken_a_broken_model_is():
+    table = example()
+    broken = (table["candidate"] == "rmu/joint") & (table["metric"] == "perplexity")
+    table.loc[broken, ["value", "low", "high"]] = [3e11, 1e11, 5e11]
+    right = draw("overview", table).axes[1]
+    assert "3e+11 \u2192" in texts(right.figure)
+    assert right.get_xlim()[1] < 1000
 
 
 def test_bars_are_the_accuracies_forget_attributes_first():
