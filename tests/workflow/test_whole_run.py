@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from workspace import FORGET, NAMES, RETAIN, Workspace, sentences
 
 METHODS = ["rmu", "rmu-strong"]
-FIGURES = ["tradeoff", "attributes", "radar", "training", "merging"]
+FIGURES = ["tradeoff", "overview", "attributes", "radar", "training", "merging"]
 COLUMNS = ["experiment", "candidate", "method", "split", "shard", "merge", "seed", "evaluation", "attribute", "metric"]
 COLUMNS += ["value", "low", "high", "n"]
 JOBS = {
