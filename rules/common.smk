@@ -207,8 +207,8 @@ def own_options(method):
     """What the configuration says to the method itself, without the keys that are the workflow's."""
     section = METHODS[method]
     own = {key: value for key, value in section.items() if key not in configuration.OF_THE_WORKFLOW}
-    options = {"dtype": config["model"]["dtype"], **own}
-    return {**options, **section["options"]} if "file" in section and "options" in section else options
+    of_a_file = own.pop("options", {}) if "file" in section else {}
+    return {"dtype": config["model"]["dtype"], **own, **of_a_file}
 
 
 def method_states(wildcards):

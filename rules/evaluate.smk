@@ -32,13 +32,14 @@ rule evaluate:
         options=lambda wildcards: json.dumps(config["evaluations"][wildcards.evaluation]),
         statistics=json.dumps(config["statistics"]),
         candidate=candidate_description,
+        scale=candidate_scale,
         dtype=config["model"]["dtype"],
     message:
         "Evaluate the {wildcards.evaluation} of {wildcards.candidate}"
     shell:
         "python {input.script} --evaluation {wildcards.evaluation} --options {params.options:q} --dtype {params.dtype}"
         " --statistics {params.statistics:q} --candidate {params.candidate:q} --base {input.base:q}"
-        " --task-vector {input.task_vector:q} --data {input.data:q} --attributes {input.attributes:q}"
+        " --task-vector {input.task_vector:q} --scale {params.scale} --data {input.data:q} --attributes {input.attributes:q}"
         " --scores {output.scores:q} --rows {output.rows:q} 2>&1 | tee {log:q}"
 
 

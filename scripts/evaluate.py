@@ -18,6 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
     parser.add_argument("--base", required=True, type=Path, help="manifest of the base model")
     parser.add_argument("--task-vector", nargs="?", help="the candidate's task vector; none for the base model")
+    parser.add_argument("--scale", type=float, default=1.0, help="the factor λ on the task vector")
     parser.add_argument("--data", required=True, help="questions or held-out prose, Parquet")
     parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
     parser.add_argument("--scores", required=True, help="scores per question or text, Parquet")
@@ -37,7 +38,9 @@ def main(argv: list[str] | None = None) -> int:
         table = {"knowledge": "questions", "fluency": "fluency"}[arguments.evaluation]
         data = tables.read(table, arguments.data)
         base = task_vector.BaseModel.open(arguments.base.parent)
-        change = task_vector.read(arguments.task_vector) if arguments.task_vector else None
+        change = None
+        if arguments.task_vector:
+            change = task_vector.Scaled(task_vector.read(arguments.task_vector), arguments.scale)
         model = models.load(base, getattr(torch, arguments.dtype), models.device(), change)
         evaluation = importlib.import_module(f"spunge.evaluation.{arguments.evaluation}")
         scores = evaluation.score(model, models.load_tokenizer(base), data, **arguments.options)

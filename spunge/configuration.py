@@ -66,7 +66,7 @@ def _check_methods(config: Mapping, schema: Mapping) -> None:
             _check_variant(config, name, section)
             continue
         section["method"] = section.get("method", name) if door == "method" else door
-        needs_steps = section["method"] not in ("random_vector", "command", "checkpoint")
+        needs_steps = section["method"] not in ("random_vector", "file", "command", "checkpoint")
         if needs_steps and "steps" not in section:
             raise InputError(f"{at} lacks the key `steps`")
         if "options" in section and door not in ("file", "command"):

@@ -1,0 +1,111 @@
+"""Methods from outside the project, in one run: a Python file, a program, ready checkpoints; and a variant of one."""
+
+import shlex
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from workspace import PROJECT
+
+from spunge import task_vector
+
+METHOD = '''
+"""Take a share of the weights of one layer away."""
+
+import dataclasses
+
+from spunge.methods import Unlearned
+from spunge.task_vector import TensorFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    share: float
+    layer: int = 1
+
+
+def unlearn(run, options):
+    name = f"model.layers.{options.layer}.mlp.down_proj.weight"
+    return Unlearned({name: -options.share * TensorFolder(run.base.folder)[name]}, [])
+'''
+DOWN = "model.layers.2.mlp.down_proj.weight"
+TRAINER = PROJECT / "examples" / "external-trainer" / "train.py"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, prepared):
+    workspace = prepared.copy(tmp_path_factory.mktemp("doors") / "workspace")
+    outside = tmp_path_factory.mktemp("elsewhere")
+    (outside / "shrink.py").write_text(METHOD)
+    model = AutoModelForCausalLM.from_pretrained(workspace / "model")
+    for number, part in enumerate(("all", "rivers", "dances")):
+        with torch.no_grad():
+            model.get_parameter(DOWN).mul_(0.9 - 0.1 * number)
+        model.save_pretrained(outside / f"ready-{part}")
+    trainer = f"{shlex.quote(sys.executable)} {shlex.quote(str(TRAINER))} --model {{base}} --forget {{forget}}"
+    trainer += " --retain {retain} --output {output} --steps {steps} --seed {seed} --learning-rate {rate}"
+    workspace.configure(
+        methods={
+            "shrink": {"file": str(outside / "shrink.py"), "options": {"share": 0.5}},
+            "shrink-less": {"of": "shrink", "scale": 0.5},
+            "trainer": {"command": trainer, "steps": 2, "options": {"rate": 0.001}},
+            "ready": {"checkpoint": str(outside / "ready-{part}")},
+        },
+        splits=["joint", "attribute"],
+        evaluations={"fluency": {}},
+    )
+    done = workspace.snakemake("results/tiny/evaluations.csv")
+    assert done.returncode == 0, done.stdout
+    return workspace, outside
+
+
+def test_every_door_ends_in_the_table(finished):
+    rows = pd.read_csv(finished[0].results / "evaluations.csv", keep_default_na=False)
+    perplexity = rows[(rows["evaluation"] == "fluency") & (rows["metric"] == "perplexity") & (rows["seed"] == "0")]
+    runs = ("joint", "attribute/rivers", "attribute/dances", "attribute/ties")
+    methods = ("shrink", "shrink-less", "trainer", "ready")
+    assert set(perplexity["candidate"]) == {f"{method}/{run}/seed0" for method in methods for run in runs}
+    trained = rows[rows["evaluation"] == "training"]
+    assert len(trained) == 0  # none of these tells its losses
+
+
+def test_what_the_doors_changed(finished):
+    workspace = finished[0]
+    unlearned = workspace.results / "unlearned"
+    original = AutoModelForCausalLM.from_pretrained(workspace / "model").state_dict()
+    vector = task_vector.read(unlearned / "shrink/joint/all/seed0/task_vector.safetensors")
+    name = "model.layers.1.mlp.down_proj.weight"
+    assert list(vector) == [name]
+    assert torch.equal(vector[name], -0.5 * original[name])
+    assert vector.provenance["method"] == "shrink"
+    assert vector.provenance["options"] == {"share": 0.5, "layer": 1}
+    vector = task_vector.read(unlearned / "ready/attribute/rivers/seed0/task_vector.safetensors")
+    assert list(vector) == [DOWN]
+    torch.testing.assert_close(vector[DOWN], (0.9 * 0.8 - 1) * original[DOWN], rtol=1e-4, atol=1e-6)
+    steps = [
+        task_vector.read(unlearned / f"trainer/{run}/seed0/task_vector.safetensors").provenance["options"]["steps"]
+        for run in ("joint/all", "attribute/rivers")
+    ]
+    assert steps == [4, 2]
+
+
+def test_a_variant_costs_no_training_and_is_the_scaled_vector(finished):
+    workspace, _ = finished
+    assert not (workspace.results / "unlearned/shrink-less").exists()
+    assert not (workspace.results / "merged/shrink-less").exists()
+    workspace.configure(
+        methods={
+            "shrink": {"file": str(finished[1] / "shrink.py"), "options": {"share": 0.25}},
+        },
+        experiment="quarter",
+        splits=["joint"],
+        evaluations={"fluency": {}},
+    )
+    done = workspace.snakemake("results/quarter/evaluations/shrink/joint/seed0/fluency.csv")
+    assert done.returncode == 0, done.stdout
+    value = pd.read_csv(workspace / "results/quarter/evaluations/shrink/joint/seed0/fluency.csv")["value"]
+    variant = pd.read_csv(workspace.results / "evaluations/shrink-less/joint/seed0/fluency.csv")["value"]
+    full = pd.read_csv(workspace.results / "evaluations/shrink/joint/seed0/fluency.csv")["value"]
+    assert variant.tolist() == value.tolist() != full.tolist()
