@@ -6,31 +6,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from spunge import merging
 from spunge.errors import InputError
-from spunge.merging import ties
+from spunge.merging.common import Block, Options, Shards
 from spunge.task_vector import TaskVector
-
-
-@dataclass(frozen=True)
-class Options:
-    """Settings of a TIES merge.
-
-    `density` is the share of entries that the trim keeps, by magnitude, over each `tensor` or over the whole `model`
-    (all of the model's parameters count, changed or not, as in the authors' code); `scale` is λ; `sign` elects by
-    `mass` or `count`.
-    """
-
-    density: float = 0.2
-    trim: str = "tensor"
-    sign: str = "mass"
-    scale: float = 1.0
-
-    def __post_init__(self):
-        if not 0 < self.density <= 1:
-            raise InputError(f"a merge's density is {self.density}; it is the share kept, above 0 and at most 1")
-        for key, value, allowed in (("trim", self.trim, ("tensor", "model")), ("sign", self.sign, ("mass", "count"))):
-            if value not in allowed:
-                raise InputError(f"a merge's {key} is {value}; it can be {' or '.join(allowed)}")
 
 
 @dataclass
@@ -47,19 +26,21 @@ class Diagnostics:
 
     def __post_init__(self):
         count = len(self.shards)
-        self.kept = torch.zeros(count, dtype=torch.int64)
-        self.changed = torch.zeros(count, dtype=torch.int64)
+        self.kept = torch.zeros(count, dtype=torch.float64)
+        self.changed = torch.zeros(count, dtype=torch.float64)
         self.products = torch.zeros(count, count, dtype=torch.float64)
 
-    def add(self, deltas: torch.Tensor, trimmed: torch.Tensor, merged: torch.Tensor) -> None:
-        """Count one parameter: `deltas` and `trimmed` of shape (shards, entries), `merged` (entries,)."""
-        self.kept += (trimmed != 0).sum(dim=1)
-        self.changed += (deltas != 0).sum(dim=1)
-        self.products += (deltas @ deltas.T).double()
-        positive, negative = (trimmed > 0).sum(dim=0), (trimmed < 0).sum(dim=0)
-        self.shared += int((positive + negative >= 2).sum())
-        self.conflicting += int(((positive > 0) & (negative > 0)).sum())
-        self.merged_squares += float(merged.square().sum(dtype=torch.float64))
+    def add(self, block: Block) -> None:
+        """Count some entries of one parameter; the numbers of entries, summed as floats, are exact."""
+        signs = block.voting.sign()
+        balance = signs.sum(dim=0).abs_()
+        voters = signs.abs_().sum(dim=0)
+        self.shared += int(torch.count_nonzero(voters > 1))
+        self.conflicting += int(torch.count_nonzero(balance != voters))
+        self.changed += signs.sum(dim=1) if block.deltas is block.voting else _nonzero(block.deltas)
+        self.kept += signs.sum(dim=1) if block.kept is block.voting else _nonzero(block.kept)
+        self.products += block.deltas @ block.deltas.T
+        self.merged_squares += float(block.merged.dot(block.merged))
 
     def rows(self) -> list[dict]:
         """Return tidy rows (shard, attribute, metric, value), as docs/evaluations.md describes them."""
@@ -100,26 +81,30 @@ def common_layout(vectors: Mapping[str, TaskVector]) -> dict[str, torch.Size]:
 
 
 def merge(
-    vectors: Mapping[str, TaskVector], options: Options, diagnostics: Diagnostics
+    vectors: Mapping[str, TaskVector], kind: str, options: Options, diagnostics: Diagnostics, seed: int = 0
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the merged task vector, parameter by parameter in the order of `common_layout`.
 
     At any time one parameter of every shard is in memory. A parameter that a vector does not change counts as zero.
+    `options` are those of the kind; random merges draw by `seed`.
     """
-    layout = common_layout(vectors)
-    thresholds = [_model_threshold(vector, options) for vector in vectors.values()] if options.trim == "model" else None
-    for name, shape in layout.items():
-        deltas = torch.stack([vector[name] if name in vector else torch.zeros(shape) for vector in vectors.values()])
-        limits = thresholds or [
-            ties.magnitude_threshold(lambda delta=delta: [delta], int(options.density * delta.numel()))
-            for delta in deltas
-        ]
-        trimmed = torch.stack([ties.trim(delta, limit) for delta, limit in zip(deltas, limits, strict=True)])
-        merged = ties.merge(trimmed, options.scale, options.sign)
-        diagnostics.add(deltas.flatten(1), trimmed.flatten(1), merged.flatten())
-        yield name, merged
+    shards = Shards(vectors, common_layout(vectors), seed)
+    if options.weights is not None and len(options.weights) != len(vectors):
+        raise InputError(f"a merge has {len(options.weights)} weights for {len(vectors)} shards; give one for each")
+    merge_parameter = merging.load(kind).prepare(shards, options)
+
+    def merged(name: str) -> torch.Tensor:  # a function, so that the shards' tensors are freed before the next are read
+        whole = torch.empty(shards.layout[name])
+        done = 0
+        for block in merge_parameter(name, shards.read(name)):
+            whole.view(-1)[done : done + len(block.merged)] = block.merged
+            done += len(block.merged)
+            diagnostics.add(block)
+        return whole
+
+    for name in shards.layout:
+        yield name, merged(name)
 
 
-def _model_threshold(vector: TaskVector, options: Options) -> float:
-    k = int(options.density * vector.provenance["base_parameters"])
-    return ties.magnitude_threshold(lambda: (vector[name] for name in vector), k)
+def _nonzero(entries: torch.Tensor) -> torch.Tensor:
+    return entries.sign().abs_().sum(dim=1)

@@ -1,72 +1,72 @@
-"""TIES as pure functions on tensors: trim, elect a sign, disjoint mean (Yadav et al. 2023, arXiv 2306.01708)."""
+"""TIES: trim, elect a sign, disjoint mean (Yadav et al. 2023, arXiv 2306.01708)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 
-_HALF = 16
-_BINS = 1 << _HALF
+from spunge.merging import common, consensus, sparsify
+from spunge.task_vector import TaskVector
 
 
-def magnitude_threshold(tensors: Callable[[], Iterable[torch.Tensor]], k: int) -> float:
-    """Return the k-th largest magnitude over all entries of fp32 tensors of any shape, exactly, one tensor at a time.
+@dataclass(frozen=True)
+class Options(common.Options):
+    """Settings of a TIES merge.
 
-    The bits of a non-negative fp32 number, read as an integer, sort as the number does; so one pass counts the upper 16
-    bits, a second pass the lower 16 bits of the bin in which the k-th lies. `tensors` is called once a pass. A `k`
-    below 1 gives infinity (nothing is that large), one that reaches the number of entries gives 0.
+    `density` is the share of entries that the trim keeps, by magnitude, over each `tensor` or over the whole `model`
+    (all of the model's parameters count, changed or not, as in the authors' code); `sign` elects by `mass` or `count`;
+    a sum of exactly 0 elects + (`zero_sum: positive`) or what the elections of the whole model elect more often
+    (`majority`, the authors' code; + where both are as many).
     """
-    if k < 1:
-        return float("inf")
-    upper = torch.zeros(_BINS, dtype=torch.int64)
-    for tensor in tensors():
-        upper += torch.bincount(_magnitude_bits(tensor) >> _HALF, minlength=_BINS).cpu()
-    if k >= int(upper.sum()):
-        return 0.0
-    upper_bin, above = _kth_bin(upper, k)
-    lower = torch.zeros(_BINS, dtype=torch.int64)
-    for tensor in tensors():
-        bits = _magnitude_bits(tensor)
-        lower += torch.bincount(bits[bits >> _HALF == upper_bin] & (_BINS - 1), minlength=_BINS).cpu()
-    lower_bin, _ = _kth_bin(lower, k - above)
-    return torch.tensor(upper_bin << _HALF | lower_bin, dtype=torch.int32).view(torch.float32).item()
+
+    density: float = 0.2
+    trim: str = "tensor"
+    sign: str = "mass"
+    zero_sum: str = "positive"
+
+    def __post_init__(self):
+        super().__post_init__()
+        common.check_density(self.density)
+        common.check_choice("trim", self.trim, ("tensor", "model"))
+        common.check_choice("sign", self.sign, ("mass", "count"))
+        common.check_choice("zero_sum", self.zero_sum, ("positive", "majority"))
 
 
-def _magnitude_bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().float().abs().flatten().view(torch.int32)
+def prepare(shards: common.Shards, options: Options) -> Callable[[str, list[torch.Tensor]], Iterator[common.Block]]:
+    """Return the merge of one parameter.
 
-
-def _kth_bin(counts: torch.Tensor, k: int) -> tuple[int, int]:
-    """Return the bin that holds the k-th entry counted from the top, and how many entries lie in the bins above it."""
-    from_top = counts.flip(0).cumsum(0)
-    position = int(torch.searchsorted(from_top, k))
-    above = int(from_top[position - 1]) if position else 0
-    return len(counts) - 1 - position, above
-
-
-def trim(tensor: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Set the entries of a tensor of any shape whose magnitude is below `threshold` to zero (TIES, step 1)."""
-    return torch.where(tensor.abs() >= threshold, tensor, 0.0)
-
-
-def elect_sign(trimmed: torch.Tensor, by: str = "mass") -> torch.Tensor:
-    """Elect one sign per parameter (TIES, step 2): shape (shards, …) to (…), entries +1 or -1.
-
-    `mass` takes the sign of the sum of the trimmed values, as the paper; `count` that of the number of positive less
-    the number of negative ones. A tie counts as +, as in PEFT and mergekit.
+    `trim: model` and `zero_sum: majority` each need passes over all task vectors before the first parameter is merged.
     """
-    total = {"mass": lambda: trimmed.sum(dim=0), "count": lambda: trimmed.sign().sum(dim=0)}[by]()
-    return torch.where(total >= 0, 1.0, -1.0)
+    weights = common.column(options.weights)
+    limits = {}
+    if options.trim == "model":
+        found = [_model_threshold(vector, options.density) for vector in shards.vectors.values()]
+        limits = dict.fromkeys(shards.layout, found)
+
+    def trimmed(name: str, deltas: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        if name not in limits:
+            limits[name] = [sparsify.kth_magnitude(one, int(options.density * one.numel())) for one in deltas]
+        for block in common.blocks(deltas):
+            kept = [sparsify.trim(entries, limit) for entries, limit in zip(block, limits[name], strict=True)]
+            yield block, torch.stack(kept) if any(limits[name]) else block
+
+    def majority() -> float:
+        balance = 0
+        for name in shards.layout:
+            for _, kept in trimmed(name, shards.read(name)):
+                balance += int(consensus.election(consensus.weigh(kept, weights), options.sign).sign_().sum())
+        return -1.0 if balance < 0 else 1.0
+
+    zero = majority() if options.zero_sum == "majority" else 1.0
+
+    def merge_parameter(name: str, deltas: list[torch.Tensor]) -> Iterator[common.Block]:
+        for block, kept in trimmed(name, deltas):
+            merged = consensus.ties(kept, weights, options.sign, zero).mul_(options.scale)
+            yield common.Block(block, kept, kept, merged)
+
+    return merge_parameter
 
 
-def disjoint_mean(trimmed: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
-    """Average, per parameter, the non-zero entries that agree with the elected sign (TIES, step 3); none gives 0.
-
-    `trimmed` has shape (shards, …), `sign` and the result (…).
-    """
-    agreeing = trimmed * sign > 0
-    return torch.where(agreeing, trimmed, 0.0).sum(dim=0) / agreeing.sum(dim=0).clamp(min=1)
-
-
-def merge(trimmed: torch.Tensor, scale: float, sign: str = "mass") -> torch.Tensor:
-    """Merge trimmed task vectors (shards, …) into one of shape (…): scale · disjoint mean of the elected sign."""
-    return scale * disjoint_mean(trimmed, elect_sign(trimmed, sign))
+def _model_threshold(vector: TaskVector, density: float) -> float:
+    k = int(density * vector.provenance["base_parameters"])
+    return sparsify.kth_magnitude_of_all(lambda: (vector[name] for name in vector), k)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from spunge import task_vector
+from spunge import merging, task_vector
 from spunge.errors import InputError
 from spunge.merging import driver
 
@@ -31,13 +31,14 @@ def vector(tmp_path):
     return write
 
 
-def merged(vectors, **options):
-    return dict(driver.merge(vectors, driver.Options(**options), driver.Diagnostics(list(vectors))))
-
-
-def diagnosed(vectors, **options):
+def merged(vectors, kind="ties", seed=0, **options):
     diagnostics = driver.Diagnostics(list(vectors))
-    list(driver.merge(vectors, driver.Options(**options), diagnostics))
+    return dict(driver.merge(vectors, kind, merging.options(kind, options), diagnostics, seed))
+
+
+def diagnosed(vectors, kind="ties", **options):
+    diagnostics = driver.Diagnostics(list(vectors))
+    list(driver.merge(vectors, kind, merging.options(kind, options), diagnostics))
     rows = diagnostics.rows()
     assert all(set(row) == {"shard", "attribute", "metric", "value"} for row in rows)
     found = {(row["shard"], row["attribute"], row["metric"]): row["value"] for row in rows}
@@ -198,8 +199,11 @@ def test_different_shapes_are_refused(vector):
         ({"density": 1.5}, "density is 1.5"),
         ({"trim": "layer"}, "trim is layer; it can be tensor or model"),
         ({"sign": "vote"}, "sign is vote; it can be mass or count"),
+        ({"zero_sum": "negative"}, "zero_sum is negative; it can be positive or majority"),
+        ({"weights": [1.0, 0.0]}, "weights hold 0.0; a weight is a number above 0"),
+        ({"normalize": True}, "ties has no option normalize; it has density, scale, sign, trim, weights, zero_sum"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        driver.Options(**options)
+        merging.options("ties", options)
