@@ -68,6 +68,6 @@ clean:
 	$(PIP) --requirement requirements.txt
 	@touch $@
 
-.venv/installed-test: .venv/installed requirements-test.txt
-	$(PIP) --requirement requirements-test.txt
+.venv/installed-test: .venv/installed requirements-test.txt requirements-mergekit.txt
+	$(PIP) --requirement requirements-test.txt --requirement requirements-mergekit.txt
 	@touch $@

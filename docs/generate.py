@@ -4,12 +4,17 @@ python docs/generate.py
 """
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+
+from spunge import merging  # noqa: E402
+from spunge.configuration import declared_options  # noqa: E402
 
 HEAD = """\
 <!-- Written by `python docs/generate.py` from schemas/config.schema.yaml and the code; change those. -->
@@ -45,14 +50,13 @@ def configuration() -> str:
     text = f"{HEAD}\n| key | type | default | meaning |\n|---|---|---|---|\n{keys}\n"
     for kind, column, paths in (
         ("methods", "method", sorted((PROJECT / "spunge" / "methods").glob("*.py"))),
-        ("merges", "merge", [PROJECT / "spunge" / "merging" / "driver.py"]),
+        ("merges", "merge", [PROJECT / "spunge" / "merging" / f"{kind}.py" for kind in merging.KINDS]),
         ("data sets", "data set", sorted((PROJECT / "spunge" / "datasets").glob("*.py"))),
     ):
-        name = {"merges": "TIES"}.get(kind)
         rows = [
-            f"| `{name or path.stem}` | `{option}` | {code(type_)} | {code(default)} |"
+            f"| `{path.stem}` | `{option}` | {code(type_)} | {code(short(default))} |"
             for path in paths
-            for option, type_, default in options(path)
+            for option, (type_, default) in declared_options(path).items()
         ]
         text += OPTIONS.format(kind=kind, column=column, rows="\n".join(rows))
     return text
@@ -105,24 +109,6 @@ def kind(described: dict) -> str:
     limits = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     bounds = ", ".join(f"{sign} {described[key]}" for key, sign in limits.items() if key in described)
     return f"{text} {bounds}".rstrip()
-
-
-def options(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield name, type and default of each field of a module's `Options`, as its source says; nothing is executed."""
-    tree = ast.parse(path.read_text())
-    constants = {
-        node.targets[0].id: node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-    }
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == "Options":
-            for field in node.body:
-                if isinstance(field, ast.AnnAssign):
-                    value = field.value
-                    if isinstance(value, ast.Name) and value.id in constants:
-                        value = constants[value.id]
-                    yield field.target.id, ast.unparse(field.annotation), short(value)
 
 
 def short(value: ast.expr | None) -> str:

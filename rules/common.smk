@@ -248,6 +248,19 @@ def run_description(wildcards):
     return json.dumps(described(wildcards.method, wildcards.split, wildcards.part, seed=wildcards.seed))
 
 
+def merge_file(wildcards):
+    """The file that holds the merge, by its kind in the configuration."""
+    return PROJECT / "spunge" / "merging" / f"{MERGES[wildcards.merge].get('merge', wildcards.merge)}.py"
+
+
+def merge_options(wildcards):
+    """The merge's options; weights as a list, one for each attribute (and for each part of the random split)."""
+    options = {key: value for key, value in MERGES[wildcards.merge].items() if key != "merge"}
+    if "weights" in options:
+        options["weights"] = configuration.shard_weights(wildcards.merge, options["weights"], forget_attributes())
+    return json.dumps(options)
+
+
 def merge_description(wildcards):
     return json.dumps(described(wildcards.method, wildcards.split, merge=wildcards.merge, seed=wildcards.seed))
 

@@ -4,11 +4,15 @@ rule merge:
         library=library(
             "task_vector",
             "safetensors_stream",
+            "merging/__init__",
             "merging/driver",
-            "merging/ties",
+            "merging/common",
+            "merging/consensus",
+            "merging/sparsify",
             "evaluation/description",
             "evaluation/statistics",
         ),
+        merge=merge_file,
         task_vectors=shard_task_vectors,
     output:
         task_vector=f"{RESULTS}/merged/{{method}}/{{split}}/{{merge}}/seed{{seed}}/task_vector.safetensors",
@@ -23,12 +27,12 @@ rule merge:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        options=lambda wildcards: json.dumps(MERGES[wildcards.merge]),
+        options=merge_options,
         shards=lambda wildcards: json.dumps(list(parts(wildcards.split).values())),
         candidate=merge_description,
     message:
         "Merge the {wildcards.split} shards of {wildcards.method} with {wildcards.merge}, seed {wildcards.seed}"
     shell:
-        "python {input.script} --options {params.options:q} --shards {params.shards:q} --candidate {params.candidate:q}"
-        " --task-vectors {input.task_vectors:q} --output {output.task_vector:q}"
-        " --diagnostics {output.diagnostics:q} 2>&1 | tee {log:q}"
+        "python {input.script} --merge {input.merge:q} --options {params.options:q} --shards {params.shards:q}"
+        " --candidate {params.candidate:q} --task-vectors {input.task_vectors:q}"
+        " --output {output.task_vector:q} --diagnostics {output.diagnostics:q} 2>&1 | tee {log:q}"

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from spunge import errors
 
@@ -10,7 +11,8 @@ from spunge import errors
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and merge; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--options", required=True, type=json.loads, help="the merge's options, JSON")
+    parser.add_argument("--merge", required=True, type=Path, help="the merge's Python file")
+    parser.add_argument("--options", required=True, type=json.loads, help="its options, JSON; weights as a list")
     parser.add_argument("--shards", required=True, type=json.loads, help="the shards' names, JSON list")
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
     parser.add_argument("--task-vectors", required=True, nargs="+", help="one for each shard, in the same order")
@@ -19,21 +21,25 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        from spunge import task_vector
+        from spunge import merging, task_vector
         from spunge.evaluation import description
         from spunge.files import sha256, whole_file
         from spunge.merging import driver
 
+        kind, seed = arguments.merge.stem, int(arguments.candidate["seed"])
+        options = merging.options(kind, arguments.options)
         paths = dict(zip(arguments.shards, arguments.task_vectors, strict=True))
         vectors = {shard: task_vector.read(path) for shard, path in paths.items()}
         diagnostics = driver.Diagnostics(arguments.shards)
         first = next(iter(vectors.values())).provenance
         provenance = {key: first[key] for key in ("base", "base_source", "base_parameters", "versions", "commit")} | {
             "candidate": arguments.candidate["candidate"],
-            "merge": arguments.options,
+            "merge": kind,
+            "options": arguments.options,
+            "seed": seed,
             "shards": {shard: sha256(path) for shard, path in paths.items()},
         }
-        merged = driver.merge(vectors, driver.Options(**arguments.options), diagnostics)
+        merged = driver.merge(vectors, kind, options, diagnostics, seed)
         task_vector.write(arguments.output, driver.common_layout(vectors), merged, provenance)
         with whole_file(arguments.diagnostics) as temporary:
             description.merge(arguments.candidate, diagnostics.rows()).to_csv(temporary, index=False)

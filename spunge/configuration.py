@@ -1,14 +1,18 @@
 """Check a configuration against its schema, and say what is wrong with it in one sentence."""
 
+import ast
 import copy
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 from jsonschema.validators import extend
 
 from spunge.errors import InputError
+
+PACKAGE = Path(__file__).parent
 
 DOORS = ("method", "file", "command", "checkpoint", "of")
 
@@ -34,6 +38,7 @@ def check(config: dict, schema: Mapping) -> None:
     if error is not None:
         raise InputError(_sentence(error))
     _check_methods(config, schema)
+    _check_merges(config, schema)
     _check_wheels(config)
 
 
@@ -87,6 +92,68 @@ def _check_variant(config: Mapping, name: str, section: Mapping) -> None:
     # The last two are there by default.
     if others := sorted(section.keys() - {"of", "scale", "merges", "gpus", "keep_states"}):
         raise InputError(f"{at} takes the runs of {of}, so it has no `{others[0]}` of its own, only scale and merges")
+
+
+def _check_merges(config: Mapping, schema: Mapping) -> None:
+    known = schema["properties"]["merges"]["additionalProperties"]["properties"]["merge"]["enum"]
+    for name, section in config["merges"].items():
+        kind = section.get("merge", name)
+        if kind not in known:
+            raise InputError(
+                f"configuration: merges.{name} is no known merge; give it a key `merge`: {', '.join(known)}"
+            )
+        options = sorted(declared_options(PACKAGE / "merging" / f"{kind}.py"))
+        if foreign := sorted(section.keys() - {"merge", *options}):
+            raise InputError(
+                f"configuration: merges.{name} has the option `{foreign[0]}`, which {kind} has not; "
+                f"it has {', '.join(options)}"
+            )
+        if config["data"]["forget"] != "all":
+            shard_weights(name, section.get("weights", {}), config["data"]["forget"])
+
+
+def shard_weights(merge: str, weights: Mapping[str, float], attributes: list[str]) -> list[float]:
+    """Return a merge's weight for each attribute, 1 where it names none.
+
+    The parts of the random split take them in the same order, since each has the size of one attribute's shard. A name
+    that is no attribute raises InputError.
+    """
+    if unknown := sorted(weights.keys() - set(attributes)):
+        raise InputError(
+            f"configuration: merges.{merge}.weights names {unknown[0]}, which is not among the attributes to forget: "
+            f"{', '.join(attributes)}"
+        )
+    return [weights.get(attribute, 1) for attribute in attributes]
+
+
+def declared_options(path: Path) -> dict[str, tuple[str, ast.expr | None]]:
+    """Return the fields of a module's `Options` as its source says: name → (type, default, None where it has none).
+
+    Fields of a base class that is imported from a module of the project (`class Options(training.Options)`) come
+    first. A default that is a constant of the module is that constant's value. Nothing is executed, so this needs
+    none of the packages that the module imports.
+    """
+    tree = ast.parse(path.read_text())
+    constants, modules = {}, {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            constants[node.targets[0].id] = node.value
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == PACKAGE.name:
+            folder = PACKAGE.parent.joinpath(*node.module.split("."))
+            modules |= {alias.asname or alias.name: folder / f"{alias.name}.py" for alias in node.names}
+    declared = {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == "Options":
+            for base in node.bases:
+                if isinstance(base, ast.Attribute) and isinstance(base.value, ast.Name) and base.value.id in modules:
+                    declared |= declared_options(modules[base.value.id])
+            for field in node.body:
+                if isinstance(field, ast.AnnAssign):
+                    value = field.value
+                    if isinstance(value, ast.Name):
+                        value = constants.get(value.id, value)
+                    declared[field.target.id] = (ast.unparse(field.annotation), value)
+    return declared
 
 
 def _check_wheels(config: Mapping) -> None:

@@ -34,13 +34,11 @@ def elect_sign(weighted: torch.Tensor, by: str = "mass", zero: float = 1.0) -> t
     return sign.add_((1 - sign.abs()).mul_(zero))
 
 
-def disjoint_mean(
-    weighted: torch.Tensor, sign: torch.Tensor, weights: torch.Tensor | None = None
-) -> torch.Tensor:
+def disjoint_mean(weighted: torch.Tensor, sign: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
     """Average, per parameter, the non-zero entries that agree with the elected sign (step 3); none gives 0.
 
-    `weighted` are entries times weights; the divisor is the sum of the agreeing shards' weights, as in mergekit (without
-    weights their number).
+    `weighted` are entries times weights; the divisor is the sum of the agreeing shards' weights, as in mergekit, or
+    their number where there are no weights.
     """
     agreeing = (weighted * sign).relu_()
     total = agreeing.sum(dim=0)

@@ -58,7 +58,7 @@ def prepare(shards: common.Shards, options: Options) -> Callable[[str, list[torc
 
     def merge_parameter(name: str, deltas: list[torch.Tensor]) -> Iterator[common.Block]:
         if deltas[0].dim() == 2:
-            whole = merge(deltas, options.weights).mul_(options.scale).flatten().split(common.BLOCK)
+            whole = common.pieces(merge(deltas, options.weights).mul_(options.scale), len(deltas))
         else:
             whole = (consensus.linear(block, weights).mul_(options.scale) for block in common.blocks(deltas))
         for block, merged in zip(common.blocks(deltas), whole, strict=True):

@@ -10,10 +10,9 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from spunge import configuration, methods
-from spunge.configuration import check, fill_defaults
+from spunge import configuration, merging, methods
+from spunge.configuration import check, declared_options, fill_defaults, shard_weights
 from spunge.errors import InputError
-from spunge.merging import driver
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "schemas" / "config.schema.yaml").read_text(encoding="utf-8"))
@@ -190,6 +189,12 @@ MISTAKES = {
         "layer",
         "configuration: merges.ties.trim is 'layer'; it can be 'tensor', 'model'",
     ),
+    "unknown merge": (
+        ("merges", "ties", "merge"),
+        "tied",
+        "configuration: merges.ties.merge is 'tied'; it can be "
+        "'dare_linear', 'dare_ties', 'linear', 'negmerge', 'ties', 'tsv'",
+    ),
     "unknown precision": (
         ("model", "dtype"),
         "fp8",
@@ -250,6 +255,7 @@ def test_mistake_is_told_in_one_sentence(path, value, expected):
         (("methods", "rmu", "trained_layers"), []),
         (("merges", "ties", "density"), 0),
         (("merges", "ties", "density"), 1.01),
+        (("merges", "ties", "weights"), {"Africa": 0}),
         (("data", "forget"), []),
         (("data", "forget"), "Africa"),
         (("data", "minimum_texts"), 0),
@@ -346,15 +352,77 @@ def test_default_options_of_a_method_pass_the_schema(name):
         assert key in OF_THE_WORKFLOW or value == values[key]  # a default of the schema is the code's default
 
 
-def test_schema_knows_the_merge_options_with_the_same_choices_and_defaults():
-    described = SCHEMA["properties"]["merges"]["additionalProperties"]["properties"]
-    assert set(described) == {field.name for field in dataclasses.fields(driver.Options)}
-    defaults = dataclasses.asdict(driver.Options())
-    check({**SMALLEST, "merges": {"x": defaults}}, SCHEMA)
-    for key, one in described.items():
-        assert one.get("default", defaults[key]) == defaults[key]
-        for choice in one.get("enum", []):
-            driver.Options(**{key: choice})
+def merge_properties():
+    return SCHEMA["properties"]["merges"]["additionalProperties"]["properties"]
+
+
+def test_schema_knows_the_merges_and_their_options_with_the_same_choices():
+    assert tuple(merge_properties()["merge"]["enum"]) == merging.KINDS
+    fields = {kind: {field.name for field in dataclasses.fields(merging.load(kind).Options)} for kind in merging.KINDS}
+    assert set(merge_properties()) - {"merge"} == set().union(*fields.values())
+    for key, one in merge_properties().items():
+        for choice in one.get("enum", []) if key != "merge" else []:
+            for kind in merging.KINDS:
+                if key in fields[kind]:
+                    merging.options(kind, {key: choice})
+
+
+@pytest.mark.parametrize("kind", merging.KINDS)
+def test_default_options_of_a_merge_pass_the_schema(kind):
+    defaults = {key: value for key, value in dataclasses.asdict(merging.options(kind, {})).items() if key != "weights"}
+    check({**copy.deepcopy(SMALLEST), "merges": {"x": {"merge": kind, **defaults}}}, SCHEMA)
+    check({**copy.deepcopy(SMALLEST), "merges": {kind: defaults}}, SCHEMA)
+
+
+def test_merges_in_the_folder_are_those_known():
+    helpers = {"__init__", "common", "consensus", "driver", "sparsify"}
+    assert {path.stem for path in (ROOT / "spunge" / "merging").glob("*.py")} - helpers == set(merging.KINDS)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(ROOT / "spunge" / "merging" / f"{kind}.py" for kind in merging.KINDS),
+        *(ROOT / "spunge" / "methods" / f"{name}.py" for name in methods.known()),
+    ],
+    ids=lambda path: path.stem,
+)
+def test_declared_options_are_the_fields_of_the_dataclass(path):
+    import ast
+    import importlib
+
+    module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    declared = declared_options(path)
+    assert list(declared) == [field.name for field in dataclasses.fields(module.Options)]
+    for field in dataclasses.fields(module.Options):
+        _, default = declared[field.name]
+        if default is None:
+            assert field.default is dataclasses.MISSING
+        else:
+            assert ast.literal_eval(default) == field.default
+
+
+def test_weights_follow_the_order_of_the_attributes():
+    assert shard_weights("ties", {"b": 2.5}, ["a", "b"]) == [1, 2.5]
+    assert shard_weights("ties", {}, ["a"]) == [1]
+    with pytest.raises(InputError, match="weights names c, which is not among the attributes to forget: a, b"):
+        shard_weights("x", {"c": 1}, ["a", "b"])
+
+
+def test_kinds_and_options_of_merges_that_do_not_fit_are_refused():
+    assert sentence(changed(("merges",), {"mine": {}})) == (
+        "configuration: merges.mine is no known merge; give it a key `merge`: "
+        "dare_linear, dare_ties, linear, negmerge, ties, tsv"
+    )
+    assert sentence(changed(("merges",), {"mean": {"merge": "linear", "density": 0.5}})) == (
+        "configuration: merges.mean has the option `density`, which linear has not; it has normalize, scale, weights"
+    )
+    attributes = ", ".join(default()["data"]["forget"])
+    assert sentence(changed(("merges",), {"ties": {"weights": {"Atlantis": 2}}})) == (
+        "configuration: merges.ties.weights names Atlantis, which is not among the attributes to forget: " + attributes
+    )
+    everything = changed(("data", "forget"), "all", changed(("merges",), {"ties": {"weights": {"Atlantis": 2}}}))
+    check(everything, SCHEMA)  # the attributes are not known yet
 
 
 def test_schema_knows_the_datasets():

@@ -60,7 +60,10 @@ def test_every_pin_is_needed():
     pinned = generate.pins()
     in_rules = set().union(*map(generate.needed, ENVIRONMENTS.values()))
     assert set(pinned) == in_rules | WORKFLOW
-    of_tests = generate.pins(PROJECT / "requirements-test.txt")
+    of_tests = {
+        **generate.pins(PROJECT / "requirements-test.txt"),
+        **generate.pins(PROJECT / "requirements-mergekit.txt"),
+    }
     tests = "\n".join(path.read_text() for path in (PROJECT / "tests").rglob("*.py"))
     unused = {
         name for name in set(of_tests) - TOOLS if not re.search(rf"^\s*(import|from) {name}\b", tests, re.MULTILINE)
@@ -80,7 +83,7 @@ def test_the_lock_holds_every_pin_and_nothing_of_one_machine():
     locked = {
         re.sub("[-_.]+", "-", name).lower(): pin for name, pin in generate.pins(PROJECT / "requirements.lock").items()
     }
-    for requirements in ("requirements.txt", "requirements-test.txt"):
+    for requirements in ("requirements.txt", "requirements-test.txt", "requirements-mergekit.txt"):
         for name, pin in generate.pins(PROJECT / requirements).items():
             own = locked[re.sub("[-_.]+", "-", name).lower()]
             assert own.partition("==")[2] == pin.partition("==")[2]

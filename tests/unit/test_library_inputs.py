@@ -12,9 +12,14 @@ sys.path.insert(0, str(PROJECT / "envs"))
 
 import generate  # noqa: E402
 
+from spunge import merging  # noqa: E402
+
 ALWAYS = {"errors", "files"}  # what `library` itself adds
-# Named by an input of their own, through a wildcard or the configuration: one method, figure, evaluation or data set.
-CHOSEN = re.compile(r"methods/\w+|figures/\w+|evaluation/(knowledge|fluency)|datasets/(country_capitals|table)")
+# Named by an input of their own: the one method, merge, figure, evaluation or data set that a job uses.
+CHOSEN = re.compile(
+    rf"methods/\w+|merging/({'|'.join(merging.KINDS)})|figures/\w+|evaluation/(knowledge|fluency)"
+    r"|datasets/(country_capitals|table)"
+)
 
 
 def rules():
@@ -39,8 +44,10 @@ def imported(path, nodes):
 
 @pytest.mark.parametrize(("script", "listed"), rules())
 def test_a_rule_lists_the_library_files_of_its_script(script, listed):
-    """What the script imports anywhere, and what those modules import at their top."""
+    """What the script imports anywhere, and what those modules (and the merges) import at their top."""
     todo, needed = imported(script, ast.walk(ast.parse(script.read_text()))), set()
+    if script.stem == "merge":
+        todo |= {PROJECT / "spunge" / "merging" / f"{kind}.py" for kind in merging.KINDS}
     while todo:
         path = todo.pop()
         if path not in needed:
@@ -49,3 +56,11 @@ def test_a_rule_lists_the_library_files_of_its_script(script, listed):
     names = {path.relative_to(PROJECT / "spunge").with_suffix("").as_posix() for path in needed}
     missing = {name for name in names - listed - ALWAYS if not name.endswith("__init__") and not CHOSEN.fullmatch(name)}
     assert not missing
+
+
+@pytest.mark.parametrize("kind", merging.KINDS)
+def test_a_merge_imports_no_other_merge(kind):
+    """Its own file is the one input of the rule that is a merge, so a change in another would go unseen."""
+    path = PROJECT / "spunge" / "merging" / f"{kind}.py"
+    others = {path.with_name(f"{other}.py") for other in merging.KINDS}
+    assert not imported(path, ast.walk(ast.parse(path.read_text()))) & others
