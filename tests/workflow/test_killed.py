@@ -143,6 +143,7 @@ def test_killed_merge_of_a_script_alone_leaves_the_old_result(long_merge, finish
     vectors = [f"results/tiny/unlearned/rmu/attribute/{shard}/seed0/{VECTOR}" for shard in ("rivers", "dances")]
     command = workspace.script_command(
         "merge",
+        "--merge=spunge/merging/ties.py",
         "--options={}",
         '--shards=["rivers", "dances"]',
         f"--candidate={json.dumps(described | {'shard': '', 'merge': 'ties', 'seed': '0'})}",
