@@ -74,6 +74,8 @@ def _check_methods(config: Mapping, schema: Mapping) -> None:
         needs_steps = section["method"] not in ("random_vector", "file", "command", "checkpoint")
         if needs_steps and "steps" not in section:
             raise InputError(f"{at} lacks the key `steps`")
+        if section["method"] == "rmu" and section["keep_states"] and not section.get("mask"):
+            raise InputError(f"{at}.keep_states needs `mask: true`, since states are kept without padding")
         if "options" in section and door not in ("file", "command"):
             raise InputError(f"{at} has `options`, which are for a `file` or `command`; name its options themselves")
         like = section.get("like")

@@ -7,6 +7,7 @@ frozen model has them:
 
 Nothing above `layer_id` matters to this loss, so only the layers 0 … `layer_id` are loaded; and the layers below the
 first trained one are the same in the frozen and in the trained model, so they run once for both, without gradients.
+docs/rmu.md compares this with the authors' code, option by option.
 """
 
 import dataclasses
@@ -14,7 +15,10 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -32,25 +36,41 @@ PREFIX, FROZEN = "prefix", "frozen"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Settings of one RMU run; the defaults are the reference code's, but for `skip_first` and `steps`.
+    """Settings of one RMU run; the defaults are the authors' code's, but for AdamW's last two, which are PyTorch's.
 
-    `steps` is per shard. `control_seed`: the seed of the control vector; None takes the run's own seed, so that all
-    runs of one seed steer to the same vector and differ by their shards alone. `skip_first` positions, an attention
-    sink whose norm dwarfs the others, stay out of the loss, as padding does.
+    `steps` is per shard. `alpha`, `coefficient` and `max_tokens_forget` are one value or one per topic, in the order of
+    the experiment's topics; the last one stands for all further topics.
+
+    `mask`: only a text's own positions enter the loss, but for the first `skip_first` of them (an attention sink whose
+    norm dwarfs the others). Without it all positions of a batch do, which is padded to its longest text with the
+    end-of-text token. The authors pad on the left, where a pad has nothing to look at and its state is an accident of
+    the attention code; here pads are on the right and see the text before them, but no pad. The text's own states are
+    the same either way.
+
+    `control`: one control vector per topic, or one for the whole run; drawn from `control_seed`, or where that is None
+    from the run's own seed, so that all runs of one seed share their topics' vectors. `adaptive` replaces `coefficient`
+    by `adaptive` times the mean norm of the topic's forget states in the first batch that has the topic (Adaptive RMU,
+    arXiv 2408.06223). `alternate_topics`: each batch is of one topic, the topics taking turns; else of all texts.
     """
 
     steps: int = 80
     layer_id: int = 7
     trained_layers: tuple[int, ...] = (5, 6, 7)
-    trained_parameter: str = "mlp.down_proj.weight"
-    alpha: float = 100.0
-    coefficient: float = 20.0
-    learning_rate: float = 5e-5
-    batch_size: int = 4
-    max_tokens_forget: int = 512
-    max_tokens_retain: int = 512
-    skip_first: int = 1
+    trained_parameters: tuple[str, ...] = ("mlp.down_proj.weight",)
+    alpha: float | tuple[float, ...] = 100.0
+    coefficient: float | tuple[float, ...] = 20.0
+    adaptive: float | None = None
+    control: str = "topic"
     control_seed: int | None = None
+    alternate_topics: bool = True
+    mask: bool = False
+    skip_first: int = 0
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.01
+    epsilon: float = 1e-8
+    batch_size: int = 4
+    max_tokens_forget: int | tuple[int, ...] = (512, 768)
+    max_tokens_retain: int = 512
     dtype: str = "float32"
 
     def __post_init__(self):
@@ -58,11 +78,60 @@ class Options:
             raise InputError(
                 f"rmu trains layer {max(self.trained_layers)}, above layer_id {self.layer_id}, where no gradient is"
             )
+        if self.skip_first and not self.mask:
+            raise InputError(f"rmu's skip_first is {self.skip_first}, but only with `mask: true` do positions stay out")
+        if self.control not in ("topic", "run"):
+            raise InputError(f"rmu's control is {self.control}; it can be topic or run")
 
 
-def control_vector(hidden_size: int, coefficient: float, seed: int) -> torch.Tensor:
-    """Return c = coefficient · u / ‖u‖, u uniform on [0, 1), shape (hidden_size,), fp32 (the paper's forget loss)."""
-    u = torch.rand(hidden_size, generator=torch.Generator().manual_seed(seed))
+_AUTHORS = {
+    "layer_id": 7,
+    "trained_layers": (5, 6, 7),
+    "trained_parameters": ("mlp.down_proj.weight",),
+    "control": "topic",
+    "alternate_topics": True,
+    "mask": False,
+    "learning_rate": 5e-5,
+    "weight_decay": 0.0,
+    "epsilon": 1e-6,
+    "batch_size": 4,
+    "max_tokens_forget": (512, 768),
+    "max_tokens_retain": 512,
+}
+# What the authors' code has by default, and what they ran on Zephyr-7B-beta. Their numbers of batches, 80 and 150, are
+# for two topics that take turns: `steps`, per shard, are 40 and 75.
+PRESETS = {
+    "reference": {**_AUTHORS, "alpha": 100.0, "coefficient": 20.0},
+    "zephyr-7b": {**_AUTHORS, "alpha": 1200.0, "coefficient": 6.5},
+}
+
+
+def topic_positions(run: Run) -> list[int]:
+    """Return for each forget text the position of its topic among the experiment's; 0 for all where there are none.
+
+    Raises InputError for a topic that is not among the experiment's.
+    """
+    if not run.topics:
+        return [0] * len(run.forget)
+    order = run.all_topics or sorted(set(run.topics))
+    if unknown := sorted(set(run.topics) - set(order)):
+        raise InputError(f"{run.label} has texts of {unknown[0]}, which is not among the topics {', '.join(order)}")
+    return [order.index(topic) for topic in run.topics]
+
+
+def of_topic(value: float | Sequence[float], topic: int) -> float:
+    """Return a topic's own value of an option that has one for all, or one per topic (the last for all further)."""
+    return value[min(topic, len(value) - 1)] if isinstance(value, Sequence) else value
+
+
+def control_vector(hidden_size: int, coefficient: float, seed: int, topic: int = 0) -> torch.Tensor:
+    """Return c = coefficient · u / ‖u‖, u uniform on [0, 1), shape (hidden_size,), fp32 (the paper's forget loss).
+
+    The topics' vectors are drawn one after another, so a topic's own depends on its position and on the seed alone.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(topic + 1):
+        u = torch.rand(hidden_size, generator=generator)
     return coefficient * u / u.norm()
 
 
@@ -77,15 +146,38 @@ def masked_mse(states: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -
 def schedule(count: int, batch_size: int, steps: int, generator: torch.Generator) -> list[list[int]]:
     """Return `steps` batches of row numbers: whole shuffled passes over `count` rows, one after another."""
     passes = math.ceil(batch_size * steps / count)
-    order = torch.cat([torch.randperm(count, generator=generator) for _ in range(passes)]).tolist()
+    order = [row for _ in range(passes) for row in torch.randperm(count, generator=generator).tolist()]
     return [order[start * batch_size : (start + 1) * batch_size] for start in range(steps)]
+
+
+def forget_schedule(topics: list[int], options: Options, generator: torch.Generator) -> list[list[int]]:
+    """Return the run's batches of forget rows: of one topic each, in turn, or of all rows alike.
+
+    `topics` has the topic of each row. Each topic's texts are gone through in shuffled passes of their own.
+    """
+    if not options.alternate_topics:
+        return schedule(len(topics), options.batch_size, options.steps, generator)
+    rows = [[row for row, topic in enumerate(topics) if topic == one] for one in sorted(set(topics))]
+    batches: list[list[int]] = [[] for _ in range(options.steps)]
+    for turn, own in enumerate(rows):
+        steps = range(turn, options.steps, len(rows))
+        for step, batch in zip(steps, schedule(len(own), options.batch_size, len(steps), generator), strict=True):
+            batches[step] = [own[number] for number in batch]
+    return batches
+
+
+def batch_alpha(alpha: float | Sequence[float], topics: Iterable[int]) -> float:
+    """Return the weight of a batch's retain loss: its topic's, or the mean over its texts where topics mix."""
+    values = [of_topic(alpha, topic) for topic in topics]
+    return values[0] if len(set(values)) == 1 else sum(values) / len(values)
 
 
 class LowerHalf:
     """The layers 0 … `layer_id` of a causal language model, cut in two below the first trained layer.
 
     `prefix` gives what the first trained layer reads, `suffix` the output of `layer_id`. Padding is on the right, so
-    under causal attention it changes nothing before it and no attention mask is needed.
+    under causal attention it changes nothing before it; an attention mask is needed only where the pads' own states
+    count, which shall not see other pads.
     """
 
     def __init__(self, base: BaseModel, options: Options, device: str):
@@ -117,15 +209,13 @@ class LowerHalf:
         self.trained: dict[str, torch.nn.Parameter] = {}
         for number in options.trained_layers:
             parameters = dict(layers[number].named_parameters())
-            if options.trained_parameter not in parameters:
-                raise InputError(
-                    f"layer {number} of {base.source} has no {options.trained_parameter}; "
-                    f"it has {', '.join(parameters)}"
-                )
-            parameter = parameters[options.trained_parameter]
-            parameter.data = parameter.data.float()  # bf16 would lose updates of this size
-            name = f"{self.model.base_model_prefix}.layers.{number}.{options.trained_parameter}"
-            self.trained[name] = parameter.requires_grad_(True)
+            for wanted in options.trained_parameters:
+                if wanted not in parameters:
+                    raise InputError(f"layer {number} of {base.source} has no {wanted}; it has {', '.join(parameters)}")
+                parameter = parameters[wanted]
+                parameter.data = parameter.data.float()  # bf16 would lose updates of this size
+                name = f"{self.model.base_model_prefix}.layers.{number}.{wanted}"
+                self.trained[name] = parameter.requires_grad_(True)
         self.original = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
         self._check_cut(base)
 
@@ -141,22 +231,25 @@ class LowerHalf:
             )
 
     @torch.no_grad()
-    def prefix(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Map token ids (batch, length) to the first trained layer's input (batch, length, hidden)."""
-        return self._run(self._halves[0], input_ids=tokens)
+    def prefix(self, tokens: torch.Tensor, attention: torch.Tensor | None = None) -> torch.Tensor:
+        """Map token ids (batch, length) to the first trained layer's input (batch, length, hidden).
 
-    def suffix(self, states: torch.Tensor) -> torch.Tensor:
+        `attention`, here and below: which positions are seen (batch, length); None for all before one's own.
+        """
+        return self._run(self._halves[0], input_ids=tokens, attention_mask=attention)
+
+    def suffix(self, states: torch.Tensor, attention: torch.Tensor | None = None) -> torch.Tensor:
         """Map the first trained layer's input to `layer_id`'s output, both (batch, length, hidden)."""
-        return self._run(self._halves[1], inputs_embeds=states)
+        return self._run(self._halves[1], inputs_embeds=states, attention_mask=attention)
 
     @torch.no_grad()
-    def frozen_suffix(self, states: torch.Tensor) -> torch.Tensor:
+    def frozen_suffix(self, states: torch.Tensor, attention: torch.Tensor | None = None) -> torch.Tensor:
         """Like `suffix`, with the trained parameters as they were in the base model."""
         now = {name: parameter.data for name, parameter in self.trained.items()}
         for name, parameter in self.trained.items():
             parameter.data = self.original[name]
         try:
-            return self.suffix(states)
+            return self.suffix(states, attention)
         finally:
             for name, parameter in self.trained.items():
                 parameter.data = now[name]
@@ -165,66 +258,130 @@ class LowerHalf:
         """Return the trained parameters' differences from the base model, in fp32 on the CPU."""
         return {name: (now.detach() - self.original[name]).cpu() for name, now in self.trained.items()}
 
-    def _run(self, layers: torch.nn.ModuleList, **inputs: torch.Tensor) -> torch.Tensor:
+    def _run(self, layers: torch.nn.ModuleList, **inputs: torch.Tensor | None) -> torch.Tensor:
         self.model.layers, self.model.config.num_hidden_layers = layers, len(layers)
         with torch.autocast(self.device, dtype=self._dtype, enabled=self._dtype != torch.float32):
             return self.model(**inputs, use_cache=False).last_hidden_state
 
 
+class Batch(NamedTuple):
+    """Some texts, padded at the end to the longest of them."""
+
+    rows: list[int]
+    inputs: torch.Tensor  # of the first trained layer, (rows, length, hidden)
+    counted: torch.Tensor  # which positions enter the loss, (rows, length)
+    attention: torch.Tensor | None  # which positions are seen, (rows, length); None where no pad's state matters
+
+
 class Texts:
     """Tokenized texts and what the frozen layers make of them.
 
-    States are kept per text without padding, so that any batch can be put together from them: those of `stored` (what
-    `frozen_states` wrote) from its file, others in memory where texts are visited more than once.
+    A state depends on its own text and position alone, so states are kept per text and any batch can be put together
+    from them: those of `stored` (what `frozen_states` wrote) from its file, others in memory if `batches`, the rows of
+    all steps, visit the text again. `max_tokens` has one limit per text. Raises InputError for a text that has no
+    position for the loss.
     """
 
-    def __init__(self, texts: list[str], model: LowerHalf, tokenizer, max_tokens: int, options: Options, stored=None):
-        self.tokens = tokenizer(texts, truncation=True, max_length=max_tokens)["input_ids"]
+    def __init__(
+        self,
+        texts: list[str],
+        max_tokens: list[int],
+        model: LowerHalf,
+        tokenizer,
+        options: Options,
+        batches: Iterable[list[int]] = (),
+        stored=None,
+    ):
+        self.tokens: list[list[int]] = [[]] * len(texts)
+        for limit in set(max_tokens):
+            rows = [row for row, own in enumerate(max_tokens) if own == limit]
+            tokens = tokenizer([texts[row] for row in rows], truncation=True, max_length=limit)["input_ids"]
+            for row, one in zip(rows, tokens, strict=True):
+                self.tokens[row] = one
         short = [row for row, tokens in enumerate(self.tokens) if len(tokens) <= options.skip_first]
         if short:
             raise InputError(
                 f"{len(short)} texts (row {short[0]} is one) have no token beyond the first {options.skip_first}: "
                 "drop them"
             )
-        self._model, self._skip_first, self._stored = model, options.skip_first, stored
+        self._model, self._options, self._stored = model, options, stored
+        self._end = tokenizer.eos_token_id
         self._keys = [state_key(tokens) for tokens in self.tokens] if stored else []
-        self._keep = stored is None and options.steps * options.batch_size > len(texts)
+        self._visits = Counter(row for batch in batches for row in batch)
         self._kept: dict[str, dict[int, torch.Tensor]] = {PREFIX: {}, FROZEN: {}}
 
-    def mean(self, rows: list[int], error) -> torch.Tensor:
-        """Return the mean of `error` over the positions of a batch that enter the loss, as a scalar.
+    def mean(self, rows: list[int], error: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
+        """Return the mean of `error` over the positions of these texts that enter the loss, as a scalar.
 
-        `error(rows, inputs, mask)` gives the mean for some of the rows, from the first trained layer's input (rows,
-        length, hidden) and the mask of positions. Rows of like length go together, since padding costs what text costs.
+        `error` gives the mean for a batch of some of them. With `mask` texts of like length go together, since padding
+        costs what text costs; without it padding is part of the loss, and all are one batch.
         """
-        groups = [(group, *self._inputs(group)) for group in by_length(rows, self.tokens)]
-        total = sum(mask.sum() for _, _, mask in groups)
-        return sum(error(group, inputs, mask) * (mask.sum() / total) for group, inputs, mask in groups)
+        groups = by_length(rows, self.tokens) if self._options.mask else [rows]
+        batches = [self._batch(group) for group in groups]
+        total = sum(batch.counted.sum() for batch in batches)
+        return sum(error(batch) * (batch.counted.sum() / total) for batch in batches)
 
-    def frozen(self, rows: list[int], inputs: torch.Tensor) -> torch.Tensor:
-        """Return the frozen model's output at `layer_id` for rows whose first trained layer reads `inputs`."""
-        return self._states(FROZEN, rows, lambda: self._model.frozen_suffix(inputs))
+    def frozen(self, batch: Batch) -> torch.Tensor:
+        """Return the frozen model's output at `layer_id`, (rows, length, hidden)."""
+        return self._states(FROZEN, batch.rows, lambda: self._model.frozen_suffix(batch.inputs, batch.attention))
 
-    def _inputs(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        device = self._model.device
+    def _batch(self, rows: list[int]) -> Batch:
+        device, options = self._model.device, self._options
         lengths = torch.tensor([len(self.tokens[row]) for row in rows], device=device)
         positions = torch.arange(int(lengths.max()), device=device)
-        mask = (positions >= self._skip_first) & (positions < lengths[:, None])
-        tokens = pad([torch.tensor(self.tokens[row]) for row in rows])
-        return self._states(PREFIX, rows, lambda: self._model.prefix(tokens.to(device))), mask
+        text = positions < lengths[:, None]
+        counted = (positions >= options.skip_first) & text if options.mask else torch.ones_like(text)
+        attention = None if options.mask or text.all() else text
+        tokens = pad([torch.tensor(self.tokens[row]) for row in rows], 0 if options.mask else self._end)
+        inputs = self._states(PREFIX, rows, lambda: self._model.prefix(tokens.to(device), attention))
+        return Batch(rows, inputs, counted, attention)
 
-    def _states(self, kind: str, rows: list[int], compute) -> torch.Tensor:
-        kept = self._kept[kind]
+    def _states(self, kind: str, rows: list[int], compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         if self._stored is not None:
             return pad([self._stored.get_tensor(f"{kind}.{self._keys[row]}") for row in rows]).to(self._model.device)
-        if all(row in kept for row in rows):
-            return pad([kept[row] for row in rows]).to(self._model.device)
+        kept = self._kept[kind]
+        lengths = [len(self.tokens[row]) for row in rows]
+        if not self._options.mask:
+            lengths = [max(lengths)] * len(rows)  # the pads' states count
+        if all(row in kept and len(kept[row]) >= length for row, length in zip(rows, lengths, strict=True)):
+            return pad([kept[row][:length] for row, length in zip(rows, lengths, strict=True)]).to(self._model.device)
         states = compute()
-        if self._keep:
-            kept.update(
-                {row: one[: len(self.tokens[row])].cpu().clone() for row, one in zip(rows, states, strict=True)}
-            )
+        for row, length, one in zip(rows, lengths, states, strict=True):
+            if self._visits[row] > 1:
+                kept[row] = one[:length].cpu().clone()
         return states
+
+
+class Controls:
+    """The vectors that the topics' forget states are steered to."""
+
+    def __init__(self, run: Run, options: Options, model: LowerHalf, texts: Texts):
+        self._options, self._model, self._texts = options, model, texts
+        self._topics = topic_positions(run)
+        self._seed = run.seed if options.control_seed is None else options.control_seed
+        self._vectors: dict[int, torch.Tensor] = {}
+
+    def meet(self, rows: list[int]) -> None:
+        """Make the vectors of topics that come for the first time, in a batch of these forget rows."""
+        for topic in sorted({self._topics[row] for row in rows} - self._vectors.keys()):
+            coefficient = of_topic(self._options.coefficient, topic)
+            if self._options.adaptive is not None:
+                own = [row for row in rows if self._topics[row] == topic]
+                coefficient = self._options.adaptive * self._mean_norm(own)
+            position = topic if self._options.control == "topic" else 0
+            vector = control_vector(self._model.hidden_size, coefficient, self._seed, position)
+            self._vectors[topic] = vector.to(self._model.device)
+
+    def of(self, rows: list[int]) -> torch.Tensor:
+        """Return each row's vector, shape (rows, 1, hidden)."""
+        return torch.stack([self._vectors[self._topics[row]] for row in rows])[:, None]
+
+    @torch.no_grad()
+    def _mean_norm(self, rows: list[int]) -> float:
+        def norm(batch: Batch) -> torch.Tensor:
+            return self._model.suffix(batch.inputs, batch.attention).float().norm(dim=-1)[batch.counted].mean()
+
+        return self._texts.mean(rows, norm).item()
 
 
 def by_length(rows: list[int], tokens: list[list[int]]) -> list[list[int]]:
@@ -238,9 +395,9 @@ def by_length(rows: list[int], tokens: list[list[int]]) -> list[list[int]]:
     return groups
 
 
-def pad(rows: list[torch.Tensor]) -> torch.Tensor:
-    """Stack rows of shape (length, …) to (rows, longest, …), padded at the end with zeros."""
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+def pad(rows: list[torch.Tensor], value: int = 0) -> torch.Tensor:
+    """Stack rows of shape (length, …) to (rows, longest, …), padded at the end with `value`."""
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
 
 
 def state_key(tokens: list[int]) -> str:
@@ -248,17 +405,30 @@ def state_key(tokens: list[int]) -> str:
     return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:32]
 
 
+def token_limits(run: Run, options: Options) -> tuple[list[int], list[int]]:
+    """Return after how many tokens each forget text and each retain text is cut."""
+    forget = [of_topic(options.max_tokens_forget, topic) for topic in topic_positions(run)]
+    return forget, [options.max_tokens_retain] * len(run.retain)
+
+
+def _check_states(options: Options) -> None:
+    if not options.mask:
+        raise InputError("rmu's keep_states needs `mask: true`: states are kept text by text, without the padding")
+
+
 def frozen_states(run: Run, options: Options, path: str | os.PathLike) -> None:
     """Write what the frozen layers make of every text to a safetensors file, for all shards and seeds to use.
 
     For each text the first trained layer's input, for retain texts the frozen model's output at `layer_id` too, each of
-    shape (length, hidden).
+    shape (length, hidden). Raises InputError without `mask`, where the states of pads would be needed as well.
     """
+    _check_states(options)
+    forget_limits, retain_limits = token_limits(run, options)
     model = LowerHalf(run.base, options, run.device)
     tokenizer = models.load_tokenizer(run.base)
     sources = (
-        Texts(run.forget, model, tokenizer, options.max_tokens_forget, options),
-        Texts(run.retain, model, tokenizer, options.max_tokens_retain, options),
+        Texts(run.forget, forget_limits, model, tokenizer, options),
+        Texts(run.retain, retain_limits, model, tokenizer, options),
     )
     kinds: dict[str, set[str]] = {}
     by_key = {}
@@ -295,36 +465,37 @@ def unlearn(run: Run, options: Options) -> Unlearned:
     Raises InputError where the loss is no longer finite (naming step and learning rate), where the model lacks the
     layers or parameters that the options name, or where a text has no token that would enter the loss.
     """
-    forget, retain, device = run.forget, run.retain, run.device
+    if run.states:
+        _check_states(options)
+    topics, (forget_limits, retain_limits) = topic_positions(run), token_limits(run, options)
     torch.manual_seed(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
-    model = LowerHalf(run.base, options, device)
+    forget_batches = forget_schedule(topics, options, generator)
+    retain_batches = schedule(len(run.retain), options.batch_size, options.steps, generator)
+    model = LowerHalf(run.base, options, run.device)
     tokenizer = models.load_tokenizer(run.base)
-    batches = zip(
-        schedule(len(forget), options.batch_size, options.steps, generator),
-        schedule(len(retain), options.batch_size, options.steps, generator),
-        strict=True,
+    optimizer = torch.optim.AdamW(
+        model.trained.values(), lr=options.learning_rate, weight_decay=options.weight_decay, eps=options.epsilon
     )
-    control_seed = run.seed if options.control_seed is None else options.control_seed
-    control = control_vector(model.hidden_size, options.coefficient, control_seed).to(device)
-    optimizer = torch.optim.AdamW(model.trained.values(), lr=options.learning_rate)
     progress = Progress(run.label, options.steps)
     every = math.ceil(options.steps / RECORDS)
     losses, stretch = [], []
     with safe_open(run.states, "pt") if run.states else nullcontext() as stored:
-        forget_texts = Texts(forget, model, tokenizer, options.max_tokens_forget, options, stored)
-        retain_texts = Texts(retain, model, tokenizer, options.max_tokens_retain, options, stored)
+        forget_texts = Texts(run.forget, forget_limits, model, tokenizer, options, forget_batches, stored)
+        retain_texts = Texts(run.retain, retain_limits, model, tokenizer, options, retain_batches, stored)
+        controls = Controls(run, options, model, forget_texts)
 
-        def forget_error(_, inputs, mask):
-            return masked_mse(model.suffix(inputs), control, mask)
+        def forget_error(batch: Batch) -> torch.Tensor:
+            return masked_mse(model.suffix(batch.inputs, batch.attention), controls.of(batch.rows), batch.counted)
 
-        def retain_error(rows, inputs, mask):
-            return masked_mse(model.suffix(inputs), retain_texts.frozen(rows, inputs), mask)
+        def retain_error(batch: Batch) -> torch.Tensor:
+            return masked_mse(model.suffix(batch.inputs, batch.attention), retain_texts.frozen(batch), batch.counted)
 
-        for step, (forget_rows, retain_rows) in enumerate(batches, start=1):
+        for step, (forget_rows, retain_rows) in enumerate(zip(forget_batches, retain_batches, strict=True), start=1):
+            controls.meet(forget_rows)
             forget_loss = forget_texts.mean(forget_rows, forget_error)
             retain_loss = retain_texts.mean(retain_rows, retain_error)
-            loss = forget_loss + options.alpha * retain_loss
+            loss = forget_loss + batch_alpha(options.alpha, (topics[row] for row in forget_rows)) * retain_loss
             if not torch.isfinite(loss):
                 raise InputError(
                     f"the loss of {run.label} is {loss.item()} at step {step} of {options.steps} with learning rate "

@@ -17,7 +17,7 @@ from spunge.errors import InputError
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "schemas" / "config.schema.yaml").read_text(encoding="utf-8"))
 # What the workflow itself reads of a method's section, or puts into the method's options from elsewhere (model.dtype).
-OF_THE_WORKFLOW, FROM_ELSEWHERE = set(configuration.OF_THE_WORKFLOW), {"dtype"}
+OF_THE_WORKFLOW, FROM_ELSEWHERE = {*configuration.OF_THE_WORKFLOW, "preset"}, {"dtype"}
 DOORS = ["checkpoint", "command"]  # methods that are named by a key of theirs
 SMALLEST = {
     "experiment": "mine",
@@ -165,7 +165,22 @@ MISTAKES = {
     "true for a number": (
         ("methods", "rmu", "alpha"),
         True,
-        "configuration: methods.rmu.alpha is True; it must be number",
+        "configuration: methods.rmu.alpha is True; it must be number or array",
+    ),
+    "text among numbers": (
+        ("methods", "rmu", "coefficient"),
+        [6.5, "x"],
+        "configuration: methods.rmu.coefficient.1 is 'x'; it must be number",
+    ),
+    "unknown preset": (
+        ("methods", "rmu", "preset"),
+        "zephyr",
+        "configuration: methods.rmu.preset is 'zephyr'; it can be 'reference', 'zephyr-7b'",
+    ),
+    "states kept without a mask": (
+        ("methods", "rmu", "mask"),
+        False,
+        "configuration: methods.rmu.keep_states needs `mask: true`, since states are kept without padding",
     ),
     "section left empty": (("model",), None, "configuration: model is None; it must be object"),
     "text among seeds": (("seeds",), [0, "1"], "configuration: seeds.1 is '1'; it must be integer"),
@@ -253,6 +268,11 @@ def test_mistake_is_told_in_one_sentence(path, value, expected):
         (("methods", "rmu", "steps"), 0),
         (("methods", "rmu", "learning_rate"), 0),
         (("methods", "rmu", "trained_layers"), []),
+        (("methods", "rmu", "trained_parameters"), []),
+        (("methods", "rmu", "alpha"), []),
+        (("methods", "rmu", "coefficient"), [6.5, 0]),
+        (("methods", "rmu", "max_tokens_forget"), [512, 1]),
+        (("methods", "rmu", "adaptive"), 0),
         (("merges", "ties", "density"), 0),
         (("merges", "ties", "density"), 1.01),
         (("merges", "ties", "weights"), {"Africa": 0}),
@@ -339,6 +359,16 @@ def test_schema_knows_the_methods_and_their_options():
     assert {*method_properties()["method"]["enum"], *DOORS} == set(methods.known())
     options = set().union(*options_of_all_methods().values())
     assert set(method_properties()) - OF_THE_WORKFLOW == options - FROM_ELSEWHERE
+
+
+def test_schema_knows_the_presets_and_every_preset_passes():
+    presets = {name: getattr(methods.load(name), "PRESETS", {}) for name in methods.known()}
+    assert sorted(method_properties()["preset"]["enum"]) == sorted({key for one in presets.values() for key in one})
+    for name, known in presets.items():
+        for preset, values in known.items():
+            values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+            check({**copy.deepcopy(SMALLEST), "methods": {name: {"steps": 1, **values}}}, SCHEMA)
+            methods.options(methods.load(name), {"preset": preset})
 
 
 @pytest.mark.parametrize("name", [name for name in methods.known() if name not in DOORS])

@@ -20,26 +20,46 @@ OPTIONS = rmu.Options(
     batch_size=4,
     max_tokens_forget=24,
     max_tokens_retain=24,
+    mask=True,
+    skip_first=1,
+    control="run",
+    alternate_topics=False,
 )
+REFERENCE = dataclasses.replace(OPTIONS, mask=False, skip_first=0, control="topic", alternate_topics=True)
 NAMES = ["model.layers.1.mlp.down_proj.weight", "model.layers.2.mlp.down_proj.weight"]
 PLACES = ["Kenya", "Japan", "France", "Ghana", "Peru", "Fiji", "Oman", "Chad", "Togo", "Mali"]
+TOPICS = ["a", "b", "c"]
 FORGET = [f"the capital of {place}" + " is Nairobi" * (row % 4) for row, place in enumerate(PLACES[:7])]
 RETAIN = [f"in the {place} morning a river runs" + " past old houses" * (row % 3) for row, place in enumerate(PLACES)]
 
 
-def options(**changes):
-    return dataclasses.replace(OPTIONS, **changes)
+def options(start=OPTIONS, **changes):
+    return dataclasses.replace(start, **changes)
+
+
+def reference(**changes):
+    return options(REFERENCE, **changes)
+
+
+def mixed(texts):
+    """Topics for these texts, unevenly spread; the first in the experiment's order comes last."""
+    return ["bcba"[row % 4] for row in range(len(texts))]
 
 
 def unlearn(base, chosen=OPTIONS, forget=FORGET, retain=RETAIN, seed=0, **others):
     return rmu.unlearn(methods.Run(base, forget, retain, seed, "cpu", **others), chosen)
 
 
-def plain_rmu(base, forget, retain, chosen, control, batches):
-    """RMU as its authors run it, over given batches: (losses of every step, {name: weight after the last step})."""
+def plain_rmu(base, forget, retain, topics, chosen, batches, seed=0):
+    """RMU as its authors run it, over given batches: (losses of every step, {name: weight after the last step}).
+
+    `topics` are numbers. The authors' hooks, whole models, padding to the longest text and attention masks; padding is
+    on the right, and a batch may mix topics.
+    """
     updated = models.load(base, torch.float32, "cpu")
     frozen = models.load(base, torch.float32, "cpu")
     tokenizer = models.load_tokenizer(base)
+    tokenizer.pad_token = tokenizer.eos_token
 
     def states(model, tokens):
         found = []
@@ -50,32 +70,57 @@ def plain_rmu(base, forget, retain, chosen, control, batches):
         hook.remove()
         return found[0]
 
-    def error(states, target, tokens):
-        mask = tokens["attention_mask"].clone()
+    def positions(tokens):
+        mask = tokens["attention_mask"].clone() if chosen.mask else torch.ones_like(tokens["attention_mask"])
         mask[:, : chosen.skip_first] = 0
+        return mask
+
+    def error(states, target, tokens):
+        mask = positions(tokens)
         squares = (states - target).square() * mask[..., None]
         return squares.sum() / (mask.sum() * states.shape[-1])
 
-    def tokenized(texts, max_tokens):
-        return tokenizer(texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
+    def tokenized(rows, texts, limits):
+        ids = [tokenizer(texts[row], truncation=True, max_length=limits[row])["input_ids"] for row in rows]
+        return tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+
+    def own(values, topic):
+        return [*values, *[values[-1]] * topic][topic] if isinstance(values, tuple) else values
+
+    generator = torch.Generator().manual_seed(seed if chosen.control_seed is None else chosen.control_seed)
+    drawn = [torch.rand(1, 1, 32, generator=generator) for _ in range(max(topics) + 1)]
+    directions = [u / torch.norm(u) for u in (drawn if chosen.control == "topic" else drawn[:1] * len(drawn))]
+    coefficients = {}
+    limits = [own(chosen.max_tokens_forget, topic) for topic in topics]
 
     trained = {
-        f"model.layers.{number}.{chosen.trained_parameter}": updated.model.layers[number].get_parameter(
-            chosen.trained_parameter
-        )
+        f"model.layers.{number}.{name}": updated.model.layers[number].get_parameter(name)
         for number in chosen.trained_layers
+        for name in chosen.trained_parameters
     }
-    optimizer = torch.optim.AdamW(trained.values(), lr=chosen.learning_rate)
+    optimizer = torch.optim.AdamW(
+        trained.values(), lr=chosen.learning_rate, weight_decay=chosen.weight_decay, eps=chosen.epsilon
+    )
     losses = []
     for forget_rows, retain_rows in batches:
-        tokens = tokenized([forget[row] for row in forget_rows], chosen.max_tokens_forget)
+        in_batch = [topics[row] for row in forget_rows]
+        for topic in set(in_batch) - coefficients.keys():
+            coefficients[topic] = own(chosen.coefficient, topic)
+            if chosen.adaptive is not None:
+                tokens = tokenized([row for row in forget_rows if topics[row] == topic], forget, limits)
+                mask = positions(tokens)
+                norms = torch.sqrt((states(updated, tokens) ** 2).sum(-1)) * mask
+                coefficients[topic] = chosen.adaptive * (norms.sum() / mask.sum()).item()
+        tokens = tokenized(forget_rows, forget, limits)
+        control = torch.cat([coefficients[topic] * directions[topic] for topic in in_batch])
         forget_loss = error(states(updated, tokens), control, tokens)
-        tokens = tokenized([retain[row] for row in retain_rows], chosen.max_tokens_retain)
+        tokens = tokenized(retain_rows, retain, [chosen.max_tokens_retain] * len(retain))
         with torch.no_grad():
             target = states(frozen, tokens)
         retain_loss = error(states(updated, tokens), target, tokens)
+        alpha = sum(own(chosen.alpha, topic) for topic in in_batch) / len(in_batch)
         updated.zero_grad()
-        (forget_loss + chosen.alpha * retain_loss).backward()
+        (forget_loss + alpha * retain_loss).backward()
         optimizer.step()
         losses.append((forget_loss.item(), retain_loss.item()))
     return losses, {name: parameter.detach() for name, parameter in trained.items()}
@@ -84,14 +129,20 @@ def plain_rmu(base, forget, retain, chosen, control, batches):
 @pytest.fixture
 def drawn(monkeypatch):
     """Write down the batches that `unlearn` draws, forget first, so that the plain implementation sees the same."""
-    original, kept = rmu.schedule, []
+    kept = {}
 
-    def written_down(*arguments, **others):
-        kept.append(original(*arguments, **others))
-        return kept[-1]
+    def written_down(name):
+        original = getattr(rmu, name)
 
-    monkeypatch.setattr(rmu, "schedule", written_down)
-    return kept
+        def draw(*arguments, **others):
+            kept[name] = original(*arguments, **others)
+            return kept[name]
+
+        monkeypatch.setattr(rmu, name, draw)
+
+    for name in ("forget_schedule", "schedule"):  # the last call of `schedule` itself is the one for retain texts
+        written_down(name)
+    return lambda: zip(kept["forget_schedule"], kept["schedule"], strict=True)
 
 
 MANY = [
@@ -99,28 +150,48 @@ MANY = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("chosen", "forget", "retain"),
-    [
-        pytest.param(OPTIONS, FORGET, RETAIN, id="several passes over both"),
-        pytest.param(OPTIONS, FORGET, MANY, id="retain texts seen once"),
-        pytest.param(OPTIONS, MANY, RETAIN, id="forget texts seen once"),
-        pytest.param(options(trained_layers=(0, 2), layer_id=3), FORGET, RETAIN, id="first and a middle layer trained"),
-        pytest.param(
-            options(trained_layers=(2,), batch_size=3, skip_first=0), FORGET, RETAIN, id="first position counts"
-        ),
-        pytest.param(
-            options(trained_parameter="self_attn.o_proj.weight", skip_first=3, max_tokens_forget=6),
-            FORGET,
-            RETAIN,
-            id="cut",
-        ),
-    ],
-)
+BOTH = ("mlp.down_proj.weight", "self_attn.o_proj.weight")
+CASES = {
+    "several passes over both": (OPTIONS, FORGET, RETAIN),
+    "retain texts seen once": (OPTIONS, FORGET, MANY),
+    "forget texts seen once": (OPTIONS, MANY, RETAIN),
+    "first and a middle layer trained": (options(trained_layers=(0, 2), layer_id=3), FORGET, RETAIN),
+    "first position counts": (options(trained_layers=(2,), batch_size=3, skip_first=0), FORGET, RETAIN),
+    "cut": (
+        options(trained_parameters=("self_attn.o_proj.weight",), skip_first=3, max_tokens_forget=6),
+        FORGET,
+        RETAIN,
+    ),
+    "several parameters": (options(trained_parameters=BOTH), FORGET, RETAIN),
+    "the authors'": (REFERENCE, FORGET, RETAIN),
+    "the authors', texts seen once": (reference(steps=6), MANY, MANY),
+    "the authors' optimizer": (reference(weight_decay=0.0, epsilon=1e-6), FORGET, RETAIN),
+    "pads count, one topic": (reference(control="run", alternate_topics=False), FORGET, RETAIN),
+    "pads count, mixed batches": (reference(alternate_topics=False, trained_parameters=BOTH), FORGET, RETAIN),
+    "topics in turn, masked": (reference(mask=True, skip_first=2), FORGET, RETAIN),
+    "values per topic": (
+        reference(alpha=(2.0, 9.0), coefficient=(3.0, 12.0, 6.0), max_tokens_forget=(5, 9)),
+        FORGET,
+        RETAIN,
+    ),
+    "values per topic, mixed batches": (
+        options(alpha=(2.0, 9.0), coefficient=(3.0, 12.0), max_tokens_forget=(5, 9), control="topic"),
+        FORGET,
+        RETAIN,
+    ),
+    "one vector, norms per topic": (reference(control="run", coefficient=(3.0, 12.0)), FORGET, RETAIN),
+    "adaptive": (reference(adaptive=5.0), FORGET, RETAIN),
+    "adaptive, masked, mixed batches": (options(adaptive=0.5, control="topic", control_seed=4), FORGET, RETAIN),
+    "more topics than steps": (reference(steps=2), FORGET, RETAIN),
+}
+
+
+@pytest.mark.parametrize(("chosen", "forget", "retain"), CASES.values(), ids=CASES.keys())
 def test_losses_and_weights_equal_the_plain_implementation(tiny_base, drawn, chosen, forget, retain):
-    found = unlearn(tiny_base, chosen, forget, retain)
-    control = rmu.control_vector(hidden_size=32, coefficient=chosen.coefficient, seed=0)
-    losses, weights = plain_rmu(tiny_base, forget, retain, chosen, control, zip(*drawn, strict=True))
+    topics = mixed(forget)
+    found = unlearn(tiny_base, chosen, forget, retain, topics=topics, all_topics=TOPICS)
+    numbers = [TOPICS.index(topic) for topic in topics]
+    losses, weights = plain_rmu(tiny_base, forget, retain, numbers, chosen, drawn())
     assert len(losses) == chosen.steps
     assert [row["step"] for row in found.losses] == list(range(1, chosen.steps + 1))
     for row, (forget_loss, retain_loss) in zip(found.losses, losses, strict=True):
@@ -142,6 +213,7 @@ def test_texts_are_enough_and_different_enough_for_the_comparison(tiny_base):
         assert max(lengths) > 1.5 * min(lengths)
     assert OPTIONS.steps * OPTIONS.batch_size > 2 * len(RETAIN)
     assert OPTIONS.steps * OPTIONS.batch_size < len(MANY)
+    assert min(mixed(MANY).count(topic) for topic in TOPICS) >= 2 * OPTIONS.batch_size  # 6 steps see each text once
 
 
 def test_unlearning_moves_forget_states_to_the_control_vector_and_holds_the_retain_states(tiny_base):
@@ -287,7 +359,7 @@ def test_diverging_loss_names_step_and_learning_rate(tiny_base):
     [
         ({"layer_id": 4}, "layer_id is 4, but .* has 4 layers"),
         (
-            {"trained_parameter": "mlp.down.weight"},
+            {"trained_parameters": ("mlp.down_proj.weight", "mlp.down.weight")},
             "layer 1 of .* has no mlp.down.weight; it has .*mlp.down_proj.weight",
         ),
     ],
