@@ -315,6 +315,80 @@ def test_control_seed_is_the_runs_own_unless_set(tiny_base):
     assert first_loss(seed=0, control_seed=None) != first_loss(seed=5, control_seed=None)
 
 
+def test_each_topic_has_a_vector_of_its_own_that_the_seed_and_its_position_decide():
+    first, second = (rmu.control_vector(32, 5.0, seed=1, topic=topic) for topic in (0, 1))
+    assert torch.equal(first, rmu.control_vector(32, 5.0, seed=1))
+    assert torch.equal(second, rmu.control_vector(32, 5.0, seed=1, topic=1))
+    assert torch.cosine_similarity(first, second, dim=0) < 0.99
+    assert second.norm().item() == pytest.approx(5.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("start", [OPTIONS, REFERENCE], ids=["masked", "the authors'"])
+@pytest.mark.parametrize(("control", "different"), [("topic", 3), ("run", 1)])
+def test_joint_run_and_shards_steer_a_topic_to_the_same_vector(tiny_base, monkeypatch, start, control, different):
+    made = {}
+    original = rmu.Controls.meet
+
+    def meet(self, rows):
+        original(self, rows)
+        made.setdefault(id(self), self._vectors)
+
+    monkeypatch.setattr(rmu.Controls, "meet", meet)
+    chosen, topics = options(start, control=control, steps=9), mixed(FORGET)
+    rows = {topic: [row for row, own in enumerate(topics) if own == topic] for topic in TOPICS}
+    vectors = {}
+    for shard in (range(len(FORGET)), *rows.values(), rows["c"] + rows["a"]):
+        made.clear()
+        texts, own = [FORGET[row] for row in shard], [topics[row] for row in shard]
+        unlearn(tiny_base, chosen, texts, topics=own, all_topics=TOPICS)
+        (found,) = made.values()
+        assert {TOPICS[number] for number in found} == set(own)
+        for number, vector in found.items():
+            vectors.setdefault(number, vector)
+            assert torch.equal(vector, vectors[number])
+    assert len({tuple(vector.tolist()) for vector in vectors.values()}) == different
+
+
+def test_one_topics_text_has_the_same_loss_in_a_shard_and_among_others(tiny_base):
+    chosen = reference(steps=1, batch_size=1)
+
+    def first_loss(forget, topics):
+        found = unlearn(tiny_base, chosen, forget, topics=topics, all_topics=TOPICS)
+        return found.losses[0]["forget_loss"]
+
+    among = first_loss([FORGET[0], FORGET[1]], ["b", "c"])  # the topics take turns in the experiment's order
+    assert among == pytest.approx(first_loss([FORGET[0]], ["b"]), rel=1e-5)
+    assert among != pytest.approx(first_loss([FORGET[0]], ["c"]), rel=1e-2)
+
+
+def test_values_per_topic_end_with_the_last():
+    assert [rmu.of_topic((512, 768), topic) for topic in range(4)] == [512, 768, 768, 768]
+    assert [rmu.of_topic(6.5, topic) for topic in range(2)] == [6.5, 6.5]
+
+
+def test_topic_outside_the_experiment_is_refused(tiny_base):
+    with pytest.raises(InputError, match="rmu/x has texts of d, which is not among the topics a, b, c"):
+        unlearn(tiny_base, forget=FORGET[:2], topics=["a", "d"], all_topics=TOPICS, label="rmu/x")
+
+
+@pytest.mark.parametrize(("topics", "steps"), [([2, 0, 0, 2, 0, 0, 5], 10), ([1] * 7, 4), ([0, 1, 2, 3], 3)])
+def test_topics_take_turns_each_in_passes_over_its_own_texts(topics, steps):
+    chosen = options(steps=steps, batch_size=2, alternate_topics=True)
+    batches = rmu.forget_schedule(topics, chosen, torch.Generator().manual_seed(0))
+    order = sorted(set(topics))
+    assert [{topics[row] for row in batch} for batch in batches] == [
+        {order[step % len(order)]} for step in range(steps)
+    ]
+    for turn, topic in enumerate(order):
+        seen = [row for batch in batches[turn :: len(order)] for row in batch]
+        own = [row for row, one in enumerate(topics) if one == topic]
+        assert all(
+            set(seen[start : start + len(own)]) == set(own) for start in range(0, len(seen) - len(own) + 1, len(own))
+        )
+    together = rmu.forget_schedule(topics, dataclasses.replace(chosen, alternate_topics=False), torch.Generator())
+    assert together == rmu.schedule(len(topics), 2, steps, torch.Generator())
+
+
 def test_schedule_passes_over_all_rows_again_and_again():
     batches = rmu.schedule(10, 4, 20, torch.Generator().manual_seed(0))
     assert [len(batch) for batch in batches] == [4] * 20
@@ -374,9 +448,79 @@ def test_text_without_a_token_for_the_loss_is_refused(tiny_base):
         unlearn(tiny_base, forget=["the capital", "of Kenya", "a", "is Nairobi"])
 
 
+@pytest.mark.parametrize("start", [OPTIONS, REFERENCE], ids=["masked", "the authors'"])
+def test_frozen_layers_run_once_for_texts_that_come_again(tiny_base, monkeypatch, start):
+    calls = {"prefix": 0, "frozen_suffix": 0}
+    for name in calls:
+        original = getattr(rmu.LowerHalf, name)
+
+        def counted(self, *arguments, name=name, original=original):
+            calls[name] += 1
+            return original(self, *arguments)
+
+        monkeypatch.setattr(rmu.LowerHalf, name, counted)
+    same_length = [text + " is Nairobi" for text in FORGET[::4]], RETAIN[::3]
+    unlearn(tiny_base, options(start, batch_size=12, steps=5), *same_length)
+    assert calls["frozen_suffix"] == 1
+    assert calls["prefix"] <= 4  # to check the cut, forget texts, retain texts
+
+
+def test_layers_above_the_steered_one_are_not_loaded(tiny_folder, tiny_base, tmp_path, capfd):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tiny_folder, tmp_path / "hub")
+    path = tmp_path / "hub" / "model.safetensors"
+    weights = load_file(path)
+    above = [name for name in weights if name.startswith(("model.layers.3.", "model.norm", "lm_head"))]
+    assert len(above) >= 10
+    for name in above:
+        weights[name].fill_(torch.nan)
+    save_file(weights, path, {"format": "pt"})
+    base = models.prepare(str(tmp_path / "hub"), tmp_path / "prepared")
+    capfd.readouterr()
+    found, expected = unlearn(base), unlearn(tiny_base)
+    assert found.losses == expected.losses
+    assert all(torch.equal(found.delta[name], expected.delta[name]) for name in NAMES)
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert all(line.startswith("unlearn: ") for line in said.err.strip().splitlines())  # progress, no loading reports
+
+
 def test_layer_trained_above_the_steered_one_is_refused():
     with pytest.raises(InputError, match="trains layer 8, above layer_id 7"):
         rmu.Options(layer_id=7, trained_layers=(7, 8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"skip_first": 1}, "skip_first is 1, but only with `mask: true` do positions stay out"),
+        ({"control": "shard"}, "control is shard; it can be topic or run"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        rmu.Options(**changes)
+
+
+@pytest.mark.parametrize(("preset", "alpha", "coefficient"), [("reference", 100, 20), ("zephyr-7b", 1200, 6.5)])
+def test_presets_are_the_authors_settings(preset, alpha, coefficient):
+    made = methods.options(rmu, {"preset": preset, "steps": 40})
+    assert (made.alpha, made.coefficient, made.steps) == (alpha, coefficient, 40)
+    assert (made.layer_id, made.trained_layers, made.trained_parameters) == (7, (5, 6, 7), ("mlp.down_proj.weight",))
+    assert (made.learning_rate, made.batch_size) == (5e-5, 4)
+    assert (made.max_tokens_forget, made.max_tokens_retain) == ((512, 768), 512)
+    assert (made.mask, made.skip_first, made.adaptive) == (False, 0, None)
+    assert (made.control, made.control_seed, made.alternate_topics) == ("topic", None, True)
+    assert (made.weight_decay, made.epsilon) == (0, 1e-6)
+    assert methods.options(rmu, {"preset": preset, "alpha": 7}) == dataclasses.replace(made, alpha=7, steps=80)
+
+
+def test_defaults_are_the_reference_preset_but_for_the_optimizers():
+    made = methods.options(rmu, {"preset": "reference"})
+    assert dataclasses.replace(made, weight_decay=0.01, epsilon=1e-8) == rmu.Options()
 
 
 def test_options_are_made_from_configuration_values():
@@ -404,3 +548,23 @@ def test_states_computed_beforehand_change_nothing_but_the_time(tiny_base, tmp_p
     if dtype == "float32":
         for name, delta in stored.delta.items():
             torch.testing.assert_close(delta, fresh.delta[name], rtol=1e-3, atol=1e-3 * chosen.learning_rate)
+
+
+def test_states_are_refused_where_padding_counts(tiny_base, tmp_path):
+    run = methods.Run(base=tiny_base, forget=FORGET, retain=RETAIN, seed=0, device="cpu")
+    for work in (
+        lambda: rmu.frozen_states(run, REFERENCE, tmp_path / "states.safetensors"),
+        lambda: rmu.unlearn(dataclasses.replace(run, states=tmp_path / "states.safetensors"), REFERENCE),
+    ):
+        with pytest.raises(InputError, match="keep_states needs `mask: true`"):
+            work()
+    assert not list(tmp_path.iterdir())
+
+
+def test_stored_states_follow_the_topics_limits(tiny_base, tmp_path):
+    chosen, path = options(max_tokens_forget=(4, 7, 24), control="topic"), tmp_path / "states.safetensors"
+    topics = {"topics": mixed(FORGET), "all_topics": TOPICS}
+    rmu.frozen_states(methods.Run(tiny_base, FORGET, RETAIN, 0, "cpu", **topics), chosen, path)
+    stored, fresh = (unlearn(tiny_base, chosen, states=states, **topics) for states in (path, None))
+    for found, expected in zip(stored.losses, fresh.losses, strict=True):
+        assert found["forget_loss"] == pytest.approx(expected["forget_loss"], rel=1e-4)
