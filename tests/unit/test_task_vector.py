@@ -270,12 +270,17 @@ def test_checkpoint_minus_base(tmp_path, tiny_base, hub_model):
     vector.check_base(tiny_base, "it")
 
 
-def test_checkpoint_in_half_precision_is_subtracted_in_fp32(tmp_path, tiny_base, hub_model):
-    hub_model().bfloat16().save_pretrained(tmp_path)
+def test_a_checkpoint_in_half_precision_is_compared_with_the_rounded_base(tmp_path, tiny_base, hub_model):
+    model = hub_model().bfloat16()
+    with torch.no_grad():
+        model.get_parameter(DOWN)[0, 0] += 1
+    model.save_pretrained(tmp_path)
     vector = task_vector.CheckpointMinusBase(tmp_path, tiny_base)
-    original = hub_model().get_parameter(DOWN).detach()
+    original = hub_model().get_parameter(DOWN).detach().bfloat16()
     assert vector[DOWN].dtype == torch.float32
-    assert torch.equal(vector[DOWN], original.bfloat16().float() - original)
+    assert vector[DOWN].nonzero().tolist() == [[0, 0]]
+    assert vector[DOWN][0, 0] == (original[0, 0] + 1).float() - original[0, 0].float()
+    assert list(task_vector.without_zeros(vector)) == [DOWN]
 
 
 def test_checkpoints_that_do_not_fit_the_base_are_refused(tmp_path, tiny_base):
