@@ -24,6 +24,7 @@ import torch
 from safetensors import safe_open
 
 from spunge import models, safetensors_stream
+from spunge.batches import by_length, pad, schedule
 from spunge.errors import InputError
 from spunge.methods import Run, Unlearned
 from spunge.progress import Progress
@@ -141,13 +142,6 @@ def masked_mse(states: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -
     `states` (batch, length, hidden), `target` broadcastable to it, `mask` (batch, length); the result an fp32 scalar.
     """
     return (states.float() - target.float())[mask].square().mean()
-
-
-def schedule(count: int, batch_size: int, steps: int, generator: torch.Generator) -> list[list[int]]:
-    """Return `steps` batches of row numbers: whole shuffled passes over `count` rows, one after another."""
-    passes = math.ceil(batch_size * steps / count)
-    order = [row for _ in range(passes) for row in torch.randperm(count, generator=generator).tolist()]
-    return [order[start * batch_size : (start + 1) * batch_size] for start in range(steps)]
 
 
 def forget_schedule(topics: list[int], options: Options, generator: torch.Generator) -> list[list[int]]:
@@ -382,22 +376,6 @@ class Controls:
             return self._model.suffix(batch.inputs, batch.attention).float().norm(dim=-1)[batch.counted].mean()
 
         return self._texts.mean(rows, norm).item()
-
-
-def by_length(rows: list[int], tokens: list[list[int]]) -> list[list[int]]:
-    """Group rows so that in no group the longest text has more than 1.5 times the tokens of the shortest."""
-    groups: list[list[int]] = []
-    for row in sorted(rows, key=lambda row: (len(tokens[row]), row)):
-        if groups and len(tokens[row]) <= 1.5 * len(tokens[groups[-1][0]]):
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return groups
-
-
-def pad(rows: list[torch.Tensor], value: int = 0) -> torch.Tensor:
-    """Stack rows of shape (length, …) to (rows, longest, …), padded at the end with `value`."""
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
 
 
 def state_key(tokens: list[int]) -> str:

@@ -1,0 +1,29 @@
+"""Gradient ascent: the loss of the forget texts is maximised (Jang et al. 2022, arXiv 2210.01504; Yao et al. 2023).
+
+    loss = −NLL(forget)
+
+NLL is the mean over a batch's predicted tokens, as in TOFU (Maini et al. 2024, arXiv 2401.06121) and OpenUnlearning.
+Nothing bounds it, so the model breaks after enough steps: keep `steps` and the learning rate low.
+"""
+
+import dataclasses
+
+from spunge import training
+from spunge.methods import Run, Unlearned
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(training.Options):
+    """Settings of one run; see `training.Options`."""
+
+
+def loss(log_probabilities, tokens, reference=None):
+    """Return the mean log-likelihood per predicted token, −NLL, of each text; all shapes (texts,)."""
+    return -training.token_nll(log_probabilities, tokens)
+
+
+def unlearn(run: Run, options: Options) -> Unlearned | None:
+    """Ascend the forget texts' loss and return the change."""
+    return training.train(
+        run, options, [training.Term("forget", run.forget, options.max_tokens_forget, loss, by_tokens=True)]
+    )

@@ -1,0 +1,25 @@
+"""Gradient difference: ascent on the forget texts, descent on the retain texts (Liu et al. 2022, arXiv 2203.12817).
+
+    loss = −NLL(forget) + retain_weight · NLL(retain)
+
+NLL is the mean over a batch's predicted tokens, as in TOFU (Maini et al. 2024, arXiv 2401.06121) and OpenUnlearning.
+"""
+
+import dataclasses
+
+from spunge import training
+from spunge.methods import Run, Unlearned
+from spunge.methods.gradient_ascent import loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(training.Options):
+    """Settings of one run; see `training.Options`. `retain_weight` 1 is TOFU's and OpenUnlearning's."""
+
+    retain_weight: float = 1.0
+
+
+def unlearn(run: Run, options: Options) -> Unlearned | None:
+    """Minimise the difference of the two losses and return the change."""
+    forget = training.Term("forget", run.forget, options.max_tokens_forget, loss, by_tokens=True)
+    return training.train(run, options, [forget, *training.retain_terms(run, options, options.retain_weight)])

@@ -1,0 +1,42 @@
+"""NPO, negative preference optimization (Zhang et al. 2024, arXiv 2404.05868, equation 3).
+
+    loss = −(2/β) · E[log σ(−β · log(π(y) / π_ref(y)))] + retain_weight · NLL(retain)
+
+E is the mean over a batch's forget texts y, log π(y) the sum over the text's predicted tokens; NLL is the mean over a
+batch's predicted tokens. π_ref is the base model; its log π_ref(y) is computed once, before training, so that no second
+model is kept. For β → 0 the gradient is that of ascent on the texts' summed log-likelihoods.
+"""
+
+import dataclasses
+from functools import partial
+
+import torch
+from torch.nn.functional import logsigmoid
+
+from spunge import training
+from spunge.methods import Run, Unlearned
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(training.Options):
+    """Settings of one run; see `training.Options`.
+
+    β = 0.1 is the paper's; `retain_weight` 1 makes it the paper's NPO+RT, which its authors' code runs by default
+    (TOFU/config/forget.yaml), 0 its plain NPO.
+    """
+
+    beta: float = 0.1
+    retain_weight: float = 1.0
+
+
+def loss(log_probabilities, tokens, reference, beta: float) -> torch.Tensor:
+    """Return each text's loss from log π(y) and log π_ref(y), all shapes (texts,)."""
+    return -2 / beta * logsigmoid(-beta * (log_probabilities - reference))
+
+
+def unlearn(run: Run, options: Options) -> Unlearned | None:
+    """Minimise the NPO loss and return the change."""
+    forget = training.Term(
+        "forget", run.forget, options.max_tokens_forget, partial(loss, beta=options.beta), reference=True
+    )
+    return training.train(run, options, [forget, *training.retain_terms(run, options, options.retain_weight)])

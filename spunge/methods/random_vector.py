@@ -1,0 +1,49 @@
+"""A control: a random task vector as large as another method's (Ilharco et al. 2022, arXiv 2212.04089, tables 3 and 4).
+
+Each tensor is Gaussian with exactly the Frobenius norm that the other method's has, so only the direction is lost.
+"""
+
+import dataclasses
+import hashlib
+import json
+
+import torch
+
+from spunge.errors import InputError
+from spunge.methods import Run, Unlearned
+from spunge.task_vector import TaskVector
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """There is nothing to choose: `like` in the configuration names the other method, and `dtype` changes nothing."""
+
+    dtype: str = "float32"
+
+
+class RandomVector(TaskVector):
+    """Random tensors with the names, shapes and norms of another task vector, made one at a time."""
+
+    def __init__(self, like: TaskVector, *seeds: object):
+        self._like, self._seeds, self.provenance = like, seeds, like.provenance
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        return self._like.shapes
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        digest = hashlib.sha256(json.dumps([*self._seeds, name]).encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+        drawn = torch.randn(self.shapes[name], generator=generator, dtype=torch.float64)
+        return (drawn * (self._like[name].double().norm() / drawn.norm())).float()
+
+
+def unlearn(run: Run, options: Options) -> Unlearned:
+    """Return a random vector like `run.like`, another one for every shard and seed; nothing is trained.
+
+    Raises InputError where there is no such vector or where it belongs to another base model.
+    """
+    if run.like is None:
+        raise InputError(f"{run.label} has no other run to be like: give random_vector `like: METHOD` in `methods`")
+    run.like.check_base(run.base, "the task vector that random_vector is to be like")
+    return Unlearned(RandomVector(run.like, run.seed, run.split, run.part), losses=[])

@@ -1,0 +1,55 @@
+"""TVN, task vector negation (Ilharco et al. 2022, "Editing Models with Task Arithmetic", arXiv 2212.04089, section 3).
+
+The base model is fine-tuned on what is to be forgotten, the plain language modelling loss, and the change is turned
+around: delta = −(fine-tuned − base). How much of it is added is decided by whoever adds it (λ, a merge's `scale`).
+"""
+
+import dataclasses
+import hashlib
+import json
+
+import torch
+
+from spunge import training
+from spunge.errors import InputError
+from spunge.methods import Run, Unlearned
+
+LORA_B = ".lora_B.weight"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(training.Options):
+    """Settings of one TVN run; see `training.Options`.
+
+    `texts`: `forget`, or as a control `retain` (the paper's vector from non-toxic texts): as many retain texts as the
+    shard has, or all if there are no more, another draw for every shard and seed.
+    """
+
+    texts: str = "forget"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.texts not in ("forget", "retain"):
+            raise InputError(f"tvn's texts are {self.texts}; they can be forget or retain")
+
+
+def control_texts(run: Run) -> list[str]:
+    """Draw as many retain texts as the shard has forget texts, by the seed and a digest of the shard's texts."""
+    digest = hashlib.sha256(json.dumps([run.seed, run.forget]).encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+    drawn = torch.randperm(len(run.retain), generator=generator)[: len(run.forget)]
+    return [run.retain[row] for row in drawn.tolist()]
+
+
+def unlearn(run: Run, options: Options) -> Unlearned | None:
+    """Fine-tune on one shard and return the negated change; the loss is the mean over a batch's predicted tokens."""
+    texts, max_tokens = run.forget, options.max_tokens_forget
+    if options.texts == "retain":
+        texts, max_tokens = control_texts(run), options.max_tokens_retain
+    term = training.Term("forget", texts, max_tokens, training.token_nll, by_tokens=True)
+    trained = training.train(run, options, [term])
+    if trained is not None:
+        for name, tensor in trained.delta.items():
+            if trained.adapter is None or name.endswith(LORA_B):  # B·A changes its sign with either factor
+                tensor.neg_()
+    return trained

@@ -1,0 +1,363 @@
+"""Gradient training on a sequence of terms, each a loss of the log-probabilities that the model gives to texts.
+
+A text y has log π(y), the sum over its tokens but the first, which nothing predicts. A method is a choice of terms (see
+`Term`); the loop is the same for all: AdamW on the same global batches whether one process runs or many do, whole or in
+micro-batches, with all weights, some of them, or LoRA factors trained, always in fp32.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+
+import torch
+
+from spunge import models
+from spunge.batches import by_length, pad, schedule
+from spunge.errors import InputError
+from spunge.methods import Run, Unlearned
+from spunge.progress import Progress
+from spunge.task_vector import BaseModel, TensorFolder
+
+RECORDS = 60  # rows of the loss curve
+SHOWN = 4  # names in an error
+PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Settings of the loop.
+
+    `steps`, optimizer steps, is per shard. A step sees `batch_size` forget texts, and as many retain texts where there
+    is a retain loss, cut after `max_tokens_forget` and `max_tokens_retain` tokens, in `accumulation` micro-batches over
+    all processes. `dtype` is the precision of the forward pass and of weights that are not trained.
+
+    `trained` is `all`, `lora`, or a regular expression that the names of the trained parameters match in full; the
+    `lora_…` options are PEFT's (`lora_targets`: module names, or `all-linear`, which leaves the output layer out). The
+    learning rate rises over `warmup_steps` and stays; `max_gradient_norm` clips the norm of all gradients together.
+
+    Defaults: learning rate, batch and weight decay are those of OpenUnlearning's trainers (1e-5, 8 texts × 4
+    micro-batches and 0 in configs/trainer/finetune.yaml), 80 steps at a constant rate those of its WMDP experiment. Rank
+    and alpha are those of the LoRA configuration of NPO's authors (TOFU/config/forget_lora.yaml), who take learning rate
+    1e-4 with them.
+    """
+
+    steps: int = 80
+    learning_rate: float = 1e-5
+    batch_size: int = 32
+    accumulation: int = 1
+    max_tokens_forget: int = 512
+    max_tokens_retain: int = 512
+    trained: str = "all"
+    lora_rank: int = 8
+    lora_alpha: float = 32
+    lora_dropout: float = 0.0
+    lora_targets: str | tuple[str, ...] = "all-linear"
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    max_gradient_norm: float | None = None
+    gradient_checkpointing: bool = False
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if self.accumulation > self.batch_size:
+            raise InputError(f"{self.batch_size} texts a step can't be divided into {self.accumulation} micro-batches")
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One part of the loss: `weight` times the mean of `loss` over a batch of `texts`.
+
+    `loss` maps three tensors of shape (texts,), log π(y), the number of predicted tokens |y| and, with `reference`,
+    log π_ref(y) of the base model (else None), to a loss per text, (texts,). The mean is over texts, or with
+    `by_tokens` over predicted tokens: a text then counts |y| times. `name` is `forget` or `retain`.
+    """
+
+    name: str
+    texts: list[str]
+    max_tokens: int
+    loss: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+    by_tokens: bool = False
+    weight: float = 1.0
+    reference: bool = False
+
+
+def token_nll(log_probabilities: torch.Tensor, tokens: torch.Tensor, reference: None = None) -> torch.Tensor:
+    """Return the negative log-likelihood per predicted token, −log π(y) / |y|, all shapes (texts,)."""
+    return -log_probabilities / tokens
+
+
+def retain_terms(run: Run, options: Options, weight: float) -> list[Term]:
+    """Return the retain loss, `weight` · the mean negative log-likelihood per token; none where the weight is 0."""
+    if not weight:
+        return []
+    return [Term("retain", run.retain, options.max_tokens_retain, token_nll, by_tokens=True, weight=weight)]
+
+
+def train(run: Run, options: Options, terms: Sequence[Term]) -> Unlearned | None:
+    """Minimise the sum of the terms from the base model on; in all processes but the main one return None.
+
+    Raises InputError where a term has no texts or one that is too short, where `trained` names nothing, or where the
+    loss or the trained weights are no longer finite.
+    """
+    accelerator = _accelerator(run.device, options.dtype)
+    torch.manual_seed(run.seed)
+    generator = torch.Generator().manual_seed(run.seed)
+    tokenizer = models.load_tokenizer(run.base)
+    batched = [_Batches(term, tokenizer, options, generator, accelerator) for term in terms]
+    weights = _load(run.base, options)
+    optimizer = torch.optim.AdamW(
+        [parameter for parameter in weights.model.parameters() if parameter.requires_grad],
+        lr=options.learning_rate,
+        weight_decay=options.weight_decay,
+    )
+    model, optimizer = accelerator.prepare(weights.model, optimizer)
+    for batches in batched:
+        batches.compute_reference(model)
+    model.train()
+    losses = _loop(run, options, batched, model, optimizer, accelerator)
+    state = accelerator.get_state_dict(model)  # a collective call where the weights are sharded
+    if not accelerator.is_main_process:
+        return None
+    unlearned = weights.unlearned(accelerator.unwrap_model(model), state, losses)
+    if not all(torch.isfinite(tensor).all() for tensor in unlearned.delta.values()):
+        raise InputError(_diverged(f"a weight of {run.label} is not finite", options.steps, options))
+    return unlearned
+
+
+def _loop(run, options, batched, model, optimizer, accelerator) -> list[dict[str, float]]:
+    from accelerate import DistributedType
+
+    # Sharded gradients must not wait whole in memory, so FSDP adds them up after every backward pass.
+    waits = accelerator.distributed_type != DistributedType.FSDP
+    progress = Progress(run.label, options.steps)
+    every = math.ceil(options.steps / RECORDS)
+    names = [f"{batches.term.name}_loss" for batches in batched]
+    losses, stretch = [], []
+    for step in range(1, options.steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * min(1, step / max(options.warmup_steps, 1))
+        optimizer.zero_grad()
+        passes = [(number, *one) for number, batches in enumerate(batched) for one in batches.passes(step - 1)]
+        sums = torch.zeros(len(batched), device=accelerator.device)
+        for done, (number, rows, shares) in enumerate(passes, start=1):
+            synchronized = done == len(passes) or not waits
+            with contextlib.nullcontext() if synchronized else accelerator.no_sync(model):
+                loss = batched[number].loss(model, rows, shares)
+                # Gradients are averaged over the processes, whose shares add up to the batch.
+                accelerator.backward(loss * batched[number].term.weight * accelerator.num_processes)
+            sums[number] += loss.detach()
+        found = accelerator.reduce(sums, reduction="sum").tolist()
+        if not all(map(math.isfinite, found)):
+            total = sum(value * batches.term.weight for value, batches in zip(found, batched, strict=True))
+            raise InputError(_diverged(f"the loss of {run.label} is {total}", step, options))
+        if options.max_gradient_norm is not None:
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            accelerator.clip_grad_norm_(trained, options.max_gradient_norm)
+        optimizer.step()
+        stretch.append(found)
+        if accelerator.is_main_process:
+            progress.step(step, **dict(zip(names, found, strict=True)))
+        if step % every == 0 or step == options.steps:
+            means = torch.tensor(stretch).mean(dim=0).tolist()
+            losses.append({"step": step, **dict(zip(names, means, strict=True))})
+            stretch = []
+    return losses
+
+
+def _diverged(found: str, step: int, options: Options) -> str:
+    return (
+        f"{found} at step {step} of {options.steps} with learning rate {options.learning_rate}: lower the learning rate"
+        " or take fewer steps"
+    )
+
+
+def _accelerator(device: str, dtype: str):
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import GradientAccumulationPlugin
+
+    if device == "cpu" and dtype == "float16":
+        raise InputError("training in float16 needs a GPU: take dtype bfloat16 or float32")
+    # Accelerate keeps the first run's precision for the whole process.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    return Accelerator(
+        cpu=device == "cpu",
+        mixed_precision=PRECISIONS[dtype],
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loop adds up on its own
+    )
+
+
+class _Batches:
+    """A term's texts, tokenized, and the batches that one process sees of them."""
+
+    def __init__(self, term: Term, tokenizer, options: Options, generator: torch.Generator, accelerator):
+        if not term.texts:
+            raise InputError(f"there are no {term.name} texts for the {term.name} loss: give some or leave it out")
+        self.term, self._options, self._accelerator = term, options, accelerator
+        self._tokens = tokenizer(term.texts, truncation=True, max_length=term.max_tokens)["input_ids"]
+        short = [row for row, tokens in enumerate(self._tokens) if len(tokens) < 2]
+        if short:
+            raise InputError(
+                f"{len(short)} {term.name} texts (row {short[0]} is one) have fewer than 2 tokens, "
+                "so nothing to predict: drop them"
+            )
+        self._batches = schedule(len(term.texts), options.batch_size, options.steps, generator)
+        self._reference: torch.Tensor | None = None
+
+    def passes(self, number: int) -> list[tuple[list[int], torch.Tensor]]:
+        """Return this process's forward passes over batch `number`: their rows and each row's share of the mean."""
+        rows = self._batches[number]
+        counts = {row: len(self._tokens[row]) - 1 if self.term.by_tokens else 1 for row in rows}
+        total = sum(counts[row] for row in rows)
+        return [
+            (own, torch.tensor([counts[row] * there / total for row in own], device=self._accelerator.device))
+            for own, there in self._divided(rows, self._options.accumulation)
+        ]
+
+    def _divided(self, rows: list[int], parts: int) -> list[tuple[list[int], bool]]:
+        """Divide rows into parts of like length, and each part over the processes; return what this one takes.
+
+        All processes take the same number of passes, since they wait for each other in each; one for whom no row is
+        left takes a row with False, which must not count.
+        """
+        ordered = sorted(rows, key=lambda row: (len(self._tokens[row]), row))
+        chunks = [chunk.tolist() for chunk in torch.tensor(ordered).tensor_split(parts)]
+        processes, own = self._accelerator.num_processes, self._accelerator.process_index
+        if processes == 1:
+            return [(group, True) for chunk in chunks for group in by_length(chunk, self._tokens)]
+        return [(chunk[own::processes] or chunk[:1], own < len(chunk)) for chunk in chunks]
+
+    def loss(self, model: torch.nn.Module, rows: list[int], shares: torch.Tensor) -> torch.Tensor:
+        """Return Σ share · loss over rows, a scalar with gradients."""
+        reference = None if self._reference is None else self._reference[rows]
+        tokens = torch.tensor([len(self._tokens[row]) - 1 for row in rows], device=shares.device)
+        return (shares * self.term.loss(self.log_probabilities(model, rows), tokens, reference)).sum()
+
+    def log_probabilities(self, model: torch.nn.Module, rows: list[int]) -> torch.Tensor:
+        """Return log π(y) of rows, shape (rows,), fp32."""
+        tokens = [torch.tensor(self._tokens[row]) for row in rows]
+        inputs = pad(tokens).to(self._accelerator.device)
+        mask = pad([torch.ones_like(one) for one in tokens]).to(self._accelerator.device)
+        logits = model(input_ids=inputs, attention_mask=mask, use_cache=False).logits[:, :-1].float()
+        nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), inputs[:, 1:], reduction="none")
+        return -(nll * mask[:, 1:]).sum(dim=1)
+
+    @torch.no_grad()
+    def compute_reference(self, model: torch.nn.Module) -> None:
+        """Keep log π_ref of the texts that the run will visit, from the model as it is now."""
+        if not self.term.reference:
+            return
+        model.eval()
+        accelerator = self._accelerator
+        visited = sorted({row for batch in self._batches for row in batch})
+        reference = torch.zeros(len(self._tokens), device=accelerator.device)
+        a_pass = max(1, self._options.batch_size // self._options.accumulation)
+        for rows, there in self._divided(visited, math.ceil(len(visited) / a_pass)):
+            if there:
+                reference[rows] = self.log_probabilities(model, rows)
+            else:
+                self.log_probabilities(model, rows)
+        self._reference = accelerator.reduce(reference, reduction="sum")
+
+
+@dataclasses.dataclass
+class _Weights:
+    """The model as loaded, and how to read back what training changed.
+
+    `stored` maps the name of each trained parameter to that of its tensor in the base model's files; with LoRA it is
+    empty.
+    """
+
+    model: torch.nn.Module
+    base: BaseModel
+    stored: dict[str, str]
+
+    def unlearned(self, model: torch.nn.Module, state: dict[str, torch.Tensor], losses: list[dict]) -> Unlearned:
+        """Return the result for the trained `model` and its full `state`, whose tensors become the differences."""
+        if not self.stored:
+            return self._adapter(model, state, losses)
+        files, delta = TensorFolder(self.base.folder), {}
+        for name, stored in self.stored.items():
+            now = state[name].detach()
+            delta[name] = now.sub_(files[stored].to(now.device, torch.float32)).cpu()
+        return Unlearned(delta, losses)
+
+    def _adapter(self, model: torch.nn.Module, state: dict[str, torch.Tensor], losses: list[dict]) -> Unlearned:
+        from peft import get_peft_model_state_dict
+
+        factors = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
+        config = model.peft_config["default"]
+        config.base_model_name_or_path = self.base.source  # PEFT's own is a path
+        config.inference_mode = True
+        return Unlearned(
+            {name: factor.detach().float().cpu() for name, factor in factors.items()},
+            losses,
+            adapter=json.loads(json.dumps(config.to_dict(), default=sorted)),  # target_modules is a set
+        )
+
+
+def _load(base: BaseModel, options: Options) -> _Weights:
+    everything = options.trained == "all"
+    dtype = torch.float32 if everything else getattr(torch, options.dtype)
+    model = models.load(base, dtype, "cpu")
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if options.trained == "lora":
+        return _Weights(_with_lora(model, base, options), base, {})
+    stored = _stored_names(model, base, ".*" if everything else options.trained)
+    model.requires_grad_(False)
+    parameters, files = dict(model.named_parameters(remove_duplicate=False)), TensorFolder(base.folder)
+    for name, tensor in stored.items():
+        if dtype != torch.float32:  # small updates would be lost in a half-precision sum
+            parameters[name].data = files[tensor].float()
+        parameters[name].requires_grad_(True)
+    return _Weights(model, base, stored)
+
+
+def _stored_names(model: torch.nn.Module, base: BaseModel, pattern: str) -> dict[str, str]:
+    """Return {name in the model: name in the base's files} of the parameters that match, tied ones once."""
+    try:
+        matches = re.compile(pattern).fullmatch
+    except re.error as error:
+        raise InputError(f"`trained: {pattern}` is no regular expression: {error}") from error
+    names: dict[torch.nn.Parameter, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
+    files, found = TensorFolder(base.folder), {}
+    for aliases in names.values():
+        if not any(map(matches, aliases)):
+            continue
+        prefix = f"{model.base_model_prefix}."  # files of older models lack it
+        stored = {name: name if name in files else name.removeprefix(prefix) for name in aliases}
+        present = {name: tensor for name, tensor in stored.items() if tensor in files}
+        if not present:
+            raise InputError(f"{base.source} has no tensor {aliases[0]} in its files: it can't be trained")
+        found.update([min(present.items(), key=lambda pair: (pair[0] != pair[1], aliases.index(pair[0])))])
+    if not found:
+        some = ", ".join(list(dict(model.named_parameters()))[:SHOWN])
+        raise InputError(f"`trained: {pattern}` matches no parameter of {base.source}; it has {some} and so on")
+    return found
+
+
+def _with_lora(model: torch.nn.Module, base: BaseModel, options: Options) -> torch.nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    targets = options.lora_targets
+    config = LoraConfig(
+        r=options.lora_rank,
+        lora_alpha=options.lora_alpha,
+        lora_dropout=options.lora_dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        linear = {name.rpartition(".")[2] for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)}
+        raise InputError(
+            f"PEFT can't adapt lora_targets {targets} in {base.source}, whose linear layers are "
+            f"{', '.join(sorted(linear))}: {str(error).splitlines()[0]}"
+        ) from error
