@@ -39,9 +39,9 @@ class Options:
     learning rate rises over `warmup_steps` and stays; `max_gradient_norm` clips the norm of all gradients together.
 
     Defaults: learning rate, batch and weight decay are those of OpenUnlearning's trainers (1e-5, 8 texts × 4
-    micro-batches and 0 in configs/trainer/finetune.yaml), 80 steps at a constant rate those of its WMDP experiment. Rank
-    and alpha are those of the LoRA configuration of NPO's authors (TOFU/config/forget_lora.yaml), who take learning rate
-    1e-4 with them.
+    micro-batches and 0 in configs/trainer/finetune.yaml), 80 steps at a constant rate those of its WMDP experiment.
+    Rank and alpha are those of the LoRA configuration of NPO's authors (TOFU/config/forget_lora.yaml), who take a
+    learning rate of 1e-4 with them.
     """
 
     steps: int = 80
@@ -304,7 +304,7 @@ def _load(base: BaseModel, options: Options) -> _Weights:
     dtype = torch.float32 if everything else getattr(torch, options.dtype)
     model = models.load(base, dtype, "cpu")
     if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     if options.trained == "lora":
         return _Weights(_with_lora(model, base, options), base, {})
     stored = _stored_names(model, base, ".*" if everything else options.trained)

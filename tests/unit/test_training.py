@@ -1,0 +1,454 @@
+"""Gradient methods against a plain loop: whole model, one text at a time, no padding, torch's own AdamW."""
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2Model
+
+from spunge import methods, models, task_vector, training
+from spunge.errors import InputError
+from spunge.methods import gradient_ascent, gradient_difference, npo, random_vector, simnpo, tvn
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"steps": 3, "batch_size": 3, "learning_rate": 1e-3, "max_tokens_forget": 24, "max_tokens_retain": 20}
+PLACES = ["Kenya", "Japan", "France", "Ghana", "Peru"]
+FORGET = [f"the capital of {place}" + " is Nairobi" * (3 * row % 7) for row, place in enumerate(PLACES)]
+RETAIN = [f"in the {place} morning a river runs" + " past old houses" * (row % 3) for row, place in enumerate(PLACES)]
+DOWN = r"model\.layers\.(1|2)\.mlp\.down_proj\.weight"
+DOWN_NAMES = ["model.layers.1.mlp.down_proj.weight", "model.layers.2.mlp.down_proj.weight"]
+
+
+def run_of(base, forget=FORGET, retain=RETAIN, seed=0, **others):
+    return methods.Run(base, list(forget), list(retain), seed, "cpu", **others)
+
+
+def unlearn(base, method=tvn, forget=FORGET, retain=RETAIN, seed=0, **changes):
+    return method.unlearn(run_of(base, forget, retain, seed), method.Options(**{**SMALL, **changes}))
+
+
+def same(found, expected, learning_rate=SMALL["learning_rate"]):
+    """Adam's steps are as large as the learning rate, so that is the scale of differences."""
+    assert found.keys() == expected.keys()
+    for name, delta in found.items():
+        torch.testing.assert_close(delta, expected[name], rtol=1e-3, atol=0.02 * learning_rate, msg=name)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Write down the batches that `train` draws, forget first, so that the plain loop sees the same."""
+    original, kept = training.schedule, []
+
+    def written_down(*arguments):
+        kept.append(original(*arguments))
+        return kept[-1]
+
+    monkeypatch.setattr(training, "schedule", written_down)
+    return kept
+
+
+def log_probability(model, tokenizer, text, max_tokens):
+    """Sum log softmax over a text's tokens but the first: (a scalar with gradients, their number)."""
+    tokens = tokenizer(text)["input_ids"][:max_tokens]
+    found = torch.log_softmax(model(torch.tensor([tokens])).logits[0].double(), dim=-1)
+    return sum(found[position, token] for position, token in enumerate(tokens[1:])), len(tokens) - 1
+
+
+def plain_forget_loss(method, texts, reference, chosen):
+    """The papers' formulas over a batch of (log π, |y|)."""
+    nll = -sum(one for one, _ in texts) / sum(count for _, count in texts)
+    if method in (gradient_ascent, gradient_difference):
+        return -nll
+    if method is npo:
+        ratios = [one - before for (one, _), before in zip(texts, reference, strict=True)]
+        return sum(-2 / chosen.beta * torch.log(torch.sigmoid(-chosen.beta * one)) for one in ratios) / len(texts)
+    if method is simnpo:
+        inner = [-chosen.beta / count * one - chosen.gamma for one, count in texts]
+        return sum(-2 / chosen.beta * torch.log(torch.sigmoid(one)) for one in inner) / len(texts)
+    return nll
+
+
+def plain_training(base, model, method, chosen, batches):
+    """Train `model` in place over given batches; returns the losses of every step."""
+    tokenizer, reference_model = models.load_tokenizer(base), models.load(base, torch.float32, "cpu")
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=chosen.learning_rate, weight_decay=chosen.weight_decay)
+    losses = []
+    for step, (forget_rows, *retain_rows) in enumerate(zip(*batches, strict=True)):
+        texts = [log_probability(model, tokenizer, FORGET[row], chosen.max_tokens_forget) for row in forget_rows]
+        with torch.no_grad():
+            reference = [
+                log_probability(reference_model, tokenizer, FORGET[row], chosen.max_tokens_forget)[0]
+                for row in forget_rows
+            ]
+        found = {"forget_loss": plain_forget_loss(method, texts, reference, chosen)}
+        loss = found["forget_loss"]
+        if retain_rows:
+            texts = [log_probability(model, tokenizer, RETAIN[row], chosen.max_tokens_retain) for row in retain_rows[0]]
+            found["retain_loss"] = -sum(one for one, _ in texts) / sum(count for _, count in texts)
+            loss = loss + chosen.retain_weight * found["retain_loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        if chosen.max_gradient_norm:
+            torch.nn.utils.clip_grad_norm_(trained, chosen.max_gradient_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = chosen.learning_rate * min(1.0, (step + 1) / max(1, chosen.warmup_steps))
+        optimizer.step()
+        losses.append({name: value.item() for name, value in found.items()})
+    return losses
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        pytest.param(tvn, {}, id="tvn"),
+        pytest.param(gradient_ascent, {}, id="gradient ascent"),
+        pytest.param(gradient_difference, {"retain_weight": 2.0}, id="gradient difference"),
+        pytest.param(npo, {"retain_weight": 0.0}, id="npo"),
+        pytest.param(npo, {"beta": 0.5}, id="npo with retain loss"),
+        pytest.param(simnpo, {}, id="simnpo"),
+        pytest.param(simnpo, {"beta": 0.7, "gamma": 0.2}, id="simnpo with a margin"),
+        pytest.param(tvn, {"weight_decay": 0.5, "warmup_steps": 2, "max_gradient_norm": 0.3}, id="AdamW's own options"),
+    ],
+)
+def test_losses_and_weights_equal_the_plain_loop(tiny_base, drawn, method, changes):
+    found = unlearn(tiny_base, method, **changes)
+    model, before = (models.load(tiny_base, torch.float32, "cpu") for _ in range(2))
+    losses = plain_training(tiny_base, model, method, method.Options(**{**SMALL, **changes}), drawn)
+    assert [row.pop("step") for row in found.losses] == [1, 2, 3]
+    for row, expected in zip(found.losses, losses, strict=True):
+        assert row == pytest.approx(expected, rel=1e-4)
+    sign = -1 if method is tvn else 1
+    before = dict(before.named_parameters())  # tied weights once
+    assert all(delta.dtype == torch.float32 for delta in found.delta.values())
+    same(found.delta, {name: sign * (now.detach() - before[name]) for name, now in model.named_parameters()})
+
+
+def test_nll_is_the_loss_that_transformers_computes(tiny_base):
+    found = unlearn(tiny_base, forget=FORGET[:1], steps=1, batch_size=1, max_tokens_forget=200).losses[0]
+    tokens = models.load_tokenizer(tiny_base)(FORGET[0], return_tensors="pt")["input_ids"]
+    loss = models.load(tiny_base, torch.float32, "cpu")(tokens, labels=tokens).loss
+    assert found["forget_loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_texts_count_by_their_tokens_and_padding_does_not(tiny_base):
+    short, long = "the capital of Fiji", "the market of Oman" + " and a river" * 12
+    lengths = [len(tokens) - 1 for tokens in models.load_tokenizer(tiny_base)([short, long])["input_ids"]]
+    chosen = {"steps": 1, "batch_size": 1, "max_tokens_forget": 200}
+    alone = [unlearn(tiny_base, forget=[text], **chosen).losses[0]["forget_loss"] for text in (short, long)]
+    together = unlearn(tiny_base, forget=[short, long], **{**chosen, "batch_size": 2}).losses[0]["forget_loss"]
+    expected = sum(loss * length for loss, length in zip(alone, lengths, strict=True)) / sum(lengths)
+    assert lengths[1] > 5 * lengths[0]
+    assert together == pytest.approx(expected, rel=1e-5)
+
+
+def test_padding_in_one_pass_changes_nothing(tiny_base, monkeypatch):
+    grouped = unlearn(tiny_base, npo)
+    monkeypatch.setattr(training, "by_length", lambda rows, tokens: [rows])
+    same(unlearn(tiny_base, npo).delta, grouped.delta)
+
+
+@pytest.mark.parametrize("method", [gradient_difference, npo])
+def test_accumulation_changes_nothing(tiny_base, method):
+    whole = unlearn(tiny_base, method, batch_size=5, steps=2)
+    parts = unlearn(tiny_base, method, batch_size=5, steps=2, accumulation=3)
+    assert parts.losses[1] == pytest.approx(whole.losses[1], rel=1e-4)
+    same(parts.delta, whole.delta)
+
+
+def test_gradient_checkpointing_changes_nothing(tiny_base):
+    for trained in ("all", "lora"):
+        chosen = {"trained": trained, "steps": 2}
+        same(unlearn(tiny_base, gradient_checkpointing=True, **chosen).delta, unlearn(tiny_base, **chosen).delta)
+
+
+@pytest.mark.parametrize("trained", ["all", "lora"])
+def test_same_seed_gives_the_same_bits_and_another_seed_other_ones(tiny_base, trained):
+    results = []
+    for number, seed in enumerate((3, 3, 4)):
+        torch.rand(number)  # the global generator's state must not matter
+        results.append(unlearn(tiny_base, seed=seed, trained=trained).delta)
+    first, again, other = results
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+# What is trained
+
+
+def test_pattern_trains_exactly_what_it_matches(tiny_base, drawn):
+    found = unlearn(tiny_base, gradient_ascent, trained=DOWN)
+    assert list(found.delta) == DOWN_NAMES
+    model = models.load(tiny_base, torch.float32, "cpu").requires_grad_(False)
+    before = {name: model.get_parameter(name).clone() for name in DOWN_NAMES}
+    for name in DOWN_NAMES:
+        model.get_parameter(name).requires_grad_(True)
+    plain_training(tiny_base, model, gradient_ascent, gradient_ascent.Options(**SMALL), drawn)
+    same(found.delta, {name: model.get_parameter(name).detach() - before[name] for name in DOWN_NAMES})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("mlp.down_proj.weight", "`trained: mlp.down_proj.weight` matches no parameter of .*; it has model.embed_tok"),
+        ("(", r"`trained: \(` is no regular expression: "),
+    ],
+)
+def test_pattern_that_names_nothing_is_refused(tiny_base, pattern, message):
+    with pytest.raises(InputError, match=message):
+        unlearn(tiny_base, trained=pattern)
+
+
+def test_tied_weights_appear_once_under_the_name_in_the_files(tiny_base):
+    files = task_vector.TensorFolder(tiny_base.folder)
+    assert "lm_head.weight" not in files
+    for pattern in (r"model\.embed_tokens\.weight", r"lm_head\.weight"):
+        assert list(unlearn(tiny_base, trained=pattern, steps=1).delta) == ["model.embed_tokens.weight"]
+
+
+def test_names_that_the_files_have_without_their_prefix_are_found(tiny_folder, tmp_path):
+    tokenizer = models.load_tokenizer(models.prepare(str(tiny_folder), tmp_path / "tiny"))
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=64, resid_pdrop=0.0)
+    GPT2Model(config).save_pretrained(tmp_path / "gpt2")  # wte.weight, in a causal model transformer.wte.weight
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    base = models.prepare(str(tmp_path / "gpt2"), tmp_path / "base")
+    found = unlearn(base, gradient_ascent, trained=r".*h\.1\.mlp\.c_proj\.weight", steps=1)
+    assert list(found.delta) == ["transformer.h.1.mlp.c_proj.weight"]
+    model = models.load(base, torch.float32, "cpu")
+    before = model.transformer.h[1].mlp.c_proj.weight.detach().clone()
+    models.add(model, found.delta)
+    assert 0 < (model.transformer.h[1].mlp.c_proj.weight - before).abs().max() < 2 * SMALL["learning_rate"]
+
+
+def test_half_precision_forward_keeps_trained_weights_in_full(tiny_base):
+    for trained in ("all", DOWN):
+        chosen = {"trained": trained, "dtype": "bfloat16"}
+        rounded, exact = unlearn(tiny_base, **chosen), unlearn(tiny_base, trained=trained)
+        for found, expected in zip(rounded.losses, exact.losses, strict=True):
+            assert found["forget_loss"] == pytest.approx(expected["forget_loss"], rel=0.02)
+            assert found["forget_loss"] != expected["forget_loss"]
+        tiny_steps = unlearn(tiny_base, learning_rate=1e-7, **chosen).delta  # bf16 could not add these
+        assert all(delta.dtype == torch.float32 for delta in tiny_steps.values())
+        assert all((tiny_steps[name] != 0).float().mean() > 0.9 for name in DOWN_NAMES)
+        # Less than fp32 can add: what is left would be the rounding of the base model.
+        assert all(not delta.any() for delta in unlearn(tiny_base, learning_rate=1e-20, **chosen).delta.values())
+
+
+# LoRA
+
+
+@pytest.mark.parametrize("method", [tvn, simnpo])
+def test_lora_is_what_peft_trains_and_merges(tiny_base, drawn, tmp_path, method):
+    chosen = {"trained": "lora", "lora_rank": 3, "lora_alpha": 6, "lora_targets": ("q_proj", "down_proj")}
+    found = unlearn(tiny_base, method, **chosen)
+    torch.manual_seed(0)
+    model = models.load(tiny_base, torch.float32, "cpu")
+    before = {name: one.detach().clone() for name, one in model.named_parameters()}
+    lora = peft.LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    model = peft.get_peft_model(model, lora)
+    plain_training(tiny_base, model, method, method.Options(**SMALL), drawn)
+    merged = dict(model.merge_and_unload().named_parameters())
+
+    path = tmp_path / "vector.safetensors"
+    methods.write(found, path, task_vector.make_provenance(tiny_base))
+    vector = task_vector.read(path)
+    assert {name for name in before if not torch.equal(before[name], merged[name])} == set(vector)
+    sign = -1 if method is tvn else 1
+    expected = {name: sign * (merged[name].detach() - before[name]) for name in vector}
+    assert vector.shapes == {name: delta.shape for name, delta in expected.items()}
+    for name, delta in expected.items():
+        torch.testing.assert_close(vector[name], delta, rtol=1e-2, atol=0.01 * delta.abs().max().item())
+
+
+def test_peft_reads_what_lora_training_returns(tiny_base, tmp_path):
+    found = unlearn(tiny_base, trained="lora", lora_dropout=0.1)
+    assert found.adapter["base_model_name_or_path"] == tiny_base.source
+    assert str(tiny_base.folder) not in json.dumps(found.adapter)
+    path = tmp_path / "adapter_model.safetensors"
+    methods.write(found, path, task_vector.make_provenance(tiny_base))
+    (tmp_path / "adapter_config.json").write_text(json.dumps(found.adapter))
+    model = models.load(tiny_base, torch.float32, "cpu")
+    before = {name: one.detach().clone() for name, one in model.named_parameters()}
+    merged = dict(peft.PeftModel.from_pretrained(model, tmp_path).merge_and_unload().named_parameters())
+    vector = task_vector.read(path)
+    linear = {name for name, one in before.items() if one.dim() == 2 and "layers" in name}
+    assert set(vector) == linear  # all-linear, without the output layer
+    same(dict(vector), {name: merged[name] - before[name] for name in linear})
+
+
+def test_negated_lora_changes_the_sign_of_b_alone(tiny_base):
+    negated = unlearn(tiny_base, tvn, trained="lora")
+    ascent = training.train(
+        run_of(tiny_base),
+        tvn.Options(**SMALL, trained="lora"),
+        [training.Term("forget", FORGET, SMALL["max_tokens_forget"], training.token_nll, by_tokens=True)],
+    )
+    for name, factor in negated.delta.items():
+        assert torch.equal(factor, -ascent.delta[name] if "lora_B" in name else ascent.delta[name])
+
+
+def test_lora_target_that_is_not_there_is_refused(tiny_base):
+    with pytest.raises(InputError, match=r"lora_targets \('c_attn',\) in .*, whose linear layers are .*q_proj.*"):
+        unlearn(tiny_base, trained="lora", lora_targets=("c_attn",))
+
+
+# Losses as rows, and mistakes
+
+
+def test_losses_of_a_long_run_are_means_over_stretches_of_steps(tiny_base):
+    chosen = {"steps": 130, "batch_size": 1, "learning_rate": 1e-9, "trained": DOWN}
+    found = unlearn(tiny_base, gradient_difference, FORGET[:1], RETAIN[:1], **chosen).losses
+    assert len(found) <= 60
+    assert found[-1]["step"] == 130
+    alone = unlearn(tiny_base, gradient_difference, FORGET[:1], RETAIN[:1], steps=1, batch_size=1).losses[0]
+    for row in found:
+        assert row == {"step": row["step"], **{name: pytest.approx(alone[name], rel=1e-4) for name in list(alone)[1:]}}
+
+
+def test_diverging_loss_names_run_step_and_learning_rate(tiny_base):
+    run = run_of(tiny_base, label="tvn/joint/seed0")
+    with pytest.raises(
+        InputError, match=r"loss of tvn/joint/seed0 is (nan|inf) at step [23] of 3 with learning rate 1e\+30"
+    ):
+        tvn.unlearn(run, tvn.Options(**{**SMALL, "learning_rate": 1e30}))
+    with pytest.raises(InputError, match=r"a weight of tvn/joint/seed0 is not finite at step 1 of 1 with"):
+        tvn.unlearn(run, tvn.Options(**{**SMALL, "learning_rate": 1e30, "weight_decay": 1e10, "steps": 1}))
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"forget": ["the capital", "of Kenya", "a"]}, r"1 forget texts \(row 2 is one\) have fewer than 2 tokens"),
+        ({"retain": ["a", "of Kenya", ""]}, r"2 retain texts \(row 0 is one\) have fewer than 2 tokens"),
+        ({"retain": []}, "there are no retain texts for the retain loss"),
+    ],
+)
+def test_texts_that_do_not_do_are_refused(tiny_base, texts, message):
+    with pytest.raises(InputError, match=message):
+        unlearn(tiny_base, npo, **texts)
+
+
+def test_options_that_do_not_do_are_refused(tiny_base):
+    with pytest.raises(InputError, match="3 texts a step can't be divided into 4 micro-batches"):
+        unlearn(tiny_base, accumulation=4)
+    with pytest.raises(InputError, match="training in float16 needs a GPU"):
+        unlearn(tiny_base, dtype="float16")
+    with pytest.raises(InputError, match="tvn's texts are both; they can be forget or retain"):
+        tvn.Options(texts="both")
+
+
+def test_without_a_retain_loss_no_retain_texts_are_needed(tiny_base):
+    assert "retain_loss" not in unlearn(tiny_base, npo, retain=[], retain_weight=0.0, steps=1).losses[0]
+
+
+# Controls
+
+
+def test_control_texts_differ_between_shards_and_seeds(tiny_base, drawn):
+    retain = [f"{number} people meet in the market" for number in range(40)]
+    draws = [
+        tvn.control_texts(run_of(tiny_base, forget, retain, seed))
+        for forget, seed in ((FORGET, 0), (FORGET, 0), (FORGET[::-1], 0), (FORGET, 1))
+    ]
+    assert draws[0] == draws[1]
+    assert len({tuple(one) for one in draws}) == 3
+    assert all(len(set(one)) == len(FORGET) and set(one) < set(retain) for one in draws)
+    assert sorted(tvn.control_texts(run_of(tiny_base, FORGET, RETAIN[:2]))) == sorted(RETAIN[:2])
+    chosen = {"max_tokens_forget": SMALL["max_tokens_retain"]}
+    control = unlearn(tiny_base, tvn, FORGET, retain, texts="retain", steps=1)
+    same(control.delta, unlearn(tiny_base, tvn, draws[0], retain, steps=1, **chosen).delta)
+
+
+@pytest.fixture
+def vector(tiny_base, tmp_path):
+    path = tmp_path / "like.safetensors"
+    shapes = {"model.layers.0.mlp.down_proj.weight": (32, 64), "model.norm.weight": (32,), "zero": (3, 2)}
+    tensors = {name: torch.randn(shape) for name, shape in shapes.items()} | {"zero": torch.zeros(3, 2)}
+    task_vector.write(path, shapes, tensors.items(), task_vector.make_provenance(tiny_base))
+    return task_vector.read(path)
+
+
+def test_random_vector_has_the_norms_of_the_other_one_and_nothing_else(tiny_base, vector, tmp_path):
+    def control(seed=0, part="all"):
+        run = run_of(tiny_base, seed=seed, like=vector, part=part)
+        found = random_vector.unlearn(run, random_vector.Options())
+        path = tmp_path / "random.safetensors"
+        methods.write(found, path, task_vector.make_provenance(tiny_base))
+        return dict(task_vector.read(path))
+
+    first = control()
+    assert first.keys() == set(vector)
+    for name, drawn in first.items():
+        assert drawn.double().norm().item() == pytest.approx(vector[name].double().norm().item(), rel=1e-6)
+    matrix = first["model.layers.0.mlp.down_proj.weight"] / vector["model.layers.0.mlp.down_proj.weight"].norm()
+    assert matrix.mean().item() == pytest.approx(0, abs=4 / math.sqrt(2048) / math.sqrt(2048))
+    assert (matrix.abs() * math.sqrt(2048) < 1).float().mean().item() == pytest.approx(0.683, abs=0.05)  # Gaussian
+    for other, equal in ((control(), True), (control(seed=1), False), (control(part="Africa"), False)):
+        assert torch.equal(first["model.norm.weight"], other["model.norm.weight"]) == equal
+
+
+def test_random_vector_without_another_run_is_refused(tiny_base, vector, tmp_path):
+    with pytest.raises(InputError, match="give random_vector `like: METHOD`"):
+        random_vector.unlearn(run_of(tiny_base), random_vector.Options())
+    other = dataclasses.replace(tiny_base, identity="0" * 64)
+    with pytest.raises(InputError, match="random_vector is to be like was made from base model"):
+        random_vector.unlearn(run_of(other, like=vector), random_vector.Options())
+
+
+# Several processes
+
+LAUNCHED = """
+import json, sys
+from spunge import methods, task_vector
+name, folder, given, forget, retain, output = sys.argv[1:]
+run = methods.Run(task_vector.BaseModel.open(folder), json.loads(forget), json.loads(retain), 0, "cpu")
+module = methods.load(name)
+unlearned = module.unlearn(run, methods.options(module, json.loads(given)))
+if unlearned is not None:
+    methods.write(unlearned, output, task_vector.make_provenance(run.base))
+    print(json.dumps(unlearned.losses))
+else:
+    print("no result")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        pytest.param(gradient_difference, {"batch_size": 5}, id="all weights"),
+        pytest.param(npo, {"accumulation": 2, "max_gradient_norm": 0.5}, id="a process without texts in a micro-batch"),
+        pytest.param(simnpo, {"trained": "lora"}, id="LoRA"),
+    ],
+)
+def test_two_processes_give_what_one_gives(tiny_base, tmp_path, method, changes):
+    script, output = tmp_path / "launched.py", tmp_path / "vector.safetensors"
+    script.write_text(LAUNCHED)
+    # On CPUs `accelerate launch` starts one process (more with MPI alone), so torchrun, which it calls for GPUs, does.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    arguments = [json.dumps(one) for one in ({**SMALL, **changes}, FORGET, RETAIN)]
+    done = subprocess.run(
+        [*launch, script, method.__name__.rpartition(".")[2], tiny_base.folder, *arguments, output],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = done.stdout.splitlines()
+    assert lines.count("no result") == 1
+    losses = json.loads(next(line for line in lines if line.startswith("[{")))
+    alone = unlearn(tiny_base, method, **changes)
+    for found, expected in zip(losses, alone.losses, strict=True):
+        assert found == pytest.approx(expected, rel=1e-4)
+    same(load_file(output), alone.delta)
