@@ -4,7 +4,13 @@ rule states:
     input:
         script=SCRIPTS / "frozen_states.py",
         library=library(
-            "models", "task_vector", "safetensors_stream", "progress", "methods/__init__", "datasets/tables"
+            "models",
+            "task_vector",
+            "safetensors_stream",
+            "progress",
+            "batches",
+            "methods/__init__",
+            "datasets/tables",
         ),
         method=method_file,
         base=MODEL,
@@ -41,6 +47,8 @@ rule unlearn:
             "task_vector",
             "safetensors_stream",
             "progress",
+            "batches",
+            "training",
             "methods/__init__",
             "datasets/tables",
             "evaluation/description",

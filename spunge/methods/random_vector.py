@@ -16,9 +16,7 @@ from spunge.task_vector import TaskVector
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """There is nothing to choose: `like` in the configuration names the other method, and `dtype` changes nothing."""
-
-    dtype: str = "float32"
+    """There is nothing to choose: `like` in the configuration names the other method."""
 
 
 class RandomVector(TaskVector):

@@ -192,7 +192,8 @@ MISTAKES = {
     "unknown method": (
         ("methods", "rmu", "method"),
         "rmv",
-        "configuration: methods.rmu.method is 'rmv'; it can be 'rmu'",
+        "configuration: methods.rmu.method is 'rmv'; it can be 'rmu', 'tvn', 'gradient_ascent', 'gradient_difference', "
+        "'npo', 'simnpo', 'random_vector'",
     ),
     "unknown split": (
         ("splits",),
@@ -376,7 +377,8 @@ def test_default_options_of_a_method_pass_the_schema(name):
     made = methods.load(name).Options()
     values = {key: value for key, value in dataclasses.asdict(made).items() if key not in FROM_ELSEWHERE}
     values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-    config = {**copy.deepcopy(SMALLEST), "methods": {name: values}}
+    given = {**values, "like": "other"} if name == "random_vector" else values
+    config = {**copy.deepcopy(SMALLEST), "methods": {name: given, "other": {"method": "rmu", "steps": 1}}}
     check(config, SCHEMA)
     for key, value in config["methods"][name].items():
         assert key in OF_THE_WORKFLOW or value == values[key]  # a default of the schema is the code's default

@@ -64,3 +64,16 @@ def test_a_merge_imports_no_other_merge(kind):
     path = PROJECT / "spunge" / "merging" / f"{kind}.py"
     others = {path.with_name(f"{other}.py") for other in merging.KINDS}
     assert not imported(path, ast.walk(ast.parse(path.read_text()))) & others
+
+
+def test_the_rule_unlearn_lists_what_the_methods_import():
+    listed = next(parameters.values[1] for parameters in rules() if parameters.id == "unlearn")
+    todo, needed = set((PROJECT / "spunge" / "methods").glob("*.py")), set()
+    while todo:
+        path = todo.pop()
+        needed.add(path)
+        todo |= imported(path, ast.parse(path.read_text()).body) - needed
+    names = {path.relative_to(PROJECT / "spunge").with_suffix("").as_posix() for path in needed}
+    assert not {
+        name for name in names - listed - ALWAYS if not name.endswith("__init__") and not CHOSEN.fullmatch(name)
+    }
