@@ -11,6 +11,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2Model
 
@@ -405,11 +406,12 @@ def test_random_vector_without_another_run_is_refused(tiny_base, vector, tmp_pat
 
 # Several processes
 
+PROFILE = ROOT / "profiles" / "accelerate" / "fsdp.yaml"
 LAUNCHED = """
 import json, sys
 from spunge import methods, task_vector
-name, folder, given, forget, retain, output = sys.argv[1:]
-run = methods.Run(task_vector.BaseModel.open(folder), json.loads(forget), json.loads(retain), 0, "cpu")
+name, folder, given, forget, retain, output, device = sys.argv[1:]
+run = methods.Run(task_vector.BaseModel.open(folder), json.loads(forget), json.loads(retain), 0, device)
 module = methods.load(name)
 unlearned = module.unlearn(run, methods.options(module, json.loads(given)))
 if unlearned is not None:
@@ -418,6 +420,41 @@ if unlearned is not None:
 else:
     print("no result")
 """
+# Accelerate shards on GPUs only; here it takes two CPUs for two of them.
+AS_ON_GPUS = """
+import torch
+from accelerate.state import DistributedType, PartialState
+PartialState._prepare_backend = lambda self, *given: ("gloo", DistributedType.MULTI_GPU)
+PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
+"""
+
+
+def in_two_processes(base, tmp_path, method, changes, script=LAUNCHED, device="cpu", **environment):
+    """Unlearn in two processes: (losses, {name: tensor} as written)."""
+    (tmp_path / "launched.py").write_text(script)
+    output = tmp_path / "vector.safetensors"
+    # On CPUs `accelerate launch` starts one process (more with MPI alone), so torchrun, which it calls for GPUs, does.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    arguments = [json.dumps(one) for one in ({**SMALL, **changes}, FORGET, RETAIN)]
+    name = method.__name__.rpartition(".")[2]
+    done = subprocess.run(
+        [*launch, tmp_path / "launched.py", name, base.folder, *arguments, output, device],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = done.stdout.splitlines()
+    assert lines.count("no result") == 1
+    return json.loads(next(line for line in lines if line.startswith("[{"))), load_file(output)
+
+
+def equal(losses, tensors, alone):
+    for found, expected in zip(losses, alone.losses, strict=True):
+        assert found == pytest.approx(expected, rel=1e-4)
+    same(tensors, alone.delta)
 
 
 @pytest.mark.slow
@@ -430,25 +467,24 @@ else:
     ],
 )
 def test_two_processes_give_what_one_gives(tiny_base, tmp_path, method, changes):
-    script, output = tmp_path / "launched.py", tmp_path / "vector.safetensors"
-    script.write_text(LAUNCHED)
-    # On CPUs `accelerate launch` starts one process (more with MPI alone), so torchrun, which it calls for GPUs, does.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    arguments = [json.dumps(one) for one in ({**SMALL, **changes}, FORGET, RETAIN)]
-    done = subprocess.run(
-        [*launch, script, method.__name__.rpartition(".")[2], tiny_base.folder, *arguments, output],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=300,
-        check=False,
+    equal(*in_two_processes(tiny_base, tmp_path, method, changes), unlearn(tiny_base, method, **changes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        pytest.param(npo, {"accumulation": 2, "max_gradient_norm": 0.5}, id="all weights"),
+        pytest.param(tvn, {"trained": "lora", "gradient_checkpointing": True}, id="LoRA"),
+    ],
+)
+def test_sharded_weights_give_what_whole_ones_give(tiny_base, tmp_path, method, changes):
+    profile = load_config_from_file(str(PROFILE))  # refuses unknown keys
+    assert (profile.distributed_type, profile.mixed_precision) == ("FSDP", "bf16")
+    environment = {key.upper(): str(value).lower() for key, value in profile.fsdp_config.items()}
+    environment["FSDP_AUTO_WRAP_POLICY"] = profile.fsdp_config["fsdp_auto_wrap_policy"]
+    environment["FSDP_STATE_DICT_TYPE"] = profile.fsdp_config["fsdp_state_dict_type"]
+    found = in_two_processes(
+        tiny_base, tmp_path, method, changes, AS_ON_GPUS + LAUNCHED, "cuda", ACCELERATE_USE_FSDP="true", **environment
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    lines = done.stdout.splitlines()
-    assert lines.count("no result") == 1
-    losses = json.loads(next(line for line in lines if line.startswith("[{")))
-    alone = unlearn(tiny_base, method, **changes)
-    for found, expected in zip(losses, alone.losses, strict=True):
-        assert found == pytest.approx(expected, rel=1e-4)
-    same(load_file(output), alone.delta)
+    equal(*found, unlearn(tiny_base, method, **changes))
