@@ -452,6 +452,7 @@ def in_two_processes(base, tmp_path, method, changes, script=LAUNCHED, device="c
 
 
 def equal(losses, tensors, alone):
+    # Adam hides a common factor on all gradients; it shows where only the first steps are clipped (norms 133, 89, 19).
     for found, expected in zip(losses, alone.losses, strict=True):
         assert found == pytest.approx(expected, rel=1e-4)
     same(tensors, alone.delta)
@@ -462,7 +463,7 @@ def equal(losses, tensors, alone):
     ("method", "changes"),
     [
         pytest.param(gradient_difference, {"batch_size": 5}, id="all weights"),
-        pytest.param(npo, {"accumulation": 2, "max_gradient_norm": 0.5}, id="a process without texts in a micro-batch"),
+        pytest.param(npo, {"accumulation": 2, "max_gradient_norm": 60}, id="a process without texts in a micro-batch"),
         pytest.param(simnpo, {"trained": "lora"}, id="LoRA"),
     ],
 )
@@ -474,7 +475,7 @@ def test_two_processes_give_what_one_gives(tiny_base, tmp_path, method, changes)
 @pytest.mark.parametrize(
     ("method", "changes"),
     [
-        pytest.param(npo, {"accumulation": 2, "max_gradient_norm": 0.5}, id="all weights"),
+        pytest.param(npo, {"accumulation": 2, "max_gradient_norm": 60}, id="all weights"),
         pytest.param(tvn, {"trained": "lora", "gradient_checkpointing": True}, id="LoRA"),
     ],
 )
