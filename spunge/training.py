@@ -89,6 +89,11 @@ def token_nll(log_probabilities: torch.Tensor, tokens: torch.Tensor, reference: 
     return -log_probabilities / tokens
 
 
+def token_log_likelihood(log_probabilities: torch.Tensor, tokens: torch.Tensor, reference: None = None) -> torch.Tensor:
+    """Return the log-likelihood per predicted token, log π(y) / |y|, all shapes (texts,), for ascent on the NLL."""
+    return log_probabilities / tokens
+
+
 def retain_terms(run: Run, options: Options, weight: float) -> list[Term]:
     """Return the retain loss, `weight` · the mean negative log-likelihood per token; none where the weight is 0."""
     if not weight:

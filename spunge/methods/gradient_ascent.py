@@ -17,13 +17,9 @@ class Options(training.Options):
     """Settings of one run; see `training.Options`."""
 
 
-def loss(log_probabilities, tokens, reference=None):
-    """Return the mean log-likelihood per predicted token, −NLL, of each text; all shapes (texts,)."""
-    return -training.token_nll(log_probabilities, tokens)
-
-
 def unlearn(run: Run, options: Options) -> Unlearned | None:
     """Ascend the forget texts' loss and return the change."""
+    likelihood = training.token_log_likelihood
     return training.train(
-        run, options, [training.Term("forget", run.forget, options.max_tokens_forget, loss, by_tokens=True)]
+        run, options, [training.Term("forget", run.forget, options.max_tokens_forget, likelihood, by_tokens=True)]
     )

@@ -9,7 +9,6 @@ import dataclasses
 
 from spunge import training
 from spunge.methods import Run, Unlearned
-from spunge.methods.gradient_ascent import loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,5 +20,6 @@ class Options(training.Options):
 
 def unlearn(run: Run, options: Options) -> Unlearned | None:
     """Minimise the difference of the two losses and return the change."""
-    forget = training.Term("forget", run.forget, options.max_tokens_forget, loss, by_tokens=True)
+    likelihood = training.token_log_likelihood
+    forget = training.Term("forget", run.forget, options.max_tokens_forget, likelihood, by_tokens=True)
     return training.train(run, options, [forget, *training.retain_terms(run, options, options.retain_weight)])
