@@ -20,6 +20,7 @@ include: "rules/unlearn.smk"
 include: "rules/merge.smk"
 include: "rules/evaluate.smk"
 include: "rules/figures.smk"
+include: "rules/export.smk"
 
 
 rule all:

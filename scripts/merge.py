@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
             "options": arguments.options,
             "seed": seed,
             "shards": {shard: sha256(path) for shard, path in paths.items()},
+            "unlearned": [{"shard": shard, **vector.provenance} for shard, vector in vectors.items()],
         }
         merged = driver.merge(vectors, kind, options, diagnostics, seed)
         task_vector.write(arguments.output, driver.common_layout(vectors), merged, provenance)

@@ -227,16 +227,21 @@ def without_zeros(vector: TaskVector) -> Part:
 
 
 class TensorFolder(Mapping[str, torch.Tensor]):
-    """The tensors of a model folder's safetensors files, read one at a time."""
+    """The tensors of a model folder's safetensors files, read one at a time.
+
+    `shapes` and `dtypes` (safetensors' own names, `F32`, `BF16` …) are known without reading any tensor.
+    """
 
     def __init__(self, folder: str | os.PathLike):
         self._files: dict[str, Path] = {}
         self.shapes: dict[str, torch.Size] = {}
-        for path in sorted(Path(folder).glob("*.safetensors")):
+        self.dtypes: dict[str, str] = {}
+        for path in _loaded_files(Path(folder)):
             with safe_open(path, "pt") as file:
                 for name in file.keys():  # noqa: SIM118
+                    tensor = file.get_slice(name)
                     self._files[name] = path
-                    self.shapes[name] = torch.Size(file.get_slice(name).get_shape())
+                    self.shapes[name], self.dtypes[name] = torch.Size(tensor.get_shape()), tensor.get_dtype()
         if not self._files:
             raise InputError(f"{folder} has no safetensors files")
 
@@ -249,6 +254,15 @@ class TensorFolder(Mapping[str, torch.Tensor]):
 
     def __len__(self) -> int:
         return len(self._files)
+
+
+def _loaded_files(folder: Path) -> list[Path]:
+    """Return the files that transformers loads; some folders also hold the weights under other names."""
+    if (whole := folder / "model.safetensors").exists():
+        return [whole]
+    if (index := folder / "model.safetensors.index.json").exists():
+        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    return sorted(folder.glob("*.safetensors"))
 
 
 class Scaled(TaskVector):

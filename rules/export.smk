@@ -1,0 +1,38 @@
+# Made when asked for by name, since every candidate is as large as the base model.
+rule export:
+    input:
+        script=SCRIPTS / "export.py",
+        library=library(
+            "export",
+            "model_card",
+            "models",
+            "task_vector",
+            "safetensors_stream",
+            "progress",
+            "merging/driver",
+            "merging/ties",
+        ),
+        base=MODEL,
+        task_vector=candidate_task_vector,
+    output:
+        directory(f"{RESULTS}/exports/{{candidate}}"),
+    log:
+        f"{LOGS}/export/{{candidate}}.log",
+    benchmark:
+        f"{BENCHMARKS}/export/{{candidate}}.tsv"
+    wildcard_constraints:
+        candidate=r".+/seed\d+",  # the base model is a folder already
+    conda:
+        ENVS / "model.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        scale=1.0,
+        dtype=config["export"]["dtype"] or "",
+        max_shard_size=config["export"]["max_shard_size"],
+    message:
+        "Export {wildcards.candidate} as a Hugging Face folder"
+    shell:
+        "python {input.script} --base {input.base:q} --task-vector {input.task_vector:q} --scale {params.scale}"
+        " --dtype {params.dtype:q} --max-shard-size {params.max_shard_size:q} --output {output:q} 2>&1 | tee {log:q}"

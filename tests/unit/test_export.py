@@ -1,0 +1,560 @@
+"""Exported candidates: plain transformers and lm-eval load them, mergekit makes the merge again, nothing half-made."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from spunge import export as exporting
+from spunge import model_card, models, task_vector
+from spunge.errors import InputError
+from spunge.merging import driver
+
+DOWN = [f"model.layers.{layer}.mlp.down_proj.weight" for layer in (1, 2)]
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+SHAPES = {DOWN[0]: (32, 64), DOWN[1]: (32, 64), EMBEDDING: (320, 32), HEAD: (320, 32)}
+MERGED = "rmu/attribute/ties/seed3"
+
+
+def deltas(seed, names=DOWN):
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(SHAPES[name], generator=generator) * 0.1 for name in names}
+
+
+def vector(path, base, tensors, **facts):
+    provenance = task_vector.make_provenance(base, **facts)
+    task_vector.write(path, {name: one.shape for name, one in tensors.items()}, tensors.items(), provenance)
+    return task_vector.read(path)
+
+
+def shard_vectors(folder, base, tensors):
+    """Return two shards' task vectors with the provenance that scripts/unlearn.py writes."""
+    return {
+        shard: vector(
+            folder / f"{shard}.safetensors",
+            base,
+            one,
+            method="rmu",
+            options={"steps": 3, "alpha": 10},
+            seed=3,
+            run=f"rmu/attribute/{shard}/seed3",
+            data={"forget": digit * 64, "retain": "c" * 64},
+        )
+        for shard, digit, one in zip(["Africa", "Asia"], "ab", tensors, strict=True)
+    }
+
+
+def merged_vector(path, base, shards, **options):
+    """Return the merge of shards with the provenance that scripts/merge.py writes."""
+    merged = dict(driver.merge(shards, driver.Options(**options), driver.Diagnostics(list(shards))))
+    return vector(
+        path,
+        base,
+        merged,
+        candidate=MERGED,
+        merge=options,
+        shards={shard: "d" * 64 for shard in shards},
+        unlearned=[{"shard": shard, **one.provenance} for shard, one in shards.items()],
+    )
+
+
+@pytest.fixture
+def merged(tmp_path, tiny_base):
+    shards = shard_vectors(tmp_path, tiny_base, [deltas(0), deltas(1)])
+    return merged_vector(tmp_path / "merged.safetensors", tiny_base, shards, density=0.5)
+
+
+def prepared(folder, tmp_path, change):
+    """Return a base model like the tiny one, its loaded model and its config changed by `change(model)`."""
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    shutil.copytree(folder, tmp_path / "hub")
+    change(model).save_pretrained(tmp_path / "hub")
+    return models.prepare(str(tmp_path / "hub"), tmp_path / "resources" / "base")
+
+
+def loaded(folder, **options):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+
+
+@torch.no_grad()
+def logits(model, folder):
+    from transformers import AutoTokenizer
+
+    tokens = AutoTokenizer.from_pretrained(folder)("the capital of Kenya is", return_tensors="pt")
+    return model(**tokens).logits
+
+
+def assert_same_model(folder, base, change, dtype=torch.float32):
+    found, expected = loaded(folder), models.load(base, dtype, "cpu", change)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.state_dict(), expected.state_dict(), rtol=0, atol=0)
+    assert torch.equal(logits(found, folder), logits(expected, base.folder))
+
+
+def test_plain_transformers_loads_base_plus_task_vector(tmp_path, tiny_base, merged):
+    folder = tmp_path / "exports" / MERGED
+    exporting.export(tiny_base, merged, folder)
+    assert_same_model(folder, tiny_base, merged)
+    assert not torch.equal(logits(loaded(folder), folder), logits(loaded(tiny_base.folder), tiny_base.folder))
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+        assert set(file.keys()) == set(load_file(tiny_base.folder / "model.safetensors"))
+
+
+def test_folder_holds_what_a_model_needs_and_no_links(tmp_path, tiny_folder, merged):
+    hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
+    (hub / "chat_template.jinja").write_text("{{ messages }}")
+    (hub / "eval_results.json").write_text("{}")  # of the base model, not of this one
+    base = models.prepare(str(hub), tmp_path / "base")
+    exporting.export(base, merged, tmp_path / "out")
+    expected = {path.name for path in hub.iterdir()} - {"eval_results.json"} | {"README.md", "mergekit.yaml"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == expected
+    assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
+    for name in ("tokenizer.json", "generation_config.json", "chat_template.jinja", "tokenizer_config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (hub / name).read_bytes()
+
+
+@pytest.mark.parametrize("size", ["60KB", "20KB", 50_000])
+def test_several_files_are_those_of_transformers_itself(tmp_path, tiny_base, merged, size):
+    exporting.export(tiny_base, merged, tmp_path / "out", max_shard_size=size)
+    assert_same_model(tmp_path / "out", tiny_base, merged)
+    models.load(tiny_base, torch.float32, "cpu", merged).save_pretrained(tmp_path / "own", max_shard_size=size)
+    names = {path.name for path in (tmp_path / "own").glob("model*")}
+    assert len(names) > 3
+    assert {path.name for path in (tmp_path / "out").glob("model*")} == names
+    index = "model.safetensors.index.json"
+    assert (tmp_path / "out" / index).read_text() == (tmp_path / "own" / index).read_text()
+    for name in names - {index}:
+        torch.testing.assert_close(load_file(tmp_path / "out" / name), load_file(tmp_path / "own" / name))
+
+
+def test_base_in_several_files_beside_others_that_transformers_leaves_alone(tmp_path, tiny_folder):
+    def in_files(model):
+        model.save_pretrained(tmp_path / "hub", max_shard_size="60KB")
+        return model
+
+    shutil.copytree(tiny_folder, tmp_path / "hub")
+    (tmp_path / "hub" / "model.safetensors").unlink()
+    in_files(loaded(tiny_folder))
+    save_file({"layers.0.weight": torch.ones(3)}, tmp_path / "hub" / "consolidated.safetensors")
+    base = models.prepare(str(tmp_path / "hub"), tmp_path / "base")
+    change = vector(tmp_path / "v.safetensors", base, deltas(0))
+    exporting.export(base, change, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").glob("*.safetensors*")} == {"model.safetensors"}
+    assert_same_model(tmp_path / "out", base, change)
+
+
+@pytest.mark.parametrize("asked", [None, "float32", "bfloat16", "float16"])
+def test_weights_keep_the_dtype_of_the_base_or_get_the_one_asked_for(tmp_path, tiny_folder, asked):
+    base = prepared(tiny_folder, tmp_path, lambda model: model.bfloat16())
+    change = vector(tmp_path / "v.safetensors", base, deltas(0))
+    exporting.export(base, change, tmp_path / "out", getattr(torch, asked) if asked else None)
+    dtype = getattr(torch, asked or "bfloat16")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == (asked or "bfloat16")
+    written, before = (load_file(path / "model.safetensors") for path in (tmp_path / "out", base.folder))
+    assert set(written) == set(before)
+    for name, tensor in before.items():
+        expected = (tensor.float() + change[name] if name in DOWN else tensor).to(dtype)
+        assert written[name].dtype == dtype and torch.equal(written[name], expected)
+    assert_same_model(tmp_path / "out", base, change, dtype)
+
+
+def test_buffers_of_integers_and_single_wider_tensors_stay_as_they_are(tmp_path, tiny_folder, tiny_base):
+    hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
+    own = load_file(hub / "model.safetensors")
+    extra = {"model.steps": torch.arange(3), "model.mask": torch.tensor([True, False])}
+    tensors = {name: tensor if "norm" in name else tensor.bfloat16() for name, tensor in own.items()} | extra
+    save_file(tensors, hub / "model.safetensors")
+    base = models.prepare(str(hub), tmp_path / "base")
+    exporting.export(base, vector(tmp_path / "v.safetensors", base, deltas(0)), tmp_path / "out")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    for name in set(tensors) - set(DOWN):
+        assert written[name].dtype == tensors[name].dtype and torch.equal(written[name], tensors[name])
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_older_configs_keep_their_word_for_dtype(tmp_path, tiny_folder):
+    hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
+    config = json.loads((hub / "config.json").read_text())
+    config["torch_dtype"] = config.pop("dtype")
+    (hub / "config.json").write_text(json.dumps(config))
+    base = models.prepare(str(hub), tmp_path / "base")
+    exporting.export(base, vector(tmp_path / "v", base, deltas(0)), tmp_path / "out", torch.float16)
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {**config, "torch_dtype": "float16"}
+    assert loaded(tmp_path / "out").dtype == torch.float16
+
+
+def test_lora_factors(tmp_path, tiny_base):
+    generator = torch.Generator().manual_seed(0)
+    module = "base_model.model.model.layers.1.self_attn.q_proj"
+    factors = {
+        f"{module}.lora_A.weight": torch.randn(4, 32, generator=generator),
+        f"{module}.lora_B.weight": torch.randn(32, 4, generator=generator),
+    }
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}
+    task_vector.write_lora(tmp_path / "v.safetensors", factors, config, task_vector.make_provenance(tiny_base))
+    change = task_vector.read(tmp_path / "v.safetensors")
+    exporting.export(tiny_base, change, tmp_path / "out")
+    assert_same_model(tmp_path / "out", tiny_base, change)
+    name = "model.layers.1.self_attn.q_proj.weight"
+    added = 2 * (factors[f"{module}.lora_B.weight"] @ factors[f"{module}.lora_A.weight"])
+    expected = load_file(tiny_base.folder / "model.safetensors")[name] + added
+    torch.testing.assert_close(load_file(tmp_path / "out" / "model.safetensors")[name], expected)
+
+
+def test_scale_is_applied_and_told(tmp_path, tiny_base, merged):
+    exporting.export(tiny_base, task_vector.Scaled(merged, -0.5), tmp_path / "out")
+    before = load_file(tiny_base.folder / "model.safetensors")[DOWN[0]]
+    assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")[DOWN[0]], before - 0.5 * merged[DOWN[0]])
+    assert "| λ on the whole | `-0.5` |" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_lm_eval_loads_it(tmp_path, tiny_base, merged):
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    exporting.export(tiny_base, merged, tmp_path / "out", max_shard_size="60KB")
+    harness = HFLM(pretrained=str(tmp_path / "out"), device="cpu", batch_size=1)
+    context, continuation = "the capital of Kenya is", " Nairobi"
+    request = Instance("loglikelihood", doc={}, arguments=(context, continuation), idx=0)
+    ((found, _),) = harness.loglikelihood([request], disable_tqdm=True)
+
+    tokenizer = models.load_tokenizer(tiny_base)
+    tokens = tokenizer(context + continuation, return_tensors="pt")["input_ids"]
+    start = len(tokenizer(context)["input_ids"])
+    with torch.no_grad():
+        likely = models.load(tiny_base, torch.float32, "cpu", merged)(tokens).logits.log_softmax(-1)[0, :-1]
+    expected = likely.gather(1, tokens[0, 1:, None])[start - 1 :].sum()
+    assert found == pytest.approx(float(expected), abs=1e-4)
+
+
+# Tied embeddings
+
+
+@pytest.mark.parametrize("named", [[EMBEDDING], [HEAD], [EMBEDDING, HEAD]])
+def test_tied_weights_under_either_name(tmp_path, tiny_base, named):
+    """The base's file has the embedding alone."""
+    delta = deltas(0, [EMBEDDING])[EMBEDDING]
+    change = vector(tmp_path / "v.safetensors", tiny_base, dict.fromkeys(named, delta))
+    exporting.export(tiny_base, change, tmp_path / "out")
+    assert HEAD not in load_file(tmp_path / "out" / "model.safetensors")
+    assert_same_model(tmp_path / "out", tiny_base, change)
+
+
+def test_tied_weights_that_the_file_holds_twice(tmp_path, tiny_folder):
+    hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
+    own = load_file(hub / "model.safetensors")
+    save_file({**own, HEAD: own[EMBEDDING].clone()}, hub / "model.safetensors", {"format": "pt"})
+    base = models.prepare(str(hub), tmp_path / "base")
+    change = vector(tmp_path / "v.safetensors", base, deltas(0, [EMBEDDING]))
+    exporting.export(base, change, tmp_path / "out")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(written[HEAD], written[EMBEDDING]) and not torch.equal(written[HEAD], own[EMBEDDING])
+    assert_same_model(tmp_path / "out", base, change)
+
+
+def test_a_head_that_differs_is_not_tied_whatever_the_config_says(tmp_path, tiny_folder):
+    hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
+    own = load_file(hub / "model.safetensors")
+    save_file({**own, HEAD: own[EMBEDDING] + 1}, hub / "model.safetensors", {"format": "pt"})
+    base = models.prepare(str(hub), tmp_path / "base")
+    change = vector(tmp_path / "v.safetensors", base, deltas(0, [HEAD]))
+    exporting.export(base, change, tmp_path / "out")
+    assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")[EMBEDDING], own[EMBEDDING])
+    assert_same_model(tmp_path / "out", base, change)
+
+
+def test_two_changes_of_one_tied_tensor_are_refused(tmp_path, tiny_base):
+    change = vector(tmp_path / "v.safetensors", tiny_base, deltas(0, [EMBEDDING, HEAD]))
+    with pytest.raises(InputError) as refused:
+        exporting.export(tiny_base, change, tmp_path / "out")
+    assert str(refused.value) == (
+        f"the task vector changes {EMBEDDING} and {HEAD} differently, which are one tensor in the base model"
+    ) or str(refused.value) == (
+        f"the task vector changes {HEAD} and {EMBEDDING} differently, which are one tensor in the base model"
+    )
+
+
+def test_files_without_the_models_prefix(tmp_path, tiny_folder):
+    """As the files of GPT-2 on the hub."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=320, n_positions=64, n_embd=32, n_layer=2, n_head=2))
+    hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
+    model.save_pretrained(hub)
+    own = {name.removeprefix("transformer."): one for name, one in load_file(hub / "model.safetensors").items()}
+    save_file(own, hub / "model.safetensors", {"format": "pt"})
+    base = models.prepare(str(hub), tmp_path / "base")
+    name = "transformer.h.1.mlp.c_proj.weight"
+    change = vector(tmp_path / "v.safetensors", base, {name: torch.ones(128, 32)})
+    exporting.export(base, change, tmp_path / "out")
+    assert set(load_file(tmp_path / "out" / "model.safetensors")) == set(own)
+    assert_same_model(tmp_path / "out", base, change)
+
+
+# Refusals
+
+
+def refused(base, change, folder, **options):
+    with pytest.raises(InputError) as error:
+        exporting.export(base, change, folder, **options)
+    assert not folder.exists() and not list(folder.parent.glob(f".{folder.name}*"))
+    return str(error.value)
+
+
+def test_vector_of_another_base_is_refused(tmp_path, tiny_folder, tiny_base, merged):
+    other = prepared(tiny_folder, tmp_path, lambda model: model.bfloat16())
+    assert refused(other, merged, tmp_path / "out").startswith(
+        f"the task vector was made from base model {tiny_base.identity[:12]} ({tiny_base.source}), not from "
+    )
+
+
+def test_parameters_that_the_base_lacks_or_has_in_another_shape_are_refused(tmp_path, tiny_base):
+    change = vector(tmp_path / "v.safetensors", tiny_base, {"model.layers.9.mlp.down_proj.weight": torch.ones(2)})
+    assert refused(tiny_base, change, tmp_path / "out") == (
+        "the task vector changes model.layers.9.mlp.down_proj.weight, which the base model's files do not have"
+    )
+    change = vector(tmp_path / "v.safetensors", tiny_base, {DOWN[0]: torch.ones(2, 3)})
+    assert refused(tiny_base, change, tmp_path / "out") == (
+        f"the task vector's {DOWN[0]} is (2, 3), the base model's {DOWN[0]} is (32, 64)"
+    )
+
+
+def test_quantized_weights_are_refused(tmp_path, tiny_folder):
+    hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
+    own = load_file(hub / "model.safetensors")
+    save_file({**own, DOWN[0]: torch.ones(32, 64, dtype=torch.uint8)}, hub / "model.safetensors")
+    base = models.prepare(str(hub), tmp_path / "base")
+    change = vector(tmp_path / "v.safetensors", base, deltas(0))
+    assert refused(base, change, tmp_path / "out").startswith(f"the base model's {DOWN[0]} is kept as U8: ")
+
+
+def test_sums_that_are_not_finite_are_refused(tmp_path, tiny_base):
+    change = vector(tmp_path / "v.safetensors", tiny_base, {DOWN[0]: torch.full((32, 64), 1e5)})
+    message = refused(tiny_base, change, tmp_path / "out", dtype=torch.float16)
+    assert message.startswith(f"{DOWN[0]} has entries that are not finite as float16")
+    exporting.export(tiny_base, change, tmp_path / "out", dtype=torch.bfloat16)
+
+
+def test_full_disk_is_noticed_before_anything_is_written(tmp_path, tiny_base, merged, monkeypatch):
+    size = sum(path.stat().st_size for path in tiny_base.folder.glob("*.safetensors"))
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(exporting.shutil, "disk_usage", lambda path: usage._replace(free=size - 1000))
+        message = refused(tiny_base, merged, tmp_path / "not" / "yet" / "there" / "out")
+    assert message.endswith("GB left: free some and run again") and "there/out needs 0.00 GB" in message
+    assert not (tmp_path / "not").exists()
+
+
+def test_interrupted_export_leaves_what_was_there(tmp_path, tiny_base, merged, monkeypatch):
+    exporting.export(tiny_base, merged, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(model_card, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            exporting.export(tiny_base, merged, tmp_path / "out", torch.float16)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert not (tmp_path / ".out.partial").exists()
+
+
+def test_killed_export_leaves_no_folder_and_is_made_again(tmp_path, tiny_base, merged):
+    """A real process, killed outright between two weight files."""
+    slow = (
+        "import sys, time; from pathlib import Path; from spunge import export, task_vector as t, safetensors_stream\n"
+        "write = safetensors_stream.write\n"
+        "def slow(*arguments):\n    write(*arguments); print('one', flush=True); time.sleep(60)\n"
+        "safetensors_stream.write = slow\n"
+        "base = t.BaseModel.open(sys.argv[1])\n"
+        "export.export(base, t.read(sys.argv[2]), sys.argv[3], max_shard_size='20KB')\n"
+    )
+    command = [sys.executable, "-c", slow, tiny_base.folder, merged.path, tmp_path / "out"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([str(one) for one in command], stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout.readline() == b"one\n"
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "out").exists()
+    assert list((tmp_path / ".out.partial").iterdir())
+    exporting.export(tiny_base, merged, tmp_path / "out")
+    assert not (tmp_path / ".out.partial").exists()
+    assert_same_model(tmp_path / "out", tiny_base, merged)
+
+
+# The model card
+
+
+def front_matter(folder):
+    _, front, text = (folder / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(front), text
+
+
+def test_card_tells_how_a_merged_candidate_was_made(tmp_path, tiny_base, merged):
+    exporting.export(tiny_base, merged, tmp_path / "out", torch.bfloat16)
+    front, text = front_matter(tmp_path / "out")
+    assert front == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["unlearning", "spunge"],
+    }
+    assert text.startswith(f"\n# {MERGED}\n")
+    provenance = merged.provenance
+    for told in (
+        "| method | `rmu` |",
+        '| options | `{"alpha": 10, "steps": 3}` |',
+        "| split | `attribute` |",
+        "| shards | `Africa`, `Asia` |",
+        '| merge | `{"density": 0.5}` |',
+        "| seed | `3` |",
+        "| λ on the whole | `1.0` |",
+        "| dtype of the weights | `bfloat16` |",
+        tiny_base.identity,
+        *("a" * 64, "b" * 64, "c" * 64, "d" * 64),
+        provenance["commit"],
+        f'"torch": "{provenance["versions"]["torch"]}"',
+        "the local model `hub`",
+        "does not prove that the knowledge is gone",
+        "The base model's license holds",
+    ):
+        assert told in text, told
+    assert str(tiny_base.folder.parent) not in text, "where a local model lies is nobody's business"
+
+
+def test_card_of_a_single_run_and_of_a_vector_from_elsewhere(tmp_path, tiny_base):
+    shards = shard_vectors(tmp_path, tiny_base, [deltas(0), deltas(1)])
+    exporting.export(tiny_base, shards["Asia"], tmp_path / "asia")
+    _, text = front_matter(tmp_path / "asia")
+    assert text.startswith("\n# rmu/attribute/Asia/seed3\n") and "| split | `attribute` |" in text
+    assert "This is no merge." in text and "a" * 64 not in text and "b" * 64 in text
+    assert not (tmp_path / "asia" / "mergekit.yaml").exists()
+    elsewhere = vector(tmp_path / "v.safetensors", tiny_base, deltas(0), method="an outside tool")
+    exporting.export(tiny_base, elsewhere, tmp_path / "elsewhere")
+    assert "| method | `an outside tool` |" in front_matter(tmp_path / "elsewhere")[1]
+
+
+def test_card_names_a_base_model_of_the_hub(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.setattr(models, "_local_folder", lambda source, revision: tiny_folder)
+    base = models.prepare("organisation/Model-7B", tmp_path / "base", "v1.0")
+    shards = shard_vectors(tmp_path, base, [deltas(0), deltas(1)])
+    merged = merged_vector(tmp_path / "merged.safetensors", base, shards)
+    exporting.export(base, merged, tmp_path / "out")
+    front, text = front_matter(tmp_path / "out")
+    assert front["base_model"] == "organisation/Model-7B"
+    assert "This is `organisation/Model-7B` (revision `v1.0`) after unlearning" in text
+    configuration = yaml.safe_load((tmp_path / "out" / "mergekit.yaml").read_text())
+    assert configuration["base_model"] == "organisation/Model-7B@v1.0"
+
+
+# mergekit
+
+
+def provenance_of(**merge):
+    runs = [{"shard": one, "run": f"rmu/attribute/{one}/seed3"} for one in ("Africa", "Asia")]
+    return {"candidate": MERGED, "merge": merge, "unlearned": runs}
+
+
+def test_mergekit_configuration_of_ties():
+    provenance = provenance_of(density=0.5, scale=2.0)
+    assert model_card.mergekit(provenance, "org/base", "bfloat16", [2048]) == (
+        {
+            "merge_method": "ties",
+            "base_model": "org/base",
+            "models": [
+                {"model": "../../Africa/seed3", "parameters": {"weight": 1.0, "density": 0.5}},
+                {"model": "../../Asia/seed3", "parameters": {"weight": 1.0, "density": 0.5}},
+            ],
+            "parameters": {"normalize": True, "lambda": 2.0},
+            "dtype": "float32",
+            "out_dtype": "bfloat16",
+        },
+        None,
+    )
+    configuration, _ = model_card.mergekit(provenance_of(), "org/base", "float32", [2048])
+    assert configuration["models"][0]["parameters"]["density"] == driver.Options().density
+    assert "out_dtype" not in configuration
+
+
+@pytest.mark.parametrize(
+    ("merge", "reason"),
+    [
+        ({"trim": "model"}, "trims every tensor by itself"),
+        ({"sign": "count"}, "elects signs by summed values"),
+        ({"density": 0.01}, "keeps an entry of every tensor"),  # 32 entries: mergekit keeps one, we none
+        ({"merge": "dare_ties", "density": 0.5}, "would draw other entries"),
+        ({"merge": "dare_linear", "density": 0.5}, "would draw other entries"),
+        ({"merge": "negmerge"}, "mergekit has no such merge"),
+        ({"merge": "tsv"}, "mergekit has no such merge"),
+    ],
+)
+def test_no_mergekit_configuration_where_it_would_compute_something_else(merge, reason):
+    configuration, why = model_card.mergekit(provenance_of(**merge), "org/base", "float32", [32, 2048])
+    assert configuration is None and reason in why
+
+
+def test_card_says_why_there_is_no_mergekit_configuration(tmp_path, tiny_base):
+    shards = shard_vectors(tmp_path, tiny_base, [deltas(0), deltas(1)])
+    merged = merged_vector(tmp_path / "merged.safetensors", tiny_base, shards, trim="model")
+    exporting.export(tiny_base, merged, tmp_path / "out")
+    assert not (tmp_path / "out" / "mergekit.yaml").exists()
+    assert (
+        "There is no mergekit.yaml: mergekit trims every tensor by itself, this merge the whole model."
+        in (tmp_path / "out" / "README.md").read_text()
+    )
+
+
+def on_a_grid(seed):
+    """Return deltas that are whole multiples of 2⁻¹⁶ and differ in magnitude, so that adding and trimming are exact."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: (torch.randperm(2048, generator=generator) + 1).view(32, 64)
+        * (torch.randint(2, (32, 64), generator=generator) * 2 - 1)
+        / 2**16
+        for name in DOWN
+    }
+
+
+@pytest.mark.parametrize("options", [{"density": 0.3, "scale": 1.5}, {"density": 1.0}])
+def test_mergekit_makes_the_same_merge(tmp_path, monkeypatch, tiny_folder, options):
+    pytest.importorskip("mergekit")
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import MergeOptions, run_merge
+
+    def rounded(model):
+        for parameter in model.parameters():
+            parameter.data = (parameter.data * 2**16).round() / 2**16
+        return model
+
+    base = prepared(tiny_folder, tmp_path, rounded)
+    shards = shard_vectors(tmp_path, base, [on_a_grid(0), on_a_grid(1)])
+    merged = merged_vector(tmp_path / "merged.safetensors", base, shards, **options)
+    exports = tmp_path / "results" / "exports"
+    for change in (merged, *shards.values()):
+        exporting.export(base, change, exports / (change.provenance.get("candidate") or change.provenance["run"]))
+
+    monkeypatch.chdir(exports / MERGED)
+    configuration = MergeConfiguration.model_validate(yaml.safe_load(Path("mergekit.yaml").read_text()))
+    run_merge(configuration, str(tmp_path / "again"), MergeOptions(device="cpu", quiet=True, copy_tokenizer=True))
+
+    again, own = (loaded(folder).state_dict() for folder in (tmp_path / "again", exports / MERGED))
+    assert again.keys() == own.keys()
+    for name, tensor in own.items():
+        torch.testing.assert_close(again[name], tensor, rtol=0, atol=1e-6)
+    before = load_file(base.folder / "model.safetensors")
+    assert all(not torch.equal(again[name], before[name]) for name in DOWN)
