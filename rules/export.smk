@@ -9,8 +9,6 @@ rule export:
             "task_vector",
             "safetensors_stream",
             "progress",
-            "merging/driver",
-            "merging/ties",
         ),
         base=MODEL,
         task_vector=candidate_task_vector,

@@ -21,6 +21,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
+        import dataclasses
+
         from spunge import merging, task_vector
         from spunge.evaluation import description
         from spunge.files import sha256, whole_file
@@ -35,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         provenance = {key: first[key] for key in ("base", "base_source", "base_parameters", "versions", "commit")} | {
             "candidate": arguments.candidate["candidate"],
             "merge": kind,
-            "options": arguments.options,
+            "options": dataclasses.asdict(options),
             "seed": seed,
             "shards": {shard: sha256(path) for shard, path in paths.items()},
             "unlearned": [{"shard": shard, **vector.provenance} for shard, vector in vectors.items()],

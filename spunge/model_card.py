@@ -8,7 +8,6 @@ from pathlib import Path
 import yaml
 
 from spunge import models
-from spunge.merging import driver
 from spunge.task_vector import BaseModel, TaskVector
 
 CARD = """\
@@ -109,24 +108,22 @@ def mergekit(
     if not shards or not all("run" in shard for shard in shards):
         return None, "the shards' provenance does not tell where their exports lie"
     if kind == "ties":
-        options = driver.Options(**options)
-        if options.trim != "tensor":
+        if options.get("trim", "tensor") != "tensor":
             return None, "mergekit trims every tensor by itself, this merge the whole model"
-        if options.sign != "mass":
+        if options.get("sign", "mass") != "mass":
             return None, "mergekit's TIES elects signs by summed values, this merge by their number"
-        if any(size > 0 and int(options.density * size) < 1 for size in sizes):
+        if options.get("zero_sum", "positive") != "positive":
+            return None, "mergekit elects + where a sum is 0, this merge what is elected more often"
+        if any(size > 0 and int(options["density"] * size) < 1 for size in sizes):
             return None, "mergekit keeps an entry of every tensor, this merge none where the density asks for less"
-        method, of_each = "ties", {"density": options.density}
-        parameters = {"normalize": True, "lambda": options.scale}
+        method, normalize, of_each = "ties", True, {"density": options["density"]}
     elif kind == "linear":
-        method, of_each = "task_arithmetic", {}
-        parameters = {"normalize": options.get("normalize", True), "lambda": options.get("scale", 1.0)}
+        method, normalize, of_each = "task_arithmetic", options["normalize"], {}
     else:
         return None, NO_MERGEKIT.get(kind, "mergekit has no such merge")
-    if weights is None:
-        weights = [1.0] * len(shards)
-    elif isinstance(weights, Mapping):
-        weights = [weights[shard["shard"]] for shard in shards]
+    # With a factor on a whole candidate, the shards' exports bear it too: `lambda` is the merge's own.
+    parameters = {"normalize": normalize, "lambda": options["scale"]}
+    weights = weights or [1.0] * len(shards)
     entries = [
         {
             "model": os.path.relpath(shard["run"], provenance["candidate"]),

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -53,13 +54,12 @@ def shard_vectors(folder, base, tensors):
     }
 
 
-def merged_vector(path, base, shards, **options):
-    """Return the merge of shards with the provenance that scripts/merge.py writes."""
-    merged = dict(driver.merge(shards, driver.Options(**options), driver.Diagnostics(list(shards))))
+def merged_vector(path, base, shards, tensors, **options):
+    """Return a merge with the provenance that scripts/merge.py writes."""
     return vector(
         path,
         base,
-        merged,
+        tensors,
         candidate=MERGED,
         merge=options,
         shards={shard: "d" * 64 for shard in shards},
@@ -67,10 +67,24 @@ def merged_vector(path, base, shards, **options):
     )
 
 
+def ties(path, base, shards, **given):
+    options = driver.Options(**given)
+    tensors = dict(driver.merge(shards, options, driver.Diagnostics(list(shards))))
+    return merged_vector(path, base, shards, tensors, **asdict(options))
+
+
+def weighted_sum(path, base, shards, factors, divisor, **options):
+    tensors = {
+        name: sum(weight * shard[name] for weight, shard in zip(factors, shards.values(), strict=True)) / divisor
+        for name in DOWN
+    }
+    return merged_vector(path, base, shards, tensors, merge="linear", **options)
+
+
 @pytest.fixture
 def merged(tmp_path, tiny_base):
     shards = shard_vectors(tmp_path, tiny_base, [deltas(0), deltas(1)])
-    return merged_vector(tmp_path / "merged.safetensors", tiny_base, shards, density=0.5)
+    return ties(tmp_path / "merged.safetensors", tiny_base, shards, density=0.5)
 
 
 def prepared(folder, tmp_path, change):
@@ -421,7 +435,7 @@ def test_card_tells_how_a_merged_candidate_was_made(tmp_path, tiny_base, merged)
         '| options | `{"alpha": 10, "steps": 3}` |',
         "| split | `attribute` |",
         "| shards | `Africa`, `Asia` |",
-        '| merge | `{"density": 0.5}` |',
+        '| merge | `{"density": 0.5, "scale": 1.0, "sign": "mass", "trim": "tensor"}` |',
         "| seed | `3` |",
         "| λ on the whole | `1.0` |",
         "| dtype of the weights | `bfloat16` |",
@@ -453,7 +467,7 @@ def test_card_names_a_base_model_of_the_hub(tmp_path, tiny_folder, monkeypatch):
     monkeypatch.setattr(models, "_local_folder", lambda source, revision: tiny_folder)
     base = models.prepare("organisation/Model-7B", tmp_path / "base", "v1.0")
     shards = shard_vectors(tmp_path, base, [deltas(0), deltas(1)])
-    merged = merged_vector(tmp_path / "merged.safetensors", base, shards)
+    merged = ties(tmp_path / "merged.safetensors", base, shards)
     exporting.export(base, merged, tmp_path / "out")
     front, text = front_matter(tmp_path / "out")
     assert front["base_model"] == "organisation/Model-7B"
@@ -467,7 +481,7 @@ def test_card_names_a_base_model_of_the_hub(tmp_path, tiny_folder, monkeypatch):
 
 def provenance_of(**merge):
     runs = [{"shard": one, "run": f"rmu/attribute/{one}/seed3"} for one in ("Africa", "Asia")]
-    return {"candidate": MERGED, "merge": merge, "unlearned": runs}
+    return {"candidate": MERGED, "merge": {"scale": 1.0, **merge}, "unlearned": runs}
 
 
 def test_mergekit_configuration_of_ties():
@@ -486,9 +500,22 @@ def test_mergekit_configuration_of_ties():
         },
         None,
     )
-    configuration, _ = model_card.mergekit(provenance_of(), "org/base", "float32", [2048])
-    assert configuration["models"][0]["parameters"]["density"] == driver.Options().density
-    assert "out_dtype" not in configuration
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_mergekit_configuration_of_linear_merges(normalize):
+    provenance = provenance_of(merge="linear", normalize=normalize, weights=[3.0, 0.5], scale=0.7)
+    configuration, _ = model_card.mergekit(provenance, "../base", "float32", [1])
+    assert configuration == {
+        "merge_method": "task_arithmetic",
+        "base_model": "../base",
+        "models": [
+            {"model": "../../Africa/seed3", "parameters": {"weight": 3.0}},
+            {"model": "../../Asia/seed3", "parameters": {"weight": 0.5}},
+        ],
+        "parameters": {"normalize": normalize, "lambda": 0.7},
+        "dtype": "float32",
+    }
 
 
 @pytest.mark.parametrize(
@@ -496,6 +523,7 @@ def test_mergekit_configuration_of_ties():
     [
         ({"trim": "model"}, "trims every tensor by itself"),
         ({"sign": "count"}, "elects signs by summed values"),
+        ({"zero_sum": "majority"}, "elects + where a sum is 0"),
         ({"density": 0.01}, "keeps an entry of every tensor"),  # 32 entries: mergekit keeps one, we none
         ({"merge": "dare_ties", "density": 0.5}, "would draw other entries"),
         ({"merge": "dare_linear", "density": 0.5}, "would draw other entries"),
@@ -510,7 +538,7 @@ def test_no_mergekit_configuration_where_it_would_compute_something_else(merge, 
 
 def test_card_says_why_there_is_no_mergekit_configuration(tmp_path, tiny_base):
     shards = shard_vectors(tmp_path, tiny_base, [deltas(0), deltas(1)])
-    merged = merged_vector(tmp_path / "merged.safetensors", tiny_base, shards, trim="model")
+    merged = ties(tmp_path / "merged.safetensors", tiny_base, shards, trim="model")
     exporting.export(tiny_base, merged, tmp_path / "out")
     assert not (tmp_path / "out" / "mergekit.yaml").exists()
     assert (
@@ -530,8 +558,16 @@ def on_a_grid(seed):
     }
 
 
-@pytest.mark.parametrize("options", [{"density": 0.3, "scale": 1.5}, {"density": 1.0}])
-def test_mergekit_makes_the_same_merge(tmp_path, monkeypatch, tiny_folder, options):
+MERGES = {
+    "ties": lambda *made: ties(*made, density=0.3, scale=1.5),
+    "ties of all": lambda *made: ties(*made, density=1.0),
+    "mean": lambda *made: weighted_sum(*made, [1, 3], 4, weights=[1.0, 3.0], normalize=True, scale=1.0),
+    "sum": lambda *made: weighted_sum(*made, [0.5, 0.5], 1, normalize=False, scale=0.5),
+}
+
+
+@pytest.mark.parametrize("merge", MERGES)
+def test_mergekit_makes_the_same_merge(tmp_path, monkeypatch, tiny_folder, merge):
     pytest.importorskip("mergekit")
     from mergekit.config import MergeConfiguration
     from mergekit.merge import MergeOptions, run_merge
@@ -543,7 +579,7 @@ def test_mergekit_makes_the_same_merge(tmp_path, monkeypatch, tiny_folder, optio
 
     base = prepared(tiny_folder, tmp_path, rounded)
     shards = shard_vectors(tmp_path, base, [on_a_grid(0), on_a_grid(1)])
-    merged = merged_vector(tmp_path / "merged.safetensors", base, shards, **options)
+    merged = MERGES[merge](tmp_path / "merged.safetensors", base, shards)
     exports = tmp_path / "results" / "exports"
     for change in (merged, *shards.values()):
         exporting.export(base, change, exports / (change.provenance.get("candidate") or change.provenance["run"]))
