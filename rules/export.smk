@@ -26,11 +26,12 @@ rule export:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        scale=1.0,
+        scale=candidate_scale,
         dtype=config["export"]["dtype"] or "",
         max_shard_size=config["export"]["max_shard_size"],
     message:
         "Export {wildcards.candidate} as a Hugging Face folder"
     shell:
-        "python {input.script} --base {input.base:q} --task-vector {input.task_vector:q} --scale {params.scale}"
-        " --dtype {params.dtype:q} --max-shard-size {params.max_shard_size:q} --output {output:q} 2>&1 | tee {log:q}"
+        "python {input.script} --candidate {wildcards.candidate} --base {input.base:q}"
+        " --task-vector {input.task_vector:q} --scale={params.scale} --dtype {params.dtype:q}"
+        " --max-shard-size {params.max_shard_size:q} --output {output:q} 2>&1 | tee {log:q}"

@@ -10,6 +10,7 @@ from spunge import errors
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and export; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--candidate", required=True, help="its name, as in evaluations.csv")
     parser.add_argument("--base", required=True, type=Path, help="manifest of the base model")
     parser.add_argument("--task-vector", required=True, help="the candidate's task vector, safetensors")
     parser.add_argument("--scale", type=float, default=1.0, help="the factor λ on the task vector")
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.scale != 1:
             change = task_vector.Scaled(change, arguments.scale)
         dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
-        export.export(base, change, arguments.output, dtype, arguments.max_shard_size)
+        export.export(base, change, arguments.output, arguments.candidate, dtype, arguments.max_shard_size)
 
     return errors.run(work)
 

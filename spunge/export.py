@@ -28,14 +28,16 @@ def export(
     base: BaseModel,
     task_vector: TaskVector,
     folder: str | os.PathLike,
+    name: str,
     dtype: torch.dtype | None = None,
     max_shard_size: int | str = "5GB",
 ) -> None:
     """Write base + task vector to `folder`: weights, config, tokenizer, model card and, where it fits, mergekit.yaml.
 
     Sums are made in fp32, one tensor at a time, then cast to `dtype`, or to the base tensor's own where there is none;
-    `max_shard_size` is a number of bytes or a string as `5GB`. Tensors have the names of the base's files, in files as
-    transformers' save_pretrained makes them. The folder appears whole or not at all.
+    `name` is the candidate's, for the card; `max_shard_size` a number of bytes or a string as `5GB`. Tensors have the
+    names of the base's files, and the files are divided as by transformers' save_pretrained. The folder appears whole
+    or not at all.
     Raises InputError for a vector of another base, a parameter that the base's files lack or hold quantized, sums that
     the dtype can't hold, and too small a disk.
     """
@@ -54,7 +56,7 @@ def export(
         _write_weights(
             building,
             layout,
-            lambda name: _sum(weights, task_vector, name, changes.get(name), layout[name][1]),
+            lambda tensor: _sum(weights, task_vector, tensor, changes.get(tensor), layout[tensor][1]),
             model.num_parameters(),
             max_shard_size,
         )
@@ -62,7 +64,7 @@ def export(
         _write_config(base.folder / "config.json", building / "config.json", stored)
         for path in copied:
             shutil.copyfile(path, building / path.name)
-        model_card.write(building, folder, base, task_vector, stored)
+        model_card.write(building, folder, name, base, task_vector, stored)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(building, folder)
     finally:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -54,12 +55,14 @@ NO_MERGEKIT = {
     "dare_linear": "mergekit has DARE too, but would draw other entries to drop",
     "dare_ties": "mergekit has DARE too, but would draw other entries to drop",
 }
+# The folders of an absolute path in somebody's options, which are nobody else's business; its last part stays.
+_FOLDERS = re.compile(r"(?<![\w.:/~])[~/][^\s\"'`,]*/")
 
 
-def write(building: Path, folder: Path, base: BaseModel, task_vector: TaskVector, dtype: str) -> None:
+def write(building: Path, folder: Path, name: str, base: BaseModel, task_vector: TaskVector, dtype: str) -> None:
     """Write README.md and, where mergekit's definition of the merge equals ours, mergekit.yaml into `building`.
 
-    `folder` is where the files will lie in the end, `dtype` the name of the weights' own.
+    `folder` is where the files will lie in the end, `name` the candidate's, `dtype` the name of the weights' own.
     """
     provenance = task_vector.provenance
     sentence = "This is no merge."
@@ -75,19 +78,19 @@ def write(building: Path, folder: Path, base: BaseModel, task_vector: TaskVector
                 "shards' own exports in float32; in 16 bits the shards are rounded, and the merge comes out a bit "
                 "different."
             )
-    (building / "README.md").write_text(card(base, provenance, dtype, sentence))
+    (building / "README.md").write_text(card(name, base, provenance, dtype, sentence))
 
 
-def card(base: BaseModel, provenance: Mapping, dtype: str, mergekit_sentence: str) -> str:
+def card(name: str, base: BaseModel, provenance: Mapping, dtype: str, mergekit_sentence: str) -> str:
     """Return the model card: how the candidate was made, as its task vector's provenance tells it, and a caution."""
     front: dict[str, object] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
     front["tags"] = ["unlearning", "spunge"]
     if _on_hub(base):  # the hub takes nothing else for a base model
         front["base_model"] = base.source
-    rows = "\n".join(f"| {label} | {text} |" for label, text in _rows(base, provenance, dtype) if text)
+    rows = "\n".join(f"| {label} | {text} |" for label, text in _rows(name, base, provenance, dtype) if text)
     return CARD.format(
         front=yaml.safe_dump(front, sort_keys=False),
-        name=_name(provenance),
+        name=name,
         base=_described(base),
         rows=rows,
         mergekit=mergekit_sentence,
@@ -138,14 +141,17 @@ def mergekit(
     return configuration, None
 
 
-def _rows(base: BaseModel, provenance: Mapping, dtype: str) -> list[tuple[str, str]]:
+def _rows(name: str, base: BaseModel, provenance: Mapping, dtype: str) -> list[tuple[str, str]]:
     runs = provenance.get("unlearned", [provenance])
-    path = _name(provenance).split("/")
+    path = name.split("/")
+    made_as = provenance.get("candidate", provenance.get("run", name))
     versions = {**provenance.get("versions", {}), "commit": provenance.get("commit", "unknown")}
     return [
-        ("candidate", _code(_name(provenance))),
+        ("candidate", _code(name)),
+        ("takes the task vector of", _code(made_as) if made_as != name else ""),
         ("base model", f"{_described(base)}, {base.parameters} parameters, identity {_code(base.identity)}"),
         ("method", _values(runs, "method")),
+        ("SHA-256 of the method's file", _values(runs, "method_sha256")),
         ("options", _values(runs, "options")),
         ("split", _code(path[1]) if len(path) > 2 else ""),
         ("shards", ", ".join(_code(run["shard"]) for run in runs if "shard" in run)),
@@ -166,11 +172,7 @@ def _values(runs: list[Mapping], key: str) -> str:
 
 def _code(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return f"`{text}`".replace("|", "\\|")
-
-
-def _name(provenance: Mapping) -> str:
-    return provenance.get("candidate") or provenance.get("run") or "candidate"
+    return f"`{_FOLDERS.sub('…/', text)}`".replace("|", "\\|")
 
 
 def _on_hub(base: BaseModel) -> bool:

@@ -97,6 +97,14 @@ def prepared(folder, tmp_path, change):
     return models.prepare(str(tmp_path / "hub"), tmp_path / "resources" / "base")
 
 
+def own_name(change):
+    return change.provenance.get("candidate") or change.provenance.get("run", "a candidate")
+
+
+def export(base, change, folder, dtype=None, **options):
+    exporting.export(base, change, folder, own_name(change), dtype, **options)
+
+
 def loaded(folder, **options):
     from transformers import AutoModelForCausalLM
 
@@ -120,7 +128,7 @@ def assert_same_model(folder, base, change, dtype=torch.float32):
 
 def test_plain_transformers_loads_base_plus_task_vector(tmp_path, tiny_base, merged):
     folder = tmp_path / "exports" / MERGED
-    exporting.export(tiny_base, merged, folder)
+    export(tiny_base, merged, folder)
     assert_same_model(folder, tiny_base, merged)
     assert not torch.equal(logits(loaded(folder), folder), logits(loaded(tiny_base.folder), tiny_base.folder))
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
@@ -134,7 +142,7 @@ def test_folder_holds_what_a_model_needs_and_no_links(tmp_path, tiny_folder, mer
     (hub / "chat_template.jinja").write_text("{{ messages }}")
     (hub / "eval_results.json").write_text("{}")  # of the base model, not of this one
     base = models.prepare(str(hub), tmp_path / "base")
-    exporting.export(base, merged, tmp_path / "out")
+    export(base, merged, tmp_path / "out")
     expected = {path.name for path in hub.iterdir()} - {"eval_results.json"} | {"README.md", "mergekit.yaml"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
     assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
@@ -144,7 +152,7 @@ def test_folder_holds_what_a_model_needs_and_no_links(tmp_path, tiny_folder, mer
 
 @pytest.mark.parametrize("size", ["60KB", "20KB", 50_000])
 def test_several_files_are_those_of_transformers_itself(tmp_path, tiny_base, merged, size):
-    exporting.export(tiny_base, merged, tmp_path / "out", max_shard_size=size)
+    export(tiny_base, merged, tmp_path / "out", max_shard_size=size)
     assert_same_model(tmp_path / "out", tiny_base, merged)
     models.load(tiny_base, torch.float32, "cpu", merged).save_pretrained(tmp_path / "own", max_shard_size=size)
     names = {path.name for path in (tmp_path / "own").glob("model*")}
@@ -167,7 +175,7 @@ def test_base_in_several_files_beside_others_that_transformers_leaves_alone(tmp_
     save_file({"layers.0.weight": torch.ones(3)}, tmp_path / "hub" / "consolidated.safetensors")
     base = models.prepare(str(tmp_path / "hub"), tmp_path / "base")
     change = vector(tmp_path / "v.safetensors", base, deltas(0))
-    exporting.export(base, change, tmp_path / "out")
+    export(base, change, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").glob("*.safetensors*")} == {"model.safetensors"}
     assert_same_model(tmp_path / "out", base, change)
 
@@ -176,7 +184,7 @@ def test_base_in_several_files_beside_others_that_transformers_leaves_alone(tmp_
 def test_weights_keep_the_dtype_of_the_base_or_get_the_one_asked_for(tmp_path, tiny_folder, asked):
     base = prepared(tiny_folder, tmp_path, lambda model: model.bfloat16())
     change = vector(tmp_path / "v.safetensors", base, deltas(0))
-    exporting.export(base, change, tmp_path / "out", getattr(torch, asked) if asked else None)
+    export(base, change, tmp_path / "out", getattr(torch, asked) if asked else None)
     dtype = getattr(torch, asked or "bfloat16")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == (asked or "bfloat16")
     written, before = (load_file(path / "model.safetensors") for path in (tmp_path / "out", base.folder))
@@ -194,7 +202,7 @@ def test_buffers_of_integers_and_single_wider_tensors_stay_as_they_are(tmp_path,
     tensors = {name: tensor if "norm" in name else tensor.bfloat16() for name, tensor in own.items()} | extra
     save_file(tensors, hub / "model.safetensors")
     base = models.prepare(str(hub), tmp_path / "base")
-    exporting.export(base, vector(tmp_path / "v.safetensors", base, deltas(0)), tmp_path / "out")
+    export(base, vector(tmp_path / "v.safetensors", base, deltas(0)), tmp_path / "out")
     written = load_file(tmp_path / "out" / "model.safetensors")
     for name in set(tensors) - set(DOWN):
         assert written[name].dtype == tensors[name].dtype and torch.equal(written[name], tensors[name])
@@ -207,7 +215,7 @@ def test_older_configs_keep_their_word_for_dtype(tmp_path, tiny_folder):
     config["torch_dtype"] = config.pop("dtype")
     (hub / "config.json").write_text(json.dumps(config))
     base = models.prepare(str(hub), tmp_path / "base")
-    exporting.export(base, vector(tmp_path / "v", base, deltas(0)), tmp_path / "out", torch.float16)
+    export(base, vector(tmp_path / "v", base, deltas(0)), tmp_path / "out", torch.float16)
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == {**config, "torch_dtype": "float16"}
     assert loaded(tmp_path / "out").dtype == torch.float16
 
@@ -222,7 +230,7 @@ def test_lora_factors(tmp_path, tiny_base):
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}
     task_vector.write_lora(tmp_path / "v.safetensors", factors, config, task_vector.make_provenance(tiny_base))
     change = task_vector.read(tmp_path / "v.safetensors")
-    exporting.export(tiny_base, change, tmp_path / "out")
+    export(tiny_base, change, tmp_path / "out")
     assert_same_model(tmp_path / "out", tiny_base, change)
     name = "model.layers.1.self_attn.q_proj.weight"
     added = 2 * (factors[f"{module}.lora_B.weight"] @ factors[f"{module}.lora_A.weight"])
@@ -231,7 +239,7 @@ def test_lora_factors(tmp_path, tiny_base):
 
 
 def test_scale_is_applied_and_told(tmp_path, tiny_base, merged):
-    exporting.export(tiny_base, task_vector.Scaled(merged, -0.5), tmp_path / "out")
+    export(tiny_base, task_vector.Scaled(merged, -0.5), tmp_path / "out")
     before = load_file(tiny_base.folder / "model.safetensors")[DOWN[0]]
     assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")[DOWN[0]], before - 0.5 * merged[DOWN[0]])
     assert "| λ on the whole | `-0.5` |" in (tmp_path / "out" / "README.md").read_text()
@@ -241,7 +249,7 @@ def test_lm_eval_loads_it(tmp_path, tiny_base, merged):
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    exporting.export(tiny_base, merged, tmp_path / "out", max_shard_size="60KB")
+    export(tiny_base, merged, tmp_path / "out", max_shard_size="60KB")
     harness = HFLM(pretrained=str(tmp_path / "out"), device="cpu", batch_size=1)
     context, continuation = "the capital of Kenya is", " Nairobi"
     request = Instance("loglikelihood", doc={}, arguments=(context, continuation), idx=0)
@@ -264,7 +272,7 @@ def test_tied_weights_under_either_name(tmp_path, tiny_base, named):
     """The base's file has the embedding alone."""
     delta = deltas(0, [EMBEDDING])[EMBEDDING]
     change = vector(tmp_path / "v.safetensors", tiny_base, dict.fromkeys(named, delta))
-    exporting.export(tiny_base, change, tmp_path / "out")
+    export(tiny_base, change, tmp_path / "out")
     assert HEAD not in load_file(tmp_path / "out" / "model.safetensors")
     assert_same_model(tmp_path / "out", tiny_base, change)
 
@@ -275,7 +283,7 @@ def test_tied_weights_that_the_file_holds_twice(tmp_path, tiny_folder):
     save_file({**own, HEAD: own[EMBEDDING].clone()}, hub / "model.safetensors", {"format": "pt"})
     base = models.prepare(str(hub), tmp_path / "base")
     change = vector(tmp_path / "v.safetensors", base, deltas(0, [EMBEDDING]))
-    exporting.export(base, change, tmp_path / "out")
+    export(base, change, tmp_path / "out")
     written = load_file(tmp_path / "out" / "model.safetensors")
     assert torch.equal(written[HEAD], written[EMBEDDING]) and not torch.equal(written[HEAD], own[EMBEDDING])
     assert_same_model(tmp_path / "out", base, change)
@@ -287,7 +295,7 @@ def test_a_head_that_differs_is_not_tied_whatever_the_config_says(tmp_path, tiny
     save_file({**own, HEAD: own[EMBEDDING] + 1}, hub / "model.safetensors", {"format": "pt"})
     base = models.prepare(str(hub), tmp_path / "base")
     change = vector(tmp_path / "v.safetensors", base, deltas(0, [HEAD]))
-    exporting.export(base, change, tmp_path / "out")
+    export(base, change, tmp_path / "out")
     assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")[EMBEDDING], own[EMBEDDING])
     assert_same_model(tmp_path / "out", base, change)
 
@@ -295,7 +303,7 @@ def test_a_head_that_differs_is_not_tied_whatever_the_config_says(tmp_path, tiny
 def test_two_changes_of_one_tied_tensor_are_refused(tmp_path, tiny_base):
     change = vector(tmp_path / "v.safetensors", tiny_base, deltas(0, [EMBEDDING, HEAD]))
     with pytest.raises(InputError) as error:
-        exporting.export(tiny_base, change, tmp_path / "out")
+        export(tiny_base, change, tmp_path / "out")
     names = " and ".join(change.shapes)
     assert str(error.value) == f"the task vector changes {names} differently, which are one tensor in the base model"
 
@@ -313,7 +321,7 @@ def test_files_without_the_models_prefix(tmp_path, tiny_folder):
     base = models.prepare(str(hub), tmp_path / "base")
     name = "transformer.h.1.mlp.c_proj.weight"
     change = vector(tmp_path / "v.safetensors", base, {name: torch.ones(128, 32)})
-    exporting.export(base, change, tmp_path / "out")
+    export(base, change, tmp_path / "out")
     assert set(load_file(tmp_path / "out" / "model.safetensors")) == set(own)
     assert_same_model(tmp_path / "out", base, change)
 
@@ -323,7 +331,7 @@ def test_files_without_the_models_prefix(tmp_path, tiny_folder):
 
 def refused(base, change, folder, **options):
     with pytest.raises(InputError) as error:
-        exporting.export(base, change, folder, **options)
+        export(base, change, folder, **options)
     assert not folder.exists() and not list(folder.parent.glob(f".{folder.name}*"))
     return str(error.value)
 
@@ -359,7 +367,7 @@ def test_sums_that_are_not_finite_are_refused(tmp_path, tiny_base):
     change = vector(tmp_path / "v.safetensors", tiny_base, {DOWN[0]: torch.full((32, 64), 1e5)})
     message = refused(tiny_base, change, tmp_path / "out", dtype=torch.float16)
     assert message.startswith(f"{DOWN[0]} has entries that are not finite as float16")
-    exporting.export(tiny_base, change, tmp_path / "wider", dtype=torch.bfloat16)
+    export(tiny_base, change, tmp_path / "wider", dtype=torch.bfloat16)
     diverged = deltas(0)
     diverged[DOWN[1]][3, 5] = float("nan")
     change = vector(tmp_path / "v.safetensors", tiny_base, diverged)
@@ -381,7 +389,7 @@ def test_full_disk_is_noticed_before_anything_is_written(tmp_path, tiny_base, me
 
 
 def test_interrupted_export_leaves_what_was_there(tmp_path, tiny_base, merged, monkeypatch):
-    exporting.export(tiny_base, merged, tmp_path / "out")
+    export(tiny_base, merged, tmp_path / "out")
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
     def interrupted(*_):
@@ -390,7 +398,7 @@ def test_interrupted_export_leaves_what_was_there(tmp_path, tiny_base, merged, m
     with monkeypatch.context() as patched:
         patched.setattr(model_card, "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            exporting.export(tiny_base, merged, tmp_path / "out", torch.float16)
+            export(tiny_base, merged, tmp_path / "out", torch.float16)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     assert not (tmp_path / ".out.partial").exists()
 
@@ -403,7 +411,7 @@ def test_killed_export_leaves_no_folder_and_is_made_again(tmp_path, tiny_base, m
         "def slow(*arguments):\n    write(*arguments); print('one', flush=True); time.sleep(60)\n"
         "safetensors_stream.write = slow\n"
         "base = t.BaseModel.open(sys.argv[1])\n"
-        "export.export(base, t.read(sys.argv[2]), sys.argv[3], max_shard_size='20KB')\n"
+        "export.export(base, t.read(sys.argv[2]), sys.argv[3], 'rmu/joint/seed0', max_shard_size='20KB')\n"
     )
     command = [sys.executable, "-c", slow, tiny_base.folder, merged.path, tmp_path / "out"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -412,7 +420,7 @@ def test_killed_export_leaves_no_folder_and_is_made_again(tmp_path, tiny_base, m
         process.send_signal(signal.SIGKILL)
     assert not (tmp_path / "out").exists()
     assert list((tmp_path / ".out.partial").iterdir())
-    exporting.export(tiny_base, merged, tmp_path / "out")
+    export(tiny_base, merged, tmp_path / "out")
     assert not (tmp_path / ".out.partial").exists()
     assert_same_model(tmp_path / "out", tiny_base, merged)
 
@@ -426,7 +434,7 @@ def front_matter(folder):
 
 
 def test_card_tells_how_a_merged_candidate_was_made(tmp_path, tiny_base, merged):
-    exporting.export(tiny_base, merged, tmp_path / "out", torch.bfloat16)
+    export(tiny_base, merged, tmp_path / "out", torch.bfloat16)
     front, text = front_matter(tmp_path / "out")
     assert front == {
         "library_name": "transformers",
@@ -458,14 +466,24 @@ def test_card_tells_how_a_merged_candidate_was_made(tmp_path, tiny_base, merged)
 
 def test_card_of_a_single_run_and_of_a_vector_from_elsewhere(tmp_path, tiny_base):
     shards = shard_vectors(tmp_path, tiny_base, [deltas(0), deltas(1)])
-    exporting.export(tiny_base, shards["Asia"], tmp_path / "asia")
+    export(tiny_base, shards["Asia"], tmp_path / "asia")
     _, text = front_matter(tmp_path / "asia")
     assert text.startswith("\n# rmu/attribute/Asia/seed3\n") and "| split | `attribute` |" in text
     assert "This is no merge." in text and "a" * 64 not in text and "b" * 64 in text
     assert not (tmp_path / "asia" / "mergekit.yaml").exists()
     elsewhere = vector(tmp_path / "v.safetensors", tiny_base, deltas(0), method="an outside tool")
-    exporting.export(tiny_base, elsewhere, tmp_path / "elsewhere")
+    export(tiny_base, elsewhere, tmp_path / "elsewhere")
     assert "| method | `an outside tool` |" in front_matter(tmp_path / "elsewhere")[1]
+
+
+def test_card_of_a_variant_and_no_folders_of_somebodys_machine(tmp_path, tiny_base):
+    options = {"command": "python /home/someone/trainer.py --out=~/all/{part} --from https://example.org/a/b a/b"}
+    change = vector(tmp_path / "v.safetensors", tiny_base, deltas(0), options=options, run="rmu/joint/seed0")
+    exporting.export(tiny_base, task_vector.Scaled(change, 2.0), tmp_path / "out", "rmu-twice/joint/seed0")
+    _, text = front_matter(tmp_path / "out")
+    assert text.startswith("\n# rmu-twice/joint/seed0\n")
+    assert "| takes the task vector of | `rmu/joint/seed0` |" in text and "| λ on the whole | `2.0` |" in text
+    assert '{"command": "python …/trainer.py --out=…/{part} --from https://example.org/a/b a/b"}' in text
 
 
 def test_card_names_a_base_model_of_the_hub(tmp_path, tiny_folder, monkeypatch):
@@ -473,7 +491,7 @@ def test_card_names_a_base_model_of_the_hub(tmp_path, tiny_folder, monkeypatch):
     base = models.prepare("organisation/Model-7B", tmp_path / "base", "v1.0")
     shards = shard_vectors(tmp_path, base, [deltas(0), deltas(1)])
     merged = ties(tmp_path / "merged.safetensors", base, shards)
-    exporting.export(base, merged, tmp_path / "out")
+    export(base, merged, tmp_path / "out")
     front, text = front_matter(tmp_path / "out")
     assert front["base_model"] == "organisation/Model-7B"
     assert "This is `organisation/Model-7B` (revision `v1.0`) after unlearning" in text
@@ -544,7 +562,7 @@ def test_no_mergekit_configuration_where_it_would_compute_something_else(merge, 
 def test_card_says_why_there_is_no_mergekit_configuration(tmp_path, tiny_base):
     shards = shard_vectors(tmp_path, tiny_base, [deltas(0), deltas(1)])
     merged = ties(tmp_path / "merged.safetensors", tiny_base, shards, trim="model")
-    exporting.export(tiny_base, merged, tmp_path / "out")
+    export(tiny_base, merged, tmp_path / "out")
     assert not (tmp_path / "out" / "mergekit.yaml").exists()
     assert (
         "There is no mergekit.yaml: mergekit trims every tensor by itself, this merge the whole model."
@@ -587,7 +605,7 @@ def test_mergekit_makes_the_same_merge(tmp_path, monkeypatch, tiny_folder, merge
     merged = MERGES[merge](tmp_path / "merged.safetensors", base, shards)
     exports = tmp_path / "results" / "exports"
     for change in (merged, *shards.values()):
-        exporting.export(base, change, exports / (change.provenance.get("candidate") or change.provenance["run"]))
+        export(base, change, exports / own_name(change))
 
     monkeypatch.chdir(exports / MERGED)
     configuration = MergeConfiguration.model_validate(yaml.safe_load(Path("mergekit.yaml").read_text()))
