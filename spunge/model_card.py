@@ -105,17 +105,16 @@ def mergekit(
     `base_model` is a hub id or a path, `dtype` that of the result, `sizes` the number of entries of every parameter.
     The shards' exports are named by paths relative to the candidate's own.
     """
-    options = dict(provenance["merge"])
-    kind, weights = options.pop("merge", "ties"), options.pop("weights", None)
+    kind, options = provenance["merge"], provenance["options"]
     shards = provenance.get("unlearned", [])
     if not shards or not all("run" in shard for shard in shards):
         return None, "the shards' provenance does not tell where their exports lie"
     if kind == "ties":
-        if options.get("trim", "tensor") != "tensor":
+        if options["trim"] != "tensor":
             return None, "mergekit trims every tensor by itself, this merge the whole model"
-        if options.get("sign", "mass") != "mass":
+        if options["sign"] != "mass":
             return None, "mergekit's TIES elects signs by summed values, this merge by their number"
-        if options.get("zero_sum", "positive") != "positive":
+        if options["zero_sum"] != "positive":
             return None, "mergekit elects + where a sum is 0, this merge what is elected more often"
         if any(size > 0 and int(options["density"] * size) < 1 for size in sizes):
             return None, "mergekit keeps an entry of every tensor, this merge none where the density asks for less"
@@ -126,7 +125,7 @@ def mergekit(
         return None, NO_MERGEKIT.get(kind, "mergekit has no such merge")
     # With a factor on a whole candidate, the shards' exports bear it too: `lambda` is the merge's own.
     parameters = {"normalize": normalize, "lambda": options["scale"]}
-    weights = weights or [1.0] * len(shards)
+    weights = options["weights"] or [1.0] * len(shards)
     entries = [
         {
             "model": os.path.relpath(shard["run"], provenance["candidate"]),
@@ -156,6 +155,7 @@ def _rows(name: str, base: BaseModel, provenance: Mapping, dtype: str) -> list[t
         ("split", _code(path[1]) if len(path) > 2 else ""),
         ("shards", ", ".join(_code(run["shard"]) for run in runs if "shard" in run)),
         ("merge", _code(provenance["merge"]) if "merge" in provenance else ""),
+        ("its options", _code(provenance["options"]) if "merge" in provenance else ""),
         ("seed", _values(runs, "seed")),
         ("λ on the whole", _code(provenance.get("scale", 1.0))),
         ("SHA-256 of the data", _values(runs, "data")),

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from spunge import export as exporting
-from spunge import model_card, models, task_vector
+from spunge import merging, model_card, models, task_vector
 from spunge.errors import InputError
 from spunge.merging import driver
 
@@ -54,37 +54,27 @@ def shard_vectors(folder, base, tensors):
     }
 
 
-def merged_vector(path, base, shards, tensors, **options):
-    """Return a merge with the provenance that scripts/merge.py writes."""
+def merged_vector(path, base, shards, kind, **given):
+    """Return a merge of shards with the provenance that scripts/merge.py writes."""
+    options = merging.options(kind, given)
+    tensors = dict(driver.merge(shards, kind, options, driver.Diagnostics(list(shards)), seed=3))
     return vector(
         path,
         base,
         tensors,
         candidate=MERGED,
-        merge=options,
+        merge=kind,
+        options=asdict(options),
+        seed=3,
         shards={shard: "d" * 64 for shard in shards},
         unlearned=[{"shard": shard, **one.provenance} for shard, one in shards.items()],
     )
 
 
-def ties(path, base, shards, **given):
-    options = driver.Options(**given)
-    tensors = dict(driver.merge(shards, options, driver.Diagnostics(list(shards))))
-    return merged_vector(path, base, shards, tensors, **asdict(options))
-
-
-def weighted_sum(path, base, shards, factors, divisor, **options):
-    tensors = {
-        name: sum(weight * shard[name] for weight, shard in zip(factors, shards.values(), strict=True)) / divisor
-        for name in DOWN
-    }
-    return merged_vector(path, base, shards, tensors, merge="linear", **options)
-
-
 @pytest.fixture
 def merged(tmp_path, tiny_base):
     shards = shard_vectors(tmp_path, tiny_base, [deltas(0), deltas(1)])
-    return ties(tmp_path / "merged.safetensors", tiny_base, shards, density=0.5)
+    return merged_vector(tmp_path / "merged.safetensors", tiny_base, shards, "ties", density=0.5)
 
 
 def prepared(folder, tmp_path, change):
@@ -448,7 +438,8 @@ def test_card_tells_how_a_merged_candidate_was_made(tmp_path, tiny_base, merged)
         '| options | `{"alpha": 10, "steps": 3}` |',
         "| split | `attribute` |",
         "| shards | `Africa`, `Asia` |",
-        '| merge | `{"density": 0.5, "scale": 1.0, "sign": "mass", "trim": "tensor"}` |',
+        "| merge | `ties` |",
+        '| its options | `{"density": 0.5, "scale": 1.0, "sign": "mass", "trim": "tensor", "weights": null, ',
         "| seed | `3` |",
         "| λ on the whole | `1.0` |",
         "| dtype of the weights | `bfloat16` |",
@@ -490,7 +481,7 @@ def test_card_names_a_base_model_of_the_hub(tmp_path, tiny_folder, monkeypatch):
     monkeypatch.setattr(models, "_local_folder", lambda source, revision: tiny_folder)
     base = models.prepare("organisation/Model-7B", tmp_path / "base", "v1.0")
     shards = shard_vectors(tmp_path, base, [deltas(0), deltas(1)])
-    merged = ties(tmp_path / "merged.safetensors", base, shards)
+    merged = merged_vector(tmp_path / "merged.safetensors", base, shards, "ties")
     export(base, merged, tmp_path / "out")
     front, text = front_matter(tmp_path / "out")
     assert front["base_model"] == "organisation/Model-7B"
@@ -502,13 +493,14 @@ def test_card_names_a_base_model_of_the_hub(tmp_path, tiny_folder, monkeypatch):
 # mergekit
 
 
-def provenance_of(**merge):
+def provenance_of(kind, **given):
     runs = [{"shard": one, "run": f"rmu/attribute/{one}/seed3"} for one in ("Africa", "Asia")]
-    return {"candidate": MERGED, "merge": {"scale": 1.0, **merge}, "unlearned": runs}
+    options = asdict(merging.options(kind, given))
+    return {"candidate": MERGED, "merge": kind, "options": options, "unlearned": runs}
 
 
 def test_mergekit_configuration_of_ties():
-    provenance = provenance_of(density=0.5, scale=2.0)
+    provenance = provenance_of("ties", density=0.5, scale=2.0)
     assert model_card.mergekit(provenance, "org/base", "bfloat16", [2048]) == (
         {
             "merge_method": "ties",
@@ -527,7 +519,7 @@ def test_mergekit_configuration_of_ties():
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_mergekit_configuration_of_linear_merges(normalize):
-    provenance = provenance_of(merge="linear", normalize=normalize, weights=[3.0, 0.5], scale=0.7)
+    provenance = provenance_of("linear", normalize=normalize, weights=[3.0, 0.5], scale=0.7)
     configuration, _ = model_card.mergekit(provenance, "../base", "float32", [1])
     assert configuration == {
         "merge_method": "task_arithmetic",
@@ -542,26 +534,26 @@ def test_mergekit_configuration_of_linear_merges(normalize):
 
 
 @pytest.mark.parametrize(
-    ("merge", "reason"),
+    ("kind", "options", "reason"),
     [
-        ({"trim": "model"}, "trims every tensor by itself"),
-        ({"sign": "count"}, "elects signs by summed values"),
-        ({"zero_sum": "majority"}, "elects + where a sum is 0"),
-        ({"density": 0.01}, "keeps an entry of every tensor"),  # 32 entries: mergekit keeps one, we none
-        ({"merge": "dare_ties", "density": 0.5}, "would draw other entries"),
-        ({"merge": "dare_linear", "density": 0.5}, "would draw other entries"),
-        ({"merge": "negmerge"}, "mergekit has no such merge"),
-        ({"merge": "tsv"}, "mergekit has no such merge"),
+        ("ties", {"trim": "model"}, "trims every tensor by itself"),
+        ("ties", {"sign": "count"}, "elects signs by summed values"),
+        ("ties", {"zero_sum": "majority"}, "elects + where a sum is 0"),
+        ("ties", {"density": 0.01}, "keeps an entry of every tensor"),  # 32 entries: mergekit keeps one, we none
+        ("dare_ties", {"density": 0.5}, "would draw other entries"),
+        ("dare_linear", {"density": 0.5}, "would draw other entries"),
+        ("negmerge", {}, "mergekit has no such merge"),
+        ("tsv", {}, "mergekit has no such merge"),
     ],
 )
-def test_no_mergekit_configuration_where_it_would_compute_something_else(merge, reason):
-    configuration, why = model_card.mergekit(provenance_of(**merge), "org/base", "float32", [32, 2048])
+def test_no_mergekit_configuration_where_it_would_compute_something_else(kind, options, reason):
+    configuration, why = model_card.mergekit(provenance_of(kind, **options), "org/base", "float32", [32, 2048])
     assert configuration is None and reason in why
 
 
 def test_card_says_why_there_is_no_mergekit_configuration(tmp_path, tiny_base):
     shards = shard_vectors(tmp_path, tiny_base, [deltas(0), deltas(1)])
-    merged = ties(tmp_path / "merged.safetensors", tiny_base, shards, trim="model")
+    merged = merged_vector(tmp_path / "merged.safetensors", tiny_base, shards, "ties", trim="model")
     export(tiny_base, merged, tmp_path / "out")
     assert not (tmp_path / "out" / "mergekit.yaml").exists()
     assert (
@@ -581,16 +573,16 @@ def on_a_grid(seed):
     }
 
 
-MERGES = {
-    "ties": lambda *made: ties(*made, density=0.3, scale=1.5),
-    "ties of all": lambda *made: ties(*made, density=1.0),
-    "mean": lambda *made: weighted_sum(*made, [1, 3], 4, weights=[1.0, 3.0], normalize=True, scale=1.0),
-    "sum": lambda *made: weighted_sum(*made, [0.5, 0.5], 1, normalize=False, scale=0.5),
-}
-
-
-@pytest.mark.parametrize("merge", MERGES)
-def test_mergekit_makes_the_same_merge(tmp_path, monkeypatch, tiny_folder, merge):
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("ties", {"density": 0.3, "scale": 1.5}),
+        ("ties", {"density": 1.0, "weights": [1.0, 2.5]}),
+        ("linear", {"weights": [1.0, 3.0]}),
+        ("linear", {"normalize": False, "scale": 0.5}),
+    ],
+)
+def test_mergekit_makes_the_same_merge(tmp_path, monkeypatch, tiny_folder, kind, options):
     pytest.importorskip("mergekit")
     from mergekit.config import MergeConfiguration
     from mergekit.merge import MergeOptions, run_merge
@@ -602,7 +594,7 @@ def test_mergekit_makes_the_same_merge(tmp_path, monkeypatch, tiny_folder, merge
 
     base = prepared(tiny_folder, tmp_path, rounded)
     shards = shard_vectors(tmp_path, base, [on_a_grid(0), on_a_grid(1)])
-    merged = MERGES[merge](tmp_path / "merged.safetensors", base, shards)
+    merged = merged_vector(tmp_path / "merged.safetensors", base, shards, kind, **options)
     exports = tmp_path / "results" / "exports"
     for change in (merged, *shards.values()):
         export(base, change, exports / own_name(change))
