@@ -1,0 +1,65 @@
+"""RMU the plain way, as its authors run it: two whole models, every layer, hooks, gradients for all parameters."""
+
+from collections.abc import Iterable
+
+import torch
+
+from spunge import models
+from spunge.methods import rmu
+from spunge.task_vector import BaseModel
+
+
+def unlearn(
+    base: BaseModel,
+    batches: Iterable[tuple[list[str], list[str]]],
+    options: rmu.Options,
+    control_seed: int,
+    device: str = "cpu",
+) -> tuple[list[tuple[float, float]], dict[str, torch.Tensor]]:
+    """Take one step per pair of forget and retain texts; return each step's losses and the trained weights.
+
+    Losses are means over all positions, padding included. In half precision the trained weights are fp32 under
+    autocast, as in `spunge.methods.rmu`, so that both round alike; the authors' own are half precision as well.
+    """
+    dtype = getattr(torch, options.dtype)
+    updated, frozen = models.load(base, dtype, device), models.load(base, dtype, device)
+    updated.train()
+    tokenizer = models.load_tokenizer(base)
+    trained = {}
+    for number in options.trained_layers:
+        parameter = updated.model.layers[number].get_parameter(options.trained_parameter)
+        parameter.data = parameter.data.float()
+        trained[f"model.layers.{number}.{options.trained_parameter}"] = parameter
+    optimizer = torch.optim.AdamW(trained.values(), lr=options.learning_rate)
+    control = rmu.control_vector(updated.config.hidden_size, options.coefficient, control_seed).to(device)
+
+    def states(model: torch.nn.Module, tokens: dict) -> torch.Tensor:
+        found = []
+        hook = model.model.layers[options.layer_id].register_forward_hook(
+            lambda module, inputs, output: found.append(output[0] if isinstance(output, tuple) else output)
+        )
+        try:
+            with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
+                model(**tokens, use_cache=False)
+        finally:
+            hook.remove()
+        return found[0].float()
+
+    def tokenized(texts: list[str], longest: int) -> dict:
+        return tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
+
+    losses = []
+    for forget, retain in batches:
+        tokens = tokenized(forget, options.max_tokens_forget)
+        forget_states = states(updated, tokens)
+        forget_loss = torch.nn.functional.mse_loss(forget_states, control.expand_as(forget_states))
+        tokens = tokenized(retain, options.max_tokens_retain)
+        retain_states = states(updated, tokens)
+        with torch.no_grad():
+            target = states(frozen, tokens)
+        retain_loss = torch.nn.functional.mse_loss(retain_states, target)
+        optimizer.zero_grad()  # the trained parameters' alone: the others' gradients pile up, as in the authors' code
+        (forget_loss + options.alpha * retain_loss).backward()
+        optimizer.step()
+        losses.append((forget_loss.item(), retain_loss.item()))
+    return losses, {name: parameter.detach() for name, parameter in trained.items()}

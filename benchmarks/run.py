@@ -1,0 +1,77 @@
+"""Run the benchmarks, put their rows into results.csv, print the table and draw the figure.
+
+python benchmarks/run.py --model FOLDER [--only rmu_step …]
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+if str(PROJECT) not in sys.path:
+    sys.path.insert(0, str(PROJECT))
+
+from spunge import errors  # noqa: E402
+
+RMU = ("rmu_step", "rmu_step_cached"), ("rmu_memory",)
+BIG = ("rmu_step_7b_gpu", "rmu_memory_7b_gpu")
+TIES = ("ties_rmu_3", "ties_rmu_8", "ties_full_3")
+MEMORY = ("ties_memory_3", "ties_full_memory_3")
+DISK = ("disk_rmu", "disk_lora")
+NAMES = [*RMU[0], *RMU[1], *BIG, *TIES, *MEMORY, "ties_memory_by_size", *DISK]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and run; return the exit code, which is 1 where a pair's results differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="the folder that the rule `model` made of SmolLM2; the GPU's rows need none")
+    parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"some of: {', '.join(NAMES)}")
+    parser.add_argument("--steps", type=int, default=10, help="RMU steps of each run")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each merge")
+    parser.add_argument("--shape", choices=["7b", "tiny"], default="7b", help="tiny: try the GPU's rows anywhere")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results.csv")
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        import torch
+
+        from benchmarks import disk, figure, results, rmu, ties
+        from spunge import drawing
+        from spunge.errors import InputError
+        from spunge.task_vector import BaseModel
+
+        wanted = arguments.only or [name for name in NAMES if name not in BIG or torch.cuda.is_available()]
+        if arguments.model is None and set(wanted) - {*BIG, "ties_memory_by_size"}:
+            raise InputError("--model is missing: name the folder that the rule `model` made of SmolLM2")
+        base = BaseModel.open(arguments.model) if arguments.model else None
+        trained = {"rmu": ties.RMU_TRAINED, "full": None}
+        benchmarks = [
+            (RMU[0], lambda: rmu.step_times(base, arguments.steps)),
+            (RMU[1], lambda: rmu.peak_memory(base, arguments.steps)),
+            (BIG, lambda: rmu.big(arguments.steps, arguments.shape)),
+            (("ties_rmu_3",), lambda: ties.times("ties_rmu_3", base, 3, trained["rmu"], arguments.repeats)),
+            (("ties_rmu_8",), lambda: ties.times("ties_rmu_8", base, 8, trained["rmu"], arguments.repeats)),
+            (("ties_memory_3",), lambda: ties.peak_memory("ties_memory_3", base, 3, trained["rmu"])),
+            (("ties_full_3",), lambda: ties.times("ties_full_3", base, 3, trained["full"], arguments.repeats)),
+            (("ties_full_memory_3",), lambda: ties.peak_memory("ties_full_memory_3", base, 3, trained["full"])),
+            (("ties_memory_by_size",), ties.memory_by_size),
+            (("disk_rmu",), lambda: disk.rmu(base)),
+            (("disk_lora",), lambda: disk.lora(base)),
+        ]
+        commit = results.commit()  # before results.csv changes
+        table = results.read(arguments.output)
+        for names, benchmark in benchmarks:
+            if chosen := [name for name in names if name in wanted]:
+                print(f"{', '.join(chosen)} …", file=sys.stderr, flush=True)
+                rows = [row for row in benchmark() if row.name in chosen]
+                table = results.update(table, rows, commit)
+                results.write(table, arguments.output)  # after each, so that a long run leaves what it has
+        print(results.report(table))
+        paths = [arguments.output.with_suffix(suffix) for suffix in (".pdf", ".png")]
+        drawing.save(figure.draw(table), *paths)
+
+    return errors.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
