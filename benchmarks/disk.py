@@ -1,4 +1,4 @@
-"""Disk: the task vectors of eight shards and their merge against nine whole checkpoints, from the sizes of real files."""
+"""Disk: eight shards' task vectors and their merge against nine whole checkpoints, from the sizes of real files."""
 
 import tempfile
 from collections.abc import Iterable

@@ -19,7 +19,7 @@ from spunge.errors import InputError
 def steps(device: str) -> Iterator[list[float]]:
     """Collect the seconds from the end of one optimizer step to the end of the next, of any optimizer.
 
-    So the first step, with all that was loaded before it, is not in the list, and nothing between two steps is left out.
+    So the first step and what was loaded before it are not in the list, and nothing between two steps is left out.
     """
     ends, seconds = [], []
 

@@ -8,6 +8,8 @@ from spunge import models
 from spunge.methods import rmu
 from spunge.task_vector import BaseModel
 
+TRAINED = "mlp.down_proj.weight"
+
 
 def unlearn(
     base: BaseModel,
@@ -27,9 +29,9 @@ def unlearn(
     tokenizer = models.load_tokenizer(base)
     trained = {}
     for number in options.trained_layers:
-        parameter = updated.model.layers[number].get_parameter(options.trained_parameter)
+        parameter = updated.model.layers[number].get_parameter(TRAINED)
         parameter.data = parameter.data.float()
-        trained[f"model.layers.{number}.{options.trained_parameter}"] = parameter
+        trained[f"model.layers.{number}.{TRAINED}"] = parameter
     optimizer = torch.optim.AdamW(trained.values(), lr=options.learning_rate)
     control = rmu.control_vector(updated.config.hidden_size, options.coefficient, control_seed).to(device)
 

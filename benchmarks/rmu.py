@@ -25,7 +25,7 @@ AGREE, AGREE_BF16 = 1e-4, 1e-2  # relative
 
 
 def texts(count: int, tokens: int, seed: int) -> list[str]:
-    """Return texts of made-up words, each of more than `tokens` tokens, so that every text is cut to the same length."""
+    """Return texts of made-up words, each of more than `tokens` tokens, so that all are cut to one length."""
     draw = random.Random(seed)
     words = ["".join(draw.choices(string.ascii_lowercase, k=draw.randint(2, 8))) for _ in range(1000)]
     return [" ".join(draw.choices(words, k=tokens + 1)) for _ in range(count)]
@@ -163,7 +163,8 @@ def _big(base: BaseModel, big: Big, steps: int) -> list[results.Row]:
         with measure.steps(big.device) as found:
             losses[kind] = run()
         seconds[kind] = statistics.median(found)
-        memory[kind] = torch.cuda.max_memory_allocated() / 1e6 if big.device == "cuda" else float("nan")
+        if big.device == "cuda":
+            memory[kind] = torch.cuda.max_memory_allocated() / 1e6
     for kind in ("first", "cached"):
         measure.check_losses(f"rmu_step_7b_gpu, {kind}", losses[kind], losses["reference"], AGREE_BF16)
 
@@ -198,13 +199,14 @@ def _big(base: BaseModel, big: Big, steps: int) -> list[results.Row]:
         "%",
         **others,
     )
-    row("rmu_memory_7b_gpu", "peak memory", memory["first"], memory["reference"], "MB")
+    if memory:
+        row("rmu_memory_7b_gpu", "peak memory", memory["first"], memory["reference"], "MB")
     return rows
 
 
 @contextmanager
-def random_model(big: Big) -> Iterator[BaseModel]:
-    """Write a Llama of random bf16 weights and a small tokenizer to a temporary folder; the 7B one takes 13.5 GB."""
+def random_model(big: Big, dtype: torch.dtype = torch.bfloat16) -> Iterator[BaseModel]:
+    """Write a Llama of random weights and a small tokenizer to a temporary folder; in bf16 the 7B one takes 13.5 GB."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     shape = big.shape
@@ -223,7 +225,7 @@ def random_model(big: Big) -> Iterator[BaseModel]:
         folder = Path(name)
         with torch.device(big.device):
             torch.manual_seed(SEED)
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         parameters = model.num_parameters()
         model.save_pretrained(folder)
         del model

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import measure, results
-from spunge import safetensors_stream, task_vector
+from spunge import merging, safetensors_stream, task_vector
 from spunge.errors import InputError
 from spunge.merging import driver
 from spunge.task_vector import BaseModel, TensorFolder
@@ -35,7 +35,10 @@ class Shards:
         """Merge the task vector files to one task vector file, as scripts/merge.py does."""
         vectors = {f"shard{number}": task_vector.read(path) for number, path in enumerate(self.vectors)}
         diagnostics = driver.Diagnostics(list(vectors))
-        merged = driver.merge(vectors, driver.Options(density=DENSITY), diagnostics)
+        if hasattr(merging, "options"):
+            merged = driver.merge(vectors, "ties", merging.options("ties", {"density": DENSITY}), diagnostics, 0)
+        else:
+            merged = driver.merge(vectors, driver.Options(density=DENSITY), diagnostics)
         provenance = next(iter(vectors.values())).provenance
         task_vector.write(output, driver.common_layout(vectors), merged, provenance)
         diagnostics.rows()
@@ -118,10 +121,18 @@ def compare(name: str, base: BaseModel, ours: Path, reference: Path) -> None:
             raise InputError(f"{name}: {different} of {found.numel()} entries of {parameter} differ from mergekit's")
 
 
+def _import_mergekit() -> None:
+    try:
+        import mergekit.merge  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"mergekit can't be imported ({error}): pip install -r requirements-mergekit.txt, as make benchmark does"
+        ) from error
+
+
 def times(name: str, base: BaseModel, count: int, changed: Iterable[str] | None, repeats: int) -> list[results.Row]:
     """Return the row of one merge's time: both in this process, imports excluded, files in the system's cache."""
-    import mergekit.merge  # noqa: F401
-
+    _import_mergekit()
     with shards(base, count, changed) as (made, folder):
         ours, reference = folder / "ours.safetensors", folder / "mergekit"
         ways = {"ours": lambda: made.ours(ours), "reference": lambda: made.mergekit(reference)}
@@ -144,7 +155,7 @@ def peak_memory(name: str, base: BaseModel, count: int, changed: Iterable[str] |
 
 def _peak(made: Shards, side: str, output: Path) -> float:
     if side == "mergekit":
-        import mergekit.merge  # noqa: F401  imports belong to the start
+        _import_mergekit()  # imports belong to the start
     memory = measure.PeakMemory()
     memory.start()
     getattr(made, side)(output)

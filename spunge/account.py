@@ -79,7 +79,7 @@ class ModelShape:
         return (self.experts or 1) * self.hidden * self.intermediate
 
     def lora(self, rank: int) -> int:
-        """Parameters of LoRA factors of all linear maps but for router, embeddings and head: rank · (rows + columns)."""
+        """Parameters of LoRA factors of all linear maps but router, embeddings and head: rank · (rows + columns)."""
         return self.layers * sum(many * rank * (rows + columns) for many, rows, columns in self.matrices.values())
 
 
