@@ -1,7 +1,8 @@
-# The two commands are `make demo` and `make test`; the plain commands behind them are in README.md.
+# The main commands are `make demo` and `make test`; the plain commands behind them are in README.md.
 #
 #   make demo [CONFIG=experiments/own-data.yaml] [CORES=2]   install, run the experiment, write its report
 #   make test                                                install, lint, test
+#   make benchmark                                           install, measure against the usual ways: benchmarks/README.md
 #   make unlock                                              after a run was killed, and only if no other run is at work
 #   make clean                                               remove .venv; results/ and resources/ stay
 
@@ -20,7 +21,7 @@ LINTED := Snakefile rules
 # For the tests, which start snakemake and python by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test unlock clean
+.PHONY: demo test benchmark unlock clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -53,6 +54,11 @@ test: .venv/installed-test
 	$(BIN)/snakefmt --check $(LINTED)
 	$(BIN)/snakemake --lint
 	$(BIN)/python -m pytest
+
+# The default experiment's model, whatever CONFIG says, so that results can be compared.
+benchmark: .venv/installed-test
+	$(BIN)/snakemake --configfile config.yaml --cores $(CORES) model
+	$(BIN)/python benchmarks/run.py
 
 unlock: .venv/installed
 	$(SNAKEMAKE) --unlock

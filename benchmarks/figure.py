@@ -23,7 +23,7 @@ def draw(table: pd.DataFrame) -> Figure:
             target = results.target(row)
             axes.barh(height, row.ratio - 1, left=1, height=0.6, color=MET if row.ratio >= target else MISSED)
             axes.plot([target, target], [height - 0.42, height + 0.42], color=TARGET, linewidth=1.4)
-            furthest = max(row.ratio, target)
+            furthest = max(row.ratio, target, 1)
             axes.text(furthest * 1.06, height, f"{row.ratio:.3g}", va="center", fontsize=7)
         labels = [f"{row.name}: {row.metric}" for row in reversed(shown)]
         if len(machines) > 1:

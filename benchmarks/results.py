@@ -56,13 +56,14 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def update(table: pd.DataFrame, rows: Iterable[Row], commit: str) -> pd.DataFrame:
-    """Put new rows in the place of those with the same name, metric and machine, or at the end; others stay."""
+    """Put new rows in the place of those with the same name, metric and machine; others stay. Names go as in TARGETS."""
     found = {(row.name, row.metric, row.machine): row for row in table[COLUMNS].itertuples(index=False, name="Found")}
     for row in rows:
         found[row.name, row.metric, row.machine] = tuple(
             getattr(row, column) if column != "commit" else commit for column in COLUMNS
         )
-    return pd.DataFrame(list(found.values()), columns=COLUMNS)
+    order = list(dict.fromkeys(name for name, _ in TARGETS))
+    return pd.DataFrame(sorted(found.values(), key=lambda row: order.index(row[0])), columns=COLUMNS)
 
 
 def write(table: pd.DataFrame, path: Path) -> None:

@@ -1,6 +1,6 @@
 """Run the benchmarks, put their rows into results.csv, print the table and draw the figure.
 
-python benchmarks/run.py --model FOLDER [--only rmu_step …]
+python benchmarks/run.py [--only rmu_step …]
 """
 
 import argparse
@@ -21,10 +21,21 @@ DISK = ("disk_rmu", "disk_lora")
 NAMES = [*RMU[0], *RMU[1], *BIG, *TIES, *MEMORY, "ties_memory_by_size", *DISK]
 
 
+def default_model() -> Path:
+    """Return the folder of the default experiment's model, named as rules/common.smk names it."""
+    import yaml
+
+    from spunge import names
+
+    model = yaml.safe_load((PROJECT / "config.yaml").read_text())["model"]
+    source = "@".join(model[key] for key in ("source", "file", "revision") if model.get(key))
+    return PROJECT / "resources" / "models" / names.slug(source)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and run; return the exit code, which is 1 where a pair's results differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="the folder that the rule `model` made of SmolLM2; the GPU's rows need none")
+    parser.add_argument("--model", type=Path, help="SmolLM2's folder, if not the one that `snakemake model` makes")
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"some of: {', '.join(NAMES)}")
     parser.add_argument("--steps", type=int, default=10, help="RMU steps of each run")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each merge")
@@ -37,13 +48,12 @@ def main(argv: list[str] | None = None) -> int:
 
         from benchmarks import disk, figure, results, rmu, ties
         from spunge import drawing
-        from spunge.errors import InputError
         from spunge.task_vector import BaseModel
 
         wanted = arguments.only or [name for name in NAMES if name not in BIG or torch.cuda.is_available()]
-        if arguments.model is None and set(wanted) - {*BIG, "ties_memory_by_size"}:
-            raise InputError("--model is missing: name the folder that the rule `model` made of SmolLM2")
-        base = BaseModel.open(arguments.model) if arguments.model else None
+        base = None
+        if set(wanted) - {*BIG, "ties_memory_by_size"}:
+            base = BaseModel.open(arguments.model or default_model())
         trained = {"rmu": ties.RMU_TRAINED, "full": None}
         benchmarks = [
             (RMU[0], lambda: rmu.step_times(base, arguments.steps)),

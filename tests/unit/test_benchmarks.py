@@ -34,10 +34,10 @@ def test_rows_are_replaced_by_name_metric_and_machine(tmp_path):
     results.write(again, path)
     found = pd.read_csv(path)
     assert path.read_text().splitlines()[0] == "name,metric,ours,reference,ratio,unit,machine,commit"
-    assert found["name"].tolist() == ["rmu_step", "rmu_step_7b_gpu", "rmu_step", "disk_rmu"]
-    assert found["ratio"].tolist() == pytest.approx([10, 5.2, 6.5, 15])
+    assert found["name"].tolist() == ["rmu_step", "rmu_step", "rmu_step_7b_gpu", "disk_rmu"]
+    assert found["ratio"].tolist() == pytest.approx([10, 6.5, 5.2, 15])
     assert found["commit"].tolist() == ["def", "abc", "abc", "def"]
-    assert found["machine"].tolist() == ["CPU, 2 cores", "NVIDIA H100", "CPU, 2 cores", "CPU, 2 cores"]
+    assert found["machine"].tolist() == ["CPU, 2 cores", "CPU, 2 cores", "NVIDIA H100", "CPU, 2 cores"]
 
 
 def test_ratio_says_how_many_times_better():
