@@ -56,7 +56,10 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def update(table: pd.DataFrame, rows: Iterable[Row], commit: str) -> pd.DataFrame:
-    """Put new rows in the place of those with the same name, metric and machine; others stay. Names go as in TARGETS."""
+    """Put new rows in the place of those with the same name, metric and machine; others stay.
+
+    Rows go in the order of TARGETS' names.
+    """
     found = {(row.name, row.metric, row.machine): row for row in table[COLUMNS].itertuples(index=False, name="Found")}
     for row in rows:
         found[row.name, row.metric, row.machine] = tuple(

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from benchmarks import measure, results
-from spunge import merging, safetensors_stream, task_vector
+from spunge import safetensors_stream, task_vector
 from spunge.errors import InputError
-from spunge.merging import driver
+from spunge.merging import driver, ties
 from spunge.task_vector import BaseModel, TensorFolder
 
 DENSITY = 0.5
@@ -35,10 +35,7 @@ class Shards:
         """Merge the task vector files to one task vector file, as scripts/merge.py does."""
         vectors = {f"shard{number}": task_vector.read(path) for number, path in enumerate(self.vectors)}
         diagnostics = driver.Diagnostics(list(vectors))
-        if hasattr(merging, "options"):
-            merged = driver.merge(vectors, "ties", merging.options("ties", {"density": DENSITY}), diagnostics, 0)
-        else:
-            merged = driver.merge(vectors, driver.Options(density=DENSITY), diagnostics)
+        merged = driver.merge(vectors, "ties", ties.Options(density=DENSITY), diagnostics)
         provenance = next(iter(vectors.values())).provenance
         task_vector.write(output, driver.common_layout(vectors), merged, provenance)
         diagnostics.rows()
