@@ -1,5 +1,6 @@
 """RMU against the plain way: time of a step and peak memory, SmolLM2 on the CPU and a 7B shape on a GPU."""
 
+import dataclasses
 import gc
 import random
 import statistics
@@ -7,7 +8,6 @@ import string
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,6 +20,8 @@ from spunge.task_vector import BaseModel
 
 SEED = 0
 OPTIONS = {"layer_id": 7, "trained_layers": [5, 6, 7], "batch_size": 4, "skip_first": 0}
+if "mask" in {field.name for field in dataclasses.fields(rmu.Options)}:
+    OPTIONS["mask"] = True  # nothing is padded here, so it is the same loss; states can be kept only with it
 TOKENS = 128
 AGREE, AGREE_BF16 = 1e-4, 1e-2  # relative
 
@@ -37,7 +39,7 @@ def chosen(steps: int, tokens: int, **others) -> rmu.Options:
     return methods.options(rmu, given)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Work:
     """What both of a pair do: so many steps on the same texts, all of them new (`states` may have what is at hand)."""
 
@@ -120,7 +122,7 @@ def _peak(work: Work, side: str) -> tuple[float, list[tuple[float, float]]]:
     return memory.peak(), losses
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Big:
     """A Llama of random weights, the texts' length, and where it runs."""
 
