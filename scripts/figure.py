@@ -5,7 +5,7 @@ import sys
 
 from spunge.errors import run
 
-FIGURES = ("tradeoff", "attributes", "radar", "training", "merging")
+FIGURES = ("tradeoff", "overview", "attributes", "radar", "training", "merging")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -78,6 +78,7 @@ def _check_methods(config: Mapping, schema: Mapping) -> None:
             raise InputError(f"{at}.keep_states needs `mask: true`, since states are kept without padding")
         if "options" in section and door not in ("file", "command"):
             raise InputError(f"{at} has `options`, which are for a `file` or `command`; name its options themselves")
+        _check_options(at, section)
         like = section.get("like")
         if section["method"] == "random_vector" and like is None:
             raise InputError(f"{at} lacks the key `like`: the method whose task vectors give the norms")
@@ -85,6 +86,19 @@ def _check_methods(config: Mapping, schema: Mapping) -> None:
             raise InputError(f"{at}.like is {like!r}; it must be another method that is run here")
         if unknown := [merge for merge in section.get("merges", []) if merge not in config["merges"]]:
             raise InputError(f"{at}.merges names {unknown[0]}; `merges` has {', '.join(config['merges'])}")
+
+
+def _check_options(at: str, section: Mapping) -> None:
+    method = section["method"]
+    of_a_file = {"steps", "options"}  # its own options are known when it is imported
+    options = of_a_file if method == "file" else {*declared_options(PACKAGE / "methods" / f"{method}.py")} - {"dtype"}
+    allowed = {*options, *OF_THE_WORKFLOW, *(["preset"] if method == "rmu" else [])}
+    if foreign := sorted(section.keys() - allowed):
+        raise InputError(
+            f"{at} has the option `{foreign[0]}`, which {method} has not; it has {', '.join(sorted(options))}"
+        )
+    if section["keep_states"] and method != "rmu":
+        raise InputError(f"{at} has `keep_states`, which only rmu can do")
 
 
 def _check_variant(config: Mapping, name: str, section: Mapping) -> None:

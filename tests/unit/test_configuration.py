@@ -227,6 +227,19 @@ MISTAKES = {
         {"alpha": 1},
         "configuration: methods.rmu has `options`, which are for a `file` or `command`; name its options themselves",
     ),
+    "option of another method": (
+        ("methods", "npo"),
+        {"steps": 3, "layer_id": 3},
+        "configuration: methods.npo has the option `layer_id`, which npo has not; it has accumulation, batch_size, "
+        "beta, gradient_checkpointing, learning_rate, lora_alpha, lora_dropout, lora_rank, lora_targets, "
+        "max_gradient_norm, max_tokens_forget, max_tokens_retain, retain_weight, steps, trained, warmup_steps, "
+        "weight_decay",
+    ),
+    "states of another method": (
+        ("methods", "npo"),
+        {"steps": 3, "keep_states": True},
+        "configuration: methods.npo has `keep_states`, which only rmu can do",
+    ),
     "like itself": (
         ("methods", "rmu", "like"),
         "rmu",

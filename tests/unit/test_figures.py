@@ -12,7 +12,7 @@ from scripts import figure as figure_script
 from spunge import drawing, evaluations
 from spunge.errors import InputError
 
-FIGURES = ("tradeoff", "overview", "attributes", "radar", "training", "merging")
+FIGURES = figure_script.FIGURES
 GROUPS = tuple(f"group_{number}" for number in range(13))
 TABLES = {
     "the default experiment": example(),
