@@ -247,7 +247,11 @@ class _Batches:
         inputs = pad(tokens).to(self._accelerator.device)
         mask = pad([torch.ones_like(one) for one in tokens]).to(self._accelerator.device)
         logits = model(input_ids=inputs, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-        nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), inputs[:, 1:], reduction="none")
+        wanted = inputs[:, 1:]
+        # One row per token: with the vocabulary not last, the softmax would stride through memory, and round more.
+        nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(
+            wanted
+        )
         return -(nll * mask[:, 1:]).sum(dim=1)
 
     @torch.no_grad()
