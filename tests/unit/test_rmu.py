@@ -206,6 +206,21 @@ def test_losses_and_weights_equal_the_plain_implementation(tiny_base, drawn, cho
         assert not torch.equal(weight, original[name])
 
 
+def test_pads_that_count_are_end_of_text_tokens(tiny_base, drawn, monkeypatch):
+    original = models.load_tokenizer
+
+    def with_another_end(base):
+        tokenizer = original(base)
+        tokenizer.eos_token = "s"  # the tiny model's own is token 0
+        return tokenizer
+
+    monkeypatch.setattr(models, "load_tokenizer", with_another_end)
+    found = unlearn(tiny_base, reference(steps=2)).losses
+    losses, _ = plain_rmu(tiny_base, FORGET, RETAIN, [0] * len(FORGET), reference(steps=2), drawn())
+    assert [row["forget_loss"] for row in found] == pytest.approx([one for one, _ in losses], rel=1e-5)
+    assert original(tiny_base).convert_tokens_to_ids("s") != 0
+
+
 def test_texts_are_enough_and_different_enough_for_the_comparison(tiny_base):
     tokenizer = models.load_tokenizer(tiny_base)
     for texts in (FORGET, RETAIN, MANY):
