@@ -5,7 +5,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -152,6 +153,22 @@ def add(model: torch.nn.Module, task_vector: Mapping[str, torch.Tensor]) -> None
             continue
         changed.add(id(parameter))
         parameter.copy_(parameter.float() + delta.to(parameter.device))
+
+
+@contextmanager
+def logits_at(model: torch.nn.Module, rows: torch.Tensor, places: torch.Tensor) -> Iterator[None]:
+    """Within it, a forward pass computes logits for the chosen places of the batch alone.
+
+    `rows` and `places` (chosen,) say where; the model's `logits` have shape (1, chosen, vocabulary). Over a large
+    vocabulary the output layer is a good part of a small model's work.
+    """
+    hook = model.get_output_embeddings().register_forward_pre_hook(
+        lambda _, inputs: (inputs[0][rows, places][None], *inputs[1:])
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def load_tokenizer(base: BaseModel):

@@ -1,8 +1,9 @@
-"""A language model for lm-evaluation-harness that reads a question once for all of its choices.
+"""A language model for lm-evaluation-harness that reads what questions and choices have in common once.
 
-The harness's own model runs question + choice once per choice. Here the choices stand one after another behind one copy
-of the question; a mask lets each attend to the question and to itself only, and each starts at the question's next
-position. The log-likelihoods are the same, for a third of the tokens where choices are short.
+The harness's own model runs question + choice once per choice. Here several questions with all their choices stand in
+one sequence as a tree: texts that start alike share their first tokens, and a mask lets each token attend to those
+before it in its own texts only. The output layer runs only where a choice's token is predicted. The log-likelihoods are
+the same, for less than a third of the work where questions and choices are short.
 """
 
 from collections.abc import Sequence
@@ -11,43 +12,61 @@ from typing import NamedTuple
 import torch
 from lm_eval.models.huggingface import HFLM
 
+from spunge import models
 from spunge.progress import Progress
 
 TOLERANCE = 0.02  # nats; half precision differs by about so much between batch shapes
+ROW_TOKENS = 512  # longer rows share more, but attention to what is masked costs more
 
 
 class Packed(NamedTuple):
-    """One context with all its continuations in one sequence.
+    """Token sequences as one tree.
 
-    `tokens` and `positions` (length,); `visible` (length, length), true where a row may attend to a column; `sources`
-    says for each continuation at which places of the sequence its tokens are predicted.
+    `tokens` and `positions` (nodes,); `visible` (nodes, nodes), true where a row may attend to a column; `places` says
+    for each sequence at which nodes its tokens stand.
     """
 
     tokens: torch.Tensor
     positions: torch.Tensor
     visible: torch.Tensor
-    sources: list[torch.Tensor]
+    places: list[list[int]]
 
 
-def pack(context: Sequence[int], continuations: Sequence[Sequence[int]]) -> Packed:
-    """Lay a context and its continuations (token ids, none empty) into one sequence; last tokens are only predicted."""
-    tokens, positions = list(context), list(range(len(context)))
-    owner, sources = [-1] * len(context), []
-    for number, continuation in enumerate(continuations):
-        start = len(tokens)
-        read = continuation[:-1]
-        tokens += read
-        positions += range(len(context), len(context) + len(read))
-        owner += [number] * len(read)
-        sources.append(torch.tensor([len(context) - 1, *range(start, start + len(read))]))
-    owners = torch.tensor(owner)
-    of_context_or_own = (owners[None, :] == -1) | (owners[None, :] == owners[:, None])
-    visible = of_context_or_own & torch.ones(len(tokens), len(tokens), dtype=torch.bool).tril()
-    return Packed(torch.tensor(tokens), torch.tensor(positions), visible, sources)
+def pack(sequences: Sequence[Sequence[int]]) -> Packed:
+    """Lay sequences of token ids into one tree, in which those that start alike share what they start with."""
+    nodes: dict[tuple[int, int], int] = {}
+    tokens, positions, parents, places = [], [], [], []
+    for sequence in sequences:
+        parent, path = -1, []
+        for position, token in enumerate(sequence):
+            node = nodes.setdefault((parent, token), len(nodes))
+            if node == len(tokens):
+                tokens.append(token)
+                positions.append(position)
+                parents.append(parent)
+            path.append(node)
+            parent = node
+        places.append(path)
+    visible = torch.eye(len(tokens), dtype=torch.bool)
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            visible[node] |= visible[parent]
+    return Packed(torch.tensor(tokens), torch.tensor(positions), visible, places)
+
+
+def into_rows(groups: Sequence[Sequence[Sequence[int]]], limit: int) -> list[list[Sequence[int]]]:
+    """Put groups of sequences into rows one after another: as many as share at most `limit` nodes, at least one."""
+    rows: list[list[Sequence[int]]] = []
+    for group in groups:
+        if rows and len(pack([*rows[-1], *group]).tokens) <= limit:
+            rows[-1] += group
+        else:
+            rows.append([*group])
+    return rows
 
 
 class SharedContextLM(HFLM):
-    """The harness's model, with log-likelihoods of continuations of one context computed together.
+    """The harness's model, with log-likelihoods of many continuations of many contexts computed together.
 
     Whether the model honours the mask is checked on the first context against the harness's own way; where it doesn't,
     that way is taken for everything.
@@ -63,8 +82,8 @@ class SharedContextLM(HFLM):
         if longest > self.max_length or not self._check(requests, next(iter(contexts.values()))):
             return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
 
-        groups = sorted(contexts.values(), key=lambda numbers: sum(len(requests[number][2]) for number in numbers))
-        groups.sort(key=lambda numbers: len(requests[numbers[0]][1]))
+        # Questions that start alike come together.
+        groups = [contexts[context] for context in sorted(contexts)]
         results: list[tuple[float, bool] | None] = [None] * len(requests)
         size = override_bs or self.batch_size_per_gpu
         progress = Progress("questions", len(groups))
@@ -88,33 +107,44 @@ class SharedContextLM(HFLM):
     @torch.no_grad()
     def _score(self, groups) -> list[tuple[float, bool]]:
         """Return (log-likelihood, whether greedy decoding gives it) for every request of every group, in order."""
-        packed = [pack(group[0][1], [continuation for _, _, continuation in group]) for group in groups]
-        length = max(len(one.tokens) for one in packed)
-        tokens = torch.zeros(len(packed), length, dtype=torch.long)
-        positions = torch.zeros(len(packed), length, dtype=torch.long)
+        # The last token of a continuation is only predicted, never read.
+        read = [[(context + continuation)[:-1] for _, context, continuation in group] for group in groups]
+        rows = [pack(row) for row in into_rows(read, ROW_TOKENS)]
+        length = max(len(row.tokens) for row in rows)
+        tokens = torch.zeros(len(rows), length, dtype=torch.long)
+        positions = torch.zeros(len(rows), length, dtype=torch.long)
         # Padding attends to itself alone: a row that sees nothing would give NaN.
-        visible = torch.eye(length, dtype=torch.bool).repeat(len(packed), 1, 1)
-        for row, one in enumerate(packed):
-            size = len(one.tokens)
-            tokens[row, :size], positions[row, :size], visible[row, :size, :size] = (
-                one.tokens,
-                one.positions,
-                one.visible,
-            )
-        dtype = self.model.dtype
-        mask = torch.zeros(visible.shape, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)[:, None]
+        visible = torch.eye(length, dtype=torch.bool).repeat(len(rows), 1, 1)
+        for number, row in enumerate(rows):
+            size = len(row.tokens)
+            tokens[number, :size], positions[number, :size] = row.tokens, row.positions
+            visible[number, :size, :size] = row.visible
+
+        requests = [request for group in groups for request in group]
+        paths = [(number, path) for number, row in enumerate(rows) for path in row.places]
+        wanted = [token for _, _, continuation in requests for token in continuation]
+        predicted_at = [
+            (number, place)
+            for (number, path), (_, _, continuation) in zip(paths, requests, strict=True)
+            for place in path[-len(continuation) :]
+        ]
+        chosen = {place: number for number, place in enumerate(dict.fromkeys(predicted_at))}
         device = self.device
-        logits = self.model(
-            input_ids=tokens.to(device),
-            attention_mask=mask.to(device),
-            position_ids=positions.to(device),
-            use_cache=False,
-        ).logits
-        scores = []
-        for row, (one, group) in enumerate(zip(packed, groups, strict=True)):
-            for places, (_, _, continuation) in zip(one.sources, group, strict=True):
-                log_probabilities = logits[row, places.to(device)].float().log_softmax(dim=-1)
-                wanted = torch.tensor(continuation, device=device)
-                likelihood = log_probabilities.gather(1, wanted[:, None]).sum()
-                scores.append((likelihood.item(), bool((log_probabilities.argmax(dim=-1) == wanted).all())))
-        return scores
+        mask = torch.zeros(visible.shape, dtype=self.model.dtype)
+        mask = mask.masked_fill(~visible, torch.finfo(self.model.dtype).min)[:, None]
+        with models.logits_at(self.model, *torch.tensor(list(chosen), device=device).T):
+            logits = self.model(
+                input_ids=tokens.to(device),
+                attention_mask=mask.to(device),
+                position_ids=positions.to(device),
+                use_cache=False,
+            ).logits[0]
+        likeliest = logits.argmax(dim=-1)
+        at, wanted = torch.tensor([chosen[place] for place in predicted_at]), torch.tensor(wanted)
+        log_probabilities = logits.float().log_softmax(dim=-1)[at.to(device), wanted.to(device)].cpu()
+        greedy = likeliest.cpu()[at] == wanted
+        lengths = [len(continuation) for _, _, continuation in requests]
+        return [
+            (likelihood.sum().item(), bool(agrees.all()))
+            for likelihood, agrees in zip(log_probabilities.split(lengths), greedy.split(lengths), strict=True)
+        ]

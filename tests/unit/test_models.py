@@ -183,6 +183,19 @@ def test_loaded_model_has_the_precision_asked_for(tiny_base, dtype):
     assert not model.training
 
 
+def test_logits_of_chosen_places_are_those_of_all_places(tiny_base):
+    model = models.load(tiny_base, torch.float32, "cpu")
+    tokens = torch.arange(12).view(2, 6)
+    rows, places = torch.tensor([1, 0, 1]), torch.tensor([5, 2, 0])
+    with torch.no_grad():
+        everywhere = model(tokens).logits
+        with models.logits_at(model, rows, places):
+            chosen = model(tokens).logits
+        again = model(tokens).logits
+    torch.testing.assert_close(chosen, everywhere[rows, places][None])
+    assert torch.equal(again, everywhere)  # nothing is left behind
+
+
 def test_tokenizer_pads_on_the_right_with_its_end_token(tiny_base):
     tokenizer = models.load_tokenizer(tiny_base)
     assert tokenizer.pad_token == tokenizer.eos_token == tiny_model.END
