@@ -20,15 +20,13 @@ def score(model: torch.nn.Module, tokenizer, texts: pd.DataFrame, batch_size: in
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         batch = torch.nn.utils.rnn.pad_sequence([torch.tensor(tokens[row]) for row in rows], batch_first=True)
-        lengths = torch.tensor([len(tokens[row]) for row in rows])
-        mask = torch.arange(batch.shape[1]) < lengths[:, None]
-        logits = model(input_ids=batch.to(model.device), attention_mask=mask.to(model.device)).logits[:, :-1]
-        wanted = batch[:, 1:].to(model.device)
-        # One row per token: with the vocabulary not last, the softmax would stride through memory.
-        per_token = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), wanted.flatten(), reduction="none"
-        ).view_as(wanted)
-        losses[rows] = (per_token.cpu() * mask[:, 1:]).sum(dim=1, dtype=torch.float64)
+        # Padding is on the right, so under causal attention it changes nothing before it: no mask is needed.
+        logits = model(input_ids=batch.to(model.device), use_cache=False).logits
+        # Text by text: the softmax over a whole batch would take as much memory again.
+        for row, predicted in zip(rows, logits, strict=True):
+            wanted = torch.tensor(tokens[row][1:], dtype=torch.long, device=model.device)
+            per_token = torch.nn.functional.cross_entropy(predicted[: len(wanted)].float(), wanted, reduction="none")
+            losses[row] = per_token.sum(dtype=torch.float64)
         progress.step(start + len(rows))
     scores = {"loss": losses.numpy(), "tokens": [len(row) - 1 for row in tokens]}
     return pd.DataFrame({"attribute": "", "subject": [str(row) for row in range(len(tokens))], **scores})
