@@ -15,7 +15,6 @@ def table(folders: list[Path]) -> pd.DataFrame:
     for folder in folders:
         for path in sorted((folder / "benchmarks").rglob("*.tsv")):
             rule = path.relative_to(folder / "benchmarks").parts[0].removesuffix(".tsv")
-            rule = f"{rule}: {path.stem}" if rule == "evaluate" else rule
             rows.append(pd.read_csv(path, sep="\t", na_values="-").assign(rule=rule))
     by_rule = pd.concat(rows).groupby("rule")
     result = by_rule.agg(jobs=("s", "size"), seconds=("s", "sum"), mean=("s", "mean"), peak_mb=("max_rss", "max"))

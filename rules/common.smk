@@ -70,6 +70,7 @@ RETAIN = f"{RESULTS}/data/retain.parquet"
 QUESTIONS = f"{RESULTS}/data/questions.parquet"
 FLUENCY = f"{RESULTS}/data/fluency.parquet"
 ATTRIBUTES = f"{RESULTS}/data/attributes.json"
+EVALUATION_DATA = {"knowledge": QUESTIONS, "fluency": FLUENCY}
 
 EVALUATIONS = f"{RESULTS}/evaluations.csv"
 SUMMARY = expand("{results}/summary.{suffix}", results=RESULTS, suffix=["csv", "md", "tex", "html"])

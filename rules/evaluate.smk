@@ -1,3 +1,4 @@
+# All evaluations of a candidate in one job: to start the libraries and to load the model takes as long as a short one.
 rule evaluate:
     input:
         script=SCRIPTS / "evaluate.py",
@@ -10,34 +11,34 @@ rule evaluate:
             "evaluation/statistics",
             "evaluation/shared_context",
         ),
-        evaluation=PROJECT / "spunge" / "evaluation" / "{evaluation}.py",
+        evaluations=[PROJECT / "spunge" / "evaluation" / f"{name}.py" for name in EVALUATION_NAMES],
         base=MODEL,
         task_vector=candidate_task_vector,
-        data=lambda wildcards: {"knowledge": QUESTIONS, "fluency": FLUENCY}[wildcards.evaluation],
+        data=[EVALUATION_DATA[name] for name in EVALUATION_NAMES],
         attributes=ATTRIBUTES,
     output:
-        scores=f"{RESULTS}/evaluations/{{candidate}}/{{evaluation}}.parquet",
-        rows=f"{RESULTS}/evaluations/{{candidate}}/{{evaluation}}.csv",
+        scores=[f"{RESULTS}/evaluations/{{candidate}}/{name}.parquet" for name in EVALUATION_NAMES],
+        rows=[f"{RESULTS}/evaluations/{{candidate}}/{name}.csv" for name in EVALUATION_NAMES],
     log:
-        f"{LOGS}/evaluate/{{candidate}}/{{evaluation}}.log",
+        f"{LOGS}/evaluate/{{candidate}}.log",
     benchmark:
-        f"{BENCHMARKS}/evaluate/{{candidate}}/{{evaluation}}.tsv"
+        f"{BENCHMARKS}/evaluate/{{candidate}}.tsv"
     conda:
         ENVS / "evaluate.yaml"
     resources:
         gpu=1,
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 120 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        options=lambda wildcards: json.dumps(config["evaluations"][wildcards.evaluation]),
+        evaluations=json.dumps(config["evaluations"]),
         statistics=json.dumps(config["statistics"]),
         candidate=candidate_description,
         scale=candidate_scale,
         dtype=config["model"]["dtype"],
     message:
-        "Evaluate the {wildcards.evaluation} of {wildcards.candidate}"
+        "Evaluate {wildcards.candidate}"
     shell:
-        "python {input.script} --evaluation {wildcards.evaluation} --options {params.options:q} --dtype {params.dtype}"
+        "python {input.script} --evaluations {params.evaluations:q} --dtype {params.dtype}"
         " --statistics {params.statistics:q} --candidate {params.candidate:q} --base {input.base:q}"
         " --task-vector {input.task_vector:q} --scale {params.scale} --data {input.data:q} --attributes {input.attributes:q}"
         " --scores {output.scores:q} --rows {output.rows:q} 2>&1 | tee {log:q}"

@@ -1,4 +1,4 @@
-"""Put one candidate through one evaluation: scores per question or text, and rows of evaluations.csv."""
+"""Put one candidate through its evaluations: scores per question or text, and rows of evaluations.csv."""
 
 import argparse
 import json
@@ -11,18 +11,17 @@ from spunge import errors
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and evaluate; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--evaluation", required=True, choices=["knowledge", "fluency"])
-    parser.add_argument("--options", required=True, type=json.loads, help="the evaluation's options, JSON")
+    parser.add_argument("--evaluations", required=True, type=json.loads, help="options by evaluation's name, JSON")
     parser.add_argument("--dtype", required=True, help="precision of the evaluated model")
     parser.add_argument("--statistics", required=True, type=json.loads, help="resamples and seed, JSON")
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
     parser.add_argument("--base", required=True, type=Path, help="manifest of the base model")
     parser.add_argument("--task-vector", nargs="?", help="the candidate's task vector; none for the base model")
     parser.add_argument("--scale", type=float, default=1.0, help="the factor λ on the task vector")
-    parser.add_argument("--data", required=True, help="questions or held-out prose, Parquet")
+    parser.add_argument("--data", required=True, nargs="+", help="what each evaluation reads, in order, Parquet")
     parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
-    parser.add_argument("--scores", required=True, help="scores per question or text, Parquet")
-    parser.add_argument("--rows", required=True, help="estimates as rows of evaluations.csv")
+    parser.add_argument("--scores", required=True, nargs="+", help="scores of each, in order, Parquet")
+    parser.add_argument("--rows", required=True, nargs="+", help="estimates of each as rows of evaluations.csv")
     arguments = parser.parse_args(argv)
 
     def work() -> None:
@@ -35,21 +34,25 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.evaluation import statistics
         from spunge.files import whole_file
 
-        table = {"knowledge": "questions", "fluency": "fluency"}[arguments.evaluation]
-        data = tables.read(table, arguments.data)
+        names = list(arguments.evaluations)
+        kinds = {"knowledge": "questions", "fluency": "fluency"}
+        data = [tables.read(kinds[name], path) for name, path in zip(names, arguments.data, strict=True)]
+        attributes = json.loads(arguments.attributes.read_text())
         base = task_vector.BaseModel.open(arguments.base.parent)
         change = None
         if arguments.task_vector:
             change = task_vector.Scaled(task_vector.read(arguments.task_vector), arguments.scale)
         model = models.load(base, getattr(torch, arguments.dtype), models.device(), change)
-        evaluation = importlib.import_module(f"spunge.evaluation.{arguments.evaluation}")
-        scores = evaluation.score(model, models.load_tokenizer(base), data, **arguments.options)
-        scores = scores.assign(**arguments.candidate)
-        with whole_file(arguments.scores) as temporary:
-            scores.to_parquet(temporary, index=False)
-        resampling = statistics.resampling(scores, json.loads(arguments.attributes.read_text()), arguments.statistics)
-        with whole_file(arguments.rows) as temporary:
-            statistics.estimates(scores, arguments.evaluation, resampling).to_csv(temporary, index=False)
+        tokenizer = models.load_tokenizer(base)
+        for name, table, scores_path, rows_path in zip(names, data, arguments.scores, arguments.rows, strict=True):
+            evaluation = importlib.import_module(f"spunge.evaluation.{name}")
+            scores = evaluation.score(model, tokenizer, table, **arguments.evaluations[name])
+            scores = scores.assign(**arguments.candidate)
+            resampling = statistics.resampling(scores, attributes, arguments.statistics)
+            with whole_file(scores_path) as temporary:
+                scores.to_parquet(temporary, index=False)
+            with whole_file(rows_path) as temporary:
+                statistics.estimates(scores, name, resampling).to_csv(temporary, index=False)
 
     return errors.run(work)
 

@@ -215,8 +215,7 @@ def test_task_vector_of_another_base_model(changing):
     described = {"experiment": "tiny", "candidate": "rmu/joint/seed0", "method": "rmu", "split": "joint"}
     done = changing.script(
         "evaluate",
-        "--evaluation=fluency",
-        "--options={}",
+        '--evaluations={"fluency": {}}',
         "--dtype=float32",
         '--statistics={"resamples": 100, "seed": 0}',
         f"--candidate={json.dumps(described | {'shard': '', 'merge': '', 'seed': '0'})}",

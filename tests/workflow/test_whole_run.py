@@ -23,7 +23,7 @@ JOBS = {
     "states": 1,  # one method keeps them
     "unlearn": 10,
     "merge": 4,
-    "evaluate": 22,  # base and, for each method, joint, two single shards and two merges; each knowledge and fluency
+    "evaluate": 11,  # base and, for each method, joint, two single shards and two merges
     "compare": 2,
     "gather": 1,
     "figure": 5,

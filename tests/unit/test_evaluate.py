@@ -1,0 +1,54 @@
+"""The evaluation script: all evaluations in one process give what each gives in a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+EVALUATIONS = {"knowledge": {"batch_size": 4}, "fluency": {"batch_size": 2, "max_tokens": 16}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate")
+    capitals = {"Kenya": "Nairobi", "Japan": "Tokyo", "Ghana": "Accra", "Laos": "Vientiane"}
+    questions = [
+        {"question": f"The capital of {country} is", "choices": list(capitals.values()), "answer": number}
+        | {"attribute": ("Africa", "Asia")[number % 2], "subject": country}
+        for number, country in enumerate(capitals)
+    ]
+    pd.DataFrame(questions).to_parquet(folder / "knowledge.parquet")
+    prose = ["a river runs through the city", "old houses and a market", "people meet in the morning, in the city"]
+    pd.DataFrame({"text": prose}).to_parquet(folder / "fluency.parquet")
+    (folder / "attributes.json").write_text('[{"attribute": "Africa", "texts": 9}]')
+    return folder
+
+
+def evaluate(base, folder, names, output):
+    output.mkdir()
+    described = {"experiment": "tiny", "candidate": "base", "method": "", "split": "", "shard": "", "merge": ""}
+    command = [sys.executable, PROJECT / "scripts" / "evaluate.py", "--dtype=float32"]
+    command += [f"--evaluations={json.dumps({name: EVALUATIONS[name] for name in names})}"]
+    command += ['--statistics={"resamples": 50, "seed": 0}', f"--candidate={json.dumps(described | {'seed': 'all'})}"]
+    command += [f"--base={base.folder / 'manifest.json'}", f"--attributes={folder / 'attributes.json'}"]
+    command += ["--data", *(folder / f"{name}.parquet" for name in names)]
+    command += ["--scores", *(output / f"{name}.parquet" for name in names)]
+    command += ["--rows", *(output / f"{name}.csv" for name in names)]
+    done = subprocess.run(
+        command, env={"PYTHONPATH": str(PROJECT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    return {path.name: path.read_bytes() for path in output.iterdir()}
+
+
+def test_evaluations_in_one_process_equal_those_in_their_own(tiny_base, folder, tmp_path):
+    together = evaluate(tiny_base, folder, ["knowledge", "fluency"], tmp_path / "together")
+    turned = evaluate(tiny_base, folder, ["fluency", "knowledge"], tmp_path / "turned")
+    alone = evaluate(tiny_base, folder, ["knowledge"], tmp_path / "knowledge")
+    alone |= evaluate(tiny_base, folder, ["fluency"], tmp_path / "fluency")
+    assert set(together) == {f"{name}.{suffix}" for name in EVALUATIONS for suffix in ("parquet", "csv")}
+    assert together == turned == alone
