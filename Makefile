@@ -15,7 +15,8 @@ RESULTS := results/$(EXPERIMENT)
 REPORT := $(RESULTS)/report.html
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake --configfile '$(CONFIG)'
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint requirements.lock
+# Of 18,000 Python files a run imports a few thousand: Python compiles those when it first does, pip all of them.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile --constraint requirements.lock
 LINTED := Snakefile rules
 
 # For the tests, which start snakemake and python by name.
