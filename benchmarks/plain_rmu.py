@@ -32,7 +32,9 @@ def unlearn(
         parameter = updated.model.layers[number].get_parameter(TRAINED)
         parameter.data = parameter.data.float()
         trained[f"model.layers.{number}.{TRAINED}"] = parameter
-    optimizer = torch.optim.AdamW(trained.values(), lr=options.learning_rate)
+    optimizer = torch.optim.AdamW(
+        trained.values(), lr=options.learning_rate, weight_decay=options.weight_decay, eps=options.epsilon
+    )
     control = rmu.control_vector(updated.config.hidden_size, options.coefficient, control_seed).to(device)
 
     def states(model: torch.nn.Module, tokens: dict) -> torch.Tensor:

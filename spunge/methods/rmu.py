@@ -37,7 +37,7 @@ PREFIX, FROZEN = "prefix", "frozen"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Settings of one RMU run; the defaults are the authors' code's, but for AdamW's last two, which are PyTorch's.
+    """Settings of one RMU run; the defaults are those of the authors' code.
 
     `steps` is per shard. `alpha`, `coefficient` and `max_tokens_forget` are one value or one per topic, in the order of
     the experiment's topics; the last one stands for all further topics.
@@ -67,8 +67,8 @@ class Options:
     mask: bool = False
     skip_first: int = 0
     learning_rate: float = 5e-5
-    weight_decay: float = 0.01
-    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    epsilon: float = 1e-6
     batch_size: int = 4
     max_tokens_forget: int | tuple[int, ...] = (512, 768)
     max_tokens_retain: int = 512

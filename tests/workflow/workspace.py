@@ -72,6 +72,8 @@ def configuration():
         "trained_layers": [1, 2],
         "mask": True,
         "skip_first": 1,
+        "weight_decay": 0.01,
+        "epsilon": 1e-8,
         "control": "run",
         "alternate_topics": False,
         "alpha": 10,
