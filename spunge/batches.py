@@ -4,6 +4,8 @@ import math
 
 import torch
 
+LENGTH_RATIO = 2  # padding costs what text costs, but short batches waste more of a matrix product
+
 
 def schedule(count: int, batch_size: int, steps: int, generator: torch.Generator) -> list[list[int]]:
     """Return `steps` batches of row numbers: whole shuffled passes over `count` rows, one after another."""
@@ -13,10 +15,10 @@ def schedule(count: int, batch_size: int, steps: int, generator: torch.Generator
 
 
 def by_length(rows: list[int], tokens: list[list[int]]) -> list[list[int]]:
-    """Group rows so that in no group the longest text has more than 1.5 times the tokens of the shortest."""
+    """Group rows so that in no group the longest text has over LENGTH_RATIO times the tokens of the shortest."""
     groups: list[list[int]] = []
     for row in sorted(rows, key=lambda row: (len(tokens[row]), row)):
-        if groups and len(tokens[row]) <= 1.5 * len(tokens[groups[-1][0]]):
+        if groups and len(tokens[row]) <= LENGTH_RATIO * len(tokens[groups[-1][0]]):
             groups[-1].append(row)
         else:
             groups.append([row])

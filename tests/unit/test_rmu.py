@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from spunge import methods, models, task_vector
+from spunge.batches import LENGTH_RATIO
 from spunge.errors import InputError
 from spunge.files import sha256
 from spunge.methods import rmu
@@ -227,7 +228,7 @@ def test_texts_are_enough_and_different_enough_for_the_comparison(tiny_base):
     tokenizer = models.load_tokenizer(tiny_base)
     for texts in (FORGET, RETAIN, MANY):
         lengths = [len(tokens) for tokens in tokenizer(texts)["input_ids"]]
-        assert max(lengths) > 1.5 * min(lengths)
+        assert max(lengths) > LENGTH_RATIO * min(lengths)
     assert OPTIONS.steps * OPTIONS.batch_size > 2 * len(RETAIN)
     assert OPTIONS.steps * OPTIONS.batch_size < len(MANY)
     assert min(mixed(MANY).count(topic) for topic in TOPICS) >= 2 * OPTIONS.batch_size  # 6 steps see each text once
