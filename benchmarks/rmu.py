@@ -19,9 +19,8 @@ from spunge.methods import rmu
 from spunge.task_vector import BaseModel
 
 SEED = 0
-OPTIONS = {"layer_id": 7, "trained_layers": [5, 6, 7], "batch_size": 4, "skip_first": 0}
-if "mask" in {field.name for field in dataclasses.fields(rmu.Options)}:
-    OPTIONS["mask"] = True  # nothing is padded here, so it is the same loss; states can be kept only with it
+# Nothing is padded here, so the mask changes no loss; states can be kept only with it.
+OPTIONS = {"layer_id": 7, "trained_layers": [5, 6, 7], "batch_size": 4, "mask": True}
 TOKENS = 128
 AGREE, AGREE_BF16 = 1e-4, 0.05  # relative; Adam makes whole steps of what rounding leaves of a small gradient
 
