@@ -27,10 +27,9 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield an empty folder that is removed afterwards, with what a killed run may have left in it before."""
+    """Yield a path where a folder may be made, which is removed afterwards; what a killed run left goes before."""
     path = Path(path)
     shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True, exist_ok=True)  # several processes of one launch may come here
     try:
         yield path
     finally:

@@ -26,7 +26,8 @@ class Run:
     `topics` has the attribute of each forget text, `all_topics` those of the whole experiment in their configured
     order. `label` names the run in progress lines and errors. `split`, `part` and the Parquet files that the texts come
     from are there for other programs. `states` is what `frozen_states` wrote, `like` another method's task vector for
-    the same shard and seed; `scratch` is an empty folder on the disk of the results, removed when the run is written.
+    the same shard and seed; `scratch` is a path on the disk of the results where a folder may be made, which goes when
+    the run is written.
     """
 
     base: task_vector.BaseModel

@@ -29,6 +29,7 @@ def unlearn(run: Run, options: Options) -> Unlearned:
     What it prints goes to the job's log. Raises InputError where it fails, asks for a name that isn't there, or leaves
     no checkpoint of this base model.
     """
+    run.scratch.mkdir(parents=True, exist_ok=True)
     output = run.scratch / "checkpoint"
     values = {
         "base": run.base.folder,

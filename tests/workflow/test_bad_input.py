@@ -9,6 +9,8 @@ import pytest
 import tiny_model
 from workspace import FORGET, configuration, sentences
 
+from spunge.configuration import OF_THE_WORKFLOW
+
 TABLES = ("forget", "retain", "questions", "fluency")
 
 
@@ -48,7 +50,7 @@ def build_tables(workspace, forget=FORGET, minimum=1):
 
 
 def unlearn(workspace, **options):
-    own = {key: value for key, value in configuration()["methods"]["rmu-strong"].items() if key != "method"}
+    own = {key: value for key, value in configuration()["methods"]["rmu-strong"].items() if key not in OF_THE_WORKFLOW}
     described = {"experiment": "tiny", "candidate": "rmu/attribute/rivers/seed0", "method": "rmu", "split": "attribute"}
     return workspace.script(
         "unlearn",
@@ -58,6 +60,8 @@ def unlearn(workspace, **options):
         "--base=resources/models/model/manifest.json",
         "--forget=results/tiny/shards/attribute/rivers.parquet",
         "--retain=results/tiny/data/retain.parquet",
+        "--part=rivers",
+        f"--topics={json.dumps(FORGET)}",
         "--task-vector=out/task_vector.safetensors",
         "--training=out/training.csv",
     )

@@ -30,9 +30,14 @@ def test_plans_a_whole_run_from_nothing(empty, project, experiment):
         return
     unlearned = {"joint": ["all"], "attribute": forget, "random": [f"part{i + 1}" for i in range(len(forget))]}
     for seed, method, split in product(config["seeds"], config["methods"], splits):
+        section = config["methods"][method]
+        assert f"Evaluate {method}/joint/seed{seed}" in jobs
         for part in unlearned[split]:
-            assert any(job.startswith(f"Unlearn {part} ({split} split) with {method}, seed {seed}") for job in jobs)
-        for merge in merges if split != "joint" else []:
+            job = f"Unlearn {part} ({split} split) with {method}, seed {seed}"
+            assert (job in jobs) == ("of" not in section)
+        if split == "joint" or "of" in section:
+            continue
+        for merge in section.get("merges", merges):
             assert f"Merge the {split} shards of {method} with {merge}, seed {seed}" in jobs
     assert jobs.count("Gather all evaluations in one table") == 1
     assert not list(empty.folder.glob("re*/*")), "a dry run leaves nothing"

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from workspace import FORGET, configuration, edited
 
-FIGURES = ["attributes", "merging", "radar", "tradeoff", "training"]
+FIGURES = ["attributes", "merging", "overview", "radar", "tradeoff", "training"]
 GATHERED = ["Gather all evaluations in one table", "Say what was found", "Write the summary table"]
 GATHERED += [f"Draw {figure}" for figure in FIGURES]
 COMPARED = [f"Combine the seeds and compare the candidates' {name}" for name in ("fluency", "knowledge")] + GATHERED
@@ -56,7 +56,7 @@ def test_changed_merge_reruns_merges(changing):
 
 
 def test_added_merge_runs_alone(changing):
-    changing.configure(merges={"ties": {"density": 0.5}, "dense": {"density": 1.0}})
+    changing.configure(merges={"ties": {"density": 0.5}, "dense": {"merge": "ties", "density": 1.0}})
     new = [f"{split}/dense" for split in ("attribute", "random")]
     jobs = [job.replace("ties", "dense") for method in ("rmu", "rmu-strong") for job in merged(method)]
     jobs += [job for method in ("rmu", "rmu-strong") for job in evaluated(method, candidates=new)]

@@ -26,7 +26,7 @@ JOBS = {
     "evaluate": 11,  # base and, for each method, joint, two single shards and two merges
     "compare": 2,
     "gather": 1,
-    "figure": 5,
+    "figure": 6,
     "summary": 1,
     "findings": 1,
 }

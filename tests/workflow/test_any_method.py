@@ -30,6 +30,18 @@ def unlearn(run, options):
     name = f"model.layers.{options.layer}.mlp.down_proj.weight"
     return Unlearned({name: -options.share * TensorFolder(run.base.folder)[name]}, [])
 '''
+# What `accelerate` starts on a GPU machine, with two processes on the CPU.
+TWO_PROCESSES = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: MULTI_GPU
+use_cpu: true
+num_machines: 1
+machine_rank: 0
+num_processes: 2
+main_process_port: 0
+mixed_precision: "no"
+"""
+LOOP = {"method": "gradient_difference", "steps": 2, "batch_size": 4, "learning_rate": 0.001}
 DOWN = "model.layers.2.mlp.down_proj.weight"
 TRAINER = PROJECT / "examples" / "external-trainer" / "train.py"
 
@@ -39,6 +51,7 @@ def finished(tmp_path_factory, prepared):
     workspace = prepared.copy(tmp_path_factory.mktemp("doors") / "workspace")
     outside = tmp_path_factory.mktemp("elsewhere")
     (outside / "shrink.py").write_text(METHOD)
+    (outside / "two.yaml").write_text(TWO_PROCESSES)
     model = AutoModelForCausalLM.from_pretrained(workspace / "model")
     for number, part in enumerate(("all", "rivers", "dances")):
         with torch.no_grad():
@@ -51,6 +64,8 @@ def finished(tmp_path_factory, prepared):
             "shrink": {"file": str(outside / "shrink.py"), "options": {"share": 0.5}},
             "shrink-less": {"of": "shrink", "scale": 0.5},
             "trainer": {"command": trainer, "steps": 2, "options": {"rate": 0.001}},
+            "one-process": LOOP,
+            "two-processes": LOOP | {"accelerate": str(outside / "two.yaml")},
             "ready": {"checkpoint": str(outside / "ready-{part}")},
         },
         splits=["joint", "attribute"],
@@ -65,10 +80,21 @@ def test_every_door_ends_in_the_table(finished):
     rows = pd.read_csv(finished[0].results / "evaluations.csv", keep_default_na=False)
     perplexity = rows[(rows["evaluation"] == "fluency") & (rows["metric"] == "perplexity") & (rows["seed"] == "0")]
     runs = ("joint", "attribute/rivers", "attribute/dances", "attribute/ties")
-    methods = ("shrink", "shrink-less", "trainer", "ready")
+    methods = ("shrink", "shrink-less", "trainer", "ready", "one-process", "two-processes")
     assert set(perplexity["candidate"]) == {f"{method}/{run}/seed0" for method in methods for run in runs}
     trained = rows[rows["evaluation"] == "training"]
-    assert len(trained) == 0  # none of these tells its losses
+    assert set(trained["method"]) == {"one-process", "two-processes"}  # the doors tell no losses
+
+
+def test_accelerate_starts_several_processes_with_the_same_result(finished):
+    unlearned = finished[0].results / "unlearned"
+    one, two = (
+        task_vector.read(unlearned / f"{count}/joint/all/seed0/task_vector.safetensors")
+        for count in ("one-process", "two-processes")
+    )
+    assert one.shapes == two.shapes and len(one) > 10
+    for name, delta in one.items():
+        torch.testing.assert_close(two[name], delta, rtol=1e-3, atol=1e-5)
 
 
 def test_what_the_doors_changed(finished):
