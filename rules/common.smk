@@ -149,7 +149,7 @@ def merged(methods=METHODS):
         for method in methods
         for split in SPLITS
         if split != "joint"
-        for merge in METHODS[method].get("merges", METHODS[METHODS[method].get("of", method)].get("merges", MERGES))
+        for merge in METHODS[method]["merges"]
     ]
 
 
@@ -205,11 +205,7 @@ def method_options(wildcards):
 
 
 def own_options(method):
-    """What the configuration says to the method itself, without the keys that are the workflow's."""
-    section = METHODS[method]
-    own = {key: value for key, value in section.items() if key not in configuration.OF_THE_WORKFLOW}
-    of_a_file = own.pop("options", {}) if "file" in section else {}
-    return {"dtype": config["model"]["dtype"], **own, **of_a_file}
+    return configuration.own_options(METHODS[method], config["model"]["dtype"])
 
 
 def method_states(wildcards):
@@ -251,7 +247,7 @@ def run_description(wildcards):
 
 def merge_file(wildcards):
     """The file that holds the merge, by its kind in the configuration."""
-    return PROJECT / "spunge" / "merging" / f"{MERGES[wildcards.merge].get('merge', wildcards.merge)}.py"
+    return PROJECT / "spunge" / "merging" / f"{MERGES[wildcards.merge]['merge']}.py"
 
 
 def merge_options(wildcards):

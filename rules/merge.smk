@@ -4,6 +4,7 @@ rule merge:
         library=library(
             "task_vector",
             "safetensors_stream",
+            "options",
             "merging/__init__",
             "merging/driver",
             "merging/common",

@@ -3,7 +3,7 @@
 import ast
 import copy
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from jsonschema import Draft202012Validator
@@ -84,8 +84,7 @@ def _check_methods(config: Mapping, schema: Mapping) -> None:
             raise InputError(f"{at} lacks the key `like`: the method whose task vectors give the norms")
         if like is not None and (like == name or "of" in config["methods"].get(like, {"of": None})):
             raise InputError(f"{at}.like is {like!r}; it must be another method that is run here")
-        if unknown := [merge for merge in section.get("merges", []) if merge not in config["merges"]]:
-            raise InputError(f"{at}.merges names {unknown[0]}; `merges` has {', '.join(config['merges'])}")
+        _check_merges_of(at, section, config["merges"])
 
 
 def _check_options(at: str, section: Mapping) -> None:
@@ -108,12 +107,19 @@ def _check_variant(config: Mapping, name: str, section: Mapping) -> None:
     # The last two are there by default.
     if others := sorted(section.keys() - {"of", "scale", "merges", "gpus", "keep_states"}):
         raise InputError(f"{at} takes the runs of {of}, so it has no `{others[0]}` of its own, only scale and merges")
+    _check_merges_of(at, section, config["methods"][of].get("merges", config["merges"]))
+
+
+def _check_merges_of(at: str, section: dict, available: Collection[str]) -> None:
+    """Write down which merges a method goes through, all that are available where it names none."""
+    if unknown := [merge for merge in section.setdefault("merges", list(available)) if merge not in available]:
+        raise InputError(f"{at}.merges names {unknown[0]}; there are {', '.join(available)}")
 
 
 def _check_merges(config: Mapping, schema: Mapping) -> None:
     known = schema["properties"]["merges"]["additionalProperties"]["properties"]["merge"]["enum"]
     for name, section in config["merges"].items():
-        kind = section.get("merge", name)
+        kind = section.setdefault("merge", name)
         if kind not in known:
             raise InputError(
                 f"configuration: merges.{name} is no known merge; give it a key `merge`: {', '.join(known)}"
@@ -126,6 +132,13 @@ def _check_merges(config: Mapping, schema: Mapping) -> None:
             )
         if config["data"]["forget"] != "all":
             shard_weights(name, section.get("weights", {}), config["data"]["forget"])
+
+
+def own_options(section: Mapping[str, object], dtype: str) -> dict[str, object]:
+    """Return what a method's section says to the method itself, without the workflow's keys, and the model's dtype."""
+    own = {key: value for key, value in section.items() if key not in OF_THE_WORKFLOW}
+    of_a_file = own.pop("options", {}) if section["method"] == "file" else {}
+    return {"dtype": dtype, **own, **of_a_file}
 
 
 def shard_weights(merge: str, weights: Mapping[str, float], attributes: list[str]) -> list[float]:

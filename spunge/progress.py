@@ -1,9 +1,13 @@
 """Progress as plain lines, readable in a log file and on a terminal that several jobs share."""
 
+import math
 import sys
 import time
+from statistics import fmean
 
 from tqdm import tqdm
+
+RECORDS = 60
 
 
 class Progress:
@@ -22,3 +26,20 @@ class Progress:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         line = tqdm.format_meter(done, self.total, now - self.started, ncols=0, prefix=self.label, postfix=shown)
         print(line, file=sys.stderr, flush=True)
+
+
+class LossCurve:
+    """The losses of a run in at most RECORDS rows: `step` (steps done) and each loss's mean over the steps between."""
+
+    def __init__(self, steps: int):
+        self.rows: list[dict[str, float]] = []
+        self._steps, self._every = steps, math.ceil(steps / RECORDS)
+        self._since: dict[str, list[float]] = {}
+
+    def add(self, step: int, **losses: float) -> None:
+        """Take the losses of one step, counted from 1."""
+        for name, value in losses.items():
+            self._since.setdefault(name, []).append(value)
+        if step % self._every == 0 or step == self._steps:
+            self.rows.append({"step": step, **{name: fmean(values) for name, values in self._since.items()}})
+            self._since = {}

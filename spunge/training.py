@@ -18,10 +18,9 @@ from spunge import models
 from spunge.batches import by_length, pad, schedule
 from spunge.errors import InputError
 from spunge.methods import Run, Unlearned
-from spunge.progress import Progress
+from spunge.progress import LossCurve, Progress
 from spunge.task_vector import BaseModel, TensorFolder
 
-RECORDS = 60  # rows of the loss curve
 SHOWN = 4  # names in an error
 PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
@@ -138,9 +137,8 @@ def _loop(run, options, batched, model, optimizer, accelerator) -> list[dict[str
     # Sharded gradients must not wait whole in memory, so FSDP adds them up after every backward pass.
     waits = accelerator.distributed_type != DistributedType.FSDP
     progress = Progress(run.label, options.steps)
-    every = math.ceil(options.steps / RECORDS)
+    curve = LossCurve(options.steps)
     names = [f"{batches.term.name}_loss" for batches in batched]
-    losses, stretch = [], []
     for step in range(1, options.steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * min(1, step / max(options.warmup_steps, 1))
@@ -162,14 +160,11 @@ def _loop(run, options, batched, model, optimizer, accelerator) -> list[dict[str
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             accelerator.clip_grad_norm_(trained, options.max_gradient_norm)
         optimizer.step()
-        stretch.append(found)
+        named = dict(zip(names, found, strict=True))
+        curve.add(step, **named)
         if accelerator.is_main_process:
-            progress.step(step, **dict(zip(names, found, strict=True)))
-        if step % every == 0 or step == options.steps:
-            means = torch.tensor(stretch).mean(dim=0).tolist()
-            losses.append({"step": step, **dict(zip(names, means, strict=True))})
-            stretch = []
-    return losses
+            progress.step(step, **named)
+    return curve.rows
 
 
 def _diverged(found: str, step: int, options: Options) -> str:

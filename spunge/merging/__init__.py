@@ -4,12 +4,12 @@
 configuration is the file's name.
 """
 
-import dataclasses
 import importlib
 from collections.abc import Mapping
 from types import ModuleType
 
 from spunge.errors import InputError
+from spunge.options import make
 
 KINDS = ("dare_linear", "dare_ties", "linear", "negmerge", "ties", "tsv")
 
@@ -23,8 +23,4 @@ def load(kind: str) -> ModuleType:
 
 def options(kind: str, given: Mapping[str, object]) -> object:
     """Make the Options of a kind; an unknown key or a value out of range raises InputError with what would do."""
-    made = load(kind).Options
-    fields = sorted(field.name for field in dataclasses.fields(made))
-    if unknown := sorted(set(given) - set(fields)):
-        raise InputError(f"{kind} has no option {unknown[0]}; it has {', '.join(fields)}")
-    return made(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+    return make(kind, load(kind).Options, given)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -22,10 +23,5 @@ class Options(common.Options):
 def prepare(shards: common.Shards, options: Options) -> Callable[[str, list[torch.Tensor]], Iterator[common.Block]]:
     """Return the merge of one parameter."""
     weights = common.column(options.weights)
-
-    def merge_parameter(name: str, deltas: list[torch.Tensor]) -> Iterator[common.Block]:
-        for block, kept in sparsify.dropped(shards, name, deltas, options.density):
-            merged = consensus.ties(kept, weights).mul_(options.scale)
-            yield common.Block(block, kept, kept, merged)
-
-    return merge_parameter
+    combine = partial(consensus.ties, weights=weights)
+    return sparsify.dare(shards, options.density, options.scale, combine)

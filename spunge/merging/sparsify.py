@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import torch
 
-from spunge.merging.common import Shards, blocks
+from spunge.merging.common import Block, Shards, blocks
 
 _HALF = 16
 _BINS = 1 << _HALF
@@ -108,3 +108,15 @@ def dropped(
     numbers = [draws(shards.seed, shard, name) for shard in shards.vectors]
     for block in blocks(deltas):
         yield block, torch.stack([drop(one, density, drawn) for one, drawn in zip(block, numbers, strict=True)])
+
+
+def dare(
+    shards: Shards, density: float, scale: float, combine: Callable[[torch.Tensor], torch.Tensor]
+) -> Callable[[str, list[torch.Tensor]], Iterator[Block]]:
+    """Return the merge of one parameter by DARE: the random drop, then `combine`, (shards, entries) to (entries,)."""
+
+    def merge_parameter(name: str, deltas: list[torch.Tensor]) -> Iterator[Block]:
+        for block, kept in dropped(shards, name, deltas, density):
+            yield Block(block, kept, kept, combine(kept).mul_(scale))
+
+    return merge_parameter

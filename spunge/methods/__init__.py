@@ -17,6 +17,7 @@ import torch
 
 from spunge import task_vector
 from spunge.errors import InputError
+from spunge.options import make
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,17 +107,9 @@ def options(module: ModuleType, given: Mapping[str, object]) -> object:
         if preset not in presets:
             raise InputError(f"{name} has no preset {preset}; it has {', '.join(presets) or 'none'}")
         given = {**presets[preset], **given}
-    fields = {field.name for field in dataclasses.fields(module.Options)}
-    if "dtype" not in fields:
+    if "dtype" not in {field.name for field in dataclasses.fields(module.Options)}:
         given.pop("dtype", None)
-    if unknown := sorted(set(given) - fields):
-        raise InputError(f"{name} has no option {unknown[0]}; it has {', '.join(sorted(fields))}")
-    try:
-        return module.Options(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-        )
-    except TypeError as error:  # an option without a default was not given
-        raise InputError(f"the options of {name}: {error}") from error
+    return make(name, module.Options, given)
 
 
 def write(unlearned: Unlearned, path: str | Path, provenance: Mapping) -> None:

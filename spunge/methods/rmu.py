@@ -13,7 +13,6 @@ docs/rmu.md compares this with the authors' code, option by option.
 import dataclasses
 import hashlib
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -27,10 +26,9 @@ from spunge import models, safetensors_stream
 from spunge.batches import by_length, pad, schedule
 from spunge.errors import InputError
 from spunge.methods import Run, Unlearned
-from spunge.progress import Progress
+from spunge.progress import LossCurve, Progress
 from spunge.task_vector import BaseModel
 
-RECORDS = 60  # rows of the loss curve
 STATES_BATCH = 32
 PREFIX, FROZEN = "prefix", "frozen"
 
@@ -85,25 +83,11 @@ class Options:
             raise InputError(f"rmu's control is {self.control}; it can be topic or run")
 
 
-_AUTHORS = {
-    "layer_id": 7,
-    "trained_layers": (5, 6, 7),
-    "trained_parameters": ("mlp.down_proj.weight",),
-    "control": "topic",
-    "alternate_topics": True,
-    "mask": False,
-    "learning_rate": 5e-5,
-    "weight_decay": 0.0,
-    "epsilon": 1e-6,
-    "batch_size": 4,
-    "max_tokens_forget": (512, 768),
-    "max_tokens_retain": 512,
-}
 # What the authors' code has by default, and what they ran on Zephyr-7B-beta. Their numbers of batches, 80 and 150, are
-# for two topics that take turns: `steps`, per shard, are 40 and 75.
+# for two topics that take turns: `steps`, per shard, are 40 and 75. All else they have in common is Options' default.
 PRESETS = {
-    "reference": {**_AUTHORS, "alpha": 100.0, "coefficient": 20.0},
-    "zephyr-7b": {**_AUTHORS, "alpha": 1200.0, "coefficient": 6.5},
+    "reference": {"alpha": 100.0, "coefficient": 20.0},
+    "zephyr-7b": {"alpha": 1200.0, "coefficient": 6.5},
 }
 
 
@@ -456,8 +440,7 @@ def unlearn(run: Run, options: Options) -> Unlearned:
         model.trained.values(), lr=options.learning_rate, weight_decay=options.weight_decay, eps=options.epsilon
     )
     progress = Progress(run.label, options.steps)
-    every = math.ceil(options.steps / RECORDS)
-    losses, stretch = [], []
+    curve = LossCurve(options.steps)
     with safe_open(run.states, "pt") if run.states else nullcontext() as stored:
         forget_texts = Texts(run.forget, forget_limits, model, tokenizer, options, forget_batches, stored)
         retain_texts = Texts(run.retain, retain_limits, model, tokenizer, options, retain_batches, stored)
@@ -482,10 +465,7 @@ def unlearn(run: Run, options: Options) -> Unlearned:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            stretch.append((forget_loss.item(), retain_loss.item()))
-            progress.step(step, forget_loss=stretch[-1][0], retain_loss=stretch[-1][1])
-            if step % every == 0 or step == options.steps:
-                means = torch.tensor(stretch).mean(dim=0).tolist()
-                losses.append({"step": step, "forget_loss": means[0], "retain_loss": means[1]})
-                stretch = []
-    return Unlearned(model.delta(), losses)
+            found = {"forget_loss": forget_loss.item(), "retain_loss": retain_loss.item()}
+            progress.step(step, **found)
+            curve.add(step, **found)
+    return Unlearned(model.delta(), curve.rows)

@@ -105,7 +105,7 @@ def test_defaults_are_filled_at_every_depth():
     assert config["splits"] == ["joint", "attribute", "random"]
     assert config["model"] == {"source": "some/model", "revision": None, "file": None, "dtype": "float32"}
     assert config["data"] == {"dataset": "table", "forget": "all", "minimum_texts": 1, "wheels": [], "options": {}}
-    assert config["merges"] == {"ties": {}}
+    assert config["merges"] == {"ties": {"merge": "ties"}}
     assert config["evaluations"] == {"knowledge": {"batch_size": 32}, "fluency": {"batch_size": 8, "max_tokens": 128}}
     assert config["statistics"] == {"resamples": 5000, "seed": 0}
     assert config["wheels"] == {}
@@ -114,7 +114,7 @@ def test_defaults_are_filled_at_every_depth():
 
 
 def test_evaluation_that_is_left_out_stays_out():
-    config = {**SMALLEST, "evaluations": {"fluency": {}}}
+    config = {**copy.deepcopy(SMALLEST), "evaluations": {"fluency": {}}}
     check(config, SCHEMA)
     assert config["evaluations"] == {"fluency": {"batch_size": 8, "max_tokens": 128}}
 
@@ -248,7 +248,7 @@ MISTAKES = {
     "merge of a method unknown": (
         ("methods", "rmu", "merges"),
         ["tiez"],
-        "configuration: methods.rmu.merges names tiez; `merges` has ties",
+        "configuration: methods.rmu.merges names tiez; there are ties",
     ),
     "variant of nothing": (
         ("methods", "half"),
@@ -355,7 +355,13 @@ def test_every_door_is_a_method(section, method):
     check(config, SCHEMA)
     assert config["methods"]["mine"]["method"] == method
     assert config["methods"]["mine"]["scale"] == 1.0
-    assert config["methods"]["half"] == {"of": "mine", "scale": 0.5, "gpus": 1, "keep_states": False}
+    assert config["methods"]["half"] == {
+        "of": "mine",
+        "scale": 0.5,
+        "merges": ["ties"],
+        "gpus": 1,
+        "keep_states": False,
+    }
 
 
 # Schema and code agree
