@@ -468,7 +468,7 @@ def test_card_of_a_single_run_and_of_a_vector_from_elsewhere(tmp_path, tiny_base
 
 
 def test_card_of_a_variant_and_no_folders_of_somebodys_machine(tmp_path, tiny_base):
-    options = {"command": "python /home/someone/trainer.py --out=~/all/{part} --from https://example.org/a/b a/b"}
+    options = {"command": "python /disk/someone/trainer.py --out=~/all/{part} --from https://example.org/a/b a/b"}
     change = vector(tmp_path / "v.safetensors", tiny_base, deltas(0), options=options, run="rmu/joint/seed0")
     exporting.export(tiny_base, task_vector.Scaled(change, 2.0), tmp_path / "out", "rmu-twice/joint/seed0")
     _, text = front_matter(tmp_path / "out")
