@@ -1,6 +1,7 @@
 """The loss curve: few rows that hold every step."""
 
 import pytest
+
 from spunge.progress import RECORDS, LossCurve
 
 
