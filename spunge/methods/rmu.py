@@ -17,6 +17,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -120,12 +121,13 @@ def control_vector(hidden_size: int, coefficient: float, seed: int, topic: int =
     return coefficient * u / u.norm()
 
 
-def masked_mse(states: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean squared error over the positions where `mask` is true.
+def squared_error(states: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Sum over the positions where `mask` is true of the mean squared error over a position's entries.
 
     `states` (batch, length, hidden), `target` broadcastable to it, `mask` (batch, length); the result an fp32 scalar.
+    Divided by the number of positions it is the MSE, also over several batches.
     """
-    return (states.float() - target.float())[mask].square().mean()
+    return (states.float() - target.float()).square().mean(dim=-1)[mask].sum()
 
 
 def forget_schedule(topics: list[int], options: Options, generator: torch.Generator) -> list[list[int]]:
@@ -245,34 +247,35 @@ class LowerHalf:
 class Batch(NamedTuple):
     """Some texts, padded at the end to the longest of them."""
 
-    rows: list[int]
+    rows: list[int]  # in rising order, so that those of the first texts come first
     inputs: torch.Tensor  # of the first trained layer, (rows, length, hidden)
     counted: torch.Tensor  # which positions enter the loss, (rows, length)
     attention: torch.Tensor | None  # which positions are seen, (rows, length); None where no pad's state matters
 
+    def part(self, places: list[int] | slice) -> "Batch":
+        """Return a batch of the rows at these places, padded as they are here."""
+        rows = self.rows[places] if isinstance(places, slice) else [self.rows[place] for place in places]
+        attention = None if self.attention is None else self.attention[places]
+        return Batch(rows, self.inputs[places], self.counted[places], attention)
+
 
 class Texts:
-    """Tokenized texts and what the frozen layers make of them.
+    """Tokenized texts of a run, the forget texts before the retain texts, and what the frozen layers make of them.
 
     A state depends on its own text and position alone, so states are kept per text and any batch can be put together
-    from them: those of `stored` (what `frozen_states` wrote) from its file, others in memory if `batches`, the rows of
-    all steps, visit the text again. `max_tokens` has one limit per text. Raises InputError for a text that has no
-    position for the loss.
+    from them: those of `stored` (what `frozen_states` wrote) from its file, others in memory if `visits`, the rows of
+    all steps, have the text again. Raises InputError for a text that has no position for the loss.
     """
 
-    def __init__(
-        self,
-        texts: list[str],
-        max_tokens: list[int],
-        model: LowerHalf,
-        tokenizer,
-        options: Options,
-        batches: Iterable[list[int]] = (),
-        stored=None,
-    ):
+    def __init__(self, run: Run, options: Options, model: LowerHalf, visits: Iterable[int] = (), stored=None):
+        texts = [*run.forget, *run.retain]
+        limits = [of_topic(options.max_tokens_forget, topic) for topic in topic_positions(run)]
+        limits += [options.max_tokens_retain] * len(run.retain)
+        tokenizer = models.load_tokenizer(run.base)
+        self.first_retain = len(run.forget)
         self.tokens: list[list[int]] = [[]] * len(texts)
-        for limit in set(max_tokens):
-            rows = [row for row, own in enumerate(max_tokens) if own == limit]
+        for limit in set(limits):
+            rows = [row for row, own in enumerate(limits) if own == limit]
             tokens = tokenizer([texts[row] for row in rows], truncation=True, max_length=limit)["input_ids"]
             for row, one in zip(rows, tokens, strict=True):
                 self.tokens[row] = one
@@ -285,23 +288,26 @@ class Texts:
         self._model, self._options, self._stored = model, options, stored
         self._end = tokenizer.eos_token_id
         self._keys = [state_key(tokens) for tokens in self.tokens] if stored else []
-        self._visits = Counter(row for batch in batches for row in batch)
+        self._visits = Counter(visits)
         self._kept: dict[str, dict[int, torch.Tensor]] = {PREFIX: {}, FROZEN: {}}
 
-    def mean(self, rows: list[int], error: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
-        """Return the mean of `error` over the positions of these texts that enter the loss, as a scalar.
+    def batches(self, *sets: list[int]) -> list[Batch]:
+        """Put the rows of these sets into batches.
 
-        `error` gives the mean for a batch of some of them. With `mask` texts of like length go together, since padding
-        costs what text costs; without it padding is part of the loss, and all are one batch.
+        With `mask` texts of like length go together, of whichever set: padding costs what text costs, and one large
+        batch costs less than two small ones. Without it padding is part of the loss, and each set is one batch.
         """
-        groups = by_length(rows, self.tokens) if self._options.mask else [rows]
-        batches = [self._batch(group) for group in groups]
-        total = sum(batch.counted.sum() for batch in batches)
-        return sum(error(batch) * (batch.counted.sum() / total) for batch in batches)
+        groups = by_length([row for rows in sets for row in rows], self.tokens) if self._options.mask else sets
+        return [self._batch(sorted(group)) for group in groups]
 
     def frozen(self, batch: Batch) -> torch.Tensor:
         """Return the frozen model's output at `layer_id`, (rows, length, hidden)."""
-        return self._states(FROZEN, batch.rows, lambda: self._model.frozen_suffix(batch.inputs, batch.attention))
+
+        def compute(places: list[int]) -> torch.Tensor:
+            part = batch.part(places)
+            return self._model.frozen_suffix(part.inputs, part.attention)
+
+        return self._states(FROZEN, batch.rows, batch.inputs.shape[1], compute)
 
     def _batch(self, rows: list[int]) -> Batch:
         device, options = self._model.device, self._options
@@ -310,24 +316,39 @@ class Texts:
         text = positions < lengths[:, None]
         counted = (positions >= options.skip_first) & text if options.mask else torch.ones_like(text)
         attention = None if options.mask or text.all() else text
-        tokens = pad([torch.tensor(self.tokens[row]) for row in rows], 0 if options.mask else self._end)
-        inputs = self._states(PREFIX, rows, lambda: self._model.prefix(tokens.to(device), attention))
-        return Batch(rows, inputs, counted, attention)
+        tokens = pad([torch.tensor(self.tokens[row]) for row in rows], 0 if options.mask else self._end).to(device)
 
-    def _states(self, kind: str, rows: list[int], compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        def compute(places: list[int]) -> torch.Tensor:
+            return self._model.prefix(tokens[places], None if attention is None else attention[places])
+
+        return Batch(rows, self._states(PREFIX, rows, len(positions), compute), counted, attention)
+
+    def _states(
+        self, kind: str, rows: list[int], longest: int, compute: Callable[[list[int]], torch.Tensor]
+    ) -> torch.Tensor:
+        """Return these rows' states, (rows, longest, hidden); `compute` makes those at some places of a batch."""
         if self._stored is not None:
-            return pad([self._stored.get_tensor(f"{kind}.{self._keys[row]}") for row in rows]).to(self._model.device)
+            return self._padded([self._stored.get_tensor(f"{kind}.{self._keys[row]}") for row in rows], longest)
         kept = self._kept[kind]
-        lengths = [len(self.tokens[row]) for row in rows]
-        if not self._options.mask:
-            lengths = [max(lengths)] * len(rows)  # the pads' states count
-        if all(row in kept and len(kept[row]) >= length for row, length in zip(rows, lengths, strict=True)):
-            return pad([kept[row][:length] for row, length in zip(rows, lengths, strict=True)]).to(self._model.device)
-        states = compute()
-        for row, length, one in zip(rows, lengths, states, strict=True):
-            if self._visits[row] > 1:
-                kept[row] = one[:length].cpu().clone()
-        return states
+        # Where all positions count, so do the pads' states.
+        lengths = [len(self.tokens[row]) if self._options.mask else longest for row in rows]
+        at_hand = [row in kept and len(kept[row]) >= length for row, length in zip(rows, lengths, strict=True)]
+        missing = [place for place, there in enumerate(at_hand) if not there]
+        made = compute(missing) if missing else ()
+        for place, one in zip(missing, made, strict=True):
+            if self._visits[rows[place]] > 1:
+                kept[rows[place]] = one[: lengths[place]].cpu().clone()
+        if len(missing) == len(rows):
+            return made
+        computed = dict(zip(missing, made, strict=True))
+        return self._padded([computed.get(place, kept.get(row)) for place, row in enumerate(rows)], longest)
+
+    def _padded(self, states: list[torch.Tensor], longest: int) -> torch.Tensor:
+        padded = states[0].new_zeros((len(states), longest, states[0].shape[1]), device=self._model.device)
+        for row, one in zip(padded, states, strict=True):
+            length = min(longest, len(one))
+            row[:length] = one[:length]
+        return padded
 
 
 class Controls:
@@ -350,27 +371,22 @@ class Controls:
             vector = control_vector(self._model.hidden_size, coefficient, self._seed, position)
             self._vectors[topic] = vector.to(self._model.device)
 
-    def of(self, rows: list[int]) -> torch.Tensor:
-        """Return each row's vector, shape (rows, 1, hidden)."""
-        return torch.stack([self._vectors[self._topics[row]] for row in rows])[:, None]
+    def of(self, batch: Batch) -> torch.Tensor:
+        """Return the vector of each of these forget texts, shape (rows, 1, hidden)."""
+        return torch.stack([self._vectors[self._topics[row]] for row in batch.rows])[:, None]
 
     @torch.no_grad()
     def _mean_norm(self, rows: list[int]) -> float:
-        def norm(batch: Batch) -> torch.Tensor:
-            return self._model.suffix(batch.inputs, batch.attention).float().norm(dim=-1)[batch.counted].mean()
-
-        return self._texts.mean(rows, norm).item()
+        batches = self._texts.batches(rows)
+        norms = [
+            self._model.suffix(batch.inputs, batch.attention).float().norm(dim=-1)[batch.counted] for batch in batches
+        ]
+        return torch.cat(norms).mean().item()
 
 
 def state_key(tokens: list[int]) -> str:
     """Return a name for a text's states that depends on its tokens alone."""
     return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:32]
-
-
-def token_limits(run: Run, options: Options) -> tuple[list[int], list[int]]:
-    """Return after how many tokens each forget text and each retain text is cut."""
-    forget = [of_topic(options.max_tokens_forget, topic) for topic in topic_positions(run)]
-    return forget, [options.max_tokens_retain] * len(run.retain)
 
 
 def _check_states(options: Options) -> None:
@@ -385,19 +401,14 @@ def frozen_states(run: Run, options: Options, path: str | os.PathLike) -> None:
     shape (length, hidden). Raises InputError without `mask`, where the states of pads would be needed as well.
     """
     _check_states(options)
-    forget_limits, retain_limits = token_limits(run, options)
     model = LowerHalf(run.base, options, run.device)
-    tokenizer = models.load_tokenizer(run.base)
-    sources = (
-        Texts(run.forget, forget_limits, model, tokenizer, options),
-        Texts(run.retain, retain_limits, model, tokenizer, options),
-    )
+    texts = Texts(run, options, model)
     kinds: dict[str, set[str]] = {}
     by_key = {}
-    for texts, needed in zip(sources, ({PREFIX}, {PREFIX, FROZEN}), strict=True):
-        for tokens in texts.tokens:
-            by_key[state_key(tokens)] = tokens
-            kinds.setdefault(state_key(tokens), set()).update(needed)
+    for row, tokens in enumerate(texts.tokens):
+        by_key[state_key(tokens)] = tokens
+        needed = {PREFIX} if row < texts.first_retain else {PREFIX, FROZEN}
+        kinds.setdefault(state_key(tokens), set()).update(needed)
     keys = sorted(by_key, key=lambda key: (len(by_key[key]), key))
     dtype = getattr(torch, options.dtype)
     layout = {
@@ -421,6 +432,23 @@ def _compute_states(model: LowerHalf, keys: list[str], by_key: dict, kinds: dict
         progress.step(start + len(batch))
 
 
+def step_losses(
+    model: LowerHalf, texts: Texts, controls: Controls, forget_rows: list[int], retain_rows: list[int]
+) -> list[torch.Tensor]:
+    """Return the forget and the retain loss of one step, each a mean over its own texts' positions, as scalars."""
+    sums, counts = [0.0, 0.0], [0, 0]
+    for batch in texts.batches(forget_rows, retain_rows):
+        states = model.suffix(batch.inputs, batch.attention)
+        first_retain = sum(row < texts.first_retain for row in batch.rows)
+        forget, retain = slice(0, first_retain), slice(first_retain, None)
+        for loss, (places, target) in enumerate(((forget, controls.of), (retain, texts.frozen))):
+            part = batch.part(places)
+            if part.rows:
+                sums[loss] += squared_error(states[places], target(part), part.counted)
+                counts[loss] += part.counted.sum()
+    return [total / count for total, count in zip(sums, counts, strict=True)]
+
+
 def unlearn(run: Run, options: Options) -> Unlearned:
     """Run RMU on one shard from the base model and return the changed weights' differences.
 
@@ -429,33 +457,31 @@ def unlearn(run: Run, options: Options) -> Unlearned:
     """
     if run.states:
         _check_states(options)
-    topics, (forget_limits, retain_limits) = topic_positions(run), token_limits(run, options)
+    topics = topic_positions(run)
     torch.manual_seed(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
     forget_batches = forget_schedule(topics, options, generator)
-    retain_batches = schedule(len(run.retain), options.batch_size, options.steps, generator)
+    retain_batches = [
+        [len(run.forget) + row for row in rows]
+        for rows in schedule(len(run.retain), options.batch_size, options.steps, generator)
+    ]
     model = LowerHalf(run.base, options, run.device)
-    tokenizer = models.load_tokenizer(run.base)
     optimizer = torch.optim.AdamW(
-        model.trained.values(), lr=options.learning_rate, weight_decay=options.weight_decay, eps=options.epsilon
+        model.trained.values(),
+        lr=options.learning_rate,
+        weight_decay=options.weight_decay,
+        eps=options.epsilon,
+        fused=True,
     )
     progress = Progress(run.label, options.steps)
     curve = LossCurve(options.steps)
     with safe_open(run.states, "pt") if run.states else nullcontext() as stored:
-        forget_texts = Texts(run.forget, forget_limits, model, tokenizer, options, forget_batches, stored)
-        retain_texts = Texts(run.retain, retain_limits, model, tokenizer, options, retain_batches, stored)
-        controls = Controls(run, options, model, forget_texts)
-
-        def forget_error(batch: Batch) -> torch.Tensor:
-            return masked_mse(model.suffix(batch.inputs, batch.attention), controls.of(batch.rows), batch.counted)
-
-        def retain_error(batch: Batch) -> torch.Tensor:
-            return masked_mse(model.suffix(batch.inputs, batch.attention), retain_texts.frozen(batch), batch.counted)
-
+        visits = chain(*forget_batches, *retain_batches)
+        texts = Texts(run, options, model, visits, stored)
+        controls = Controls(run, options, model, texts)
         for step, (forget_rows, retain_rows) in enumerate(zip(forget_batches, retain_batches, strict=True), start=1):
             controls.meet(forget_rows)
-            forget_loss = forget_texts.mean(forget_rows, forget_error)
-            retain_loss = retain_texts.mean(retain_rows, retain_error)
+            forget_loss, retain_loss = step_losses(model, texts, controls, forget_rows, retain_rows)
             loss = forget_loss + batch_alpha(options.alpha, (topics[row] for row in forget_rows)) * retain_loss
             if not torch.isfinite(loss):
                 raise InputError(

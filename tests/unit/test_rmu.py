@@ -288,22 +288,22 @@ def test_padding_is_outside_the_loss(tiny_base):
     assert together == pytest.approx(expected, rel=1e-5)
 
 
-def test_masked_mse_by_hand():
+def test_squared_error_by_hand():
     states = torch.tensor([[[9.0, 9.0], [1.0, 2.0], [3.0, 4.0]], [[9.0, 9.0], [5.0, 6.0], [7.0, 7.0]]])
     target = torch.tensor([1.0, 1.0])
     mask = torch.tensor([[False, True, True], [False, True, False]])
-    expected = (0 + 1 + 4 + 9 + 16 + 25) / 6
-    assert rmu.masked_mse(states, target, mask).item() == pytest.approx(expected)
+    expected = (0 + 1 + 4 + 9 + 16 + 25) / 2  # two entries per position
+    assert rmu.squared_error(states, target, mask).item() == pytest.approx(expected)
     longer = torch.cat([states, torch.full((2, 5, 2), 1e6)], dim=1)
     mask = torch.cat([mask, torch.zeros(2, 5, dtype=torch.bool)], dim=1)
-    assert rmu.masked_mse(longer, target, mask).item() == pytest.approx(expected)
+    assert rmu.squared_error(longer, target, mask).item() == pytest.approx(expected)
 
 
-def test_masked_mse_sums_half_precision_in_fp32():
+def test_squared_error_sums_half_precision_in_fp32():
     states = torch.full((1, 4096, 8), 3.0, dtype=torch.bfloat16)
-    found = rmu.masked_mse(states, torch.zeros(8, dtype=torch.bfloat16), torch.ones(1, 4096, dtype=torch.bool))
+    found = rmu.squared_error(states, torch.zeros(8, dtype=torch.bfloat16), torch.ones(1, 4096, dtype=torch.bool))
     assert found.dtype == torch.float32
-    assert found.item() == 9.0
+    assert found.item() == 9.0 * 4096
 
 
 @pytest.mark.parametrize("coefficient", [6.5, 20.0, 100.0])
