@@ -154,8 +154,9 @@ def merged(methods=METHODS):
 
 
 def candidates():
-    """Everything that is evaluated: base, joint, each single attribute shard, and all merges."""
-    return [described(), *(run for run in runs() if run["split"] != "random"), *merged()]
+    """Everything that is evaluated: base, joint, each single attribute shard if wanted, and all merges."""
+    splits = ["joint", "attribute"] if config["single_shards"] else ["joint"]
+    return [described(), *(run for run in runs() if run["split"] in splits), *merged()]
 
 
 def candidate_parts(wildcards):

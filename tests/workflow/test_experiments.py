@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 import yaml
-from workspace import PROJECT, Workspace
+from workspace import FORGET, PROJECT, Workspace
 
 EXPERIMENTS = ["config.yaml", *sorted(f"experiments/{path.name}" for path in (PROJECT / "experiments").glob("*.yaml"))]
 
@@ -66,3 +66,12 @@ def test_default_is_read_where_no_other_is_named(fresh):
     jobs = fresh.dry_run(configfile=None)
     assert "Prepare the base model model" in jobs
     assert not [job for job in jobs if "Africa" in job]
+
+
+def test_single_shards_can_stay_out(fresh):
+    evaluated = {job for job in fresh.dry_run() if job.startswith("Evaluate")}
+    fresh.configure(single_shards=False)
+    fewer = {job for job in fresh.dry_run() if job.startswith("Evaluate")}
+    alone = {f"Evaluate {method}/attribute/{part}/seed0" for method in ("rmu", "rmu-strong") for part in FORGET}
+    assert evaluated - fewer == alone
+    assert "Evaluate rmu/attribute/ties/seed0" in fewer
