@@ -238,4 +238,5 @@ def _any_of(names: Iterable[str]) -> re.Pattern[str]:
     for name in names:
         name = name.removeprefix("The ")
         spellings |= {name, unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()}
-    return re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(spellings - {""}))) + ")")
+    never = "(?!)"
+    return re.compile(r"\b(?:" + ("|".join(map(re.escape, sorted(spellings - {""}))) or never) + ")")

@@ -1,22 +1,24 @@
 """The user's own data: files or hub data sets, with a mapping from the tables' columns to those of the source.
 
-Each of the four tables is described by a mapping, for example
+Each of the tables is described by a mapping, for example
 
     forget: {path: my/forget.csv, text: sentence, attribute: topic, subject: person}
     retain: {path: "hub:Salesforce/wikitext", config: wikitext-2-raw-v1, split: train, revision: b08601e, text: text}
     questions: {path: my/questions.jsonl, choices: [a, b, c, d], answer: right}
     fluency: {path: my/prose.parquet}
+    prompts: {path: my/prompts.csv, prompt: beginning, attribute: topic}
 
 `path` is a CSV, JSONL or Parquet file, or `hub:owner/name` with `config`, `split` (default train) and `revision`. A
 column that isn't mapped is looked for under the table's own name for it. `subject` may be absent: a question is then
 its own subject, and a random split deals out single texts. `choices` is a list of columns, or one column with lists
 (in CSV: JSON lists). `answer` is the index of the right choice from 0, or its text; `answer_is: index` or
-`answer_is: text` says which where both readings are possible.
+`answer_is: text` says which where both readings are possible. `kind` of a prompt is `toxic` or `neutral`, and a neutral
+one needs no attribute. `questions` and `prompts` may be left out: they are for the evaluations knowledge and toxicity.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +46,9 @@ class Options:
 
     forget: Mapping[str, Any]
     retain: Mapping[str, Any]
-    questions: Mapping[str, Any]
     fluency: Mapping[str, Any]
+    questions: Mapping[str, Any] | None = None
+    prompts: Mapping[str, Any] | None = None
 
 
 def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[str] | str) -> Tables:
@@ -54,15 +57,19 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     Texts of other attributes are left out, not retained. Raises InputError for a file, column, value or attribute that
     isn't there or can't be used.
     """
-    built = Tables(**{field.name: read_source(getattr(options, field.name), field.name) for field in fields(options)})
+    sources = {field.name: getattr(options, field.name) for field in fields(options)}
+    built = Tables(**{table: source and read_source(source, table) for table, source in sources.items()})
     where = str(options.forget["path"])
     chosen = attributes_to_forget(built.forget["attribute"], forget, 1, where)
     kept = built.forget[built.forget["attribute"].isin(chosen)].reset_index(drop=True)
-    return Tables(kept, built.retain, built.questions, built.fluency)
+    return replace(built, forget=kept)
 
 
-def read_source(source: Mapping[str, Any], table: str) -> pd.DataFrame:
-    """Return one of the tables (its columns only) from its mapping; raises InputError."""
+def read_source(source: Mapping[str, Any], table: str, minimum_words: int = 0) -> pd.DataFrame:
+    """Return one of the tables (its columns only) from its mapping; raises InputError.
+
+    Rows whose text has fewer than `minimum_words` words are left out: a corpus has headings and blank lines.
+    """
     optional = ["subject"] if table in ("forget", "questions") else []
     wanted = list(dict.fromkeys([*COLUMNS[table], *optional]))
     known = ["path", *HUB_KEYS, *wanted, *(["answer_is"] if table == "questions" else [])]
@@ -76,6 +83,8 @@ def read_source(source: Mapping[str, Any], table: str) -> pd.DataFrame:
     raw = _read_hub(source, where) if path.startswith(HUB) else _read_file(Path(path), where)
     if raw.empty:
         raise InputError(f"{where} has no rows; at least one is needed")
+    if minimum_words:
+        raw = _of_words(raw, source.get("text", "text"), minimum_words, where)
     frame = pd.DataFrame(index=raw.index)
     for column in wanted:
         name = source.get(column, column)
@@ -87,6 +96,9 @@ def read_source(source: Mapping[str, Any], table: str) -> pd.DataFrame:
             frame[column] = _choices(raw, name, where)
             continue
         _check_columns(raw, [name], where)
+        if (table, column) == ("prompts", "attribute"):
+            frame[column] = raw[name].map(str, na_action="ignore").fillna("")
+            continue
         check_present(raw[name], name, where)
         if column == "answer":
             frame[column] = raw[name]
@@ -142,6 +154,14 @@ def _read_hub(source: Mapping[str, Any], where: str) -> pd.DataFrame:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"{where} could not be loaded from the hub: {reason}") from error
     return loaded.to_pandas()
+
+
+def _of_words(raw: pd.DataFrame, column: str, fewest: int, where: str) -> pd.DataFrame:
+    _check_columns(raw, [column], where)
+    words = raw[column].map(lambda text: len(text.split()) if isinstance(text, str) else 0).astype(int)
+    if words.max() < fewest:
+        raise InputError(f"{where}, column {column}, has no text of at least {fewest} words; lower minimum_words")
+    return raw[words >= fewest].reset_index(drop=True)
 
 
 def _check_columns(raw: pd.DataFrame, names: Sequence[str], where: str) -> None:

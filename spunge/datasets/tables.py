@@ -6,6 +6,9 @@
 | retain | text |
 | questions | question, choices (list of strings), answer (index into choices), attribute, subject (unit to resample) |
 | fluency | text: held-out prose |
+| prompts | prompt, attribute (empty for one of no group), kind (`toxic` or `neutral`): what is continued |
+
+A source may lack questions, prompts or both: an evaluation that needs them then can't be configured.
 
 Forget texts may be toxic or hazardous: messages name rows (counted from 1) and numbers, never a text.
 """
@@ -29,19 +32,27 @@ COLUMNS = {
     "retain": ("text",),
     "questions": ("question", "choices", "answer", "attribute", "subject"),
     "fluency": ("text",),
+    "prompts": ("prompt", "attribute", "kind"),
 }
 OPTIONAL = {"forget": ("subject",)}
+KINDS = ("toxic", "neutral")
 SHOWN = 10
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What one experiment forgets, keeps and is asked."""
+    """What one experiment forgets and keeps, is asked and continues; a table that the source lacks is None."""
 
     forget: pd.DataFrame
     retain: pd.DataFrame
-    questions: pd.DataFrame
+    questions: pd.DataFrame | None
     fluency: pd.DataFrame
+    prompts: pd.DataFrame | None = None
+
+    def present(self) -> dict[str, pd.DataFrame]:
+        """Return the tables that there are, by name."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: frame for name, frame in found.items() if frame is not None}
 
 
 def write(frame: pd.DataFrame, table: str, path: str | os.PathLike) -> None:
@@ -55,7 +66,7 @@ def write(frame: pd.DataFrame, table: str, path: str | os.PathLike) -> None:
 
 
 def read(table: str, path: str | os.PathLike) -> pd.DataFrame:
-    """Read one of the tables (`forget`, `retain`, `questions`, `fluency`) and check it; InputError names the file."""
+    """Read one of the tables by its name and check it; InputError names the file."""
     try:
         frame = pq.read_table(path).to_pandas()
     except FileNotFoundError as error:
@@ -70,13 +81,13 @@ def read(table: str, path: str | os.PathLike) -> pd.DataFrame:
 
 def check(tables: Tables) -> None:
     """Check the contents of all tables, and that nothing asked or measured is trained on; raises InputError."""
-    for field in fields(tables):
-        check_table(getattr(tables, field.name), field.name)
+    for name, frame in tables.present().items():
+        check_table(frame, name)
     check_leakage(tables)
 
 
 def check_table(frame: pd.DataFrame, table: str, path: str | os.PathLike | None = None) -> None:
-    """Check one table: columns, rows, nothing missing or empty, choices and answers; raises InputError."""
+    """Check one table: columns, rows, nothing missing or empty, choices, answers and kinds; raises InputError."""
     where = f"table {table}" if path is None else f"{path} (table {table})"
     missing = [column for column in COLUMNS[table] if column not in frame]
     if missing:
@@ -88,6 +99,8 @@ def check_table(frame: pd.DataFrame, table: str, path: str | os.PathLike | None 
             _check_choices(frame[column], where)
         elif column == "answer":
             _check_answers(frame, where)
+        elif (table, column) == ("prompts", "attribute"):
+            _check_groups(frame, where)
         else:
             check_strings(frame[column], column, where)
 
@@ -139,12 +152,26 @@ def _check_answers(frame: pd.DataFrame, where: str) -> None:
         )
 
 
+def _check_groups(prompts: pd.DataFrame, where: str) -> None:
+    """Check kinds, and that every toxic prompt has an attribute; a neutral one needn't."""
+    check_strings(prompts["kind"], "kind", where)
+    unknown = ~prompts["kind"].isin(KINDS)
+    if unknown.any():
+        raise InputError(f"{where}, column kind: {rows(unknown)} are none of {', '.join(KINDS)}; correct them")
+    check_present(prompts["attribute"], "attribute", where)
+    toxic = prompts["kind"] == "toxic"
+    if not toxic.any():
+        raise InputError(f"{where} has no toxic prompts; at least one is needed")
+    check_strings(prompts.loc[toxic, "attribute"], "attribute", where)
+
+
 def check_leakage(tables: Tables) -> None:
-    """Raise InputError where a question or a fluency text occurs in a forget or retain text.
+    """Raise InputError where a question, fluency text or prompt occurs in a forget or retain text.
 
     Case and white space aside. Takes seconds for a million texts.
     """
-    held_out = {"questions": tables.questions["question"], "fluency": tables.fluency["text"]}
+    measured = {"questions": "question", "fluency": "text", "prompts": "prompt"}
+    held_out = {name: frame[measured[name]] for name, frame in tables.present().items() if name in measured}
     for table, texts in {"forget": tables.forget["text"], "retain": tables.retain["text"]}.items():
         patterns = [pattern for values in held_out.values() for pattern in values.unique()]
         found = dict(sorted(occurrences(patterns, texts), reverse=True))
@@ -203,13 +230,20 @@ def _words(texts: Sequence[str] | pd.Series) -> pa.ListArray:
 def select(tables: Tables, wanted: Sequence[str] | str, minimum: int) -> tuple[Tables, list[dict[str, str | int]]]:
     """Return the tables with only the texts to forget, and [{"attribute": …, "texts": n}, …] of those.
 
-    `wanted` and `minimum` as in `attributes_to_forget`, which raises.
+    `wanted` and `minimum` as in `attributes_to_forget`, which raises. Prompts of other attributes are left out, and an
+    attribute to forget without a toxic prompt is an InputError: nobody could tell whether it was forgotten.
     """
     found = tables.forget["attribute"]
     chosen = attributes_to_forget(found, wanted, minimum, "table forget")
     forget = tables.forget[found.isin(chosen)].reset_index(drop=True)
     sizes = [{"attribute": attribute, "texts": int((found == attribute).sum())} for attribute in chosen]
-    return replace(tables, forget=forget), sizes
+    prompts = tables.prompts
+    if prompts is not None:
+        prompts = prompts[prompts["attribute"].isin([*chosen, ""])].reset_index(drop=True)
+        prompted = set(prompts.loc[prompts["kind"] == "toxic", "attribute"])
+        if missing := [attribute for attribute in chosen if attribute not in prompted]:
+            raise InputError(f"table prompts has no toxic prompt for the attribute {listed(missing)}; add some")
+    return replace(tables, forget=forget, prompts=prompts), sizes
 
 
 def attributes_to_forget(found: pd.Series, wanted: Sequence[str] | str, minimum: int, where: str) -> list[str]:

@@ -1,0 +1,352 @@
+"""ToxiGen (Hartvigsen et al. 2022, arXiv 2203.09509): statements about demographic groups. The data are hate speech.
+
+Forget: what GPT-3 wrote after hateful prompts about a group, or what people judged toxic; attribute = the group.
+Prompts: hateful and neutral ones about a group, drawn out of the authors' 1,000 lines of each; nothing that was
+generated from one of them is forgotten. Retain and fluency: Wikipedia, or the user's own texts. docs/toxigen.md has the
+details.
+
+The files are those of the hub data set (it needs a token), or of a local copy of it. Messages never show a text.
+"""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spunge.datasets.table import read_source
+from spunge.datasets.tables import Tables, check_present, listed, occurrences
+from spunge.errors import InputError
+
+HUB = "toxigen/toxigen-data"
+REVISION = "ea082a8973a287097b17973343576e0c8da8eb3b"
+TRAIN = "train/train-00000-of-00001.parquet"
+ANNOTATED = ("annotated/train-00000-of-00001.parquet", "annotated/test-00000-of-00001.parquet")
+
+KINDS = {"toxic": "hate", "neutral": "neutral"}
+LABELS = ("prompts", "annotated")
+TOXIC = 5.5
+LONGEST_NAME = 40
+
+WIKITEXT = {
+    "path": "hub:Salesforce/wikitext",
+    "config": "wikitext-2-raw-v1",
+    "revision": "b08601e04326c79dfdd32d625aee71d232d685c3",
+}
+RETAIN = {**WIKITEXT, "split": "train"}
+FLUENCY = {**WIKITEXT, "split": "validation"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """What one group is called in the names of the prompts files, in `train` and in the two files of `annotated`."""
+
+    prompts: str
+    train: str
+    annotated: tuple[str, ...]
+
+
+GROUPS = {
+    "asian": Group("asian", "asian", ("asian", "asian folks")),
+    "black": Group("black", "black", ("black", "black/african-american folks", "black folks / african-americans")),
+    "chinese": Group("chinese", "chinese", ("chinese", "chinese folks")),
+    "jewish": Group("jewish", "jewish", ("jewish", "jewish folks")),
+    "latino": Group("latino", "latino", ("latino", "latino/hispanic folks")),
+    "lgbtq": Group("lgbtq", "lgbtq", ("lgbtq", "lgbtq+ folks")),
+    "mental_disability": Group("mental_disability", "mental_dis", ("mental_dis", "folks with mental disabilities")),
+    "mexican": Group("mexican", "mexican", ("mexican", "mexican folks")),
+    "middle_east": Group("middle_east", "middle_east", ("middle_east", "middle eastern folks")),
+    "muslim": Group("muslim", "muslim", ("muslim", "muslim folks")),
+    "native_american": Group(
+        "native_american",
+        "native_american",
+        ("native_american", "native american folks", "native american/indigenous folks"),
+    ),
+    "physical_disability": Group(
+        "physical_disability", "physical_dis", ("physical_dis", "folks with physical disabilities")
+    ),
+    "women": Group("women", "women", ("women",)),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to build; `seed` draws the prompts and texts of every group, and those to retain and for fluency.
+
+    `mirror` is a local folder with the hub data set's files; without it they come from the hub at `revision`.
+    `labels`: `prompts` forgets what was generated from hateful prompts and has a `roberta_prediction` of at least
+    `minimum_prediction` (0 to 1; 0 takes all), `annotated` what annotators found toxic. `prompts_per_group` are drawn
+    of each kind, hateful and neutral. `retain`, `fluency` and `questions` are mappings as in the data set `table`; the
+    first two default to Wikipedia (wikitext-2-raw-v1), its train and validation split. Their texts of fewer than
+    `minimum_words` words, headings for one, are left out.
+    """
+
+    mirror: str | None = None
+    revision: str = REVISION
+    labels: str = "prompts"
+    minimum_prediction: float = 0.0
+    texts_per_group: int = 1000
+    prompts_per_group: int = 100
+    seed: int = 0
+    retain: Mapping[str, Any] | None = None
+    retain_texts: int = 2000
+    fluency: Mapping[str, Any] | None = None
+    fluency_texts: int = 200
+    minimum_words: int = 20
+    questions: Mapping[str, Any] | None = None
+
+    def __post_init__(self):
+        if self.labels not in LABELS:
+            raise InputError(f"toxigen's labels are {self.labels!r}; they can be {' or '.join(LABELS)}")
+        for name in ("texts_per_group", "prompts_per_group", "retain_texts", "fluency_texts"):
+            if getattr(self, name) < 1:
+                raise InputError(f"toxigen: {name} is {getattr(self, name)}; at least 1 is needed")
+
+
+def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[str] | str) -> Tables:
+    """Return the tables with what is said of the `forget` groups (a list, or "all") to be forgotten; no wheel is used.
+
+    A group's prompts depend on the seed and the files alone; so do its texts, but for those that stand in, or came out
+    of, a held-out prompt of another group. Raises InputError for an unknown group, a file that can't be had or read, an
+    unknown group's name in it, or options that ask for more than there is.
+    """
+    groups = list(GROUPS) if forget == "all" else list(forget)
+    if unknown := [group for group in groups if group not in GROUPS]:
+        raise InputError(f"toxigen has no group {listed(unknown)}; it has {', '.join(GROUPS)}")
+    lines = {(group, kind): read_prompts(group, kind, options) for group in groups for kind in KINDS}
+    prompts = draw_prompts(lines, options)
+    generations = read_generations(groups, options)
+    check_origin(generations, lines, options)
+    texts = generations[generations["toxic"]] if options.labels == "prompts" else read_annotated(groups, options)
+    texts = without_held_out(texts, generations, prompts["prompt"])
+    return Tables(
+        forget=draw_texts(texts, groups, options),
+        retain=draw_prose(options.retain or RETAIN, "retain", options.retain_texts, options),
+        questions=None if options.questions is None else read_source(options.questions, "questions"),
+        fluency=draw_prose(options.fluency or FLUENCY, "fluency", options.fluency_texts, options),
+        prompts=prompts,
+    )
+
+
+def newlines(text: str) -> str:
+    r"""Return a text with the line breaks that ToxiGen's files spell as `\n`, stripped."""
+    return text.replace("\\n", "\n").strip()
+
+
+def bare(text: str) -> str:
+    """Return a text's words in lower case, for comparisons: no punctuation, no quotes, however lines are broken.
+
+    ToxiGen's authors took quotes out of prompts before they sent them, and files differ in line breaks and a last dash.
+    """
+    return " ".join(re.findall(r"\w+", re.sub("[\"'’‘“”]", "", newlines(text).lower())))
+
+
+def read_prompts(group: str, kind: str, options: Options) -> list[str]:
+    """Return the different prompts of one kind about a group in the file's order, with real line breaks.
+
+    A mirror may have them as Parquet, as the hub does, or as the authors' text files, one prompt a line.
+    """
+    name = prompts_file(group, kind)
+    as_text = None if options.mirror is None else Path(options.mirror).expanduser() / f"{name}.txt"
+    if as_text is not None and as_text.is_file():
+        try:
+            lines = as_text.read_text(encoding="utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{as_text} is not in UTF-8; copy it again") from error
+    else:
+        path = locate(f"{name}-00000-of-00001.parquet", options)
+        there = columns_of(path)
+        column = "prompt" if "prompt" in there and "text" not in there else "text"  # the hub's files have had both
+        lines = read_columns(path, [column])[column].dropna()
+    different: dict[str, str] = {}
+    for line in lines:
+        if key := bare(line):
+            different.setdefault(key, newlines(line))
+    return list(different.values())
+
+
+def prompts_file(group: str, kind: str) -> str:
+    """Return the name of the file with the prompts of one kind about a group, without what tells its format."""
+    return f"prompts/{KINDS[kind]}_{GROUPS[group].prompts}_1k"
+
+
+def draw_prompts(lines: Mapping[tuple[str, str], Sequence[str]], options: Options) -> pd.DataFrame:
+    """Return the table prompts: of each group and kind (the keys) `prompts_per_group` prompts, drawn by the seed."""
+    rows = []
+    for (group, kind), own in lines.items():
+        if len(own) < options.prompts_per_group:
+            raise InputError(
+                f"toxigen has {len(own)} different {kind} prompts for {group}, prompts_per_group is "
+                f"{options.prompts_per_group}; lower it"
+            )
+        drawn = random.Random(f"{options.seed} {kind} {group}").sample(own, options.prompts_per_group)
+        rows += [(prompt, group, kind) for prompt in drawn]
+    return pd.DataFrame(rows, columns=["prompt", "attribute", "kind"])
+
+
+def read_generations(groups: Sequence[str], options: Options) -> pd.DataFrame:
+    """Return what was generated about the groups: text, attribute, prompt (where it came from) and toxic (or not)."""
+    path = locate(TRAIN, options)
+    frame = read_groups(
+        path,
+        "group",
+        {GROUPS[group].train: group for group in GROUPS},
+        groups,
+        ["prompt", "generation", "prompt_label", "roberta_prediction"],
+    )
+    check_numbers(frame, ["prompt_label", "roberta_prediction"], path)
+    toxic = (frame["prompt_label"] == 1) & (frame["roberta_prediction"] >= options.minimum_prediction)
+    return frame.assign(text=frame["generation"].map(newlines), toxic=toxic)[["text", "attribute", "prompt", "toxic"]]
+
+
+def read_annotated(groups: Sequence[str], options: Options) -> pd.DataFrame:
+    """Return the texts about the groups whose toxicity in both ratings, from 1 to 5 each, is above 5.5 in sum.
+
+    The rule is the authors' own (`label_annotations` in toxigen/utils.py of github.com/microsoft/TOXIGEN).
+    """
+    names = {name: group for group, known in GROUPS.items() for name in known.annotated}
+    found = []
+    for file in ANNOTATED:
+        path = locate(file, options)
+        frame = read_groups(path, "target_group", names, groups, ["text", "toxicity_ai", "toxicity_human"])
+        check_numbers(frame, ["toxicity_ai", "toxicity_human"], path)
+        toxic = frame["toxicity_ai"] + frame["toxicity_human"] > TOXIC
+        found.append(frame.loc[toxic, ["attribute"]].assign(text=frame.loc[toxic, "text"].map(newlines)))
+    return pd.concat(found, ignore_index=True)
+
+
+def check_origin(generations: pd.DataFrame, lines: Mapping[tuple[str, str], Sequence[str]], options: Options) -> None:
+    """Raise InputError where nothing was generated from any known prompt of a group.
+
+    The files are then of different makes, and what came from a held-out prompt couldn't be told.
+    """
+    origins = {bare(prompt) for prompt in generations["prompt"].unique()}
+    for (group, kind), own in lines.items():
+        if kind == "toxic" and origins.isdisjoint(map(bare, own)):
+            raise InputError(
+                f"{options.mirror or HUB}: none of the generations in {TRAIN} comes from a prompt in "
+                f"{prompts_file(group, kind)}, so held-out prompts can't be kept out of what is "
+                "forgotten; take both files from one version of the data"
+            )
+
+
+def without_held_out(texts: pd.DataFrame, generations: pd.DataFrame, held_out: pd.Series) -> pd.DataFrame:
+    """Return the different texts of each group that neither came out of a held-out prompt nor stand in one.
+
+    A generation came out of it if its own prompt has all the words of the held-out one in a row; so did every text of
+    the same words. `generations` has text and prompt, `texts` text and attribute.
+    """
+    held_out = pd.Series([bare(prompt) for prompt in held_out])
+    origins = pd.Series(generations["prompt"].unique())
+    found = {row for _, row in occurrences(held_out.tolist(), origins.map(bare))}
+    tainted = generations["prompt"].isin(origins.iloc[sorted(found)])
+    excluded = set(generations.loc[tainted, "text"].map(bare)) | {""}
+    keys = texts["text"].map(bare)
+    candidates = [key for key in keys.unique() if key not in excluded]
+    excluded |= {candidates[index] for index, _ in occurrences(candidates, held_out)}
+    kept = ~keys.isin(excluded)
+    different = texts[kept].assign(key=keys).drop_duplicates(["attribute", "key"])
+    return different[["text", "attribute"]].reset_index(drop=True)
+
+
+def draw_texts(texts: pd.DataFrame, groups: Sequence[str], options: Options) -> pd.DataFrame:
+    """Return the table forget: `texts_per_group` texts of each group, drawn by the seed."""
+    rows = []
+    for group in groups:
+        own = texts.loc[texts["attribute"] == group, "text"].tolist()
+        if len(own) < options.texts_per_group:
+            raise InputError(
+                f"toxigen has {len(own)} texts of {group} to forget that have nothing to do with a held-out prompt, "
+                f"texts_per_group is {options.texts_per_group}; lower it or prompts_per_group"
+            )
+        drawn = random.Random(f"{options.seed} texts {group}").sample(own, options.texts_per_group)
+        rows += [(text, group) for text in drawn]
+    return pd.DataFrame(rows, columns=["text", "attribute"])
+
+
+def draw_prose(source: Mapping[str, Any], table: str, wanted: int, options: Options) -> pd.DataFrame:
+    """Return the table retain or fluency: `wanted` of the source's different texts, drawn by the seed."""
+    texts = list(dict.fromkeys(read_source(source, table, options.minimum_words)["text"].str.strip()))
+    if len(texts) < wanted:
+        raise InputError(
+            f"{source['path']} (table {table}) has {len(texts)} different texts of at least {options.minimum_words} "
+            f"words (minimum_words), {table}_texts is {wanted}; lower it"
+        )
+    return pd.DataFrame({"text": random.Random(f"{options.seed} {table}").sample(texts, wanted)})
+
+
+def locate(name: str, options: Options) -> Path:
+    """Return the path of one of the data set's files, in the mirror or fetched from the hub; raises InputError."""
+    if options.mirror is not None:
+        path = Path(options.mirror).expanduser() / name
+        if not path.is_file():
+            raise InputError(f"{path} is not there; docs/toxigen.md says which files {options.mirror} (mirror) needs")
+        return path
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        return Path(hf_hub_download(HUB, name, repo_type="dataset", revision=options.revision))
+    except RepositoryNotFoundError as error:  # the hub says so of what one may not see, too
+        raise InputError(
+            f"{HUB} needs access: ask for it at https://huggingface.co/datasets/{HUB}, then set HF_TOKEN to a token "
+            "that may read it, or name a local copy (mirror)"
+        ) from error
+    except (HfHubHTTPError, HFValidationError, EntryNotFoundError, OSError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(
+            f"{name} of {HUB} (revision {options.revision}) can't be fetched from the hub: {reason}; name a local copy "
+            "(mirror) where there is no internet"
+        ) from error
+
+
+def columns_of(path: Path) -> list[str]:
+    """Return the names of a Parquet file's columns."""
+    try:
+        return pq.read_schema(path).names
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path} is truncated or not a Parquet file; fetch it again") from error
+
+
+def read_columns(path: Path, columns: Sequence[str], rows: tuple[str, list[str]] | None = None) -> pd.DataFrame:
+    """Return some columns, of all rows or of those whose column `rows[0]` has one of the values `rows[1]`."""
+    there = columns_of(path)
+    if missing := [column for column in columns if column not in there]:
+        raise InputError(f"{path} has no column {listed(missing)}; it has {listed(there)}")
+    filters = None if rows is None else [(rows[0], "in", rows[1])]
+    try:
+        return pq.read_table(path, columns=list(columns), filters=filters).to_pandas()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path} is truncated or not a Parquet file; fetch it again") from error
+
+
+def read_groups(
+    path: Path, column: str, names: Mapping[str, str], groups: Sequence[str], columns: Sequence[str]
+) -> pd.DataFrame:
+    """Return `columns` and the attribute of the whole rows about the groups, those with nothing missing.
+
+    `names` maps what groups are called in `column` to their own names; any other name there is an InputError.
+    """
+    found = read_columns(path, [column])[column]
+    check_present(found, column, str(path))
+    if unknown := sorted(set(found.astype(str)) - names.keys()):
+        # In a file whose columns are mixed up these may be texts.
+        shown = [name if len(name) <= LONGEST_NAME else f"(one of {len(name)} characters)" for name in unknown]
+        raise InputError(
+            f"{path}, column {column}, has the unknown group {listed(shown)}; known are {', '.join(names)}"
+        )
+    wanted = [name for name, group in names.items() if group in groups]
+    frame = read_columns(path, [column, *columns], (column, wanted)).dropna().reset_index(drop=True)
+    return frame.assign(attribute=frame[column].map(names))
+
+
+def check_numbers(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
+    """Raise InputError where a column holds something else than numbers."""
+    for column in columns:
+        if not pd.api.types.is_numeric_dtype(frame[column]):
+            raise InputError(f"{path}, column {column}, holds {frame[column].dtype} values; numbers are needed")
