@@ -1,4 +1,4 @@
-"""Count the forget texts, questions and subjects of each attribute."""
+"""Count the forget texts, questions, subjects and prompts of each attribute, and tell the methods' factors."""
 
 import argparse
 import json
@@ -14,20 +14,27 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--experiment", required=True)
     parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
     parser.add_argument("--forget", required=True, help="the forget texts, Parquet")
-    parser.add_argument("--questions", required=True, help="the questions, Parquet")
+    parser.add_argument("--questions", nargs="?", help="the questions, Parquet, if there are any")
+    parser.add_argument("--prompts", nargs="?", help="the prompts, Parquet, if there are any")
+    parser.add_argument("--families", required=True, type=json.loads, help="family and λ of each method, JSON")
     parser.add_argument("--output", required=True, help="rows of evaluations.csv")
     arguments = parser.parse_args(argv)
 
     def work() -> None:
+        import pandas as pd
+
         from spunge.datasets import tables
         from spunge.evaluation import description
         from spunge.files import whole_file
 
         forget = tables.read("forget", arguments.forget)
-        questions = tables.read("questions", arguments.questions)
+        questions = tables.read("questions", arguments.questions) if arguments.questions else None
+        prompts = tables.read("prompts", arguments.prompts) if arguments.prompts else None
         attributes = [entry["attribute"] for entry in json.loads(arguments.attributes.read_text())]
+        data = description.data(arguments.experiment, attributes, forget, questions, prompts)
+        methods = description.methods(arguments.experiment, arguments.families)
         with whole_file(arguments.output) as temporary:
-            description.data(arguments.experiment, attributes, forget, questions).to_csv(temporary, index=False)
+            pd.concat([data, methods], ignore_index=True).to_csv(temporary, index=False)
 
     return errors.run(work)
 

@@ -2,73 +2,148 @@
 
 import base64
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import jinja2
 import pandas
 
 from spunge import summary
 from spunge.evaluations import (
+    COMBINED,
     FORGET_MEAN,
+    MISSING,
     RETAIN_MEAN,
     RETAIN_MINUS_FORGET,
+    TOXIC_SHARE,
     Candidate,
     Estimate,
+    broken,
     candidates,
+    classifiers,
     estimate,
+    families,
     forget_attributes,
     measured,
     methods,
+    neutral_overall,
     retain_attributes,
     seeds,
     written,
 )
+from spunge.scales import named
 
 RIVALS = {"joint": "joint", "random": "random split"}
+IN_WORDS = {"joint": "unlearning everything at once", "random": "a random split into shards of the same sizes"}
 
-# What is compared: its name, evaluation, metric, attribute and the sign of a difference that is better.
+
+class Measure(NamedTuple):
+    """What is compared, and where it stands in evaluations.csv; `better` is the sign of a good difference.
+
+    unit: of the difference, for people; a share of one is told in percentage points.
+    """
+
+    name: str
+    evaluation: str
+    metric: str
+    attribute: str
+    better: int
+    unit: str = "points"
+
+
+PERPLEXITY = Measure("perplexity", "fluency", "perplexity", "", -1, "of held-out prose")
+# The one measure that the answer rests on: it weighs what was forgotten against what was lost. Where toxicity was
+# measured, it is the toxic share of all toxic prompts by the first classifier, at equal fluency.
+DECISIVE = Measure("retain minus forget", "knowledge", "accuracy", RETAIN_MINUS_FORGET, 1)
 MEASURES = (
-    ("forget mean accuracy", "knowledge", "accuracy", FORGET_MEAN, -1),
-    ("retain mean accuracy", "knowledge", "accuracy", RETAIN_MEAN, 1),
-    ("retain minus forget", "knowledge", "accuracy", RETAIN_MINUS_FORGET, 1),
-    ("perplexity", "fluency", "perplexity", "", -1),
+    Measure("forget mean accuracy", "knowledge", "accuracy", FORGET_MEAN, -1),
+    Measure("retain mean accuracy", "knowledge", "accuracy", RETAIN_MEAN, 1),
+    DECISIVE,
+    PERPLEXITY,
 )
-# The one measure that the answer rests on: it weighs what was forgotten against what was lost.
-DECISIVE = "retain minus forget"
+CAPABILITY = Measure("general capability", "knowledge", "accuracy", RETAIN_MEAN, 1)
+
+# The counts of data that the page shows.
+DATA = {
+    "forget_texts": "texts to forget",
+    "toxic_prompts": "toxic prompts",
+    "neutral_prompts": "neutral prompts",
+    "questions": "questions",
+    "subjects": "subjects",
+}
+
+AS_TRAINED, AT_EQUAL_FLUENCY = "as trained", "at equal fluency"
 
 NOT_MEASURED = "not measured"
 NOT_SHOWN = "not shown"
 NOT_SHOWN_AGAINST = "not shown; the estimate is worse"
+UNEQUAL = "not shown; fluency is not equal"
 BETTER, WORSE = "better", "worse"
+BROKEN, RIVAL_BROKEN = "broken", "the rival is broken"
 
 
-def verdict(difference: Estimate, better: int) -> str:
+def verdict(difference: Estimate, better: int, unequal: bool = False, broken: str = "") -> str:
     """Judge a difference; `better` is the sign of a good one.
 
-    An interval that holds 0, or no interval at all, shows nothing; an estimate that points against is said so.
+    An interval that holds 0, or no interval at all, shows nothing; an estimate that points against is said so. Nor does
+    any interval where fluency is `unequal`, as a loss of fluency makes a model less toxic. Where one of the two models
+    is `broken` (BROKEN or RIVAL_BROKEN), that is the verdict.
     """
     if math.isnan(difference.value):
         return NOT_MEASURED
+    if broken:
+        return broken
     if difference.low > 0 or difference.high < 0:
+        if unequal:
+            return UNEQUAL
         return BETTER if difference.value * better > 0 else WORSE
     return NOT_SHOWN_AGAINST if difference.value * better < 0 else NOT_SHOWN
+
+
+def measures(evaluations: pandas.DataFrame) -> dict[str, tuple[Measure, ...]]:
+    """Return what is compared as trained and, where toxicity was measured, at equal fluency; the decisive one first."""
+    scored = classifiers(evaluations)
+    if not scored:
+        return {AS_TRAINED: MEASURES}
+
+    def of_all(name, metric, evaluation="toxicity", attribute=FORGET_MEAN, unit="points"):
+        return Measure(name, evaluation, metric, attribute, -1, unit)
+
+    shares = [of_all(_toxic_share(name), TOXIC_SHARE + name) for name in scored]
+    neutral = of_all("toxic share, neutral prompts", shares[0].metric, "toxicity_neutral", neutral_overall(evaluations))
+    prompts = of_all("toxic prompts", f"toxic_prompts_{scored[0]}")
+    maximum = of_all("expected maximum", f"expected_maximum_{scored[0]}", unit="of a score from 0 to 1")
+    at_equal = [measure._replace(evaluation="equal_fluency") for measure in (*shares, prompts, maximum)]
+    return {AT_EQUAL_FLUENCY: tuple(at_equal), AS_TRAINED: (*shares, neutral, PERPLEXITY, CAPABILITY)}
 
 
 def verdicts(evaluations: pandas.DataFrame) -> pandas.DataFrame:
     """Return one row per method, merge, rival (`joint`, `random`) and measure of the merged attribute splits.
 
-    Columns: candidate, label, rival, measure, difference, low, high (float64; attribute split minus rival), seeds
-    (how many), verdict.
+    Where toxicity was measured, the methods are also judged at equal fluency, one row per family, merge, rival and
+    measure, and what nobody measured is left out. Columns: candidate, label, comparison (AS_TRAINED or
+    AT_EQUAL_FLUENCY), rival, measure, difference, low, high (float64; attribute split minus rival), seeds (how many),
+    verdict.
     """
     rows = []
-    for candidate in _attribute_splits(evaluations):
-        count = len(seeds(evaluations, candidate))
-        for rival in RIVALS:
-            for measure, evaluation, metric, attribute, better in MEASURES:
-                found = measured(evaluations, evaluation, f"{metric}_minus_{rival}")
-                difference = estimate(found, candidate, attribute)
-                judged = verdict(difference, better)
-                rows.append((candidate.path, candidate.label, rival, measure, *difference, count, judged))
-    columns = ["candidate", "label", "rival", "measure", "difference", "low", "high", "seeds", "verdict"]
+    scored = bool(classifiers(evaluations))
+    told = set(evaluations[["evaluation", "metric", "attribute"]].itertuples(index=False, name=None))
+    for comparison, wanted in measures(evaluations).items():
+        wanted = [one for one in wanted if not scored or (one.evaluation, one.metric, one.attribute) in told]
+        for candidate in _attribute_splits(evaluations, comparison):
+            count = len(seeds(evaluations, candidate))
+            for rival in RIVALS:
+                ruin = _ruin(evaluations, candidate, rival, comparison) if scored else ""
+                perplexity = verdict(_difference(evaluations, candidate, PERPLEXITY, rival), PERPLEXITY.better)
+                unequal = perplexity in (BETTER, WORSE, NOT_MEASURED)
+                for measure in wanted:
+                    difference = _difference(evaluations, candidate, measure, rival)
+                    of_toxicity = measure.evaluation in ("toxicity", "toxicity_neutral")
+                    judged = verdict(difference, measure.better, unequal and of_toxicity, ruin)
+                    row = (candidate.path, candidate.label, comparison, rival, measure.name, *difference)
+                    rows.append((*row, count, judged))
+    columns = ["candidate", "label", "comparison", "rival", "measure", "difference", "low", "high", "seeds", "verdict"]
     return pandas.DataFrame(rows, columns=columns)
 
 
@@ -83,18 +158,28 @@ def steps(evaluations: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def answers(evaluations: pandas.DataFrame) -> list[str]:
-    """Return the answer in plain sentences, one text per method and merge."""
-    judged = verdicts(evaluations)
+    """Return the answer in plain sentences, one text per method and merge.
+
+    Where toxicity was measured, one per family and merge; a family that was not compared at equal fluency, as with a
+    single λ, has one for each of its methods.
+    """
+    return _answers(evaluations, verdicts(evaluations))
+
+
+def _answers(evaluations: pandas.DataFrame, judged: pandas.DataFrame) -> list[str]:
+    make = _toxicity_answers if classifiers(evaluations) else _knowledge_answers
+    return make(evaluations, judged)
+
+
+def _knowledge_answers(evaluations: pandas.DataFrame, judged: pandas.DataFrame) -> list[str]:
     accuracy = measured(evaluations, "knowledge", "accuracy")
     minus_base = measured(evaluations, "knowledge", "accuracy_minus_base")
     base = next((candidate for candidate in candidates(evaluations) if candidate.kind == "base"), None)
     texts = []
-    for candidate in _attribute_splits(evaluations):
-        own = judged[(judged["candidate"] == candidate.path) & (judged["measure"] == DECISIVE)].set_index("rival")
-        against_joint = _clause(own.loc["joint"], "unlearning everything at once")
-        against_random = _clause(own.loc["random"], "a random split into shards of the same sizes")
+    for candidate in _attribute_splits(evaluations, AS_TRAINED):
+        own = judged[(judged["candidate"] == candidate.path) & (judged["measure"] == DECISIVE.name)].set_index("rival")
         name = f"{written(candidate.method)}, merged with {written(candidate.merge)}"
-        text = f"With {name}, splitting by the attribute {against_joint}, and {against_random}."
+        text = f"With {name}, splitting by the attribute {_clauses(own, DECISIVE, {})}."
         if base is not None:
             forget, retain = (
                 " to ".join(_percent(estimate(accuracy, each, mean).value) for each in (base, candidate))
@@ -108,74 +193,229 @@ def answers(evaluations: pandas.DataFrame) -> list[str]:
     return texts
 
 
-def page(evaluations: pandas.DataFrame, template: str, tradeoff_png: bytes) -> str:
+def _toxicity_answers(evaluations: pandas.DataFrame, judged: pandas.DataFrame) -> list[str]:
+    of = families(evaluations)
+    at_equal = _attribute_splits(evaluations, AT_EQUAL_FLUENCY)
+    compared = {(one.method, one.merge) for one in at_equal}
+    others = [
+        one for one in _attribute_splits(evaluations, AS_TRAINED) if (of[one.method][0], one.merge) not in compared
+    ]
+    return [
+        _toxicity_answer(evaluations, judged, candidate, comparison)
+        for comparison, found in ((AT_EQUAL_FLUENCY, at_equal), (AS_TRAINED, others))
+        for candidate in found
+    ]
+
+
+def _toxicity_answer(
+    evaluations: pandas.DataFrame, judged: pandas.DataFrame, candidate: Candidate, comparison: str
+) -> str:
+    """Return the answer for one attribute split: a family's at equal fluency, or one method's as trained."""
+    method, how = named(evaluations)[candidate.method], [comparison]
+    if comparison == AT_EQUAL_FLUENCY:
+        ratio = estimate(measured(evaluations, "equal_fluency", "perplexity_ratio"), candidate).value
+        method, how = written(candidate.method), [f"{comparison} (perplexity {ratio:.3g} times the base model's)"]
+    if _equal_compute(evaluations, candidate.method):
+        how.append("at equal compute")
+    text = f"With {method}, merged with {written(candidate.merge)}, {' and '.join(how)}, splitting by the attribute"
+    reason = _broken(evaluations, candidate, comparison)
+    if reason:
+        return f"{text} broke the model ({reason}): however little toxic it is, that is no success."
+    decisive = measures(evaluations)[comparison][0]
+    own = judged[(judged["candidate"] == candidate.path) & (judged["comparison"] == comparison)]
+    own = own[own["measure"] == decisive.name].set_index("rival")
+    beside = {}
+    for rival in RIVALS:
+        if own.loc[rival, "verdict"] == RIVAL_BROKEN:
+            beside[rival] = _broken(evaluations, _rival(evaluations, candidate, rival, comparison), comparison)
+        elif comparison == AS_TRAINED:
+            beside[rival] = f"perplexity {_numbers(_difference(evaluations, candidate, PERPLEXITY, rival), PERPLEXITY)}"
+    clauses = _clauses(own, decisive._replace(name="toxic share"), beside)
+    text += f" {clauses}."
+    models = _models(evaluations, candidate, comparison)
+    text += _change_of_toxicity(evaluations, candidate, decisive) + _change_of_capability(evaluations, models)
+    ruined = {name: broken(evaluations, one) for name, one in models.items()}
+    told = "; ".join(f"{name}: {reason}" for name, reason in ruined.items() if reason)
+    return f"{text} Not all of its λ still write language ({told})." if told else text
+
+
+def _change_of_toxicity(evaluations: pandas.DataFrame, candidate: Candidate, decisive: Measure) -> str:
+    base = next((one for one in candidates(evaluations, "toxicity") if one.kind == "base"), None)
+    before = estimate(measured(evaluations, "toxicity", decisive.metric), base, FORGET_MEAN) if base else MISSING
+    after = estimate(measured(evaluations, decisive.evaluation, decisive.metric), candidate, FORGET_MEAN)
+    change = _difference(evaluations, candidate, decisive, "base")
+    text = f" By the {written(classifiers(evaluations)[0])}, {_percent(after.value)} of its continuations are toxic, of"
+    text += f" the base model's {_percent(before.value)} ({_numbers(change, decisive)})."
+    if verdict(change, decisive.better) != BETTER:
+        text += " That it became less toxic at all is not shown."
+    return text
+
+
+def _change_of_capability(evaluations: pandas.DataFrame, models: dict[str, Candidate]) -> str:
+    """Say what unlearning cost in general capability: where that is shown, or that it is not."""
+    changes = {name: _difference(evaluations, one, CAPABILITY, "base") for name, one in models.items()}
+    changes = {name: change for name, change in changes.items() if not math.isnan(change.value)}
+    if not changes:
+        return ""
+    losses = {name: change for name, change in changes.items() if verdict(change, CAPABILITY.better) == WORSE}
+    told = "; ".join(f"{name}: {_numbers(change, CAPABILITY)}" for name, change in (losses or changes).items())
+    return f" General capability fell ({told})." if losses else f" No loss of general capability is shown ({told})."
+
+
+def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str:
     """Return the findings as one self-contained HTML page.
 
     template: a Jinja2 template (report/findings.html); it gets the tables, sentences and the figure as a data address.
     """
     judged = verdicts(evaluations)
     forget = forget_attributes(evaluations)
+    scored = classifiers(evaluations)
     data = evaluations[evaluations["evaluation"] == "data"].pivot_table(
         index="attribute", columns="metric", values="value", sort=False
     )
     trained = steps(evaluations)
+    compared, compared_by = summary.compared(evaluations), measures(evaluations)
+    panels = {family for family, _ in families(evaluations).values()} if scored else methods(evaluations)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(template).render(
         experiment=evaluations["experiment"].iloc[0] if len(evaluations) else "",
-        answers=answers(evaluations),
+        answers=_answers(evaluations, judged),
+        columns={
+            metric: heading for metric, heading in DATA.items() if metric in data or not (scored or "prompts" in metric)
+        },
+        classifiers=[written(name) for name in scored],
         forget=forget,
         retain=retain_attributes(evaluations),
         data={name: {metric: int(count) for metric, count in row.dropna().items()} for name, row in data.iterrows()},
-        candidates=candidates(evaluations),
-        methods=[written(method) for method in methods(evaluations)],
+        panels=len(panels),
+        several_scales=len(methods(evaluations)) > len(panels),
         steps={written(method): row.dropna().astype(int).to_dict() for method, row in trained.iterrows()},
-        equal_compute=bool(len(trained)) and all(row.dropna().nunique() == 1 for _, row in trained.iterrows()),
+        equal_compute=bool(len(trained)) and all(_equal_compute(evaluations, method) for method in trained.index),
         summary=summary.html(evaluations),
-        verdicts=[_verdict_line(line) for line in judged.itertuples(index=False)],
+        verdicts=[_verdict_line(line, compared_by) for line in judged.itertuples(index=False)],
         comparisons=int((judged["verdict"] != NOT_MEASURED).sum()),
-        seeds=max((len(seeds(evaluations, candidate)) for candidate in candidates(evaluations)), default=0),
-        figure=base64.b64encode(tradeoff_png).decode("ascii"),
+        seeds=max((len(seeds(evaluations, candidate)) for candidate in compared), default=0),
+        figure=base64.b64encode(figure_png).decode("ascii"),
     )
 
 
-def _attribute_splits(evaluations: pandas.DataFrame) -> list[Candidate]:
-    return [candidate for candidate in candidates(evaluations) if candidate.kind == "attribute"]
+def _attribute_splits(evaluations: pandas.DataFrame, comparison: str) -> list[Candidate]:
+    if comparison == AS_TRAINED:
+        return [candidate for candidate in summary.compared(evaluations) if candidate.kind == "attribute"]
+    # All λ of a family together: they are told by the family alone.
+    several = len({family for family, _ in families(evaluations).values()}) > 1
+    return [
+        replace(one, label=f"{written(one.method)}: {one.name}" if several else one.name)
+        for one in candidates(evaluations, "equal_fluency")
+        if one.kind == "attribute"
+    ]
+
+
+def _models(evaluations: pandas.DataFrame, candidate: Candidate, comparison: str) -> dict[str, Candidate]:
+    """Return the models that a candidate rests on, by what people call their method: itself, or a family's λ > 0."""
+    of, names = families(evaluations), named(evaluations)
+    if comparison == AS_TRAINED:
+        return {names[candidate.method]: candidate}
+    found = [
+        one
+        for one in candidates(evaluations, "toxicity")
+        if (one.kind, one.merge) == (candidate.kind, candidate.merge)
+        and of[one.method][0] == candidate.method
+        and of[one.method][1] > 0
+    ]
+    return {names[one.method]: one for one in sorted(found, key=lambda one: of[one.method][1])}
+
+
+def _rival(evaluations: pandas.DataFrame, candidate: Candidate, rival: str, comparison: str) -> Candidate | None:
+    evaluation = "toxicity" if comparison == AS_TRAINED else "equal_fluency"
+    wanted = (candidate.method, rival, "" if rival == "joint" else candidate.merge)
+    found = (one for one in candidates(evaluations, evaluation) if (one.method, one.kind, one.merge) == wanted)
+    return next(found, None)
+
+
+def _broken(evaluations: pandas.DataFrame, candidate: Candidate, comparison: str) -> str:
+    """Say why a candidate is broken; at equal fluency, where the smallest λ is or one within that perplexity."""
+    models = list(_models(evaluations, candidate, comparison).values())
+    if comparison == AT_EQUAL_FLUENCY:
+        perplexity = measured(evaluations, "fluency", "perplexity")
+        ratio = estimate(measured(evaluations, "equal_fluency", "perplexity_ratio"), candidate).value
+        most = ratio * perplexity["value"].get(("base", COMBINED, ""), math.nan)
+        models = [one for one in models if one == models[0] or estimate(perplexity, one).value <= most]
+    return next(filter(None, (broken(evaluations, one) for one in models)), "")
+
+
+def _ruin(evaluations: pandas.DataFrame, candidate: Candidate, rival: str, comparison: str) -> str:
+    if _broken(evaluations, candidate, comparison):
+        return BROKEN
+    other = _rival(evaluations, candidate, rival, comparison)
+    return RIVAL_BROKEN if other and _broken(evaluations, other, comparison) else ""
+
+
+def _difference(evaluations: pandas.DataFrame, candidate: Candidate, measure: Measure, rival: str) -> Estimate:
+    found = measured(evaluations, measure.evaluation, f"{measure.metric}_minus_{rival}")
+    return estimate(found, candidate, measure.attribute)
+
+
+def _toxic_share(classifier: str) -> str:
+    return f"toxic share by the {written(classifier)}"
+
+
+def _equal_compute(evaluations: pandas.DataFrame, method: str) -> bool:
+    """Say whether all splits of a method, or of the one whose runs it takes, were trained for as many steps."""
+    trained = steps(evaluations)
+    family = families(evaluations).get(method, (method, 1.0))[0]
+    return family in trained.index and trained.loc[family].nunique() == 1
 
 
 def _percent(share: float) -> str:
     return "an unknown value" if math.isnan(share) else f"{share:.1%}"
 
 
-def _clause(row: pandas.Series, rival: str) -> str:
+def _clauses(own: pandas.DataFrame, measure: Measure = MEASURES[2], beside: Mapping[str, str] | None = None) -> str:
+    """Say how the attribute split did against its rivals, from their rows of the verdicts; `beside` is what to add."""
+    return ", and ".join(
+        _clause(own.loc[rival], IN_WORDS[rival], measure, (beside or {}).get(rival)) for rival in RIVALS
+    )
+
+
+def _clause(row: pandas.Series, rival: str, measure: Measure, beside: str | None) -> str:
     if row["verdict"] == NOT_MEASURED:
         return f"was not compared with {rival}"
-    interval = f"95 % interval {_points(row['low'])} to {_points(row['high'])}"
-    numbers = f"(retain minus forget {_points(row['difference'])} points, {interval}, seeds: {row['seeds']})"
+    if row["verdict"] == RIVAL_BROKEN:
+        return f"has no rival in {rival}, which broke the model ({beside})"
+    numbers = _numbers(Estimate(row["difference"], row["low"], row["high"]), measure)
+    numbers = f"({measure.name} {numbers}{f'; {beside}' if beside else ''}, seeds: {row['seeds']})"
     return {
         BETTER: f"did better than {rival} {numbers}",
         WORSE: f"did worse than {rival} {numbers}",
         NOT_SHOWN: f"is not shown to differ from {rival} {numbers}",
         NOT_SHOWN_AGAINST: f"is not shown to differ from {rival}, with an estimate that is worse {numbers}",
+        UNEQUAL: f"is not shown to be better or worse than {rival}, as fluency is not equal {numbers}",
     }[row["verdict"]]
 
 
-def _points(share: float) -> str:
-    return "unknown" if math.isnan(share) else summary.number(share, percent=True, difference=True)
+def _numbers(difference: Estimate, measure: Measure) -> str:
+    value, low, high = (_signed(number, measure) for number in difference)
+    return f"{value}{' points' if measure.unit == 'points' else ''}, 95 % interval {low} to {high}"
 
 
-def _verdict_line(line) -> dict:
-    percent = line.measure != "perplexity"
-    texts = [
-        "–" if math.isnan(value) else summary.number(value, percent, difference=True)
-        for value in (line.difference, line.low, line.high)
-    ]
+def _signed(value: float, measure: Measure) -> str:
+    return "unknown" if math.isnan(value) else summary.number(value, measure.unit == "points", difference=True)
+
+
+def _verdict_line(line, wanted: Mapping[str, Sequence[Measure]]) -> dict:
+    measure = next(one for one in wanted[line.comparison] if one.name == line.measure)
+    difference, low, high = (
+        _signed(number, measure).replace("unknown", "–") for number in (line.difference, line.low, line.high)
+    )
     return {
         "label": line.label,
+        "comparison": line.comparison,
         "rival": RIVALS[line.rival],
-        "measure": f"{line.measure}, {'points' if percent else 'of held-out prose'}",
-        "better": "lower" if dict((name, better) for name, *_, better in MEASURES)[line.measure] < 0 else "higher",
-        "difference": texts[0],
-        "interval": f"{texts[1]} to {texts[2]}",
+        "measure": f"{line.measure}, {measure.unit}",
+        "better": "lower" if measure.better < 0 else "higher",
+        "difference": difference,
+        "interval": f"{low} to {high}",
         "seeds": line.seeds,
         "verdict": line.verdict,
         "kind": line.verdict if line.verdict in (BETTER, WORSE) else "open",

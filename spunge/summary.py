@@ -1,7 +1,7 @@
 """The summary table: one row per candidate with its seeds combined, for machines (CSV) and for people."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import pandas
@@ -10,13 +10,21 @@ from spunge.evaluations import (
     FORGET_MEAN,
     RETAIN_MEAN,
     RETAIN_MINUS_FORGET,
+    TOXIC_SHARE,
+    Candidate,
     Estimate,
+    broken,
     candidates,
+    classifiers,
     estimate,
     forget_attributes,
     measured,
+    methods,
+    neutral_overall,
     seeds,
+    written,
 )
+from spunge.scales import named
 
 LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -27,7 +35,9 @@ LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "–": "--",
     "↓": r"$\downarrow$",
     "↑": r"$\uparrow$",
+    "λ": r"$\lambda$",
 }
+MEANS = ((FORGET_MEAN, "↓"), (RETAIN_MEAN, "↑"), (RETAIN_MINUS_FORGET, "↑"))
 
 
 @dataclass(frozen=True)
@@ -49,21 +59,71 @@ class Quantity:
 
 
 def quantities(evaluations: pandas.DataFrame) -> list[Quantity]:
-    """Return the columns of the summary, in their order."""
-    means = ((FORGET_MEAN, "↓"), (RETAIN_MEAN, "↑"), (RETAIN_MINUS_FORGET, "↑"))
+    """Return the columns of the summary, in their order; those of the toxicity scenario where toxicity was measured."""
+    if classifiers(evaluations):
+        return _of_toxicity(evaluations)
     found = [
         Quantity(f"accuracy: {attribute}", attribute, "knowledge", "accuracy", attribute, True, False, False)
         for attribute in forget_attributes(evaluations)
     ]
-    for mean, arrow in means:
+    for mean, arrow in MEANS:
         difference = mean == RETAIN_MINUS_FORGET
         found.append(
             Quantity(f"accuracy: {mean}", f"{mean} {arrow}", "knowledge", "accuracy", mean, True, difference, True)
         )
     found.append(Quantity("perplexity", "perplexity ↓", "fluency", "perplexity", "", False, False, True))
-    for mean, arrow in means:
+    for mean, arrow in MEANS:
         title, heading = f"accuracy minus joint: {mean}", f"{mean}, against joint {arrow}"
         found.append(Quantity(title, heading, "knowledge", "accuracy_minus_joint", mean, True, True, True))
+    return found
+
+
+def _of_toxicity(evaluations: pandas.DataFrame) -> list[Quantity]:
+    """Return what of the toxicity scenario was measured: toxicity, how fluent and how capable the model still is."""
+    first, *others = classifiers(evaluations)
+    share = TOXIC_SHARE + first
+
+    def quantity(title, heading, evaluation, metric, attribute, percent=True, difference=False, interval=True):
+        return Quantity(title, heading, evaluation, metric, attribute, percent, difference, interval)
+
+    found = [
+        quantity(f"toxic share: {attribute}", attribute, "toxicity", share, attribute, interval=False)
+        for attribute in forget_attributes(evaluations)
+    ]
+    for name in (first, *others):
+        title, heading = f"toxic share: {FORGET_MEAN} ({name})", f"toxic, {written(name)} ↓"
+        found.append(quantity(title, heading, "toxicity", TOXIC_SHARE + name, FORGET_MEAN))
+    neutral = neutral_overall(evaluations)
+    found += [
+        quantity("expected maximum", "expected maximum ↓", "toxicity", f"expected_maximum_{first}", FORGET_MEAN, False),
+        quantity("toxic prompts", "toxic prompts ↓", "toxicity", f"toxic_prompts_{first}", FORGET_MEAN),
+        quantity("toxic share: neutral prompts", "toxic, neutral prompts ↓", "toxicity_neutral", share, neutral),
+        quantity("distinct-2", "distinct-2 ↑", "toxicity", "distinct_2", FORGET_MEAN, False, interval=False),
+        quantity("perplexity", "perplexity ↓", "fluency", "perplexity", "", False),
+    ]
+    for mean, arrow in MEANS:
+        heading = f"general capability {arrow}" if mean == RETAIN_MEAN else f"accuracy, {mean} {arrow}"
+        difference = mean == RETAIN_MINUS_FORGET
+        found.append(quantity(f"accuracy: {mean}", heading, "knowledge", "accuracy", mean, difference=difference))
+    title, heading = f"toxic share minus joint: {FORGET_MEAN}", "toxic, against joint ↓"
+    found.append(quantity(title, heading, "toxicity", f"{share}_minus_joint", FORGET_MEAN, difference=True))
+    told = set(evaluations[["evaluation", "metric", "attribute"]].itertuples(index=False, name=None))
+    return [one for one in found if (one.evaluation, one.metric, one.attribute) in told]
+
+
+def compared(evaluations: pandas.DataFrame) -> list[Candidate]:
+    """Return the candidates that are compared, labelled for people.
+
+    Where toxicity was measured, a method is told by its family and λ, and a broken model is marked as such.
+    """
+    if not classifiers(evaluations):
+        return candidates(evaluations)
+    several, names = len(methods(evaluations)) > 1, named(evaluations)
+    found = []
+    for candidate in candidates(evaluations, "toxicity"):
+        label = f"{names[candidate.method]}: {candidate.name}" if several and candidate.method else candidate.name
+        reason = broken(evaluations, candidate)
+        found.append(replace(candidate, label=f"{label}; broken: {reason}" if reason else label))
     return found
 
 
@@ -72,7 +132,7 @@ def table(evaluations: pandas.DataFrame) -> pandas.DataFrame:
     columns = quantities(evaluations)
     rows = {quantity: measured(evaluations, quantity.evaluation, quantity.metric) for quantity in columns}
     lines = []
-    for candidate in candidates(evaluations):
+    for candidate in compared(evaluations):
         line = {"candidate": candidate.path, "label": candidate.label, "method": candidate.method}
         line |= {"merge": candidate.merge, "seeds": len(seeds(evaluations, candidate))}
         for quantity in columns:
@@ -103,7 +163,7 @@ def cell(found: Estimate, quantity: Quantity) -> str:
 
 
 def readable(evaluations: pandas.DataFrame) -> pandas.DataFrame:
-    """Return the table for people: text cells, accuracies in percent, the candidates' labels as index."""
+    """Return the table for people: text cells, shares in percent, the candidates' labels as index."""
     numbers = table(evaluations)
     columns = {}
     for quantity in quantities(evaluations):
@@ -137,7 +197,8 @@ def latex(evaluations: pandas.DataFrame) -> str:
         for quantity in quantities(evaluations)
     ]
     text = frame.style.to_latex(hrules=True, column_format="l" + "c" * len(frame.columns))
-    return "% Needs \\usepackage{booktabs}. Accuracies in percent; brackets are 95 % intervals.\n" + text
+    shares = "Shares" if classifiers(evaluations) else "Accuracies"
+    return f"% Needs \\usepackage{{booktabs}}. {shares} in percent; brackets are 95 % intervals.\n" + text
 
 
 def _markdown(text: str) -> str:

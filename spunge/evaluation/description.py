@@ -1,29 +1,57 @@
 """Rows of evaluations.csv that describe rather than score: data, training, merges."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from spunge.evaluation.statistics import ALL_SEEDS, CANDIDATE_COLUMNS, COLUMNS
 
 
-def data(experiment: str, attributes: Sequence[str], forget: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
-    """Return tidy rows (COLUMNS) with the number of forget texts, questions and subjects of each attribute.
+def data(
+    experiment: str,
+    attributes: Sequence[str],
+    forget: pd.DataFrame,
+    questions: pd.DataFrame | None,
+    prompts: pd.DataFrame | None,
+) -> pd.DataFrame:
+    """Return tidy rows (COLUMNS) with the number of forget texts, questions, subjects and prompts of each attribute.
 
-    `attributes` are those to forget, in the order wanted; the others follow as the questions have them.
+    `attributes` are those to forget, in the order wanted; the others follow as the questions have them. Neutral prompts
+    of no group have an empty attribute. Tables that the experiment lacks are None.
     """
-    base = dict.fromkeys(CANDIDATE_COLUMNS, "") | {"experiment": experiment, "candidate": "base", "seed": ALL_SEEDS}
-    counts = {
-        "forget_texts": forget.groupby("attribute", sort=False).size().reindex(attributes),
-        "questions": questions.groupby("attribute", sort=False).size(),
-        "subjects": questions.groupby("attribute", sort=False)["subject"].nunique(),
-    }
+    counts = {"forget_texts": forget.groupby("attribute", sort=False).size().reindex(attributes)}
+    if questions is not None:
+        by_attribute = questions.groupby("attribute", sort=False)
+        counts |= {"questions": by_attribute.size(), "subjects": by_attribute["subject"].nunique()}
+    if prompts is not None:
+        for kind, own in prompts.groupby("kind", sort=False):
+            counts[f"{kind}_prompts"] = own.groupby("attribute", sort=False).size()
     rows = [
         {"attribute": attribute, "metric": metric, "value": count, "n": count}
         for metric, by_attribute in counts.items()
         for attribute, count in by_attribute.items()
     ]
-    return _table(base, "data", rows)
+    return _table(_base(experiment), "data", rows)
+
+
+def methods(experiment: str, families: Mapping[str, Sequence]) -> pd.DataFrame:
+    """Return tidy rows (COLUMNS) with each method's factor λ; its family, whose runs it takes, stands as attribute.
+
+    `families` maps each method of the configuration to its family and λ.
+    """
+    tables = [
+        _table(
+            _base(experiment) | {"candidate": method, "method": method},
+            "method",
+            [{"attribute": family, "metric": "scale", "value": scale, "n": 1}],
+        )
+        for method, (family, scale) in families.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _base(experiment: str) -> dict[str, str]:
+    return dict.fromkeys(CANDIDATE_COLUMNS, "") | {"experiment": experiment, "candidate": "base", "seed": ALL_SEEDS}
 
 
 def training(run: dict, losses: list[dict]) -> pd.DataFrame:

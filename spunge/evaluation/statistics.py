@@ -8,6 +8,7 @@ share the resamples, so differences between them are paired.
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,9 @@ CANDIDATE_COLUMNS = ["experiment", "candidate", "method", "split", "shard", "mer
 COLUMNS = [*CANDIDATE_COLUMNS, "evaluation", "attribute", "metric", "value", "low", "high", "n"]
 FORGET_MEAN, RETAIN_MEAN, DIFFERENCE = "forget mean", "retain mean", "retain minus forget"
 ALL_SEEDS = "all"
+
+# Per (attribute, metric) the estimate followed by its resamples, and the number of scores of one seed.
+Replicates = dict[tuple[str, str], tuple[np.ndarray, int]]
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,33 @@ METRICS = {
     "knowledge": {"accuracy": Metric("accuracy"), "accuracy_norm": Metric("accuracy_norm")},
     "fluency": {"perplexity": Metric("loss", "tokens", np.exp)},
 }
+# Of each classifier; the last two are those of Gehman et al. 2020 ("RealToxicityPrompts").
+TOXICITY = ("toxic_share", "mean_score", "expected_maximum", "toxic_prompts")
+
+
+def metrics(evaluation: str, scores: pd.DataFrame) -> dict[str, Metric]:
+    """Return the metrics of an evaluation by name, in their order; for toxicity those of the classifiers in `scores`.
+
+    A score table of toxicity has a row per prompt, with the sums over its `samples` continuations: for each classifier
+    c `toxic_{c}` (how many are toxic) and `score_{c}` (0 … 1 each), then `maximum_{c}` (the highest score), `any_{c}`
+    (0 or 1: is any toxic); `distinct_2` (of the prompt's continuations together), `empty` and `tokens`.
+    """
+    if evaluation in METRICS:
+        return METRICS[evaluation]
+    found = {}
+    for classifier in [column.removeprefix("toxic_") for column in scores.columns if column.startswith("toxic_")]:
+        of_classifier = {
+            "toxic_share": Metric(f"toxic_{classifier}", "samples"),
+            "mean_score": Metric(f"score_{classifier}", "samples"),
+            "expected_maximum": Metric(f"maximum_{classifier}"),
+            "toxic_prompts": Metric(f"any_{classifier}"),
+        }
+        found |= {f"{name}_{classifier}": of_classifier[name] for name in TOXICITY}
+    return found | {
+        "distinct_2": Metric("distinct_2"),
+        "empty_share": Metric("empty", "samples"),
+        "tokens": Metric("tokens", "samples"),
+    }
 
 
 @dataclass(frozen=True)
@@ -50,28 +81,30 @@ def resampling(scores: pd.DataFrame, forget: Sequence[Mapping], options: Mapping
     return Resampling(**options, forget=to_forget, retain=tuple(one for one in asked if one and one not in to_forget))
 
 
-def resampled_ratio(
-    totals: np.ndarray, weights: np.ndarray, subject_counts: np.ndarray, seed_counts: np.ndarray
-) -> np.ndarray:
-    """Return the ratio of sums for every resample.
+def resampled_sums(values: np.ndarray, subject_counts: np.ndarray, seed_counts: np.ndarray) -> np.ndarray:
+    """Return the sums over seeds and subjects for every resample, shape (resamples, columns).
 
-    `totals` and `weights` have shape (seeds, subjects); `subject_counts` (resamples, subjects) and `seed_counts`
-    (resamples, seeds) say how often each was drawn. The result has shape (resamples,).
+    `values` has shape (seeds, subjects, columns); `subject_counts` (resamples, subjects) and `seed_counts`
+    (resamples, seeds) say how often each was drawn.
     """
-    drawn_total = np.einsum("rk,ks,rs->r", seed_counts, totals, subject_counts, optimize=True)
-    drawn_weight = np.einsum("rk,ks,rs->r", seed_counts, weights, subject_counts, optimize=True)
-    return drawn_total / drawn_weight
+    seeds, subjects, columns = values.shape
+    by_seed = subject_counts.astype(float) @ values.transpose(1, 0, 2).reshape(subjects, seeds * columns)
+    return np.einsum("rk,rkc->rc", seed_counts.astype(float), by_seed.reshape(-1, seeds, columns))
 
 
+@cache
 def resample_counts(size: int, resamples: int, seed: int, name: str) -> np.ndarray:
-    """Return how often each of `size` units is drawn, shape (resamples + 1, size).
+    """Return how often each of `size` units is drawn, shape (resamples + 1, size), read-only.
 
     The first row is all ones: the estimate. Each other row draws `size` times with replacement. `name` makes the draws
     of different attributes independent.
     """
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
     drawn = generator.multinomial(size, np.full(size, 1 / size), size=resamples)
-    return np.vstack([np.ones(size, dtype=drawn.dtype), drawn])
+    # Every candidate needs the same draws, so they are kept, in the smallest integers that hold them.
+    counts = np.vstack([np.ones(size, dtype=drawn.dtype), drawn]).astype(np.min_scalar_type(size))
+    counts.flags.writeable = False
+    return counts
 
 
 def estimates(scores: pd.DataFrame, evaluation: str, resampling: Resampling) -> pd.DataFrame:
@@ -81,8 +114,8 @@ def estimates(scores: pd.DataFrame, evaluation: str, resampling: Resampling) -> 
     """
     rows = []
     for _, one in scores.groupby("candidate", sort=False):
-        rows += _rows(one.iloc[0].to_dict(), evaluation, _replicates([one], evaluation, resampling))
-    return _table(rows)
+        rows += tidy(one.iloc[0].to_dict(), evaluation, replicates([one], evaluation, resampling))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def comparisons(scores: pd.DataFrame, evaluation: str, resampling: Resampling) -> pd.DataFrame:
@@ -91,66 +124,68 @@ def comparisons(scores: pd.DataFrame, evaluation: str, resampling: Resampling) -
     Differences from base and from joint for every candidate, from the random split for merged attribute splits; each
     for every single seed and for all seeds together. `scores` is as for `estimates`.
     """
-    base = _replicates([scores[scores["method"] == ""]], evaluation, resampling)
+    base = replicates([scores[scores["method"] == ""]], evaluation, resampling)
     of_methods = scores[scores["method"] != ""]
     seeds = sorted(set(of_methods["seed"]), key=int)
     rows = []
     for label, chosen in [*((seed, [seed]) for seed in seeds), (ALL_SEEDS, seeds)]:
-        described, replicates = {}, {}
+        described, found = {}, {}
         for key, one in of_methods.groupby(["method", "split", "shard", "merge"], sort=False):
             by_seed = [one[one["seed"] == seed] for seed in chosen]
-            replicates[key] = _replicates(by_seed, evaluation, resampling)
+            found[key] = replicates(by_seed, evaluation, resampling)
             name = by_seed[0]["candidate"].iloc[0]
             name = name.removesuffix(f"/seed{chosen[0]}") if label == ALL_SEEDS else name
             described[key] = {**one.iloc[0].to_dict(), "candidate": name, "seed": label}
-        for key, own in replicates.items():
+        for key, own in found.items():
             if label == ALL_SEEDS:
-                rows += _rows(described[key], evaluation, own)
-            for other_name, other in _references(key, base, replicates):
-                difference = {
-                    (attribute, f"{metric}_minus_{other_name}"): (values - other[attribute, metric][0], n)
-                    for (attribute, metric), (values, n) in own.items()
-                }
-                rows += _rows(described[key], evaluation, difference)
-    return _table(rows)
+                rows += tidy(described[key], evaluation, own)
+            rows += tidy(described[key], evaluation, differences(key, base, found))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _references(key: tuple[str, str, str, str], base: dict, replicates: dict) -> Iterable[tuple[str, dict]]:
+def differences(key: tuple[str, str, str, str], base: Replicates, found: Mapping[tuple, Replicates]) -> Replicates:
+    """Return a candidate's replicates minus those of its rivals, resample by resample, as `{metric}_minus_{rival}`.
+
+    key: the candidate's method, split, shard and merge, as in `found`. Rivals: the base model; for all but joint runs
+    the joint run of the method; for merged attribute splits the random split, merged in the same way.
+    """
     method, split, _, merge = key
-    yield "base", base
-    joint, random = (method, "joint", "", ""), (method, "random", "", merge)
-    if split != "joint" and joint in replicates:
-        yield "joint", replicates[joint]
-    if split == "attribute" and merge and random in replicates:
-        yield "random", replicates[random]
+    rivals = {"base": base}
+    if split != "joint":
+        rivals["joint"] = found.get((method, "joint", "", ""))
+    if split == "attribute" and merge:
+        rivals["random"] = found.get((method, "random", "", merge))
+    return {
+        (attribute, f"{metric}_minus_{name}"): (values - rival[attribute, metric][0], n)
+        for name, rival in rivals.items()
+        if rival is not None
+        for (attribute, metric), (values, n) in found[key].items()
+    }
 
 
-def _replicates(
-    by_seed: Sequence[pd.DataFrame], evaluation: str, resampling: Resampling
-) -> dict[tuple[str, str], tuple[np.ndarray, int]]:
-    """Return, per (attribute, metric), the estimate followed by its resamples, and the number of scores of one seed."""
+def replicates(by_seed: Sequence[pd.DataFrame], evaluation: str, resampling: Resampling) -> Replicates:
+    """Return the Replicates of one candidate, whose scores come as a table for each seed, all of the same subjects."""
     resamples = resampling.resamples
+    wanted = metrics(evaluation, by_seed[0])
+    columns = list(dict.fromkeys(name for one in wanted.values() for name in (one.total, one.weight or "rows")))
     seed_counts = resample_counts(len(by_seed), resamples, resampling.seed, "seeds")
+    sums = [one.assign(rows=1.0).groupby(["attribute", "subject"])[columns].sum() for one in by_seed]
     result = {}
     for attribute in by_seed[0]["attribute"].unique():
-        of_attribute = [one[one["attribute"] == attribute] for one in by_seed]
-        sums = [
-            one.drop(columns=CANDIDATE_COLUMNS).assign(rows=1.0).groupby("subject").sum(numeric_only=True)
-            for one in of_attribute
-        ]
-        subjects = sums[0].index
+        of_attribute = [one.loc[attribute] for one in sums]
+        subjects = of_attribute[0].index
+        values = np.stack([one.loc[subjects].to_numpy(float) for one in of_attribute])
         subject_counts = resample_counts(len(subjects), resamples, resampling.seed, f"subjects of {attribute}")
-        for name, metric in METRICS[evaluation].items():
-            totals = np.stack([one.loc[subjects, metric.total].to_numpy(float) for one in sums])
-            weights = np.stack([one.loc[subjects, metric.weight or "rows"].to_numpy(float) for one in sums])
-            ratio = resampled_ratio(totals, weights, subject_counts, seed_counts)
-            result[attribute, name] = metric.transform(ratio), len(of_attribute[0])
-    return {**result, **_means(result, evaluation, resampling)}
+        drawn = dict(zip(columns, resampled_sums(values, subject_counts, seed_counts).T, strict=True))
+        n = int((by_seed[0]["attribute"] == attribute).sum())
+        for name, metric in wanted.items():
+            result[attribute, name] = metric.transform(drawn[metric.total] / drawn[metric.weight or "rows"]), n
+    return {**result, **_means(result, wanted, resampling)}
 
 
-def _means(result: dict, evaluation: str, resampling: Resampling) -> dict[tuple[str, str], tuple[np.ndarray, int]]:
+def _means(result: Replicates, wanted: Iterable[str], resampling: Resampling) -> Replicates:
     means = {}
-    for name in METRICS[evaluation]:
+    for name in wanted:
         for label, attributes in ((FORGET_MEAN, resampling.forget), (RETAIN_MEAN, resampling.retain)):
             present = [result[attribute, name] for attribute in attributes if (attribute, name) in result]
             if present:
@@ -161,8 +196,8 @@ def _means(result: dict, evaluation: str, resampling: Resampling) -> dict[tuple[
     return means
 
 
-def _rows(candidate: dict, evaluation: str, replicates: dict) -> list[dict]:
-    """Turn replicates into tidy rows; the first replicate is the estimate, the others give the interval."""
+def tidy(candidate: Mapping[str, str], evaluation: str, replicates: Replicates) -> list[dict]:
+    """Turn replicates into rows of evaluations.csv: the first is the estimate, the others give its 95 % interval."""
     described = {column: candidate[column] for column in CANDIDATE_COLUMNS}
     rows = []
     for (attribute, metric), (values, n) in replicates.items():
@@ -172,7 +207,3 @@ def _rows(candidate: dict, evaluation: str, replicates: dict) -> list[dict]:
             | {"value": values[0], "low": low, "high": high, "n": n}
         )
     return rows
-
-
-def _table(rows: list[dict]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=COLUMNS)

@@ -3,11 +3,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import toxicity_example
 from evaluations_example import example
 
 from scripts import findings as findings_script
 from spunge import findings
-from spunge.evaluations import Estimate
+from spunge.evaluations import COMBINED, Estimate
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = (ROOT / "report" / "findings.html").read_text(encoding="utf-8")
@@ -44,6 +45,21 @@ def with_difference(table, rival, attribute, value, low, high):
 )
 def test_a_verdict_follows_from_interval_and_direction(value, low, high, better, expected):
     assert findings.verdict(Estimate(value, low, high), better) == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "options", "expected"),
+    [
+        (-0.3, -0.1, {"unequal": True}, "not shown; fluency is not equal"),
+        (0.1, 0.3, {"unequal": True}, "not shown; fluency is not equal"),
+        (-0.3, 0.1, {"unequal": True}, "not shown"),
+        (-0.3, -0.1, {"broken": "broken"}, "broken"),
+        (-0.3, 0.1, {"broken": "the rival is broken", "unequal": True}, "the rival is broken"),
+    ],
+)
+def test_unequal_fluency_and_broken_models_show_nothing(low, high, options, expected):
+    assert findings.verdict(Estimate((low + high) / 2, low, high), -1, **options) == expected
+    assert findings.verdict(Estimate(NOTHING, NOTHING, NOTHING), -1, **options) == "not measured"
 
 
 def test_verdicts_hold_the_differences_of_the_table():
@@ -108,7 +124,7 @@ def test_the_page_is_self_contained_and_escaped():
     assert "data:image/png;base64,YSBwaWN0dXJl" in text
 
 
-def test_the_page_is_well_formed_and_says_what_it_rests_on():
+def assert_well_formed(text):
     class Tags(HTMLParser):
         open_tags = ()
 
@@ -120,10 +136,14 @@ def test_the_page_is_well_formed_and_says_what_it_rests_on():
             assert self.open_tags[-1] == tag
             self.open_tags = self.open_tags[:-1]
 
-    text = page(example(seeds=("0",)))
     tags = Tags()
     tags.feed(text)
     assert tags.open_tags == ()
+
+
+def test_the_page_is_well_formed_and_says_what_it_rests_on():
+    text = page(example(seeds=("0",)))
+    assert_well_formed(text)
     assert "This rests on one seed" in text
     assert "8 comparisons are shown" in text
     assert "percentile bootstraps" in text
@@ -143,3 +163,145 @@ def test_script_writes_the_page(tmp_path):
     arguments += ["--template", str(ROOT / "report" / "findings.html"), "--html", str(tmp_path / "findings.html")]
     assert findings_script.main(arguments) == 0
     assert (tmp_path / "findings.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+# Where toxicity was measured
+
+
+def toxic(**options):
+    families = {"tvn": {"tvn": 1.0, "tvn-half": 0.5}, "rmu": {"rmu": 1.0}}
+    return toxicity_example.example(**{"families": families, "merges": ("ties",)} | options)
+
+
+def changed(table, path, evaluation, metric, estimate):
+    """Return the table with another difference of a candidate, seeds combined, in the attribute that stands for all."""
+    rows = (table["candidate"] == path) & (table["evaluation"] == evaluation) & (table["metric"] == metric)
+    rows &= (table["seed"] == COMBINED) & table["attribute"].isin(["", "forget mean", "retain mean"])
+    assert rows.sum() == 1
+    table.loc[rows, ["value", "low", "high"]] = estimate
+    return table
+
+
+SHARE = "toxic_share_profanity_check"
+
+
+def test_toxicity_is_judged_at_equal_fluency_and_as_trained():
+    judged = findings.verdicts(toxic()).set_index(["comparison", "candidate", "rival", "measure"])
+    measures = judged.reset_index().groupby("comparison")["measure"].unique()
+    assert list(measures["at equal fluency"]) == [
+        "toxic share by the profanity check",
+        "toxic share by the word list",
+        "toxic prompts",
+        "expected maximum",
+    ]
+    assert list(measures["as trained"]) == [
+        "toxic share by the profanity check",
+        "toxic share by the word list",
+        "toxic share, neutral prompts",
+        "perplexity",
+        "general capability",
+    ]
+    assert len(judged) == 2 * 4 + 3 * 2 * 5
+    decisive = "toxic share by the profanity check"
+    # At λ = .5 the split's perplexity is 1.6 ** .5 times the base model's and its share .1, the joint run's 2.6 ** .5
+    # and .12649. So 1.25 is ln 1.25 / (.5 ln 1.6) = .94952 of the way from .2 to .1, and .46706 from .2 to .12649.
+    at_equal = judged.sort_index().loc["at equal fluency", "tvn/attribute/ties"]
+    assert at_equal.loc["joint", decisive]["difference"] == pytest.approx(0.10505 - 0.16567, abs=2e-5)
+    assert (at_equal["verdict"] == "better").all()
+    # By the example: 5.0 of the split at λ = 1, 7.2 of the random one, which is less fluent (76 against 64).
+    as_trained = judged.sort_index().loc["as trained", "tvn/attribute/ties"]
+    assert as_trained.loc["random", decisive]["difference"] == pytest.approx(0.050 - 0.072)
+    assert as_trained.loc["random", decisive]["verdict"] == "not shown; fluency is not equal"
+    assert as_trained.loc["random", "perplexity"]["verdict"] == "better"
+    assert set(as_trained.loc["joint", "verdict"]) == {"the rival is broken"}
+
+
+def test_a_family_is_answered_at_equal_fluency():
+    table = changed(toxic(), "tvn/attribute/ties", "equal_fluency", f"{SHARE}_minus_joint", (-0.03, -0.05, -0.01))
+    table = changed(table, "tvn/attribute/ties", "equal_fluency", f"{SHARE}_minus_random", (0.01, -0.02, 0.04))
+    table = changed(table, "tvn/attribute/ties", "equal_fluency", f"{SHARE}_minus_base", (-0.09, -0.12, -0.06))
+    table = changed(table, "tvn-half/attribute/ties", "knowledge", "accuracy_minus_base", (-0.03, -0.05, -0.01))
+    answers = findings.answers(table)
+    assert len(answers) == 2
+    assert answers[0] == (
+        "With TVN, merged with TIES, at equal fluency (perplexity 1.25 times the base model's) and at equal compute, "
+        "splitting by the attribute did better than unlearning everything at once (toxic share −3.0 points, 95 % "
+        "interval −5.0 to −1.0, seeds: 3), and is not shown to differ from a random split into shards of the same "
+        "sizes, with an estimate that is worse (toxic share +1.0 points, 95 % interval −2.0 to +4.0, seeds: 3). "
+        "By the profanity check, 10.5% of its continuations are toxic, of the base model's 20.0% (−9.0 points, 95 % "
+        "interval −12.0 to −6.0). General capability fell (TVN, λ = 0.5: −3.0 points, 95 % interval −5.0 to −1.0)."
+    )
+
+
+def test_a_single_factor_is_answered_as_trained_with_the_perplexity_beside():
+    def answer(perplexity):
+        table = changed(toxic(), "rmu/attribute/ties", "toxicity", f"{SHARE}_minus_random", (-0.03, -0.05, -0.01))
+        return findings.answers(changed(table, "rmu/attribute/ties", "fluency", "perplexity_minus_random", perplexity))[
+            1
+        ]
+
+    equal, unequal = answer((-1.2, -5.4, 3.0)), answer((-4.2, -5.4, -3.0))
+    assert equal.startswith("With RMU, merged with TIES, as trained and at equal compute, splitting by the attribute")
+    random = "a random split into shards of the same sizes"
+    share, perplexity = "toxic share −3.0 points, 95 % interval −5.0 to −1.0", "95 % interval −5.40 to"
+    assert f"did better than {random} ({share}; perplexity −1.20, {perplexity} +3.00, seeds: 3)" in equal
+    assert (
+        f"is not shown to be better or worse than {random}, as fluency is not equal "
+        f"({share}; perplexity −4.20, {perplexity} −3.00, seeds: 3)"
+    ) in unequal
+    assert "did better" not in unequal
+    assert "No loss of general capability is shown (RMU: −2.0 points" in equal
+
+
+def test_a_family_that_was_not_compared_at_equal_fluency_is_answered_factor_by_factor():
+    table = toxic()
+    answers = findings.answers(table[table["evaluation"] != "equal_fluency"])
+    assert [answer.split(", as trained")[0] for answer in answers] == [
+        "With TVN, λ = 1, merged with TIES",
+        "With TVN, λ = 0.5, merged with TIES",
+        "With RMU, merged with TIES",
+    ]
+
+
+def test_toxicity_that_did_not_fall_is_said_so():
+    table = changed(toxic(), "tvn/attribute/ties", "equal_fluency", f"{SHARE}_minus_base", (-0.02, -0.05, 0.01))
+    assert "That it became less toxic at all is not shown." in findings.answers(table)[0]
+
+
+def test_a_rival_of_toxicity_that_was_not_run_is_said_to_be_missing():
+    table = toxic()
+    table = table[(table["split"] != "random") & ~table["metric"].str.endswith("_minus_random")]
+    assert all("was not compared with a random split" in answer for answer in findings.answers(table))
+
+
+def test_toxicity_at_unequal_compute_is_not_said_to_be_at_equal():
+    table = toxic()
+    short = table[~((table["evaluation"] == "training") & (table["split"] == "joint") & (table["n"] > 60))]
+    assert not any("equal compute" in answer for answer in findings.answers(short))
+    assert "These are not equal" in page(short)
+
+
+def test_the_page_of_toxicity_asks_and_limits_in_its_own_words():
+    text = page(toxic())
+    assert_well_formed(text)
+    assert "is to write less toxic text" in text and "is to forget some of what it knows" not in text
+    assert "<th>toxic prompts</th><th>neutral prompts</th><th>questions</th>" in text
+    assert '<tr><td>threat</td>\n<td class="text">forget</td>\n<td>70</td><td>30</td><td>30</td><td>–</td>' in text
+    assert "(profanity check, word list)" in text
+    assert "Continuations are sampled" in text and "Multiple-choice accuracy" not in text
+    assert "Share of toxic continuations over the perplexity" in text
+    assert "38 comparisons are shown" in text
+    assert "interpolated, not measured" in text
+    alone = page(toxic(families={"rmu": {"rmu": 1.0}}, retain=(), neutral_groups=False, seeds=("0",)))
+    assert_well_formed(alone)
+    assert "interpolated" not in alone and "at equal fluency" not in alone
+    assert "<th>questions</th>" not in alone and "General capability" not in alone
+    assert '<tr><td>of no attribute</td>\n<td class="text">–</td>\n<td>–</td><td>–</td><td>120</td>' in alone
+
+
+@pytest.mark.parametrize("table", [toxic(merges=()), toxic().query("candidate == 'base'")])
+def test_a_page_of_toxicity_without_an_answer_says_so(table):
+    text = page(table)
+    assert_well_formed(text)
+    assert "does not answer the question" in text
+    assert "There is nothing to judge" in text

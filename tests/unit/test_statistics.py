@@ -160,7 +160,7 @@ def test_subjects_are_resampled_and_not_their_questions():
         cell(statistics.estimates(knowledge("base", values=twice, per_subject=size), "knowledge", RESAMPLING))
         for size in (2, 1)
     )
-    assert by_subject["value"] == by_row["value"] == pytest.approx(once.mean())
+    assert [by_subject["value"], by_row["value"]] == pytest.approx([once.mean()] * 2)
     assert by_subject["n"] == by_row["n"] == 120
     ratio = (by_subject["high"] - by_subject["low"]) / (by_row["high"] - by_row["low"])
     assert ratio == pytest.approx(2**0.5, rel=0.05)
@@ -191,6 +191,44 @@ def test_same_input_gives_the_same_table_in_any_order_of_rows():
     other = statistics.estimates(scores, "knowledge", Resampling(500, 4, RESAMPLING.forget, RESAMPLING.retain))
     assert (other["value"] == statistics.estimates(scores, "knowledge", few)["value"]).all()
     assert (other["low"] != statistics.estimates(scores, "knowledge", few)["low"]).any()
+
+
+def test_toxicity_by_hand():
+    """Two prompts with 4 continuations, one with 2; of two classifiers the second is in column order, not by name."""
+    rows = [
+        # prompt, group, samples, two classifiers: toxic, sum and maximum of scores, any; distinct, empty, tokens
+        ("a", "insult", 4, 3, 2.0, 0.9, 1, 1, 0.8, 0.5, 1, 0.50, 0, 80),
+        ("b", "insult", 4, 0, 0.4, 0.2, 0, 0, 0.0, 0.0, 0, 1.00, 1, 40),
+        ("c", "threat", 2, 1, 1.0, 0.8, 1, 2, 1.8, 0.9, 1, 0.75, 2, 2),
+    ]
+    of_classifiers = [f"{name}_{one}" for one in ("words", "model") for name in ("toxic", "score", "maximum", "any")]
+    columns = ["subject", "attribute", "samples", *of_classifiers, "distinct_2", "empty", "tokens"]
+    scores = pd.DataFrame(rows, columns=columns).assign(**described("base"))
+    table = statistics.estimates(scores, "toxicity", Resampling(200, 0, forget=("insult", "threat")))
+    expected = {
+        "toxic_share_words": (3 / 8, 1 / 2),
+        "mean_score_words": (2.4 / 8, 1 / 2),
+        "expected_maximum_words": (1.1 / 2, 0.8),
+        "toxic_prompts_words": (1 / 2, 1),
+        "toxic_share_model": (1 / 8, 1),
+        "mean_score_model": (0.8 / 8, 0.9),
+        "expected_maximum_model": (0.5 / 2, 0.9),
+        "toxic_prompts_model": (1 / 2, 1),
+        "distinct_2": (0.75, 0.75),
+        "empty_share": (1 / 8, 1),
+        "tokens": (120 / 8, 1),
+    }
+    assert list(dict.fromkeys(table["metric"])) == list(expected)
+    for metric, (insult, threat) in expected.items():
+        assert cell(table, "insult", metric)["value"] == pytest.approx(insult)
+        assert cell(table, "threat", metric)["value"] == pytest.approx(threat)
+        overall = cell(table, FORGET_MEAN, metric)
+        assert (overall["value"], overall["n"]) == (pytest.approx((insult + threat) / 2), 3)
+    assert cell(table, "insult", "toxic_share_words")["low"] == 0  # twice the prompt without toxic continuations
+    assert set(table["evaluation"]) == {"toxicity"}
+    neutral = statistics.estimates(scores.assign(attribute=""), "toxicity_neutral", Resampling(200, 0))
+    assert list(neutral["metric"]) == list(expected) and set(neutral["attribute"]) == {""}
+    assert cell(neutral, "", "toxic_share_words")["value"] == pytest.approx(4 / 10)
 
 
 # Differences between candidates
@@ -351,10 +389,11 @@ def test_resample_counts_draw_as_many_as_there_are():
         assert abs(correlation) < 0.03
 
 
-def test_resampled_ratio_by_hand():
-    totals, weights = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1.0, 1.0], [2.0, 4.0]])
-    found = statistics.resampled_ratio(totals, weights, np.array([[1, 1], [2, 0]]), np.array([[1, 1], [0, 2]]))
-    assert found.tolist() == [10 / 8, (2 * 2 * 3) / (2 * 2 * 2)]
+def test_resampled_sums_by_hand():
+    # Two seeds, two subjects, two columns; the second resample draws the first subject and the second seed twice.
+    values = np.array([[[1.0, 1.0], [2.0, 1.0]], [[3.0, 2.0], [4.0, 4.0]]])
+    found = statistics.resampled_sums(values, np.array([[1, 1], [2, 0]]), np.array([[1, 1], [0, 2]]))
+    assert found.tolist() == [[10, 8], [2 * 2 * 3, 2 * 2 * 2]]
 
 
 def test_resampling_takes_attributes_asked_about_and_counts_the_rest_as_retained():
@@ -370,17 +409,38 @@ def test_resampling_takes_attributes_asked_about_and_counts_the_rest_as_retained
 def test_description_of_the_data():
     forget = pd.DataFrame({"text": list("abc"), "attribute": ["Asia", "Africa", "Asia"]})
     questions = pd.DataFrame({"attribute": ["Asia", "Asia", "Asia", "Europe"], "subject": ["x", "x", "y", "z"]})
-    table = description.data("example", list(dict.fromkeys(forget["attribute"])), forget, questions)
-    found = {(row.attribute, row.metric): (row.value, row.n) for row in table.itertuples()}
-    assert found == {
-        ("Asia", "forget_texts"): (2, 2),
-        ("Africa", "forget_texts"): (1, 1),
+    prompts = pd.DataFrame({"attribute": ["Asia", "", "", "Asia"], "kind": ["toxic", "neutral", "neutral", "neutral"]})
+    of_forget = {("Asia", "forget_texts"): (2, 2), ("Africa", "forget_texts"): (1, 1)}
+    of_questions = {
         ("Asia", "questions"): (3, 3),
         ("Europe", "questions"): (1, 1),
         ("Asia", "subjects"): (2, 2),
         ("Europe", "subjects"): (1, 1),
     }
-    assert (list(table.columns), set(table["candidate"]), set(table["seed"])) == (statistics.COLUMNS, {"base"}, {"all"})
+    of_prompts = {
+        ("Asia", "toxic_prompts"): (1, 1),
+        ("", "neutral_prompts"): (2, 2),
+        ("Asia", "neutral_prompts"): (1, 1),
+    }
+    for tables, expected in (
+        ((questions, prompts), of_forget | of_questions | of_prompts),
+        ((questions, None), of_forget | of_questions),
+        ((None, prompts), of_forget | of_prompts),
+    ):
+        table = description.data("example", list(dict.fromkeys(forget["attribute"])), forget, *tables)
+        found = {(row.attribute, row.metric): (row.value, row.n) for row in table.itertuples()}
+        assert found == expected
+        assert list(table.columns) == statistics.COLUMNS
+        assert (set(table["candidate"]), set(table["seed"])) == ({"base"}, {"all"})
+
+
+def test_description_of_methods():
+    table = description.methods("example", {"tvn": ["tvn", 1.0], "tvn-half": ["tvn", 0.5]})
+    assert table[["candidate", "method", "evaluation", "attribute", "metric", "value", "n"]].to_numpy().tolist() == [
+        ["tvn", "tvn", "method", "tvn", "scale", 1.0, 1],
+        ["tvn-half", "tvn-half", "method", "tvn", "scale", 0.5, 1],
+    ]
+    assert list(table.columns) == statistics.COLUMNS
 
 
 def test_description_of_training_and_merge():

@@ -2,11 +2,12 @@ from xml.etree import ElementTree
 
 import pandas
 import pytest
+import toxicity_example
 from evaluations_example import example
 
 from scripts import summarise
 from spunge import summary
-from spunge.evaluations import NUMBER_COLUMNS, TEXT_COLUMNS, read
+from spunge.evaluations import NUMBER_COLUMNS, TEXT_COLUMNS, classifiers, families, methods, read
 
 ROWS = """
 base,,,,,all,data,Africa,forget_texts,7,,,7
@@ -95,3 +96,98 @@ def test_script_writes_four_forms(tmp_path):
     assert numbers.loc["rmu/attribute/ties", "accuracy: forget mean"] == pytest.approx(0.257, abs=5e-4)
     assert (tmp_path / "s.md").read_text().count("\n") == 2 + 6
     assert (tmp_path / "s.html").read_text().startswith('<meta charset="utf-8">')
+
+
+# Where toxicity was measured
+
+
+def toxic(**options):
+    return toxicity_example.example(
+        **{"families": {"tvn": {"tvn": 1.0, "tvn-half": 0.5}}, "merges": ("ties",)} | options
+    )
+
+
+def test_families_and_classifiers_are_told_by_the_table():
+    table = toxicity_example.example()
+    assert families(table) == {
+        "tvn": ("tvn", 1.0),
+        "tvn-half": ("tvn", 0.5),
+        "tvn-quarter": ("tvn", 0.25),
+        "rmu": ("rmu", 1.0),
+    }
+    assert methods(table) == ["tvn", "tvn-half", "tvn-quarter", "rmu"]
+    assert classifiers(table) == ["profanity_check", "word_list"]
+    without = example(methods=("rmu", "tvn"))
+    assert families(without) == {"rmu": ("rmu", 1.0), "tvn": ("tvn", 1.0)}
+    assert classifiers(without) == []
+
+
+def test_a_method_without_candidates_is_no_method():
+    table = example()
+    row = table.iloc[:1].assign(candidate="tvn", method="tvn", evaluation="method", attribute="tvn", metric="scale")
+    assert methods(pandas.concat([row, table])) == ["rmu"]
+
+
+def test_the_columns_of_toxicity():
+    table = summary.table(toxic()).set_index("candidate")
+    assert list(table.columns[4::3]) == [
+        *(f"toxic share: {group}" for group in toxicity_example.GROUPS),
+        "toxic share: forget mean (profanity_check)",
+        "toxic share: forget mean (word_list)",
+        "expected maximum",
+        "toxic prompts",
+        "toxic share: neutral prompts",
+        "distinct-2",
+        "perplexity",
+        "accuracy: retain mean",
+        "toxic share minus joint: forget mean",
+    ]
+    # Of base shares with the mean .2, a quarter is left by the attribute split and .4 by the joint run, at λ = 1.
+    spunge = table.loc["tvn/attribute/ties"]
+    assert spunge["toxic share: flirtation"] == pytest.approx(0.3 * 0.25)
+    assert spunge["toxic share: forget mean (profanity_check)"] == pytest.approx(0.05)
+    assert spunge["toxic share: forget mean (word_list)"] == pytest.approx(0.025)
+    assert spunge["expected maximum"] == pytest.approx(0.075)
+    assert spunge["toxic prompts"] == pytest.approx(0.0625)
+    assert spunge["toxic share: neutral prompts"] == pytest.approx(0.005)
+    assert spunge["perplexity"] == pytest.approx(64)
+    assert spunge["accuracy: retain mean"] == pytest.approx(0.74)
+    assert spunge["toxic share minus joint: forget mean"] == pytest.approx(0.05 - 0.08)
+    assert table.loc["tvn-half/attribute/ties", "toxic share: flirtation"] == pytest.approx(0.3 * 0.5)
+
+
+def test_people_read_shares_in_percent_and_scores_as_they_are():
+    spunge = summary.readable(toxic()).loc["TVN, λ = 1: attribute split, TIES (SPUNGE)"]
+    assert spunge["flirtation"] == "7.5"
+    assert spunge["toxic, profanity check ↓"] == "5.0 [4.2,\u00a05.8]"
+    assert spunge["expected maximum ↓"] == "0.08 [0.06,\u00a00.09]"
+    assert spunge["toxic, against joint ↓"].startswith("−3.0 [")
+    assert spunge["general capability ↑"].startswith("74.0 [")
+    assert spunge["distinct-2 ↑"] == "0.64"
+
+
+def test_columns_that_nobody_measured_are_left_out():
+    headings = set(summary.readable(toxic(retain=(), classifiers=("word_list",))).columns)
+    assert "toxic, word list ↓" in headings
+    assert not any("capability" in heading or "profanity check" in heading for heading in headings)
+    table = toxic()
+    short = table[(table["evaluation"] != "toxicity_neutral") & (table["split"] != "joint")]
+    short = short[~short["metric"].str.endswith("_minus_joint")]
+    assert not any("neutral" in heading or "joint" in heading for heading in summary.readable(short).columns)
+
+
+def test_neutral_prompts_of_no_group_stand_in_their_column():
+    table = summary.table(toxic(neutral_groups=False)).set_index("candidate")
+    assert table.loc["base", "toxic share: neutral prompts"] == pytest.approx(0.02)
+
+
+def test_broken_models_are_marked_in_every_form():
+    table = toxic()
+    marked = "TVN, λ = 1: joint (all at once); broken: perplexity 104, 2.6 times the base model's"
+    numbers = summary.table(table).set_index("candidate")["label"]
+    assert numbers["tvn/joint"] == marked
+    assert numbers.str.contains("broken").sum() == 1
+    assert marked in summary.markdown(table)
+    assert marked.replace("λ", r"$\lambda$") in summary.latex(table)
+    assert marked.replace("'", "&#x27;") in summary.html(table)
+    assert summary.latex(table).isascii()
