@@ -1,18 +1,32 @@
-"""What all figures share: sizes, type, interval bars, and files whose bytes depend on the data alone."""
+"""What figures share: sizes, type, interval bars, radars, rows of dots, and files whose bytes are the data's alone."""
 
 import math
 import os
+import textwrap
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import matplotlib
+import numpy
+import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from spunge.evaluations import Estimate
+from spunge.evaluations import Candidate, Estimate, estimate
 from spunge.files import whole_file
 
 COLUMN = 3.4  # inches: one column of a two-column paper
 PAGE = 7.0
+ROW = 0.17  # inches: one row of dots with its name
+
+MOST_LARGE = 8  # spokes of a radar whose names are as large as other text
+
+# How all figures mark a model that no longer writes language (`spunge.evaluations.broken`), and what legends call it.
+BROKEN = "broken: no longer writes language"
+CROSS = {"color": "black", "marker": "x", "markersize": 4.5, "markeredgewidth": 0.9, "linestyle": "", "zorder": 6}
 
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -66,6 +80,11 @@ def panels(count: int) -> tuple[int, int]:
     return math.ceil(count / columns), columns
 
 
+def percent() -> FuncFormatter:
+    """Return a formatter of shares as percent without the sign, with as many decimals as a tick needs."""
+    return FuncFormatter(lambda share, _: f"{100 * share:g}".replace("-", "\u2212"))
+
+
 def vertical_interval(axes: Axes, x: float, estimate: Estimate, **line) -> None:
     """Draw a 95 % interval over `x`; a missing one leaves nothing.
 
@@ -77,3 +96,149 @@ def vertical_interval(axes: Axes, x: float, estimate: Estimate, **line) -> None:
 def horizontal_interval(axes: Axes, y: float, estimate: Estimate, **line) -> None:
     """Draw a 95 % interval at the height `y`; a missing one leaves nothing."""
     axes.plot([estimate.low, estimate.high], [y, y], marker="", **line)
+
+
+class Spokes(NamedTuple):
+    """One line of a radar: a candidate's values, one per spoke, and whether it is dotted as that of a broken model."""
+
+    candidate: Candidate
+    values: Sequence[float]
+    broken: bool = False
+
+
+def radar(
+    panels: Sequence[tuple[str, Sequence[Spokes]]], attributes: Sequence[str], shaded: int, grid: tuple[int, int]
+) -> Figure:
+    """Draw shares as radars, one panel per title and lines, one spoke per attribute.
+
+    The first `shaded` spokes stand on grey. grid: rows and columns of panels, each of one column's width at most.
+    """
+    step = 2 * numpy.pi / len(attributes)
+    angles = step * numpy.arange(len(attributes))
+    height, width = grid
+    values = [value for _, lines in panels for line in lines for value in line.values if not math.isnan(value)]
+    top = max([*values, 0.01])
+    names = [textwrap.fill(attribute, 16, break_long_words=False) for attribute in attributes]
+    with style():
+        figure = Figure(figsize=(COLUMN * width, 2.8 * height), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.08)  # names of one panel's spokes must not run into the next one's
+        whole_grid = figure.subplots(height, width, squeeze=False, subplot_kw={"projection": "polar"})
+        free = whole_grid.flat[len(panels) :]
+        for axes in free:
+            axes.set_axis_off()
+        legend = {}
+        for (title, lines), axes in zip(panels, whole_grid.flat, strict=False):
+            for candidate, own, broken in lines:
+                look = {
+                    "color": candidate.colour,
+                    "marker": candidate.marker,
+                    "markersize": 6 if candidate.kind == "base" else 3.5,
+                    "linewidth": 1.8 if candidate.kind == "attribute" else 1.1,
+                    "linestyle": "--" if candidate.kind == "base" else "-",
+                    "markeredgewidth": 0,
+                }
+                legend.setdefault(candidate.name, Line2D([], [], **look))
+                look |= {"linestyle": ":"} if broken else {}
+                axes.plot([*angles, angles[0]], [*own, own[0]], **look)
+            axes.set_theta_zero_location("N")
+            axes.set_theta_direction(-1)
+            axes.bar(angles[:shaded], 1.05 * top, step, color="#000000", alpha=0.06, linewidth=0, zorder=0)
+            rings = MaxNLocator(4, prune="lower").tick_values(0, top)
+            axes.set_yticks(rings, [""] * len(rings))
+            for ring in rings[rings < 1.05 * top]:
+                plate = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.4}
+                text = {"ha": "center", "va": "center", "fontsize": 6, "color": "#666666", "zorder": 5}
+                decimals = 0 if numpy.allclose(rings * 100, (rings * 100).round()) else 1
+                axes.text(step / 2, ring, f"{ring:.{decimals}%}", bbox=plate, **text)
+            axes.set_ylim(0, 1.05 * top)
+            axes.spines["polar"].set_color("#cccccc")
+            axes.set_xticks(angles, names)
+            for label, angle in zip(axes.get_xticklabels(), angles, strict=True):
+                side = numpy.sin(angle)
+                label.set_horizontalalignment("center" if abs(side) < 0.1 else "left" if side > 0 else "right")
+                if len(angles) > MOST_LARGE:
+                    label.set_fontsize(6)
+            if len(panels) > 1:
+                axes.set_title(title, weight="bold")
+        if any(line.broken for _, lines in panels for line in lines):
+            legend[BROKEN] = Line2D([], [], color="#333333", linestyle=":", linewidth=1.1)
+        if len(free):
+            free[0].legend(legend.values(), legend.keys(), loc="center")
+        else:
+            columns = 3 if width > 1 else 2 if len(legend) <= 4 else 1
+            figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=columns)
+            figure.set_figheight(2.8 * height + 0.3 + 0.15 * math.ceil(len(legend) / columns))
+    return figure
+
+
+class Column(NamedTuple):
+    """One panel of dots: the rows it shows (as `measured` gives them), for which attribute, and how.
+
+    percent: shares, shown in percent. limit: how many times the base model's value leaves the panel; its number then
+    stands at an arrow. width: relative to the other panels.
+    """
+
+    rows: pandas.DataFrame
+    attribute: str
+    label: str
+    percent: bool = False
+    limit: float = math.inf
+    width: float = 1.0
+
+
+def dots(
+    groups: Sequence[tuple[str, Sequence[tuple[str, Candidate]]]],
+    columns: Sequence[Column],
+    base: Candidate | None,
+    broken: Collection[str] = (),
+) -> Figure:
+    """Draw one row per named candidate and one panel per column: a dot with its 95 % interval.
+
+    groups: heading (or "") and its rows, from above. The dashed lines are the base model. Candidates whose path is in
+    `broken` are named so, and their dots crossed.
+    """
+    rows: list[tuple[float, str, Candidate]] = []
+    headings: list[tuple[float, str]] = []
+    place = 0.0
+    for heading, own in groups:
+        if heading:
+            headings.append((place, heading))
+            place += 1
+        rows += [(place + number, name, candidate) for number, (name, candidate) in enumerate(own)]
+        place += len(own) + 0.5
+    with style():
+        figure = Figure(figsize=(PAGE, 0.9 + ROW * place), layout="constrained")
+        panels = figure.subplots(
+            1, len(columns), sharey=True, squeeze=False, width_ratios=[column.width for column in columns]
+        )[0]
+        for axes, column in zip(panels, columns, strict=True):
+            of_base = estimate(column.rows, base, column.attribute).value if base else math.nan
+            if not math.isnan(of_base):
+                axes.axvline(of_base, color="#999999", linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
+            limit = column.limit * of_base if of_base > 0 else math.inf
+            for y, _, candidate in rows:
+                found = estimate(column.rows, candidate, column.attribute)
+                if found.value > limit:
+                    text = f"{found.value:.3g} \u2192" if found.value < 1e6 else f"{found.value:.0e} \u2192"
+                    at = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center", "fontsize": 6.5}
+                    axes.text(0.98, y, text, **at)
+                    continue
+                horizontal_interval(axes, y, found, color=candidate.colour, linewidth=1.1, zorder=2)
+                look = {"color": candidate.colour, "marker": candidate.marker, "markersize": 4, "zorder": 3}
+                axes.plot(found.value, y, **look)
+                if candidate.path in broken:
+                    axes.plot(found.value, y, **CROSS)
+            axes.grid(True, axis="x")
+            axes.tick_params(axis="y", length=0)
+            axes.xaxis.set_major_locator(MaxNLocator(5 if len(columns) > 2 else 8, steps=[1, 2, 5, 10]))
+            if column.percent:
+                axes.xaxis.set_major_formatter(percent())
+            axes.set_xlabel(column.label)
+        names = [f"{name} (broken)" if candidate.path in broken else name for _, name, candidate in rows]
+        panels[0].set_yticks([y for y, _, _ in rows], names)
+        panels[0].set_ylim(place - 0.4, -0.8)
+        for y, heading in headings:
+            plate = {"facecolor": "white", "linewidth": 0, "pad": 1}
+            at = {"transform": panels[0].get_yaxis_transform(), "weight": "bold", "va": "center", "bbox": plate}
+            panels[0].text(0.01, y, heading, **at)
+    return figure

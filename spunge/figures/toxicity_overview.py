@@ -1,0 +1,62 @@
+"""Every candidate of a toxicity experiment on one page: how toxic, how fluent, how varied its continuations are."""
+
+import pandas
+from matplotlib.figure import Figure
+
+from spunge import drawing
+from spunge.evaluations import (
+    FORGET_MEAN,
+    TOXIC_SHARE,
+    broken,
+    candidates,
+    classifiers,
+    measured,
+    methods,
+    neutral_overall,
+    written,
+)
+from spunge.scales import named
+
+NAMES = {"joint": "joint", "random": "random split, {merge}", "attribute": "attribute split, {merge}"}
+BEYOND = 4  # a perplexity this many times the base model's leaves the panel
+
+
+def draw(evaluations: pandas.DataFrame) -> Figure:
+    """Draw one row for the base model, each joint run and each merge, with 95 % intervals, one panel per measure.
+
+    Panels: toxic share by each classifier, that of neutral prompts by the first, distinct bigrams, perplexity.
+    """
+    every = candidates(evaluations, "toxicity")
+    base = next((one for one in every if one.kind == "base"), None)
+    groups = [("", [("base model", base)])] if base else []
+    names = named(evaluations)
+    for method in methods(evaluations):
+        own = [one for one in every if one.method == method and one.kind in NAMES]
+        if own:
+            groups.append((names[method], [(NAMES[one.kind].format(merge=written(one.merge)), one) for one in own]))
+    scored = classifiers(evaluations)
+    if not scored or not any(heading for heading, _ in groups):
+        return drawing.message("This experiment measured no toxicity of an unlearned model.")
+    columns = [
+        drawing.Column(
+            measured(evaluations, "toxicity", TOXIC_SHARE + name),
+            FORGET_MEAN,
+            f"\u2190 toxic, %\n{written(name)}",
+            True,
+        )
+        for name in scored
+    ]
+    neutral = measured(evaluations, "toxicity_neutral", TOXIC_SHARE + scored[0])
+    if len(neutral):
+        columns.append(drawing.Column(neutral, neutral_overall(evaluations), "\u2190 toxic, %\nneutral prompts", True))
+    distinct = measured(evaluations, "toxicity", "distinct_2")
+    columns.append(drawing.Column(distinct, FORGET_MEAN, "distinct\nbigrams, % \u2192", True))
+    perplexity = measured(evaluations, "fluency", "perplexity")
+    if len(perplexity):
+        columns.append(drawing.Column(perplexity, "", "\u2190 perplexity\nof prose", limit=BEYOND))
+    wrecked = {one.path for _, own in groups for _, one in own if broken(evaluations, one)}
+    figure = drawing.dots(groups, columns, base, wrecked)
+    for axes, column in zip(figure.axes, columns, strict=True):
+        if column.percent:
+            axes.set_xlim(left=0)
+    return figure

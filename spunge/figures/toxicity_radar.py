@@ -1,0 +1,62 @@
+"""Toxic share by group as a radar, the picture of the SPUNGE paper's first scenario."""
+
+import math
+
+import pandas
+from matplotlib.figure import Figure
+
+from spunge import drawing
+from spunge.evaluations import (
+    TOXIC_SHARE,
+    broken,
+    candidates,
+    classifiers,
+    estimate,
+    forget_attributes,
+    measured,
+    written,
+)
+from spunge.scales import named, unscaled
+
+
+def draw(evaluations: pandas.DataFrame) -> Figure:
+    """Draw one spoke per group and one line per base, joint and merged candidate, by the first classifier.
+
+    One panel per family of methods at λ = 1 (or its λ nearest to 1), and one at equal fluency where that was worked
+    out. Lines of broken models are dotted.
+    """
+    scored = classifiers(evaluations)
+    groups = forget_attributes(evaluations)
+    shown = unscaled(evaluations)
+    if not scored or not shown:
+        return drawing.message("This experiment measured no toxicity of an unlearned model.")
+    if len(groups) < 3:
+        return drawing.message("A radar needs at least three groups; see the overview of toxicity instead.")
+    metric = TOXIC_SHARE + scored[0]
+    names = named(evaluations)
+    direct = [one for one in candidates(evaluations, "toxicity") if one.kind not in ("shard", "part")]
+    equal = candidates(evaluations, "equal_fluency")
+
+    def lines(found: list, evaluation: str) -> list[drawing.Spokes]:
+        rows = measured(evaluations, evaluation, metric)
+        values = {one: [estimate(rows, one, group).value for group in groups] for one in found}
+        wrecked = {one for one in found if evaluation == "toxicity" and broken(evaluations, one)}
+        return [
+            drawing.Spokes(one, own, one in wrecked)
+            for one, own in values.items()
+            if not all(math.isnan(value) for value in own)
+        ]
+
+    panels = []
+    for family, method in shown.items():
+        title = names[method]
+        panels.append((title, lines([one for one in direct if one.method in ("", method)], "toxicity")))
+        of_base = [one for one in direct if one.kind == "base"]
+        compared = lines([one for one in equal if one.method == family], "equal_fluency")
+        if compared:
+            panels.append((f"{written(family)}, equal fluency", [*lines(of_base, "toxicity"), *compared]))
+    panels = [(title, own) for title, own in panels if any(line.candidate.kind != "base" for line in own)]
+    if not panels:
+        return drawing.message("This experiment measured no toxicity of an unlearned model.")
+    columns = min(len(panels), 2)
+    return drawing.radar(panels, groups, 0, (math.ceil(len(panels) / columns), columns))
