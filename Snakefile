@@ -29,6 +29,7 @@ rule all:
         EVALUATIONS,
         SUMMARY,
         FINDINGS,
+        COMPARISON,
         FIGURES,
 
 
@@ -36,6 +37,7 @@ rule tables:
     input:
         SUMMARY,
         FINDINGS,
+        COMPARISON,
 
 
 rule figures:

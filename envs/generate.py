@@ -25,7 +25,10 @@ CALLS = {
     "HFLM": "accelerate",
 }
 # Packages whose module has another name.
-MODULES = {"yaml": "PyYAML", "jinja2": "Jinja2"}
+MODULES = {"yaml": "PyYAML", "jinja2": "Jinja2", "profanity_check": "alt-profanity-check"}
+
+# Imported where the user has installed it, and part of no environment here.
+OPTIONAL = {"vllm"}
 
 TEMPLATE = """\
 # Written by `python envs/generate.py` from requirements.txt and the imports of the scripts; change those.
@@ -74,7 +77,7 @@ def needed(files: list[Path]) -> set[str]:
             elif top not in sys.stdlib_module_names:
                 packages.add(MODULES.get(top, top))
         packages |= called
-    return packages
+    return packages - OPTIONAL
 
 
 def uses(path: Path) -> tuple[set[str], set[str]]:

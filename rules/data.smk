@@ -33,7 +33,10 @@ rule data:
     input:
         script=SCRIPTS / "build_tables.py",
         library=library(
-            "datasets/__init__", "datasets/tables", "datasets/wheels", f"datasets/{config['data']['dataset']}"
+            "datasets/__init__",
+            "datasets/tables",
+            "datasets/wheels",
+            *(f"datasets/{name}" for name in [config["data"]["dataset"], *DATASET_LIBRARY]),
         ),
         wheels=expand("resources/wheels/{requirement}.whl", requirement=config["data"]["wheels"]),
         files=DATA_FILES,
@@ -41,6 +44,7 @@ rule data:
         forget=FORGET,
         retain=RETAIN,
         questions=QUESTIONS,
+        prompts=PROMPTS,
         fluency=FLUENCY,
         attributes=ATTRIBUTES,
     log:
@@ -54,7 +58,7 @@ rule data:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         dataset=config["data"]["dataset"],
-        options=json.dumps(config["data"]["options"]),
+        options=lambda wildcards: json.dumps(config["data"]["options"]),  # templates have braces of their own
         forget=json.dumps(config["data"]["forget"]),
         minimum_texts=config["data"]["minimum_texts"],
         wheels=lambda wildcards, input: [
@@ -67,8 +71,8 @@ rule data:
         "python {input.script} --dataset {params.dataset} --options {params.options:q} --forget {params.forget:q}"
         " --minimum-texts {params.minimum_texts} {params.wheels:q}"
         " --forget-output {output.forget:q} --retain-output {output.retain:q}"
-        " --questions-output {output.questions:q} --fluency-output {output.fluency:q}"
-        " --attributes-output {output.attributes:q} 2>&1 | tee {log:q}"
+        " --questions-output {output.questions:q} --prompts-output {output.prompts:q}"
+        " --fluency-output {output.fluency:q} --attributes-output {output.attributes:q} 2>&1 | tee {log:q}"
 
 
 # Only with `forget: all`, where the shards aren't known before the data are.
@@ -99,6 +103,7 @@ rule data_rows:
         attributes=ATTRIBUTES,
         forget=FORGET,
         questions=QUESTIONS,
+        prompts=PROMPTS,
     output:
         f"{RESULTS}/data/data.csv",
     log:
@@ -112,11 +117,13 @@ rule data_rows:
         runtime=10,
     params:
         experiment=EXPERIMENT,
+        families=json.dumps(FAMILIES),
     message:
-        "Count the texts and questions of each attribute"
+        "Count the texts, questions and prompts of each attribute"
     shell:
         "python {input.script} --experiment {params.experiment} --attributes {input.attributes:q}"
-        " --forget {input.forget:q} --questions {input.questions:q} --output {output:q} 2>&1 | tee {log:q}"
+        " --forget {input.forget:q} --questions {input.questions:q} --prompts {input.prompts:q}"
+        " --families {params.families:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule shard:

@@ -1,3 +1,12 @@
+# What a candidate wrote, all that later jobs need of it; kept unless the configuration says that no texts may be.
+CONTINUATIONS = f"{RESULTS}/evaluations/{{candidate}}/continuations.parquet"
+if not config["store_texts"]:
+    CONTINUATIONS = temp(CONTINUATIONS)
+
+
+ruleorder: evaluate > generate
+
+
 # All evaluations of a candidate in one job: to start the libraries and to load the model takes as long as a short one.
 rule evaluate:
     input:
@@ -8,17 +17,21 @@ rule evaluate:
             "safetensors_stream",
             "progress",
             "datasets/tables",
+            "options",
             "evaluation/statistics",
             "evaluation/shared_context",
+            *(["evaluation/generation"] if TOXICITY and not VLLM else []),
         ),
-        evaluations=[PROJECT / "spunge" / "evaluation" / f"{name}.py" for name in EVALUATION_NAMES],
+        evaluations=[PROJECT / "spunge" / "evaluation" / f"{name}.py" for name in MODEL_EVALUATIONS],
         base=MODEL,
         task_vector=candidate_task_vector,
-        data=[EVALUATION_DATA[name] for name in EVALUATION_NAMES],
+        data=[EVALUATION_DATA[name] for name in MODEL_EVALUATIONS],
+        prompts=[] if VLLM else PROMPTS,
         attributes=ATTRIBUTES,
     output:
-        scores=[f"{RESULTS}/evaluations/{{candidate}}/{name}.parquet" for name in EVALUATION_NAMES],
-        rows=[f"{RESULTS}/evaluations/{{candidate}}/{name}.csv" for name in EVALUATION_NAMES],
+        scores=[f"{RESULTS}/evaluations/{{candidate}}/{name}.parquet" for name in MODEL_EVALUATIONS],
+        rows=[f"{RESULTS}/evaluations/{{candidate}}/{name}.csv" for name in MODEL_EVALUATIONS],
+        continuations=CONTINUATIONS if TOXICITY and not VLLM else [],
     log:
         f"{LOGS}/evaluate/{{candidate}}.log",
     benchmark:
@@ -30,7 +43,8 @@ rule evaluate:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        evaluations=json.dumps(config["evaluations"]),
+        evaluations=json.dumps({name: config["evaluations"][name] for name in MODEL_EVALUATIONS}),
+        generation=json.dumps(GENERATION),
         statistics=json.dumps(config["statistics"]),
         candidate=candidate_description,
         scale=candidate_scale,
@@ -41,14 +55,107 @@ rule evaluate:
         "python {input.script} --evaluations {params.evaluations:q} --dtype {params.dtype}"
         " --statistics {params.statistics:q} --candidate {params.candidate:q} --base {input.base:q}"
         " --task-vector {input.task_vector:q} --scale {params.scale} --data {input.data:q} --attributes {input.attributes:q}"
-        " --scores {output.scores:q} --rows {output.rows:q} 2>&1 | tee {log:q}"
+        " --scores {output.scores:q} --rows {output.rows:q} --generation {params.generation:q}"
+        " --prompts {input.prompts:q} --continuations {output.continuations:q} 2>&1 | tee {log:q}"
+
+
+# With `generator: vllm` alone: else the rule evaluate comes first. A whole model folder is written, since that is what vLLM
+# loads, and removed afterwards.
+rule generate:
+    input:
+        script=SCRIPTS / "generate_with_vllm.py",
+        library=library(
+            "export",
+            "model_card",
+            "models",
+            "task_vector",
+            "safetensors_stream",
+            "progress",
+            "options",
+            "datasets/tables",
+            "evaluation/generation",
+            "evaluation/vllm_generation",
+        ),
+        base=MODEL,
+        task_vector=candidate_task_vector,
+        prompts=PROMPTS,
+    output:
+        CONTINUATIONS,
+    log:
+        f"{LOGS}/generate/{{candidate}}.log",
+    benchmark:
+        f"{BENCHMARKS}/generate/{{candidate}}.tsv"
+    conda:
+        ENVS / "evaluate.yaml"
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        generation=json.dumps(GENERATION),
+        scale=candidate_scale,
+        dtype=config["model"]["dtype"],
+    message:
+        "Continue the prompts with {wildcards.candidate}, by vLLM"
+    shell:
+        "python {input.script} --candidate {wildcards.candidate} --dtype {params.dtype} --base {input.base:q}"
+        " --task-vector {input.task_vector:q} --scale={params.scale} --generation {params.generation:q}"
+        " --prompts {input.prompts:q} --continuations {output:q} 2>&1 | tee {log:q}"
+
+
+# By itself, so that another classifier makes no model write again.
+rule score_toxicity:
+    input:
+        script=SCRIPTS / "score_toxicity.py",
+        library=library(
+            "models",
+            "task_vector",
+            "safetensors_stream",
+            "progress",
+            "datasets/tables",
+            "datasets/wheels",
+            "evaluation/classifiers",
+            "evaluation/toxicity",
+            "evaluation/statistics",
+        ),
+        continuations=CONTINUATIONS,
+        prompts=PROMPTS,
+        classifiers=lambda wildcards: sum(classifier_files(wildcards).values(), []),
+        attributes=ATTRIBUTES,
+    output:
+        scores=[f"{RESULTS}/evaluations/{{candidate}}/{name}.parquet" for name in ("toxicity", "toxicity_neutral")],
+        rows=[f"{RESULTS}/evaluations/{{candidate}}/{name}.csv" for name in ("toxicity", "toxicity_neutral")],
+    log:
+        f"{LOGS}/score_toxicity/{{candidate}}.log",
+    benchmark:
+        f"{BENCHMARKS}/score_toxicity/{{candidate}}.tsv"
+    conda:
+        ENVS / "evaluate.yaml"
+    resources:
+        gpu=int(any(section["classifier"] == "huggingface" for section in CLASSIFIERS.values())),
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        classifiers=json.dumps(CLASSIFIERS),
+        files=classifier_arguments,
+        threshold=TOXICITY["threshold"] if TOXICITY else 0,
+        statistics=json.dumps(config["statistics"]),
+        candidate=candidate_description,
+    message:
+        "Score what {wildcards.candidate} wrote"
+    shell:
+        "python {input.script} --continuations {input.continuations:q} --prompts {input.prompts:q}"
+        " --classifiers {params.classifiers:q} {params.files:q} --threshold {params.threshold}"
+        " --statistics {params.statistics:q} --candidate {params.candidate:q} --attributes {input.attributes:q}"
+        " --toxic-scores {output.scores[0]:q} --toxic-rows {output.rows[0]:q}"
+        " --neutral-scores {output.scores[1]:q} --neutral-rows {output.rows[1]:q} 2>&1 | tee {log:q}"
 
 
 rule compare:
     input:
         script=SCRIPTS / "compare.py",
         library=library("evaluation/statistics"),
-        scores=scores,
+        scores=lambda wildcards: scores(wildcards.evaluation),
         attributes=ATTRIBUTES,
     output:
         f"{RESULTS}/comparisons/{{evaluation}}.csv",
@@ -68,6 +175,36 @@ rule compare:
     shell:
         "python {input.script} --evaluation {wildcards.evaluation} --statistics {params.statistics:q}"
         " --attributes {input.attributes:q} --scores {input.scores:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule equal_fluency:
+    input:
+        script=SCRIPTS / "equal_fluency.py",
+        library=library("evaluation/statistics", "evaluation/equal_fluency"),
+        toxicity=lambda wildcards: scores("toxicity"),
+        fluency=lambda wildcards: scores("fluency"),
+        attributes=ATTRIBUTES,
+    output:
+        f"{RESULTS}/comparisons/equal_fluency.csv",
+    log:
+        f"{LOGS}/equal_fluency.log",
+    benchmark:
+        f"{BENCHMARKS}/equal_fluency.tsv"
+    conda:
+        ENVS / "report.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        families=json.dumps(FAMILIES),
+        ratio=TOXICITY["equal_fluency"] if TOXICITY else 0,
+        statistics=json.dumps(config["statistics"]),
+    message:
+        "Compare the splits' toxicity at equal fluency"
+    shell:
+        "python {input.script} --families {params.families:q} --ratio {params.ratio}"
+        " --statistics {params.statistics:q} --attributes {input.attributes:q} --toxicity {input.toxicity:q}"
+        " --fluency {input.fluency:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule gather:

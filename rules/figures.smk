@@ -1,7 +1,7 @@
 rule figure:
     input:
         script=SCRIPTS / "figure.py",
-        library=library("evaluations", "drawing"),
+        library=library("evaluations", "drawing", "scales"),
         figure=PROJECT / "spunge" / "figures" / "{figure}.py",
         evaluations=EVALUATIONS,
     output:
@@ -33,7 +33,7 @@ rule figure:
 rule summary:
     input:
         script=SCRIPTS / "summarise.py",
-        library=library("evaluations", "summary"),
+        library=library("evaluations", "scales", "summary"),
         evaluations=EVALUATIONS,
     output:
         csv=f"{RESULTS}/summary.csv",
@@ -64,10 +64,10 @@ rule summary:
 rule findings:
     input:
         script=SCRIPTS / "findings.py",
-        library=library("evaluations", "summary", "findings"),
+        library=library("evaluations", "scales", "summary", "findings"),
         template=PROJECT / "report" / "findings.html",
         evaluations=EVALUATIONS,
-        tradeoff=f"{RESULTS}/figures/tradeoff.png",
+        tradeoff=f"{RESULTS}/figures/{TRADEOFF}.png",
     output:
         report(
             FINDINGS, category="Findings", caption=CAPTIONS / "findings.rst", labels={"page": "does the split help?"}
@@ -85,4 +85,36 @@ rule findings:
         "Say what was found"
     shell:
         "python {input.script} --evaluations {input.evaluations:q} --tradeoff {input.tradeoff:q}"
+        " --template {input.template:q} --html {output:q} 2>&1 | tee {log:q}"
+
+
+rule comparison:
+    input:
+        script=SCRIPTS / "comparison_page.py",
+        library=library("evaluations", "scales", "summary", "comparison_page"),
+        template=PROJECT / "report" / "comparison.html",
+        anchors=PROJECT / "report" / "anchors.csv",
+        evaluations=EVALUATIONS,
+    output:
+        report(
+            f"{RESULTS}/comparison.html",
+            category="Findings",
+            caption=CAPTIONS / "comparison.rst",
+            labels={"page": "beside published numbers"},
+        ),
+    log:
+        f"{LOGS}/comparison.log",
+    benchmark:
+        f"{BENCHMARKS}/comparison.tsv"
+    conda:
+        ENVS / "report.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        model=config["model"]["source"],
+    message:
+        "Put published numbers beside ours"
+    shell:
+        "python {input.script} --evaluations {input.evaluations:q} --anchors {input.anchors:q} --model {params.model:q}"
         " --template {input.template:q} --html {output:q} 2>&1 | tee {log:q}"

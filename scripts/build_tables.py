@@ -1,4 +1,4 @@
-"""Turn a data source into the tables forget, retain, questions and fluency, and list the attributes to forget."""
+"""Turn a data source into the tables of an experiment, and list the attributes to forget."""
 
 import argparse
 import json
@@ -6,7 +6,8 @@ import sys
 
 from spunge import errors
 
-TABLES = ("forget", "retain", "questions", "fluency")
+TABLES = ("forget", "retain", "fluency")
+BY_EVALUATION = {"questions": "knowledge", "prompts": "toxicity"}  # tables that not every source has
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,12 +20,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--wheel", action="append", default=[], metavar="NAME=PATH", help="a downloaded wheel")
     for table in TABLES:
         parser.add_argument(f"--{table}-output", required=True, help=f"table {table}, Parquet")
+    for table in BY_EVALUATION:
+        parser.add_argument(f"--{table}-output", nargs="?", help=f"table {table}, Parquet, where it is wanted")
     parser.add_argument("--attributes-output", required=True, help="attributes to forget and their texts, JSON")
     arguments = parser.parse_args(argv)
 
     def work() -> None:
         from spunge import datasets
         from spunge.datasets import tables
+        from spunge.errors import InputError
         from spunge.files import whole_file
 
         source = datasets.load(arguments.dataset)
@@ -32,8 +36,16 @@ def main(argv: list[str] | None = None) -> int:
         built = source.build(options, dict(wheel.split("=", 1) for wheel in arguments.wheel), arguments.forget)
         tables.check(built)
         built, attributes = tables.select(built, arguments.forget, arguments.minimum_texts)
-        for table in TABLES:
-            tables.write(getattr(built, table), table, getattr(arguments, f"{table}_output"))
+        outputs = {table: getattr(arguments, f"{table}_output") for table in (*TABLES, *BY_EVALUATION)}
+        for table, path in outputs.items():
+            if path and getattr(built, table) is None:
+                raise InputError(
+                    f"data set {arguments.dataset} gives no {table} here, which evaluations.{BY_EVALUATION[table]} "
+                    "needs: leave that evaluation out, or give some in data.options"
+                )
+        for table, path in outputs.items():
+            if path:
+                tables.write(getattr(built, table), table, path)
         with whole_file(arguments.attributes_output) as temporary:
             temporary.write_text(json.dumps(attributes, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Put one candidate through its evaluations: scores per question or text, and rows of evaluations.csv."""
+"""Put one candidate through its evaluations: scores, rows of evaluations.csv, and continuations of prompts."""
 
 import argparse
 import json
@@ -18,10 +18,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--base", required=True, type=Path, help="manifest of the base model")
     parser.add_argument("--task-vector", nargs="?", help="the candidate's task vector; none for the base model")
     parser.add_argument("--scale", type=float, default=1.0, help="the factor λ on the task vector")
-    parser.add_argument("--data", required=True, nargs="+", help="what each evaluation reads, in order, Parquet")
+    parser.add_argument("--data", default=[], nargs="*", help="what each evaluation reads, in order, Parquet")
     parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
-    parser.add_argument("--scores", required=True, nargs="+", help="scores of each, in order, Parquet")
-    parser.add_argument("--rows", required=True, nargs="+", help="estimates of each as rows of evaluations.csv")
+    parser.add_argument("--scores", default=[], nargs="*", help="scores of each, in order, Parquet")
+    parser.add_argument("--rows", default=[], nargs="*", help="estimates of each as rows of evaluations.csv")
+    parser.add_argument("--generation", type=json.loads, default={}, help="how prompts are continued, JSON")
+    parser.add_argument("--prompts", nargs="?", help="prompts to continue, Parquet, if any")
+    parser.add_argument("--continuations", nargs="?", help="what the model makes of them, Parquet")
     arguments = parser.parse_args(argv)
 
     def work() -> None:
@@ -33,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.datasets import tables
         from spunge.evaluation import statistics
         from spunge.files import whole_file
+        from spunge.options import make
 
         names = list(arguments.evaluations)
         kinds = {"knowledge": "questions", "fluency": "fluency"}
@@ -53,6 +57,14 @@ def main(argv: list[str] | None = None) -> int:
                 scores.to_parquet(temporary, index=False)
             with whole_file(rows_path) as temporary:
                 statistics.estimates(scores, name, resampling).to_csv(temporary, index=False)
+        if arguments.prompts:
+            from spunge.evaluation import generation
+
+            prompts = tables.read("prompts", arguments.prompts)["prompt"].tolist()
+            options = make("evaluations.toxicity", generation.Options, arguments.generation)
+            continuations = generation.continue_prompts(model, tokenizer, prompts, options)
+            with whole_file(arguments.continuations) as temporary:
+                continuations.to_parquet(temporary, index=False)
 
     return errors.run(work)
 

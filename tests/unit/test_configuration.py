@@ -187,7 +187,8 @@ MISTAKES = {
     "unknown dataset": (
         ("data", "dataset"),
         "capitals",
-        "configuration: data.dataset is 'capitals'; it can be 'country_capitals', 'table'",
+        "configuration: data.dataset is 'capitals'; "
+        "it can be 'country_capitals', 'real_toxicity_prompts', 'table', 'toxigen'",
     ),
     "unknown method": (
         ("methods", "rmu", "method"),

@@ -41,5 +41,6 @@ def test_rule_graph_shows_the_rules():
     rules = "\n".join(path.read_text() for path in (PROJECT / "rules").glob("*.smk"))
     # The checkpoint is only there where the attributes aren't listed, and some rules depend on the configuration.
     declared = set(re.findall(r"^rule (\w+):", rules, re.MULTILINE)) | {"all"}
+    declared.remove("generate")  # with vLLM, and with nothing else
     drawn = set(re.findall(r">(\w+)</text>", (PROJECT / "docs" / "rulegraph.svg").read_text()))
     assert drawn and drawn == declared, "draw docs/rulegraph.svg again: CONTRIBUTING.md says how"

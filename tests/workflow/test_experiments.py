@@ -53,7 +53,7 @@ def test_configfile_takes_nothing_from_the_default(fresh, project):
     shutil.copy(project / "config.yaml", fresh / "config.yaml")
     jobs = fresh.dry_run()
     assert not [job for job in jobs if "Africa" in job or "seed 1" in job or job.startswith("Download")]
-    assert jobs.count("Prepare the base model model") == 1
+    assert jobs.count("Prepare the model model") == 1
     methods = {job.split(" with ")[1].split(",")[0] for job in jobs if job.startswith("Unlearn")}
     assert methods == {"rmu", "rmu-strong"}
     printed = fresh.snakemake("--dry-run", "--printshellcmds").stdout
@@ -64,7 +64,7 @@ def test_configfile_takes_nothing_from_the_default(fresh, project):
 def test_default_is_read_where_no_other_is_named(fresh):
     (fresh / "experiment.yaml").rename(fresh / "config.yaml")
     jobs = fresh.dry_run(configfile=None)
-    assert "Prepare the base model model" in jobs
+    assert "Prepare the model model" in jobs
     assert not [job for job in jobs if "Africa" in job]
 
 

@@ -84,7 +84,7 @@ def test_changed_table_reruns_what_reads_it(changing):
     jobs = changing.dry_run()
     assert "Build the tables of table" in jobs
     assert set(unlearned("rmu") + merged("rmu-strong") + evaluated("rmu")) <= set(jobs)
-    assert "Prepare the base model model" not in jobs
+    assert "Prepare the model model" not in jobs
 
 
 @pytest.mark.parametrize("figure", ["radar", "training"])

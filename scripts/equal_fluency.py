@@ -1,0 +1,43 @@
+"""Compare toxicity at equal fluency, for every family of methods with several factors λ."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from spunge import errors
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and compare; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--toxicity", required=True, nargs="+", help="toxicity scores of all candidates, Parquet")
+    parser.add_argument("--fluency", required=True, nargs="+", help="fluency scores of all candidates, Parquet")
+    parser.add_argument("--families", required=True, type=json.loads, help="method → [family, λ], JSON")
+    parser.add_argument("--ratio", required=True, type=float, help="perplexity to compare at, relative to the base's")
+    parser.add_argument("--statistics", required=True, type=json.loads, help="resamples and seed, JSON")
+    parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
+    parser.add_argument("--output", required=True, help="rows of evaluations.csv")
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        import pandas as pd
+
+        from spunge.evaluation import equal_fluency, statistics
+        from spunge.files import whole_file
+
+        scores = {
+            name: pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+            for name, paths in (("toxicity", arguments.toxicity), ("fluency", arguments.fluency))
+        }
+        forget = json.loads(arguments.attributes.read_text())
+        resampling = statistics.resampling(scores["toxicity"], forget, arguments.statistics)
+        rows = equal_fluency.rows(scores, arguments.families, resampling, arguments.ratio)
+        with whole_file(arguments.output) as temporary:
+            rows.to_csv(temporary, index=False)
+
+    return errors.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Continue prompts with one candidate by vLLM; the candidate is written as a model folder first, and removed after."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from spunge import errors
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and generate; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--candidate", required=True, help="its name, as in evaluations.csv")
+    parser.add_argument("--dtype", required=True, help="precision of the model")
+    parser.add_argument("--base", required=True, type=Path, help="manifest of the base model")
+    parser.add_argument("--task-vector", nargs="?", help="the candidate's task vector; none for the base model")
+    parser.add_argument("--scale", type=float, default=1.0, help="the factor λ on the task vector")
+    parser.add_argument("--generation", required=True, type=json.loads, help="how prompts are continued, JSON")
+    parser.add_argument("--prompts", required=True, help="prompts to continue, Parquet")
+    parser.add_argument("--continuations", required=True, type=Path, help="what the model makes of them, Parquet")
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        import torch
+
+        from spunge import export, task_vector
+        from spunge.datasets import tables
+        from spunge.evaluation import generation, vllm_generation
+        from spunge.files import scratch_folder, whole_file
+        from spunge.options import make
+
+        base = task_vector.BaseModel.open(arguments.base.parent)
+        prompts = tables.read("prompts", arguments.prompts)["prompt"].tolist()
+        options = make("evaluations.toxicity", generation.Options, arguments.generation)
+        with scratch_folder(arguments.continuations.parent / ".exported") as folder:
+            if arguments.task_vector:
+                change = task_vector.Scaled(task_vector.read(arguments.task_vector), arguments.scale)
+                export.export(base, change, folder, arguments.candidate, getattr(torch, arguments.dtype))
+            model = folder if arguments.task_vector else base.folder
+            continuations = vllm_generation.continue_prompts(model, arguments.dtype, prompts, options)
+        with whole_file(arguments.continuations) as temporary:
+            continuations.to_parquet(temporary, index=False)
+
+    return errors.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

