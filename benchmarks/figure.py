@@ -33,7 +33,7 @@ def draw(table: pd.DataFrame) -> Figure:
         axes.set_xlim(min(0.5, *(row.ratio * 0.8 for row in shown)), 2 * max(row.ratio for row in shown))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.axvline(1, color="#888888", linewidth=0.8)
-        axes.set_xlabel("reference ÷ ours (the black mark is the target)")
+        axes.set_xlabel("times better than the reference (the black mark is the target)")
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
         if len(machines) == 1:

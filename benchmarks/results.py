@@ -30,6 +30,7 @@ TARGETS = {
     ("ties_memory_by_size", "peak memory, 4 times the layers"): 0.8,
     ("disk_rmu", "disk"): 10,
     ("disk_lora", "disk"): 4,
+    ("generation", "scored continuations"): 3,
 }
 
 

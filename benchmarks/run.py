@@ -18,7 +18,7 @@ BIG = ("rmu_step_7b_gpu", "rmu_memory_7b_gpu")
 TIES = ("ties_rmu_3", "ties_rmu_8", "ties_full_3")
 MEMORY = ("ties_memory_3", "ties_full_memory_3")
 DISK = ("disk_rmu", "disk_lora")
-NAMES = [*RMU[0], *RMU[1], *BIG, *TIES, *MEMORY, "ties_memory_by_size", *DISK]
+NAMES = [*RMU[0], *RMU[1], *BIG, *TIES, *MEMORY, "ties_memory_by_size", *DISK, "generation"]
 
 
 def default_model() -> Path:
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, help="SmolLM2's folder, if not the one that `snakemake model` makes")
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"some of: {', '.join(NAMES)}")
     parser.add_argument("--steps", type=int, default=10, help="RMU steps of each run")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each merge")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each merge, and of the generation")
     parser.add_argument("--shape", choices=["7b", "tiny"], default="7b", help="tiny: try the GPU's rows anywhere")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results.csv")
     arguments = parser.parse_args(argv)
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import torch
 
-        from benchmarks import disk, figure, results, rmu, ties
+        from benchmarks import disk, figure, generation, results, rmu, ties
         from spunge import drawing
         from spunge.task_vector import BaseModel
 
@@ -67,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
             (("ties_memory_by_size",), ties.memory_by_size),
             (("disk_rmu",), lambda: disk.rmu(base)),
             (("disk_lora",), lambda: disk.lora(base)),
+            (("generation",), lambda: generation.throughput(base, arguments.repeats)),
         ]
         commit = results.commit()  # before results.csv changes
         table = results.read(arguments.output)
