@@ -1,7 +1,6 @@
-# What a candidate wrote, all that later jobs need of it; kept unless the configuration says that no texts may be.
+# What a candidate wrote: kept once it is scored, unless the configuration says that no texts may be.
 CONTINUATIONS = f"{RESULTS}/evaluations/{{candidate}}/continuations.parquet"
-if not config["store_texts"]:
-    CONTINUATIONS = temp(CONTINUATIONS)
+KEPT_CONTINUATIONS = CONTINUATIONS if config["store_texts"] else temp(CONTINUATIONS)
 
 
 ruleorder: evaluate > generate
@@ -31,7 +30,7 @@ rule evaluate:
     output:
         scores=[f"{RESULTS}/evaluations/{{candidate}}/{name}.parquet" for name in MODEL_EVALUATIONS],
         rows=[f"{RESULTS}/evaluations/{{candidate}}/{name}.csv" for name in MODEL_EVALUATIONS],
-        continuations=CONTINUATIONS if TOXICITY and not VLLM else [],
+        continuations=KEPT_CONTINUATIONS if TOXICITY and not VLLM else [],
     log:
         f"{LOGS}/evaluate/{{candidate}}.log",
     benchmark:
@@ -80,7 +79,7 @@ rule generate:
         task_vector=candidate_task_vector,
         prompts=PROMPTS,
     output:
-        CONTINUATIONS,
+        KEPT_CONTINUATIONS,
     log:
         f"{LOGS}/generate/{{candidate}}.log",
     benchmark:
