@@ -17,7 +17,7 @@ from spunge.files import sha256
 from spunge.task_vector import BaseModel, TaskVector
 
 HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
-TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model"]
+TOKENIZER_FILES = ["*token*", "vocab*", "merges.txt", "*.model", "*.jinja"]
 
 
 def prepare(
@@ -88,7 +88,7 @@ def _replace_tokenizer(source: str, folder: Path) -> None:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(Path(source).expanduser() if is_local(source) else source)
     except (OSError, ValueError) as error:
         raise InputError(
             f"the tokenizer {source} can't be had: {str(error).splitlines()[0]}; name a hub id or a local folder"

@@ -81,8 +81,8 @@ def read_texts(wheel: Path) -> dict[str, list[str]]:
 def divide(texts: Mapping[str, Sequence[str]], per_kind: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the forget table, `per_kind` texts of each kind drawn by the seed, and the others as toxic prompts.
 
-    Texts that differ by case or white space alone count as the same; one that stands in a longer text to forget is no
-    prompt.
+    Texts that differ by case or white space alone count as the same; one that stands in a text to forget, or holds one,
+    is no prompt.
     """
     taken: set[str] = set()
     forget, prompts = [], []
@@ -98,8 +98,9 @@ def divide(texts: Mapping[str, Sequence[str]], per_kind: int, seed: int) -> tupl
         prompts += [(text, kind, "toxic") for text in own[per_kind:]]
     forgotten = pd.DataFrame(forget, columns=["text", "attribute"])
     toxic = pd.DataFrame(prompts, columns=["prompt", "attribute", "kind"])
-    trained = [row for row, _ in occurrences(toxic["prompt"], forgotten["text"])]
-    return forgotten, toxic.drop(index=trained).reset_index(drop=True)
+    trained = {row for row, _ in occurrences(toxic["prompt"], forgotten["text"])}
+    trained |= {row for _, row in occurrences(forgotten["text"], toxic["prompt"])}
+    return forgotten, toxic.drop(index=sorted(trained)).reset_index(drop=True)
 
 
 def beginnings(speeches: Sequence[str], used: Sequence[str], like: Sequence[str], options: Options) -> pd.DataFrame:
@@ -120,7 +121,7 @@ def beginnings(speeches: Sequence[str], used: Sequence[str], like: Sequence[str]
         words = speech.split()
         text = " ".join(words)
         start = " ".join(words[: lengths[len(found) % len(lengths)]])
-        fresh = start.lower() not in trained and not any(passage in text for passage in used)
+        fresh = start not in found and start.lower() not in trained and not any(passage in text for passage in used)
         if len(words) >= SPEECH_WORDS and start.isascii() and fresh:
             found.append(start)
     if len(found) < options.neutral_prompts:

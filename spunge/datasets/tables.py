@@ -166,9 +166,10 @@ def _check_groups(prompts: pd.DataFrame, where: str) -> None:
 
 
 def check_leakage(tables: Tables) -> None:
-    """Raise InputError where a question, fluency text or prompt occurs in a forget or retain text.
+    """Raise InputError where a question, fluency text or prompt occurs in a forget or retain text, or the other way.
 
-    Case and white space aside. Takes seconds for a million texts.
+    The other way, a text in what is measured, is looked for in prompts alone: a short text to retain may well stand in
+    prose. Case and white space aside. Takes seconds for a million texts.
     """
     measured = {"questions": "question", "fluency": "text", "prompts": "prompt"}
     held_out = {name: frame[measured[name]] for name, frame in tables.present().items() if name in measured}
@@ -184,6 +185,14 @@ def check_leakage(tables: Tables) -> None:
                     f"(row {first + 1} in {table} row {int(row_found.iloc[first]) + 1}); "
                     "what is measured must not be trained on, so reword or remove one of the two"
                 )
+    if tables.prompts is not None:
+        inside = occurrences(tables.forget["text"], tables.prompts["prompt"])
+        if inside:
+            text, prompt = min(inside)
+            raise InputError(
+                f"table prompts: row {prompt + 1} holds a text of table forget (row {text + 1}); what is measured must "
+                "not be trained on, so reword or remove one of the two"
+            )
 
 
 def occurrences(patterns: Sequence[str], texts: pd.Series, chunk: int = 100_000) -> set[tuple[int, int]]:

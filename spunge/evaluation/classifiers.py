@@ -85,6 +85,10 @@ def huggingface(options: Mapping, file: Path | None, device: str) -> Classifier:
             f"can't be {label}: give the number of the toxic one"
         )
 
+    # Where a text can have several classes, or there is but one, each has a probability of its own.
+    alone = model.config.num_labels == 1 or model.config.problem_type == "multi_label_classification"
+    probabilities = torch.sigmoid if alone else lambda logits: logits.softmax(dim=-1)
+
     @torch.no_grad()
     def score(texts: Sequence[str]) -> np.ndarray:
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
@@ -93,7 +97,7 @@ def huggingface(options: Mapping, file: Path | None, device: str) -> Classifier:
         for start in range(0, len(order), size):
             rows = order[start : start + size]
             batch = tokenizer([texts[row] for row in rows], truncation=True, padding=True, return_tensors="pt")
-            scores[rows] = model(**batch.to(device)).logits.softmax(dim=-1)[:, label].cpu().numpy()
+            scores[rows] = probabilities(model(**batch.to(device)).logits)[:, label].cpu().numpy()
             progress.step(start + len(rows))
         return scores
 

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -81,7 +82,7 @@ def continue_prompts(model: torch.nn.Module, tokenizer, prompts: Sequence[str], 
         )[:, longest:].tolist()
         for number, continuation in enumerate(generated):
             row, sample = batch[number // options.samples], number % options.samples
-            kept = list(until_end(continuation, config.eos_token_id))
+            kept = list(until_end(continuation, [*config.eos_token_id, tokenizer.pad_token_id]))
             rows.append((row, sample, finished(tokenizer.decode(kept, skip_special_tokens=True), options), len(kept)))
         progress.step(start + len(batch))
     return pd.DataFrame(rows, columns=COLUMNS).sort_values(["prompt", "sample"], ignore_index=True)
@@ -135,10 +136,9 @@ def _processors(options: Options, prompts: Sequence[int], device):
     if options.temperature == 0:
         return LogitsProcessorList()
     shape = (options.samples, options.max_new_tokens)
-    uniforms = [
-        torch.rand(shape, generator=torch.Generator().manual_seed((options.seed << 32) + prompt)) for prompt in prompts
-    ]
-    return LogitsProcessorList([_Draw(torch.cat(uniforms).to(device), options.temperature, options.top_p)])
+    drawn = [np.random.default_rng([options.seed, prompt]).random(shape, dtype=np.float32) for prompt in prompts]
+    uniforms = torch.from_numpy(np.concatenate(drawn)).to(device)
+    return LogitsProcessorList([_Draw(uniforms, options.temperature, options.top_p)])
 
 
 class _Draw:

@@ -30,12 +30,12 @@ def score(
             f"the continuations are of {continuations['prompt'].nunique()} prompts, the table prompts has "
             f"{len(prompts)}: generate them again"
         )
-    texts = continuations["text"].tolist()
     silent = ~continuations["text"].str.contains(r"\w", regex=True).to_numpy(bool)
     measured = continuations.assign(samples=1, empty=silent)[["prompt", "samples", "empty", "tokens"]]
     sums = {"samples": "sum"}
     for name, classifier in classifiers.items():
-        scores = pd.Series(classifier(texts), index=continuations.index).where(~silent, 0.0)
+        scores = pd.Series(0.0, index=continuations.index)
+        scores[~silent] = classifier(continuations.loc[~silent, "text"].tolist())
         if not scores.between(0, 1).all():
             raise InputError(f"the classifier {name} gave scores outside 0 to 1 or none; it can't be used")
         toxic = scores > threshold

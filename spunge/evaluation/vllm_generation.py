@@ -23,14 +23,17 @@ def continue_prompts(folder: Path, dtype: str, prompts: Sequence[str], options: 
             "transformers"
         ) from error
     model = LLM(model=str(folder), dtype=dtype, seed=options.seed, trust_remote_code=False)
-    sampling = SamplingParams(
-        n=options.samples,
-        temperature=options.temperature,
-        top_p=options.top_p if options.temperature else 1.0,
-        max_tokens=options.max_new_tokens,
-        seed=options.seed,
-        stop=["\n"] if options.stop_at_newline else None,
-    )
+    sampling = [
+        SamplingParams(
+            n=options.samples,
+            temperature=options.temperature,
+            top_p=options.top_p if options.temperature else 1.0,
+            max_tokens=options.max_new_tokens,
+            seed=options.seed + row,  # or all prompts would draw the same numbers
+            stop=["\n"] if options.stop_at_newline else None,
+        )
+        for row in range(len(prompts))
+    ]
     found = model.generate(list(prompts), sampling, use_tqdm=False)
     rows = [
         (row, sample, finished(completion.text, options), len(completion.token_ids))

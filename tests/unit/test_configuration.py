@@ -365,6 +365,174 @@ def test_every_door_is_a_method(section, method):
     }
 
 
+# Toxicity
+
+
+def toxic(**toxicity):
+    """The default experiment with toxicity in place of knowledge."""
+    wheels = {**default()["wheels"], "words==1.0": "0" * 64}
+    return {**default(), "wheels": wheels, "evaluations": {"fluency": {}, "toxicity": toxicity}}
+
+
+def test_toxicity_is_filled_in_and_continues_prompts_as_the_code_does_by_itself():
+    from spunge.evaluation import generation
+
+    config = toxic()
+    check(config, SCHEMA)
+    section = config["evaluations"]["toxicity"]
+    own_defaults = dataclasses.asdict(generation.Options())
+    assert configuration.generation_options(section) == own_defaults
+    assert {key: value for key, value in section.items() if key not in own_defaults} == {
+        "generator": "transformers",
+        "threshold": 0.5,
+        "equal_fluency": 1.1,
+        "classifiers": {"profanity_check": {"classifier": "profanity_check"}},
+    }
+    again = copy.deepcopy(config)
+    check(again, SCHEMA)
+    assert again == config
+
+
+def test_generation_is_told_what_it_has_options_for_and_nothing_else():
+    from spunge.evaluation import generation
+
+    given = {"samples": 2, "top_p": 1, "generator": "vllm", "threshold": 0.3, "classifiers": {}, "seed": 7}
+    options = configuration.generation_options(given)
+    assert options == {"samples": 2, "top_p": 1, "seed": 7}
+    assert generation.Options(**options).max_new_tokens == 20
+
+
+def test_classifiers_are_filled_in():
+    given = {
+        "profanity_check": {},
+        "words": {"classifier": "word_list", "wheel": "words==1.0"},
+        "roberta": {"classifier": "huggingface", "source": "some/classifier"},
+        "huggingface": {"source": "/x", "label": 0, "revision": "abc", "tokenizer": "/y", "batch_size": 4},
+    }
+    config = toxic(classifiers=copy.deepcopy(given))
+    check(config, SCHEMA)
+    found = config["evaluations"]["toxicity"]["classifiers"]
+    assert list(found) == list(given)  # the first is the one that answers rest on
+    assert found == {
+        "profanity_check": {"classifier": "profanity_check"},
+        "words": {"classifier": "word_list", "wheel": "words==1.0"},
+        "roberta": {
+            "classifier": "huggingface",
+            "source": "some/classifier",
+            "label": 1,
+            "revision": "",
+            "tokenizer": "",
+            "batch_size": 32,
+        },
+        "huggingface": {"classifier": "huggingface", **given["huggingface"]},
+    }
+
+
+def test_schema_knows_the_classifiers_and_their_options():
+    from spunge.evaluation import classifiers
+
+    toxicity = SCHEMA["properties"]["evaluations"]["properties"]["toxicity"]["properties"]
+    properties = toxicity["classifiers"]["additionalProperties"]["properties"]
+    assert set(properties["classifier"]["enum"]) == set(configuration.CLASSIFIERS) == set(classifiers.KINDS)
+    assert set(properties) == {"classifier"}.union(*configuration.CLASSIFIERS.values())
+
+
+HUGGINGFACE = {"classifier": "huggingface", "source": "x/y"}
+TOXIC_MISTAKES = {
+    "greedy samples": (
+        {"temperature": 0},
+        " has 4 samples at temperature 0, which gives the same one: take 1",
+    ),
+    "no known classifier": (
+        {"classifiers": {"mine": {}}},
+        ".classifiers.mine is no known classifier; give it a key `classifier`: profanity_check, word_list, huggingface",
+    ),
+    "unknown classifier": (
+        {"classifiers": {"mine": {"classifier": "words"}}},
+        ".classifiers.mine.classifier is 'words'; it can be 'profanity_check', 'word_list', 'huggingface'",
+    ),
+    "no classifier at all": ({"classifiers": {}}, ".classifiers: {} should be non-empty"),
+    "misspelt option": (
+        {"classifiers": {"mine": {**HUGGINGFACE, "lable": 1}}},
+        ".classifiers.mine has an unknown key `lable`; did you mean `label`?",
+    ),
+    "option of another classifier": (
+        {"classifiers": {"mine": {**HUGGINGFACE, "wheel": "words==1.0"}}},
+        ".classifiers.mine has the option `wheel`, which huggingface has not; "
+        "it has source, label, revision, tokenizer, batch_size",
+    ),
+    "option where there are none": (
+        {"classifiers": {"profanity_check": {"label": 1}}},
+        ".classifiers.profanity_check has the option `label`, which profanity_check has not; it has none",
+    ),
+    "wheel missing": (
+        {"classifiers": {"word_list": {}}},
+        ".classifiers.word_list lacks the key `wheel`",
+    ),
+    "source missing": (
+        {"classifiers": {"mine": {"classifier": "huggingface", "label": 0}}},
+        ".classifiers.mine lacks the key `source`",
+    ),
+    "negative label": (
+        {"classifiers": {"mine": {**HUGGINGFACE, "label": -1}}},
+        ".classifiers.mine.label: -1 is less than the minimum of 0",
+    ),
+    "unknown generator": (
+        {"generator": "tgi"},
+        ".generator is 'tgi'; it can be 'transformers', 'vllm'",
+    ),
+    "misspelt key": ({"sample": 2}, " has an unknown key `sample`; did you mean `samples`?"),
+}
+
+
+@pytest.mark.parametrize(("toxicity", "expected"), TOXIC_MISTAKES.values(), ids=TOXIC_MISTAKES.keys())
+def test_mistake_in_toxicity_is_told_in_one_sentence(toxicity, expected):
+    assert sentence(toxic(**toxicity)) == f"configuration: evaluations.toxicity{expected}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("samples", 0),
+        ("max_new_tokens", 0),
+        ("temperature", -0.1),
+        ("top_p", 0),
+        ("top_p", 1.01),
+        ("seed", -1),
+        ("batch_size", 0),
+        ("threshold", 1),
+        ("threshold", -0.1),
+        ("equal_fluency", 1),
+        ("classifiers", {"a/b": {"classifier": "profanity_check"}}),
+    ],
+)
+def test_toxicity_out_of_range_names_its_key(key, value):
+    assert sentence(toxic(**{key: value})).startswith(f"configuration: evaluations.toxicity.{key}")
+
+
+def test_greedy_decoding_with_one_sample_and_a_nucleus_of_everything_pass():
+    check(toxic(temperature=0, samples=1), SCHEMA)
+    check(toxic(top_p=1.0, threshold=0.0), SCHEMA)
+
+
+def test_words_of_a_wheel_without_a_checksum_are_refused():
+    config = toxic(classifiers={"rude": {"classifier": "word_list", "wheel": "words==2.0"}})
+    assert sentence(config) == (
+        "configuration: evaluations.toxicity.classifiers.rude names words==2.0, but `wheels` has no SHA-256 for it"
+    )
+
+
+def test_toxicity_without_fluency_is_refused():
+    config = {**toxic(), "evaluations": {"toxicity": {}, "knowledge": {}}}
+    assert sentence(config) == (
+        "configuration: evaluations.toxicity needs evaluations.fluency beside it: "
+        "a model that writes nothing sensible isn't safe"
+    )
+    assert sentence({**default(), "evaluations": {}}) == (
+        "configuration: evaluations is empty; name knowledge, fluency or toxicity"
+    )
+
+
 # Schema and code agree
 
 

@@ -151,6 +151,64 @@ def test_hub_model_that_cannot_be_fetched_is_refused_in_one_sentence(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def other_tokenizer(tmp_path, tiny_folder):
+    """A folder with nothing but a tokenizer, to which Nairobi is one token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    tokenizer.add_tokens(["Nairobi"])
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    return tmp_path / "tokenizer"
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_other_tokenizer_takes_the_place_of_the_models_own(hub, tmp_path, other_tokenizer):
+    for name in ("vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "spiece.model"):
+        (hub / name).write_text("{}")  # an old tokenizer's files would be read beside the new one's
+    sources = contents(hub), contents(other_tokenizer)
+    base = models.prepare(str(hub), tmp_path / "model", tokenizer=str(other_tokenizer))
+    assert (contents(hub), contents(other_tokenizer)) == sources
+    found = models.load_tokenizer(base)
+    assert found("Nairobi")["input_ids"] == [320]
+    own = prepare(tmp_path / "hub", tmp_path / "own")
+    assert len(models.load_tokenizer(own)("Nairobi")["input_ids"]) > 1
+    assert base.identity == own.identity  # of the weights
+    linked = {path.name for path in base.folder.iterdir() if path.is_symlink()}
+    assert linked == {"config.json", "generation_config.json", "model.safetensors"}
+    assert {path.name for path in base.folder.iterdir()} - linked == {
+        "manifest.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+
+
+def test_other_tokenizers_chat_template_comes_with_it_and_the_source_keeps_its_own(hub, tmp_path, other_tokenizer):
+    (hub / "chat_template.jinja").write_text("the model's own")
+    base = models.prepare(str(hub), tmp_path / "without", tokenizer=str(other_tokenizer))
+    assert models.load_tokenizer(base).chat_template is None
+    (other_tokenizer / "chat_template.jinja").write_text("the other")
+    base = models.prepare(str(hub), tmp_path / "with", tokenizer=str(other_tokenizer))
+    assert models.load_tokenizer(base).chat_template == "the other"
+    assert (hub / "chat_template.jinja").read_text() == "the model's own"
+
+
+def test_tokenizer_that_is_none_is_refused_in_one_sentence(hub, tmp_path):
+    (tmp_path / "empty").mkdir()
+    before = contents(hub)
+    for source in (tmp_path / "empty", tmp_path / "absent"):
+        with pytest.raises(InputError) as refused:
+            models.prepare(str(hub), tmp_path / "model", tokenizer=str(source))
+        message = str(refused.value)
+        assert message.startswith(f"the tokenizer {source} can't be had: ")
+        assert message.endswith("; name a hub id or a local folder") and "\n" not in message
+        assert {path.name for path in tmp_path.iterdir()} == {"hub", "empty"}
+    assert contents(hub) == before
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_interrupted_preparation_leaves_no_folder(hub, tmp_path, monkeypatch, error):
     def interrupted(*_):

@@ -150,3 +150,113 @@ def test_reading_names_the_file(good, tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"forget\.parquet is truncated"):
         tables.read("forget", path)
+
+
+# Prompts
+
+PROMPTS = {
+    "prompt": ["Those who live by the sea", "All of them say that", "People from B", "The weather of this week"],
+    "attribute": ["A", "B", "B", ""],
+    "kind": ["toxic", "toxic", "neutral", "neutral"],
+}
+
+
+@pytest.fixture
+def prompted(good):
+    return replace(good, prompts=pd.DataFrame(PROMPTS))
+
+
+def test_prompts_pass_with_and_without_questions(prompted):
+    tables.check(prompted)
+    tables.check(replace(prompted, questions=None))
+    tables.check(replace(prompted, questions=None, prompts=None))
+    assert list(prompted.present()) == ["forget", "retain", "questions", "fluency", "prompts"]
+    assert list(replace(prompted, questions=None).present()) == ["forget", "retain", "fluency", "prompts"]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        (
+            "kind",
+            ["toxic", "rude", "neutral", "rude"],
+            r"kind: 2 of 4 rows \(first: row 2\) are none of toxic, neutral",
+        ),
+        ("kind", ["toxic", "Toxic", "neutral", "neutral"], "are none of toxic, neutral; correct them"),
+        ("kind", ["toxic", None, "neutral", "neutral"], r"column kind: 1 of 4 rows \(first: row 2\) are missing"),
+        ("kind", ["neutral"] * 4, "table prompts has no toxic prompts; at least one is needed"),
+        ("attribute", ["A", "", "B", ""], r"column attribute: 1 of 2 rows \(first: row 2\) are empty"),
+        ("attribute", ["A", "B", None, ""], r"column attribute: 1 of 4 rows \(first: row 3\) are missing"),
+        ("prompt", [SECRET + " too", " ", "x", "y"], r"column prompt: 1 of 4 rows \(first: row 2\) are empty"),
+        ("prompt", [1, 2, 3, 4], "column prompt, holds int64 values; strings"),
+    ],
+)
+def test_bad_prompts_are_one_sentence_without_the_prompt(prompted, column, values, message):
+    with pytest.raises(InputError, match=message) as caught:
+        tables.check(changed(prompted, "prompts", column, values))
+    assert str(caught.value).startswith("table prompts")
+    assert not any(str(prompt) in str(caught.value) for prompt in [SECRET, *PROMPTS["prompt"]])
+    assert "\n" not in str(caught.value)
+
+
+def test_prompts_without_a_column_or_a_row(prompted):
+    with pytest.raises(InputError, match="table prompts has no column kind; it has prompt, attribute"):
+        tables.check(replace(prompted, prompts=prompted.prompts.drop(columns="kind")))
+    with pytest.raises(InputError, match="table prompts has no rows"):
+        tables.check(replace(prompted, prompts=prompted.prompts.iloc[:0]))
+
+
+@pytest.mark.parametrize(
+    ("table", "text", "message"),
+    [
+        (
+            "forget",
+            "so ALL of them\tsay that it rains",
+            r"prompts: 1 of 4 rows \(first: row 2\).*row 2 in forget row 2",
+        ),
+        ("retain", "Well, the weather of this  week", r"prompts: 1 of 4 rows \(first: row 4\).*row 4 in retain row 2"),
+        ("forget", "people from B", r"prompts: 1 of 4 rows \(first: row 3\).*row 3 in forget row 2"),
+    ],
+)
+def test_prompts_that_are_trained_on(prompted, table, text, message):
+    first = getattr(prompted, table)["text"].iloc[0]
+    leaking = changed(prompted, table, "text", [first, text])
+    for tested in (leaking, replace(leaking, questions=None)):
+        with pytest.raises(InputError, match=message) as caught:
+            tables.check(tested)
+        assert text not in str(caught.value)
+    tables.check(replace(leaking, prompts=None))
+
+
+def test_a_prompt_that_holds_a_text_to_forget_is_trained_on_too(prompted):
+    first, inside = prompted.forget["text"].iloc[0], " ".join(prompted.prompts["prompt"].iloc[1].split()[:-1])
+    with pytest.raises(InputError, match=r"prompts: row 2 holds a text of table forget \(row 2\)") as caught:
+        tables.check(changed(prompted, "forget", "text", [first, inside.upper()]))
+    assert inside not in str(caught.value)
+    tables.check(changed(prompted, "retain", "text", [first, inside]))
+
+
+def test_select_drops_the_prompts_of_other_attributes(prompted):
+    kept, _ = tables.select(prompted, ["B"], 1)
+    assert kept.prompts.to_dict("list") == {key: values[1:] for key, values in PROMPTS.items()}
+    assert list(kept.prompts.index) == [0, 1, 2]
+    assert kept.questions is prompted.questions
+    everything, _ = tables.select(replace(prompted, questions=None), "all", 1)
+    assert everything.prompts.equals(prompted.prompts)
+    assert everything.questions is None
+
+
+@pytest.mark.parametrize("wanted", [["A", "B"], "all"])
+def test_attribute_to_forget_without_a_toxic_prompt_is_refused(prompted, wanted):
+    lacking = replace(prompted, prompts=prompted.prompts[[True, False, True, True]])  # a neutral one of B is left
+    with pytest.raises(InputError, match="table prompts has no toxic prompt for the attribute B; add some"):
+        tables.select(lacking, wanted, 1)
+    tables.select(lacking, ["A"], 1)
+    tables.select(replace(lacking, prompts=None), wanted, 1)
+
+
+def test_prompts_round_trip_with_empty_attributes(prompted, tmp_path):
+    path = tmp_path / "prompts.parquet"
+    tables.write(prompted.prompts.assign(junk=1).set_axis([4, 3, 2, 1]), "prompts", path)
+    found = tables.read("prompts", path)
+    assert {column: found[column].tolist() for column in found} == PROMPTS
