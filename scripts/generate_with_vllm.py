@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.files import scratch_folder, whole_file
         from spunge.options import make
 
+        vllm_generation.check_installed()  # before minutes and gigabytes go into the export
         base = task_vector.BaseModel.open(arguments.base.parent)
         prompts = tables.read("prompts", arguments.prompts)["prompt"].tolist()
         options = make("evaluations.toxicity", generation.Options, arguments.generation)

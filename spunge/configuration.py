@@ -34,6 +34,10 @@ def check(config: dict, schema: Mapping) -> None:
     Raises InputError with one sentence that names the key, what was found and what would do.
     """
     fill_defaults(config, schema)
+    # `--config store_texts=false` comes as a string: Snakemake reads only True and False as truth values.
+    store_texts = {"true": True, "false": False}
+    if config["store_texts"] in store_texts:
+        config["store_texts"] = store_texts[config["store_texts"]]
     error = best_match(_Validator(schema).iter_errors(config))
     if error is not None:
         raise InputError(_sentence(error))

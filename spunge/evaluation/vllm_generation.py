@@ -9,19 +9,26 @@ from spunge.errors import InputError
 from spunge.evaluation.generation import COLUMNS, Options, finished
 
 
+def check_installed() -> None:
+    """Raise InputError where vLLM can't be imported."""
+    try:
+        import vllm  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "evaluations.toxicity.generator is vllm, which is not installed beside this workflow: install it, or take "
+            "transformers"
+        ) from error
+
+
 def continue_prompts(folder: Path, dtype: str, prompts: Sequence[str], options: Options) -> pd.DataFrame:
     """Return what `generation.continue_prompts` returns, for the Hugging Face model in `folder`.
 
     vLLM batches on its own and draws its own random numbers, so sampled texts are others. Raises InputError where it is
     not installed.
     """
-    try:
-        from vllm import LLM, SamplingParams
-    except ImportError as error:
-        raise InputError(
-            "evaluations.toxicity.generator is vllm, which is not installed beside this workflow: install it, or take "
-            "transformers"
-        ) from error
+    check_installed()
+    from vllm import LLM, SamplingParams
+
     model = LLM(model=str(folder), dtype=dtype, seed=options.seed, trust_remote_code=False)
     sampling = [
         SamplingParams(

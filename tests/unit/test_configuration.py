@@ -666,3 +666,10 @@ def test_evaluation_options_are_the_arguments_of_their_function(name):
     function = importlib.import_module(f"spunge.evaluation.{name}").score
     arguments = list(inspect.signature(function).parameters)[3:]  # after model, tokenizer and the table
     assert list(SCHEMA["properties"]["evaluations"]["properties"][name]["properties"]) == arguments
+
+
+@pytest.mark.parametrize(("given", "kept"), [("false", False), ("true", True), (False, False)])
+def test_store_texts_can_be_given_on_the_command_line(given, kept):
+    config = default() | {"store_texts": given}
+    configuration.check(config, SCHEMA)
+    assert config["store_texts"] is kept
