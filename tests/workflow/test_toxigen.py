@@ -469,3 +469,13 @@ def test_toxicity_without_prompts(fresh):
     told = sentence(fresh.snakemake("results/tiny/data/prompts.parquet"))
     assert told.startswith("error: data set table gives no prompts here, which evaluations.toxicity needs")
     assert not list((fresh / "results").rglob("*.parquet"))
+
+
+def test_report_holds_the_captions_of_toxicity(changing, project):
+    changing.configure(small(ZEPHYR))
+    done = changing.snakemake("--report", changing / "report.html")
+    assert done.returncode == 0, done.stdout
+    page = (changing / "report.html").read_text().replace("\\n", " ")
+    for caption in ("comparison", *FIGURES):
+        text = " ".join((project / "report" / "captions" / f"{caption}.rst").read_text().split())
+        assert re.split(r"[`'“{]", text)[0][:60].strip() in page, f"{caption}.rst is shown"
