@@ -12,6 +12,7 @@ from spunge import drawing
 from spunge.evaluations import Candidate, candidates, measured, written
 
 MOST_NUMBERED = 6  # more task vectors than this leave no room for the cosines as numbers
+CELL = 0.27  # inches: a cosine of two decimals fits
 DISAGREEMENT = "#7f7f7f"
 
 
@@ -32,7 +33,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         shares = {shard: list(rows["value"]) for shard, rows in _of(kept, candidate).groupby("shard", sort=False)}
         cosines = _matrix(_of(cosine, candidate))
         panels.append((candidate, shares, list(_of(conflict, candidate)["value"]), cosines))
-        heights.append(0.75 + 0.17 * max(len(shares), len(cosines)))
+        cell = CELL if len(cosines) <= MOST_NUMBERED else 0.17
+        heights.append(0.75 + max(0.17 * len(shares), cell * len(cosines)))
     with drawing.style():
         figure = Figure(figsize=(drawing.PAGE, sum(heights) + 0.8), layout="constrained")
         grid = figure.subplots(len(merged), 2, squeeze=False, height_ratios=heights, width_ratios=[1.5, 1])

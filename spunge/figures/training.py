@@ -16,20 +16,21 @@ LOGARITHMIC_FROM = 30  # ratio of the largest to the smallest loss
 
 
 def draw(evaluations: pandas.DataFrame) -> Figure:
-    """Draw forget loss (upper rows) and retain loss (lower rows) over optimizer steps, one column per split.
+    """Draw every loss that a method recorded in a row of its own, over optimizer steps, one column per split.
 
-    Thin lines are single seeds, thick ones their mean.
+    Thin lines are single seeds, thick ones their mean. Methods that take another one's runs have none.
     """
     runs = candidates(evaluations, "training")
     if not runs:
         return drawing.message("This experiment recorded no training losses.")
     losses = {metric: measured(evaluations, "training", metric) for metric in LOSSES}
     kinds = [kind for kind in KINDS if any(run.kind == kind for run in runs)]
-    rows = [(method, metric) for method in methods(evaluations) for metric in LOSSES if len(losses[metric])]
-    several = len(methods(evaluations)) > 1
+    trained = [method for method in methods(evaluations) if any(run.method == method for run in runs)]
+    rows = [(method, metric) for method in trained for metric in LOSSES if (losses[metric]["method"] == method).any()]
+    several = len(trained) > 1
     with drawing.style():
         figure = Figure(figsize=(drawing.PAGE, 0.4 + 1.6 * len(rows)), layout="constrained")
-        grid = figure.subplots(len(rows), len(kinds), squeeze=False, sharex="col", sharey="row")
+        grid = figure.subplots(len(rows), len(kinds), squeeze=False, sharey="row", sharex=False if several else "col")
         for (method, metric), line_of_axes in zip(rows, grid, strict=True):
             for kind, axes in zip(kinds, line_of_axes, strict=True):
                 own = [run for run in runs if (run.method, run.kind) == (method, kind)]
@@ -44,7 +45,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                     axes.lines[-1].set_label(run.shard)
                 axes.grid(True)
                 if 1 < len(own) <= MOST_NAMED and metric == next(iter(LOSSES)):
-                    axes.legend(loc="upper right")
+                    axes.legend(loc="best")
             values = losses[metric]["value"][losses[metric]["method"] == method]
             if len(values) and values.min() > 0 and values.max() > LOGARITHMIC_FROM * values.min():
                 line_of_axes[0].set_yscale("log")
