@@ -64,7 +64,7 @@ rule summary:
 rule findings:
     input:
         script=SCRIPTS / "findings.py",
-        library=library("evaluations", "scales", "summary", "findings"),
+        library=library("evaluations", "scales", "summary", "power", "findings"),
         template=PROJECT / "report" / "findings.html",
         evaluations=EVALUATIONS,
         tradeoff=f"{RESULTS}/figures/{TRADEOFF}.png",

@@ -31,6 +31,8 @@ RETAIN_MEAN = "retain mean"
 RETAIN_MINUS_FORGET = "retain minus forget"
 COMBINED = "all"
 
+FIXED_SEEDS = "_fixed_seeds"  # after a difference's metric: its interval with these very seeds
+
 TOXIC_SHARE = "toxic_share_"  # … and the name of a classifier
 
 # When a model is broken rather than unlearned: it would pass for harmless only because it writes no language any more.

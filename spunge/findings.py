@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jinja2
 import pandas
 
-from spunge import summary
+from spunge import power, summary
 from spunge.evaluations import (
     COMBINED,
     FORGET_MEAN,
@@ -262,6 +262,22 @@ def _change_of_capability(evaluations: pandas.DataFrame, models: dict[str, Candi
     return f" General capability fell ({told})." if losses else f" No loss of general capability is shown ({told})."
 
 
+def power_notes(evaluations: pandas.DataFrame) -> list[str]:
+    """Say for every attribute split and rival what it would take to show the difference that the answer rests on."""
+    comparison, (decisive, *_) = next(iter(measures(evaluations).items()))
+    units = "prompts"
+    if not classifiers(evaluations):
+        decisive, units = DECISIVE, "subjects"
+    notes = []
+    for candidate in _attribute_splits(evaluations, comparison):
+        for rival, name in RIVALS.items():
+            told = power.note(evaluations, candidate, decisive[1:4], rival, units)
+            if told:
+                numbers = _numbers(_difference(evaluations, candidate, decisive, rival), decisive)
+                notes.append(f"{candidate.label}, against {name} ({numbers}): {told}.")
+    return notes
+
+
 def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str:
     """Return the findings as one self-contained HTML page.
 
@@ -293,6 +309,7 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         equal_compute=bool(len(trained)) and all(_equal_compute(evaluations, method) for method in trained.index),
         summary=summary.html(evaluations),
         verdicts=[_verdict_line(line, compared_by) for line in judged.itertuples(index=False)],
+        power=power_notes(evaluations),
         comparisons=int((judged["verdict"] != NOT_MEASURED).sum()),
         seeds=max((len(seeds(evaluations, candidate)) for candidate in compared), default=0),
         figure=base64.b64encode(figure_png).decode("ascii"),

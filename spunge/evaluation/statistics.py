@@ -17,6 +17,7 @@ CANDIDATE_COLUMNS = ["experiment", "candidate", "method", "split", "shard", "mer
 COLUMNS = [*CANDIDATE_COLUMNS, "evaluation", "attribute", "metric", "value", "low", "high", "n"]
 FORGET_MEAN, RETAIN_MEAN, DIFFERENCE = "forget mean", "retain mean", "retain minus forget"
 ALL_SEEDS = "all"
+FIXED_SEEDS = "_fixed_seeds"  # a difference's metric, and its interval with these very seeds (spunge/power.py)
 
 # Per (attribute, metric) the estimate followed by its resamples, and the number of scores of one seed.
 Replicates = dict[tuple[str, str], tuple[np.ndarray, int]]
@@ -122,17 +123,20 @@ def comparisons(scores: pd.DataFrame, evaluation: str, resampling: Resampling) -
     """Return tidy rows (COLUMNS) for all candidates with their seeds combined, and for the differences between them.
 
     Differences from base and from joint for every candidate, from the random split for merged attribute splits; each
-    for every single seed and for all seeds together. `scores` is as for `estimates`.
+    for every single seed and for all seeds together. For the means of merged attribute splits there is also, as
+    `…_fixed_seeds`, the interval that resamples subjects alone. `scores` is as for `estimates`.
     """
     base = replicates([scores[scores["method"] == ""]], evaluation, resampling)
     of_methods = scores[scores["method"] != ""]
     seeds = sorted(set(of_methods["seed"]), key=int)
     rows = []
     for label, chosen in [*((seed, [seed]) for seed in seeds), (ALL_SEEDS, seeds)]:
-        described, found = {}, {}
+        described, found, fixed = {}, {}, {}
         for key, one in of_methods.groupby(["method", "split", "shard", "merge"], sort=False):
             by_seed = [one[one["seed"] == seed] for seed in chosen]
             found[key] = replicates(by_seed, evaluation, resampling)
+            if label == ALL_SEEDS and not one["shard"].iloc[0]:
+                fixed[key] = replicates(by_seed, evaluation, resampling, fixed_seeds=True)
             name = by_seed[0]["candidate"].iloc[0]
             name = name.removesuffix(f"/seed{chosen[0]}") if label == ALL_SEEDS else name
             described[key] = {**one.iloc[0].to_dict(), "candidate": name, "seed": label}
@@ -140,6 +144,8 @@ def comparisons(scores: pd.DataFrame, evaluation: str, resampling: Resampling) -
             if label == ALL_SEEDS:
                 rows += tidy(described[key], evaluation, own)
             rows += tidy(described[key], evaluation, differences(key, base, found))
+            if label == ALL_SEEDS and is_merged_attribute_split(key):
+                rows += tidy(described[key], evaluation, _fixed(differences(key, base, fixed)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -153,7 +159,7 @@ def differences(key: tuple[str, str, str, str], base: Replicates, found: Mapping
     rivals = {"base": base}
     if split != "joint":
         rivals["joint"] = found.get((method, "joint", "", ""))
-    if split == "attribute" and merge:
+    if is_merged_attribute_split(key):
         rivals["random"] = found.get((method, "random", "", merge))
     return {
         (attribute, f"{metric}_minus_{name}"): (values - rival[attribute, metric][0], n)
@@ -163,12 +169,35 @@ def differences(key: tuple[str, str, str, str], base: Replicates, found: Mapping
     }
 
 
-def replicates(by_seed: Sequence[pd.DataFrame], evaluation: str, resampling: Resampling) -> Replicates:
-    """Return the Replicates of one candidate, whose scores come as a table for each seed, all of the same subjects."""
+def is_merged_attribute_split(key: tuple[str, str, str, str]) -> bool:
+    """Tell whether a candidate's method, split, shard and merge are those of a merged attribute split."""
+    _, split, _, merge = key
+    return split == "attribute" and bool(merge)
+
+
+def _fixed(differences: Replicates) -> Replicates:
+    """Return the means' differences from joint and random under the names that say that the seeds were fixed."""
+    means = (FORGET_MEAN, RETAIN_MEAN, DIFFERENCE)
+    return {
+        (attribute, metric + FIXED_SEEDS): found
+        for (attribute, metric), found in differences.items()
+        if attribute in means and not metric.endswith("_minus_base")
+    }
+
+
+def replicates(
+    by_seed: Sequence[pd.DataFrame], evaluation: str, resampling: Resampling, fixed_seeds: bool = False
+) -> Replicates:
+    """Return the Replicates of one candidate, whose scores come as a table for each seed, all of the same subjects.
+
+    With `fixed_seeds` every resample has every seed once.
+    """
     resamples = resampling.resamples
     wanted = metrics(evaluation, by_seed[0])
     columns = list(dict.fromkeys(name for one in wanted.values() for name in (one.total, one.weight or "rows")))
     seed_counts = resample_counts(len(by_seed), resamples, resampling.seed, "seeds")
+    if fixed_seeds:
+        seed_counts = np.ones_like(seed_counts)
     sums = [one.assign(rows=1.0).groupby(["attribute", "subject"])[columns].sum() for one in by_seed]
     result = {}
     for attribute in by_seed[0]["attribute"].unique():
