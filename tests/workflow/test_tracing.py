@@ -11,7 +11,7 @@ from workspace import PROJECT
 def trace(workspace, *arguments):
     command = [sys.executable, "-m", "spunge.tracing", *arguments]
     return subprocess.run(
-        command, cwd=workspace, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(PROJECT)}
+        command, cwd=workspace.folder, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(PROJECT)}
     )
 
 
