@@ -53,8 +53,8 @@ def methods(experiment: str, families: Mapping[str, Sequence]) -> pd.DataFrame:
 def tasks(experiment: str, scores: pd.DataFrame, forget: Mapping[str, str]) -> pd.DataFrame:
     """Return tidy rows (COLUMNS) with the number of questions of each of lm-eval's tasks, from the base model's scores.
 
-    `scores` are those of benchmarks, `forget` tells the task that asks about an attribute. The metric names the task; the
-    group that a subtask is part of stands as shard.
+    `scores` are those of benchmarks, `forget` tells the task that asks about an attribute. The metric names the task;
+    the group that a subtask is part of stands as shard.
     """
     counts = scores.groupby(["attribute", "part_of"], sort=False).size()
     rows = [
