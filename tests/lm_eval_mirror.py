@@ -23,7 +23,7 @@ def write(folder: Path, subjects: Iterable[str] = SUBJECTS) -> None:
     folder = Path(folder)
     four = {name: {"test": _four(f"wmdp {name}", count)} for name, count in (("bio", 9), ("chem", 4), ("cyber", 7))}
     _save(folder / "cais/wmdp", {f"wmdp-{name}": splits for name, splits in four.items()})
-    _save(folder / "cais/mmlu", {subject: _mmlu(subject, 3 + number) for number, subject in enumerate(subjects)})
+    _save(folder / "cais/mmlu", {subject: _mmlu(subject, 2 + number % 4) for number, subject in enumerate(subjects)})
     _save(
         folder / "allenai/ai2_arc",
         {
@@ -42,12 +42,12 @@ def write(folder: Path, subjects: Iterable[str] = SUBJECTS) -> None:
 
 
 def texts(folder: Path) -> set[str]:
-    """Return all strings of the mirror longer than a word or two."""
+    """Return all strings of the mirror that are longer than a few words."""
     found: set[str] = set()
 
     def add(value) -> None:
         if isinstance(value, str):
-            found.update({value} if len(value) > 24 else ())
+            found.update({value} if len(value) > 24 and " " in value else ())
         elif isinstance(value, Mapping):
             add(list(value.values()))
         elif isinstance(value, Iterable):

@@ -92,14 +92,16 @@ def load(options: Options) -> dict[str, dict]:
             near = difflib.get_close_matches(name, manager.all_tasks, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else "`lm_eval ls tasks` lists what there is"
             raise InputError(f"{AT}.tasks has {name}, which lm-eval has not; {hint}")
-        for leaf in leaves(manager, name):
+    asked = {name: list(leaves(manager, name)) for name in options.tasks}
+    every = [leaf for own in asked.values() for leaf in own]
+    if twice := sorted({leaf for leaf in every if every.count(leaf) > 1}):
+        raise InputError(f"{AT}.tasks asks {twice[0]} twice, by itself and in a group; name one of both")
+    for name, own in asked.items():
+        for leaf in own:
             _configure(manager, leaf, options.fewshot.get(name), options)
     loaded = {name: _load(manager, name, options) for name in options.tasks}
     for name, one in loaded.items():
         _check(name, one)
-    asked = [leaf for one in loaded.values() for leaf in one["tasks"]]
-    if twice := sorted({leaf for leaf in asked if asked.count(leaf) > 1}):
-        raise InputError(f"{AT}.tasks asks {twice[0]} twice, by itself and in a group; name one of both")
     return loaded
 
 
