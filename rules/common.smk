@@ -43,9 +43,13 @@ TOXICITY = config["evaluations"].get("toxicity")
 CLASSIFIERS = TOXICITY["classifiers"] if TOXICITY else {}
 GENERATION = configuration.generation_options(TOXICITY) if TOXICITY else {}
 VLLM = bool(TOXICITY) and TOXICITY["generator"] == "vllm"
-# What a candidate's model is put through in one job; toxicity is scored afterwards, from what the model wrote.
-MODEL_EVALUATIONS = [name for name in config["evaluations"] if name != "toxicity"]
-EVALUATION_NAMES = MODEL_EVALUATIONS + (["toxicity", "toxicity_neutral"] if TOXICITY else [])
+LM_EVAL = config["evaluations"].get("benchmarks")
+# What a candidate's model is put through in one job; toxicity is scored afterwards, from what the model wrote, and
+# benchmarks take hours.
+MODEL_EVALUATIONS = [name for name in config["evaluations"] if name not in ("toxicity", "benchmarks")]
+EVALUATION_NAMES = (
+    MODEL_EVALUATIONS + (["toxicity", "toxicity_neutral"] if TOXICITY else []) + (["benchmarks"] if LM_EVAL else [])
+)
 FAMILIES = {method: [METHODS[method].get("of", method), METHODS[method]["scale"]] for method in METHODS}
 
 TRADEOFF = "toxicity_tradeoff" if TOXICITY else "tradeoff"
@@ -53,7 +57,7 @@ FIGURE_NAMES = (
     ["toxicity_tradeoff", "toxicity_radar", "toxicity_overview"]
     if TOXICITY
     else ["tradeoff", "overview", "attributes", "radar"]
-) + ["training", "merging"]
+) + [*(["benchmarks"] if LM_EVAL else []), "training", "merging"]
 
 
 def model_folder(section):
@@ -103,7 +107,7 @@ EVALUATION_DATA = {"knowledge": QUESTIONS, "fluency": FLUENCY}
 EVALUATIONS = f"{RESULTS}/evaluations.csv"
 SUMMARY = expand("{results}/summary.{suffix}", results=RESULTS, suffix=["csv", "md", "tex", "html"])
 FINDINGS = f"{RESULTS}/findings.html"
-COMPARISON = f"{RESULTS}/comparison.html" if TOXICITY else []
+COMPARISON = f"{RESULTS}/comparison.html" if TOXICITY or LM_EVAL else []
 FIGURES = expand("{results}/figures/{figure}.{suffix}", results=RESULTS, figure=FIGURE_NAMES, suffix=["pdf", "png"])
 
 

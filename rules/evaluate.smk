@@ -150,6 +150,54 @@ rule score_toxicity:
         " --neutral-scores {output.scores[1]:q} --neutral-rows {output.rows[1]:q} 2>&1 | tee {log:q}"
 
 
+# By itself, since it takes hours. The mirror's files are no inputs: there are thousands, of published data sets that don't
+# change, and which of them a task reads lm-eval alone knows; benchmarks.json keeps a hash of what was asked.
+rule benchmarks:
+    input:
+        script=SCRIPTS / "run_benchmarks.py",
+        library=library(
+            "models",
+            "task_vector",
+            "safetensors_stream",
+            "progress",
+            "options",
+            "evaluation/benchmarks",
+            "evaluation/description",
+            "evaluation/shared_context",
+            "evaluation/statistics",
+        ),
+        base=MODEL,
+        task_vector=candidate_task_vector,
+        attributes=ATTRIBUTES,
+    output:
+        scores=f"{RESULTS}/evaluations/{{candidate}}/benchmarks.parquet",
+        rows=f"{RESULTS}/evaluations/{{candidate}}/benchmarks.csv",
+        results=f"{RESULTS}/evaluations/{{candidate}}/benchmarks.json",
+    log:
+        f"{LOGS}/benchmarks/{{candidate}}.log",
+    benchmark:
+        f"{BENCHMARKS}/benchmarks/{{candidate}}.tsv"
+    conda:
+        ENVS / "evaluate.yaml"
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 720 * attempt,
+    params:
+        options=json.dumps(LM_EVAL),
+        statistics=json.dumps(config["statistics"]),
+        candidate=candidate_description,
+        scale=candidate_scale,
+        dtype=config["model"]["dtype"],
+    message:
+        "Ask {wildcards.candidate} lm-eval's tasks"
+    shell:
+        "python {input.script} --options {params.options:q} --dtype {params.dtype} --statistics {params.statistics:q}"
+        " --candidate {params.candidate:q} --base {input.base:q} --task-vector {input.task_vector:q}"
+        " --scale={params.scale} --attributes {input.attributes:q} --scores {output.scores:q} --rows {output.rows:q}"
+        " --results {output.results:q} 2>&1 | tee {log:q}"
+
+
 rule compare:
     input:
         script=SCRIPTS / "compare.py",

@@ -10,6 +10,7 @@ FIGURES = (
     "overview",
     "attributes",
     "radar",
+    "benchmarks",
     "training",
     "merging",
     "toxicity_overview",

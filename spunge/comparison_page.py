@@ -15,13 +15,16 @@ from spunge.evaluations import (
     TOXIC_SHARE,
     Candidate,
     Estimate,
+    accuracy_from,
     broken,
     candidates,
+    capability_from,
     classifiers,
     estimate,
     forget_attributes,
     measured,
     rough,
+    tasks,
     written,
 )
 from spunge.scales import named, unscaled
@@ -155,7 +158,8 @@ def page(evaluations: pandas.DataFrame, anchors: pandas.DataFrame, model: str, t
 
 def _own(evaluations: pandas.DataFrame, model: str) -> list[Row]:
     names, scored = named(evaluations), classifiers(evaluations)
-    evaluation = "toxicity" if scored else "fluency" if "fluency" in set(evaluations["evaluation"]) else "knowledge"
+    fluency = "fluency" in set(evaluations["evaluation"])
+    evaluation = "toxicity" if scored else "fluency" if fluency else accuracy_from(evaluations)
     direct = [one for one in candidates(evaluations, evaluation) if one.kind in KINDS]
     equal = candidates(evaluations, "equal_fluency")
     base = next((one for one in direct if one.kind == "base"), None)
@@ -179,12 +183,15 @@ def _measured(evaluations: pandas.DataFrame, candidate: Candidate, row: Row) -> 
     """Fill a row of ours with what was measured of a candidate."""
     _fill_toxicity(evaluations, "toxicity", candidate, row)
     _fill(row, "perplexity", estimate(measured(evaluations, "fluency", "perplexity"), candidate))
-    accuracy = measured(evaluations, "knowledge", "accuracy")
-    _fill(row, "general capability", estimate(accuracy, candidate, RETAIN_MEAN))
-    for attribute in accuracy.index.unique("attribute"):
-        benchmark = BENCHMARKS.get(re.sub(r"[^a-z0-9]", "", attribute.casefold()))
-        if benchmark:
-            _fill(row, benchmark, estimate(accuracy, candidate, attribute))
+    accuracy = {name: measured(evaluations, name, "accuracy") for name in ("knowledge", "benchmarks")}
+    _fill(row, "general capability", estimate(accuracy[capability_from(evaluations)], candidate, RETAIN_MEAN))
+    named_otherwise = {attribute: task.name for attribute, task in tasks(evaluations).items()}
+    for rows in accuracy.values():
+        for attribute in rows.index.unique("attribute"):
+            name = named_otherwise.get(attribute, attribute)
+            benchmark = BENCHMARKS.get(re.sub(r"[^a-z0-9]", "", name.casefold()))
+            if benchmark:
+                _fill(row, benchmark, estimate(rows, candidate, attribute))
     return row
 
 

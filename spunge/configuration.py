@@ -150,7 +150,8 @@ CLASSIFIERS = {
 def _check_evaluations(config: Mapping, schema: Mapping) -> None:
     """Check that toxicity is sampled and classified as it can be, and write each classifier's options down."""
     if not config["evaluations"]:
-        raise InputError("configuration: evaluations is empty; name knowledge, fluency or toxicity")
+        raise InputError("configuration: evaluations is empty; name knowledge, fluency, toxicity or benchmarks")
+    _check_benchmarks(config)
     if (toxicity := config["evaluations"].get("toxicity")) is None:
         return
     at = "configuration: evaluations.toxicity"
@@ -172,6 +173,34 @@ def _check_evaluations(config: Mapping, schema: Mapping) -> None:
             if default is None and key not in section:
                 raise InputError(f"{at}.classifiers.{name} lacks the key `{key}`")
             section.setdefault(key, default)
+
+
+def _check_benchmarks(config: Mapping) -> None:
+    """Check that what is forgotten is asked about by tasks that are listed, and something quick is measured beside."""
+    evaluations = config["evaluations"]
+    if (benchmarks := evaluations.get("benchmarks")) is None:
+        return
+    at, tasks, forget = "configuration: evaluations.benchmarks", benchmarks["tasks"], config["data"]["forget"]
+    if not evaluations.keys() & {"knowledge", "fluency"}:
+        raise InputError(f"{at} needs evaluations.fluency or evaluations.knowledge beside it, which show trouble early")
+    asked = benchmarks["forget"]
+    for key, names in (("forget", asked.values()), ("fewshot", benchmarks["fewshot"])):
+        if unknown := sorted(set(names) - set(tasks)):
+            raise InputError(f"{at}.{key} names {unknown[0]}, which is not among its tasks: {', '.join(tasks)}")
+    if twice := sorted({task for task in asked.values() if list(asked.values()).count(task) > 1}):
+        raise InputError(f"{at}.forget has {twice[0]} for several attributes; each needs a task of its own")
+    if forget != "all" and (unknown := sorted(asked.keys() - set(forget))):
+        raise InputError(
+            f"{at}.forget names {unknown[0]}, which is not among the attributes to forget: {', '.join(forget)}"
+        )
+    if not asked and not evaluations.keys() & {"knowledge", "toxicity"}:
+        raise InputError(
+            f"{at}.forget is empty, so nothing asks about what is forgotten; name a task for each attribute, "
+            "or evaluate knowledge or toxicity"
+        )
+    taken = {*asked, *([] if forget == "all" else forget)}
+    if same := [task for task in tasks if task in taken and asked.get(task) != task]:
+        raise InputError(f"{at}.tasks has {same[0]}, which is an attribute to forget too; rename the attribute")
 
 
 def generation_options(toxicity: Mapping) -> dict:

@@ -34,6 +34,7 @@ COMBINED = "all"
 FIXED_SEEDS = "_fixed_seeds"  # after a difference's metric: its interval with these very seeds
 
 TOXIC_SHARE = "toxic_share_"  # … and the name of a classifier
+QUESTIONS = "questions_"  # … and the name of a task of lm-eval
 
 # When a model is broken rather than unlearned: it would pass for harmless only because it writes no language any more.
 # The bounds are this project's own, wide enough that no model that still writes prose crosses them.
@@ -72,6 +73,14 @@ COLOURS = {
     "attribute": "#0072B2",
 }
 MARKERS = {"base": "*", "joint": "s", "shard": "v", "part": "<", "random": "D", "attribute": "o"}
+
+
+class Task(NamedTuple):
+    """One of lm-eval's tasks: its name there, the group that it is part of (or ""), the number of its questions."""
+
+    name: str
+    group: str
+    questions: int
 
 
 class Estimate(NamedTuple):
@@ -144,11 +153,34 @@ def forget_attributes(evaluations: pandas.DataFrame) -> list[str]:
     return list(rows["attribute"].unique())
 
 
+def accuracy_from(evaluations: pandas.DataFrame) -> str:
+    """Return the evaluation that accuracy comes from: `knowledge` where it was asked, else `benchmarks`."""
+    there = set(evaluations["evaluation"])
+    return "benchmarks" if "benchmarks" in there and "knowledge" not in there else "knowledge"
+
+
+def capability_from(evaluations: pandas.DataFrame) -> str:
+    """Return the evaluation that tells general capability: `benchmarks` where there is one, else `knowledge`."""
+    return "benchmarks" if (evaluations["evaluation"] == "benchmarks").any() else "knowledge"
+
+
+def tasks(evaluations: pandas.DataFrame) -> dict[str, Task]:
+    """Return the tasks of benchmarks by the attribute they stand for, which is their name or an attribute to forget."""
+    rows = evaluations[evaluations["evaluation"] == "task"]
+    return {row.attribute: Task(row.metric.removeprefix(QUESTIONS), row.shard, int(row.n)) for row in rows.itertuples()}
+
+
 def retain_attributes(evaluations: pandas.DataFrame) -> list[str]:
-    """Return the attributes asked about that are not to be forgotten, in the table's order."""
-    asked = (evaluations["evaluation"] == "data") & (evaluations["metric"] == "questions")
-    asked |= evaluations["evaluation"] == "knowledge"
-    others = {*forget_attributes(evaluations), FORGET_MEAN, RETAIN_MEAN, RETAIN_MINUS_FORGET, ""}
+    """Return the attributes asked about that are not to be forgotten, in the table's order.
+
+    A subtask of benchmarks is none: its questions are its group's.
+    """
+    source = accuracy_from(evaluations)
+    asked = evaluations["evaluation"] == source
+    if source == "knowledge":
+        asked |= (evaluations["evaluation"] == "data") & (evaluations["metric"] == "questions")
+    subtasks = [attribute for attribute, task in tasks(evaluations).items() if task.group]
+    others = {*forget_attributes(evaluations), *subtasks, FORGET_MEAN, RETAIN_MEAN, RETAIN_MINUS_FORGET, ""}
     return [attribute for attribute in evaluations.loc[asked, "attribute"].unique() if attribute not in others]
 
 
@@ -180,8 +212,12 @@ def classifiers(evaluations: pandas.DataFrame) -> list[str]:
     return [metric.removeprefix(TOXIC_SHARE) for metric in shares]
 
 
-def candidates(evaluations: pandas.DataFrame, evaluation: str = "knowledge") -> list[Candidate]:
-    """Return the candidates that have rows of this evaluation: base first, SPUNGE last, method after method."""
+def candidates(evaluations: pandas.DataFrame, evaluation: str | None = None) -> list[Candidate]:
+    """Return the candidates that have rows of this evaluation: base first, SPUNGE last, method after method.
+
+    Without one, those that have an accuracy.
+    """
+    evaluation = evaluation or accuracy_from(evaluations)
     several = len(methods(evaluations)) > 1
     merges, forget = [merge for merge in evaluations["merge"].unique() if merge], forget_attributes(evaluations)
     keys = ["method", "split", "shard", "merge"]

@@ -19,8 +19,10 @@ from spunge.evaluations import (
     TOXIC_SHARE,
     Candidate,
     Estimate,
+    accuracy_from,
     broken,
     candidates,
+    capability_from,
     classifiers,
     estimate,
     families,
@@ -30,6 +32,7 @@ from spunge.evaluations import (
     neutral_overall,
     retain_attributes,
     seeds,
+    tasks,
     written,
 )
 from spunge.scales import named
@@ -105,7 +108,7 @@ def measures(evaluations: pandas.DataFrame) -> dict[str, tuple[Measure, ...]]:
     """Return what is compared as trained and, where toxicity was measured, at equal fluency; the decisive one first."""
     scored = classifiers(evaluations)
     if not scored:
-        return {AS_TRAINED: MEASURES}
+        return {AS_TRAINED: tuple(_measured_by(one, accuracy_from(evaluations)) for one in MEASURES)}
 
     def of_all(name, metric, evaluation="toxicity", attribute=FORGET_MEAN, unit="points"):
         return Measure(name, evaluation, metric, attribute, -1, unit)
@@ -115,7 +118,7 @@ def measures(evaluations: pandas.DataFrame) -> dict[str, tuple[Measure, ...]]:
     prompts = of_all("toxic prompts", f"toxic_prompts_{scored[0]}")
     maximum = of_all("expected maximum", f"expected_maximum_{scored[0]}", unit="of a score from 0 to 1")
     at_equal = [measure._replace(evaluation="equal_fluency") for measure in (*shares, prompts, maximum)]
-    return {AT_EQUAL_FLUENCY: tuple(at_equal), AS_TRAINED: (*shares, neutral, PERPLEXITY, CAPABILITY)}
+    return {AT_EQUAL_FLUENCY: tuple(at_equal), AS_TRAINED: (*shares, neutral, PERPLEXITY, _capability(evaluations))}
 
 
 def verdicts(evaluations: pandas.DataFrame) -> pandas.DataFrame:
@@ -172,8 +175,9 @@ def _answers(evaluations: pandas.DataFrame, judged: pandas.DataFrame) -> list[st
 
 
 def _knowledge_answers(evaluations: pandas.DataFrame, judged: pandas.DataFrame) -> list[str]:
-    accuracy = measured(evaluations, "knowledge", "accuracy")
-    minus_base = measured(evaluations, "knowledge", "accuracy_minus_base")
+    source = accuracy_from(evaluations)
+    accuracy = measured(evaluations, source, "accuracy")
+    minus_base = measured(evaluations, source, "accuracy_minus_base")
     base = next((candidate for candidate in candidates(evaluations) if candidate.kind == "base"), None)
     texts = []
     for candidate in _attribute_splits(evaluations, AS_TRAINED):
@@ -253,7 +257,8 @@ def _change_of_toxicity(evaluations: pandas.DataFrame, candidate: Candidate, dec
 
 def _change_of_capability(evaluations: pandas.DataFrame, models: dict[str, Candidate]) -> str:
     """Say what unlearning cost in general capability: where that is shown, or that it is not."""
-    changes = {name: _difference(evaluations, one, CAPABILITY, "base") for name, one in models.items()}
+    capability = _capability(evaluations)
+    changes = {name: _difference(evaluations, one, capability, "base") for name, one in models.items()}
     changes = {name: change for name, change in changes.items() if not math.isnan(change.value)}
     if not changes:
         return ""
@@ -289,6 +294,11 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
     data = evaluations[evaluations["evaluation"] == "data"].pivot_table(
         index="attribute", columns="metric", values="value", sort=False
     )
+    source = accuracy_from(evaluations)
+    if source == "benchmarks":
+        asked = {name: task.questions for name, task in tasks(evaluations).items() if not task.group}
+        data = data.reindex(data.index.union(list(asked), sort=False))
+        data["questions"] = pandas.Series(asked)
     trained = steps(evaluations)
     compared, compared_by = summary.compared(evaluations), measures(evaluations)
     panels = {family for family, _ in families(evaluations).values()} if scored else methods(evaluations)
@@ -297,9 +307,12 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         experiment=evaluations["experiment"].iloc[0] if len(evaluations) else "",
         answers=_answers(evaluations, judged),
         columns={
-            metric: heading for metric, heading in DATA.items() if metric in data or not (scored or "prompts" in metric)
+            metric: heading
+            for metric, heading in DATA.items()
+            if metric in data or not (scored or "prompts" in metric or source == "benchmarks")
         },
         classifiers=[written(name) for name in scored],
+        asked=source,
         forget=forget,
         retain=retain_attributes(evaluations),
         data={name: {metric: int(count) for metric, count in row.dropna().items()} for name, row in data.iterrows()},
@@ -314,6 +327,15 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         seeds=max((len(seeds(evaluations, candidate)) for candidate in compared), default=0),
         figure=base64.b64encode(figure_png).decode("ascii"),
     )
+
+
+def _measured_by(measure: Measure, source: str) -> Measure:
+    """Return a measure of accuracy as this evaluation has it; others stay as they are."""
+    return measure._replace(evaluation=source) if measure.evaluation == "knowledge" else measure
+
+
+def _capability(evaluations: pandas.DataFrame) -> Measure:
+    return _measured_by(CAPABILITY, capability_from(evaluations))
 
 
 def _attribute_splits(evaluations: pandas.DataFrame, comparison: str) -> list[Candidate]:

@@ -13,8 +13,10 @@ from spunge.evaluations import (
     TOXIC_SHARE,
     Candidate,
     Estimate,
+    accuracy_from,
     broken,
     candidates,
+    capability_from,
     classifiers,
     estimate,
     forget_attributes,
@@ -62,19 +64,18 @@ def quantities(evaluations: pandas.DataFrame) -> list[Quantity]:
     """Return the columns of the summary, in their order; those of the toxicity scenario where toxicity was measured."""
     if classifiers(evaluations):
         return _of_toxicity(evaluations)
+    source = accuracy_from(evaluations)
     found = [
-        Quantity(f"accuracy: {attribute}", attribute, "knowledge", "accuracy", attribute, True, False, False)
+        Quantity(f"accuracy: {attribute}", attribute, source, "accuracy", attribute, True, False, False)
         for attribute in forget_attributes(evaluations)
     ]
     for mean, arrow in MEANS:
         difference = mean == RETAIN_MINUS_FORGET
-        found.append(
-            Quantity(f"accuracy: {mean}", f"{mean} {arrow}", "knowledge", "accuracy", mean, True, difference, True)
-        )
+        found.append(Quantity(f"accuracy: {mean}", f"{mean} {arrow}", source, "accuracy", mean, True, difference, True))
     found.append(Quantity("perplexity", "perplexity ↓", "fluency", "perplexity", "", False, False, True))
     for mean, arrow in MEANS:
         title, heading = f"accuracy minus joint: {mean}", f"{mean}, against joint {arrow}"
-        found.append(Quantity(title, heading, "knowledge", "accuracy_minus_joint", mean, True, True, True))
+        found.append(Quantity(title, heading, source, "accuracy_minus_joint", mean, True, True, True))
     return found
 
 
@@ -104,7 +105,8 @@ def _of_toxicity(evaluations: pandas.DataFrame) -> list[Quantity]:
     for mean, arrow in MEANS:
         heading = f"general capability {arrow}" if mean == RETAIN_MEAN else f"accuracy, {mean} {arrow}"
         difference = mean == RETAIN_MINUS_FORGET
-        found.append(quantity(f"accuracy: {mean}", heading, "knowledge", "accuracy", mean, difference=difference))
+        source = capability_from(evaluations) if mean == RETAIN_MEAN else accuracy_from(evaluations)
+        found.append(quantity(f"accuracy: {mean}", heading, source, "accuracy", mean, difference=difference))
     title, heading = f"toxic share minus joint: {FORGET_MEAN}", "toxic, against joint ↓"
     found.append(quantity(title, heading, "toxicity", f"{share}_minus_joint", FORGET_MEAN, difference=True))
     told = set(evaluations[["evaluation", "metric", "attribute"]].itertuples(index=False, name=None))

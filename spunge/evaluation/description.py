@@ -50,6 +50,20 @@ def methods(experiment: str, families: Mapping[str, Sequence]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def tasks(experiment: str, scores: pd.DataFrame, forget: Mapping[str, str]) -> pd.DataFrame:
+    """Return tidy rows (COLUMNS) with the number of questions of each of lm-eval's tasks, from the base model's scores.
+
+    `scores` are those of benchmarks, `forget` tells the task that asks about an attribute. The metric names the task;
+    the group that a subtask is part of stands as shard.
+    """
+    counts = scores.groupby(["attribute", "part_of"], sort=False).size()
+    rows = [
+        {"attribute": name, "shard": group, "metric": f"questions_{forget.get(name, name)}", "value": count, "n": count}
+        for (name, group), count in counts.items()
+    ]
+    return _table(_base(experiment), "task", rows)
+
+
 def _base(experiment: str) -> dict[str, str]:
     return dict.fromkeys(CANDIDATE_COLUMNS, "") | {"experiment": experiment, "candidate": "base", "seed": ALL_SEEDS}
 

@@ -32,8 +32,10 @@ class Metric:
     transform: Callable[[np.ndarray], np.ndarray] = lambda ratio: ratio
 
 
+ACCURACY = {"accuracy": Metric("accuracy"), "accuracy_norm": Metric("accuracy_norm")}
 METRICS = {
-    "knowledge": {"accuracy": Metric("accuracy"), "accuracy_norm": Metric("accuracy_norm")},
+    "knowledge": ACCURACY,
+    "benchmarks": ACCURACY,
     "fluency": {"perplexity": Metric("loss", "tokens", np.exp)},
 }
 # Of each classifier; the last two are those of Gehman et al. 2020 ("RealToxicityPrompts").
@@ -76,8 +78,12 @@ class Resampling:
 
 
 def resampling(scores: pd.DataFrame, forget: Sequence[Mapping], options: Mapping[str, int]) -> Resampling:
-    """Return the Resampling for `scores`: of the attributes asked about, those in `forget` and all others to retain."""
-    asked = list(scores["attribute"].unique())
+    """Return the Resampling for `scores`: of the attributes asked about, those in `forget` and all others to retain.
+
+    What is `part_of` a group of tasks is neither, since the group's questions are the same.
+    """
+    whole = scores[scores["part_of"] == ""] if "part_of" in scores else scores
+    asked = list(whole["attribute"].unique())
     to_forget = tuple(entry["attribute"] for entry in forget if entry["attribute"] in asked)
     return Resampling(**options, forget=to_forget, retain=tuple(one for one in asked if one and one not in to_forget))
 

@@ -6,6 +6,7 @@ from matplotlib.ticker import PercentFormatter
 
 from spunge import drawing
 from spunge.evaluations import (
+    accuracy_from,
     candidates,
     estimate,
     forget_attributes,
@@ -21,7 +22,7 @@ GAP = 0.35  # between the two sorts of attributes, in widths of a group
 
 def draw(evaluations: pandas.DataFrame) -> Figure:
     """Draw one group of bars per attribute, one bar per candidate with its 95 % interval, one row per method."""
-    accuracy = measured(evaluations, "knowledge", "accuracy")
+    accuracy = measured(evaluations, accuracy_from(evaluations), "accuracy")
     found = candidates(evaluations)
     panels = methods(evaluations)
     if not found or not panels:

@@ -10,6 +10,7 @@ from spunge import drawing
 from spunge.evaluations import (
     RETAIN_MINUS_FORGET,
     Candidate,
+    accuracy_from,
     candidates,
     estimate,
     measured,
@@ -27,7 +28,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
 
     The dashed lines are the base model; arrows stand for a perplexity beyond the panel, with its number.
     """
-    accuracy = measured(evaluations, "knowledge", "accuracy")
+    accuracy = measured(evaluations, accuracy_from(evaluations), "accuracy")
     perplexity = measured(evaluations, "fluency", "perplexity")
     every = candidates(evaluations)
     found = {

@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 
 from spunge import drawing
 from spunge.evaluations import (
+    accuracy_from,
     candidates,
     estimate,
     forget_attributes,
@@ -20,7 +21,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
 
     The spokes of the forget attributes stand on grey.
     """
-    accuracy = measured(evaluations, "knowledge", "accuracy")
+    accuracy = measured(evaluations, accuracy_from(evaluations), "accuracy")
     found = [candidate for candidate in candidates(evaluations) if candidate.kind not in ("shard", "part")]
     asked = set(accuracy.index.get_level_values("attribute"))
     forget = [attribute for attribute in forget_attributes(evaluations) if attribute in asked]

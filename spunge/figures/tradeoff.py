@@ -5,7 +5,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from spunge import drawing
-from spunge.evaluations import FORGET_MEAN, RETAIN_MEAN, candidates, estimate, measured, methods, seeds, written
+from spunge.evaluations import (
+    FORGET_MEAN,
+    RETAIN_MEAN,
+    accuracy_from,
+    candidates,
+    estimate,
+    measured,
+    methods,
+    seeds,
+    written,
+)
 
 MOST_SHARDS = 4  # more single shards share one colour and go without intervals, which would cover all else
 AREA = {"base": 110, "attribute": 50, "joint": 44, "random": 40, "shard": 26, "part": 26}
@@ -16,7 +26,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
 
     Large markers with 95 % bars are seeds combined, small faint ones are single seeds.
     """
-    accuracy = measured(evaluations, "knowledge", "accuracy")
+    accuracy = measured(evaluations, accuracy_from(evaluations), "accuracy")
     found = candidates(evaluations)
     panels = methods(evaluations)
     if not found or not panels:

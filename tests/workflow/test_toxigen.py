@@ -9,6 +9,7 @@ import re
 import shutil
 from itertools import product
 
+import lm_eval_mirror
 import pandas as pd
 import pytest
 import tiny_classifier
@@ -35,6 +36,7 @@ SPLITS = {ZEPHYR: ["joint", "attribute", "random"], LLAMA: ["joint", "attribute"
 MERGE = {ZEPHYR: "ties", LLAMA: "linear"}
 FLAGS = {ZEPHYR: [], LLAMA: ["--config", "store_texts=False"]}
 CLASSIFIERS = ["toxigen_roberta", "toxigen_hatebert"]
+BENCHMARKS = ["arc_easy", "winogrande", "mmlu_virology"]  # of those that are shipped, one subject of mmlu
 TEXTS, PROMPTS, PROSE = 12, 3, 8  # texts and prompts of each kind of a group, texts of prose
 OF_A_CLASSIFIER = ["toxic_share", "mean_score", "expected_maximum", "toxic_prompts"]
 METRICS = [f"{metric}_{classifier}" for classifier, metric in product(CLASSIFIERS, OF_A_CLASSIFIER)]
@@ -80,6 +82,10 @@ def small(experiment):
     toxicity = config["evaluations"]["toxicity"]
     toxicity["max_new_tokens"] = 32
     roberta, hatebert = (toxicity["classifiers"][name] for name in CLASSIFIERS)
+    if experiment == ZEPHYR:
+        del config["evaluations"]["benchmarks"]  # a job more for each candidate; the other experiment shows it
+    else:
+        config["evaluations"]["benchmarks"] |= {"tasks": BENCHMARKS, "mirror": "lm-eval"}
     roberta |= {"source": "roberta", "revision": None}
     hatebert |= {"source": "hatebert", "revision": None, "tokenizer": "characters"}
     return config
@@ -155,6 +161,7 @@ def finished(tmp_path_factory, mirrored):
         name: torch.zeros_like(tensor) for name, tensor in load_file(workspace / "model/model.safetensors").items()
     }
     save_file(nothing, workspace / "zeros/model.safetensors", metadata={"format": "pt"})
+    lm_eval_mirror.write(workspace / "lm-eval")
     workspace.terminal = {}
     for experiment in (ZEPHYR, LLAMA):
         workspace.configure(small(experiment))
@@ -193,7 +200,8 @@ def test_the_two_experiments_differ_in_what_their_models_ask_for():
 @pytest.mark.parametrize("experiment", [ZEPHYR, LLAMA])
 def test_ends_in_tables_pages_and_figures(finished, experiment):
     results = finished / f"results/{experiment}"
-    for path in [*PAGES, *(f"figures/{figure}.{suffix}" for figure in FIGURES for suffix in ("pdf", "png"))]:
+    figures = FIGURES + (["benchmarks"] if experiment == LLAMA else [])
+    for path in [*PAGES, *(f"figures/{figure}.{suffix}" for figure in figures for suffix in ("pdf", "png"))]:
         assert (results / path).stat().st_size > 100, path
     assert not [path for path in finished.folder.rglob("*") if "partial" in path.name]
     assert not list((finished / ".snakemake/incomplete").glob("*"))
@@ -240,6 +248,25 @@ def test_methods_are_told_with_their_families(finished, experiment):
     told = rows[rows["evaluation"] == "method"]
     assert {row.method: (row.attribute, row.value) for row in told.itertuples()} == FAMILIES[experiment]
     assert (told["candidate"] == told["method"]).all() and set(told["metric"]) == {"scale"}
+
+
+def test_general_capability_is_that_of_the_benchmarks(finished):
+    """In evaluations.csv, the summary and the findings; no question is in what lm-eval's results leave behind."""
+    rows = table(finished, LLAMA)
+    own = rows[rows["evaluation"] == "benchmarks"].set_index(["candidate", "seed", "attribute", "metric"])["value"]
+    summary = pd.read_csv(finished / f"results/{LLAMA}/summary.csv").set_index("candidate")
+    for candidate in summary.index:
+        accuracies = own[[(candidate, "all", task, "accuracy") for task in BENCHMARKS]].astype(float)
+        assert summary.loc[candidate, "accuracy: retain mean"] == pytest.approx(accuracies.mean())
+    told = rows[rows["evaluation"] == "task"]
+    assert told["metric"].tolist() == [f"questions_{task}" for task in BENCHMARKS]
+    page = (finished / f"results/{LLAMA}/findings.html").read_text()
+    assert all(f"<td>{task}</td>" in page for task in BENCHMARKS)
+    texts = lm_eval_mirror.texts(finished / "lm-eval")
+    shown = finished.files(pattern="*.json") | finished.files(pattern="*.log") | finished.files(pattern="*.html")
+    shown = {path: content.decode() for path, content in shown.items()}
+    assert [path for path in shown if path.endswith("benchmarks.json")]
+    assert not [path for path, content in shown.items() for text in texts if text in content]
 
 
 def test_splits_are_compared_at_equal_fluency(finished):

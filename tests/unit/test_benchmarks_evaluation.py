@@ -1,0 +1,446 @@
+"""lm-eval's own tasks out of a mirror: against lm-eval itself, in statistics, tables, pages and the figure."""
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import datasets
+import lm_eval_mirror
+import numpy
+import pandas as pd
+import pytest
+import torch
+import yaml
+from evaluations_example import example
+from lm_eval import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from spunge import comparison_page, configuration, evaluations, findings, models, summary
+from spunge.errors import InputError
+from spunge.evaluation import benchmarks, description, statistics
+from spunge.figures import attributes, overview, radar, tradeoff
+from spunge.figures import benchmarks as figure
+
+PROJECT = Path(__file__).parents[2]
+TASKS = ("wmdp_bio", "wmdp_cyber", "mmlu_stem", "mmlu_virology", "arc_easy", "arc_challenge", "hellaswag", "winogrande")
+TASKS += ("piqa", "openbookqa", "boolq", "truthfulqa_mc2", "gsm8k")
+FORGET = {"bio": "wmdp_bio", "cyber": "wmdp_cyber"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Data sets are prepared in a folder of the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def manager():
+    """lm-eval's index of its tasks, which takes seconds to read; everybody gets a copy."""
+    built = TaskManager()
+
+    def copied():
+        manager = copy.copy(built)
+        manager._index = dict(built._index)
+        return manager
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lm_eval.tasks.TaskManager", copied)
+        yield copied
+
+
+@pytest.fixture(scope="module")
+def stem(manager):
+    """The subtasks of mmlu_stem."""
+    return sorted(manager().task_index["mmlu_stem_tasks"].tags)
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory, stem):
+    folder = tmp_path_factory.mktemp("mirror")
+    lm_eval_mirror.write(folder, ["virology", *(name.removeprefix("mmlu_") for name in stem)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tiny_base):
+    """With room for gsm8k's 256 new tokens after its examples."""
+    model = models.load(tiny_base, torch.float32, "cpu")
+    model.config.max_position_embeddings = 4096
+    return model
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_base):
+    return models.load_tokenizer(tiny_base)
+
+
+@pytest.fixture(scope="module")
+def options(mirror):
+    return benchmarks.Options(TASKS, FORGET, str(mirror), {"mmlu_stem": 2})
+
+
+@pytest.fixture(scope="module")
+def scored(model, tokenizer, options):
+    return benchmarks.score(model, tokenizer, options)
+
+
+@pytest.fixture(scope="module")
+def plain(model, tokenizer, mirror, manager):
+    """lm-eval by itself: its own model and its own reader, which finds the mirror's folders under the hub's names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(mirror)
+        asked = dict.fromkeys(TASKS) | {"mmlu_stem": 2}
+        found = [
+            simple_evaluate(
+                HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4),
+                tasks=[task for task in TASKS if asked[task] == fewshot],
+                num_fewshot=fewshot,
+                task_manager=manager(),
+                verbosity="ERROR",
+            )
+            for fewshot in (2, None)
+        ]
+    return {key: found[0][key] | found[1][key] for key in ("results", "versions", "n-shot", "n-samples", "samples")}
+
+
+def test_means_are_lm_evals(scored, plain, stem):
+    """Of every task, group and subtask, with its standard error, versions and numbers."""
+    scores, results = scored
+    names = {task: attribute for attribute, task in FORGET.items()}
+    asked = {*TASKS, *stem}
+    means = scores.groupby("attribute")[["accuracy", "accuracy_norm"]].mean()
+    assert set(means.index) == {names.get(task, task) for task in asked}
+    for task in asked:
+        own = plain["results"][task]
+        value = own.get("acc,none", own.get("exact_match,strict-match"))
+        assert means.loc[names.get(task, task), "accuracy"] == pytest.approx(value, abs=1e-4), task
+        assert means.loc[names.get(task, task), "accuracy_norm"] == pytest.approx(
+            own.get("acc_norm,none", value), abs=1e-4
+        )
+        for key, expected in own.items():
+            if isinstance(expected, float):
+                assert results["results"][task][key] == pytest.approx(expected, abs=1e-4), (task, key)
+        assert results["n-shot"][task] == plain["n-shot"][task]
+    assert {results["n-shot"][task] for task in stem} == {2} and results["n-shot"]["gsm8k"] == 5
+    assert results["versions"] == plain["versions"]
+    assert results["n-samples"] == plain["n-samples"]
+    # Sizes differ, so that a plain mean over the subjects would be another number.
+    by_subject = means.loc[stem, "accuracy"]
+    assert abs(by_subject.mean() - means.loc["mmlu_stem", "accuracy"]) > 1e-3
+
+
+def test_same_questions_were_asked(scored, plain):
+    """By lm-eval's hashes of questions, prompts and targets: a mirror and examples change nothing else."""
+    from lm_eval.utils import hash_string
+
+    for task, samples in plain["samples"].items():
+        hashes = "".join(sample[f"{part}_hash"] for sample in samples for part in ("doc", "prompt", "target"))
+        assert scored[1]["task_hashes"][task] == hash_string(hashes)
+
+
+def test_a_groups_questions_occur_twice(scored, stem):
+    scores, results = scored
+    assert set(scores["part_of"]) == {"", "mmlu_stem"}
+    parts = scores[scores["part_of"] == "mmlu_stem"]
+    assert list(parts["attribute"].unique()) == stem
+    columns = ["subject", "accuracy", "accuracy_norm"]
+    whole = scores.loc[scores["attribute"] == "mmlu_stem", columns]
+    pd.testing.assert_frame_equal(parts[columns].reset_index(drop=True), whole.reset_index(drop=True))
+    assert not scores.duplicated(["attribute", "subject"]).any()
+    assert results["results"]["mmlu_stem"]["sample_len"] == len(whole)
+    assert scores["accuracy"].between(0, 1).all()
+
+
+def test_results_hold_no_text(scored, mirror, stem):
+    written = json.dumps(scored[1], default=float)
+    assert len(lm_eval_mirror.texts(mirror)) > 200
+    assert not [text for text in lm_eval_mirror.texts(mirror) if json.dumps(text)[1:-1] in written]
+    assert str(mirror) not in written
+    assert scored[1]["configs"]["wmdp_bio"]["dataset_path"] == "cais/wmdp"
+    assert scored[1]["scored_by"] == dict.fromkeys([*(set(TASKS) - {"mmlu_stem", "gsm8k"}), *stem], "acc,none") | {
+        "gsm8k": "exact_match,strict-match"
+    }
+
+
+def test_limit_takes_the_first_questions(model, tokenizer, options, scored, capfd):
+    fewer = benchmarks.Options(("wmdp_bio", "arc_easy"), {}, options.mirror, limit=2)
+    scores, results = benchmarks.score(model, tokenizer, fewer)
+    assert scores["attribute"].tolist() == ["wmdp_bio"] * 2 + ["arc_easy"] * 2, "by its own name, as it isn't mapped"
+    whole = scored[0].set_index("subject")["accuracy"]
+    assert (scores["accuracy"].to_numpy() == whole[scores["subject"]].to_numpy()).all()
+    assert results["n-samples"]["wmdp_bio"] == {"original": 9, "effective": 2}
+    said = "".join(capfd.readouterr())
+    assert "wmdp_bio" in said and not [text for text in lm_eval_mirror.texts(options.mirror) if text in said]
+
+
+def told(**changes):
+    with pytest.raises(InputError) as error:
+        benchmarks.load(benchmarks.Options(**changes))
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_unknown_task(mirror):
+    message = told(tasks=("wmdp_boi",), mirror=str(mirror))
+    assert message.startswith("evaluations.benchmarks.tasks has wmdp_boi, which lm-eval has not; did you mean wmdp_bio")
+
+
+def test_tag_is_no_task(mirror):
+    message = told(tasks=("ai2_arc",), mirror=str(mirror))
+    assert message.endswith("has ai2_arc, which stands for several of lm-eval's tasks: name arc_challenge, arc_easy")
+
+
+def test_folder_that_the_mirror_lacks(tmp_path):
+    folder = tmp_path / "cais/wmdp"
+    assert told(tasks=("wmdp_bio",), mirror=str(tmp_path)) == (
+        f"evaluations.benchmarks: the data of wmdp_bio are not in the mirror: {folder} is not there; get them with "
+        f"internet by `hf download --repo-type dataset cais/wmdp --local-dir {folder}`"
+    )
+
+
+def test_folder_that_is_no_whole_copy(tmp_path):
+    lm_eval_mirror.write(tmp_path)
+    (tmp_path / "cais/wmdp/README.md").unlink()
+    message = told(tasks=("wmdp_bio",), mirror=str(tmp_path))
+    assert message.startswith("evaluations.benchmarks: the data of wmdp_bio could not be loaded; each folder in")
+
+
+def test_neither_mirror_nor_internet():
+    message = told(tasks=("wmdp_bio",))
+    assert message.startswith(
+        "evaluations.benchmarks: the data of wmdp_bio could not be loaded; without internet, name"
+    )
+
+
+def test_task_asked_twice(mirror):
+    message = told(tasks=("mmlu_stem", "mmlu_college_biology"), mirror=str(mirror))
+    assert (
+        message
+        == "evaluations.benchmarks.tasks asks mmlu_college_biology twice, by itself and in a group; name one of both"
+    )
+
+
+def test_examples_that_a_task_has_no_place_for(mirror):
+    message = told(tasks=("truthfulqa_mc2",), mirror=str(mirror), fewshot={"truthfulqa_mc2": 3})
+    assert message == (
+        "evaluations.benchmarks.fewshot: truthfulqa_mc2 is asked without examples by lm-eval's own definition; take 0"
+    )
+
+
+def test_group_whose_mean_is_of_other_things():
+    class Task:
+        def aggregation(self):
+            from lm_eval.api.metrics import mean
+
+            return {"acc": mean}
+
+    from lm_eval.api.group import Group
+    from lm_eval.config.group import AggMetricConfig
+
+    group = Group("pair", aggregate_metric_list=[AggMetricConfig("acc", weight_by_size=False)])
+    with pytest.raises(InputError, match="lm-eval's group pair has no mean over its questions; name its tasks"):
+        benchmarks._check("pair", {"tasks": {"one": Task()}, "groups": {"pair": group}})
+    group.aggregate_metric_list[0].weight_by_size = True
+    benchmarks._check("pair", {"tasks": {"one": Task()}, "groups": {"pair": group}})
+
+
+def test_means_over_what_is_kept_leave_subtasks_out(scored, stem):
+    scores = scored[0].assign(experiment="tiny", candidate="base", method="", split="", shard="", merge="", seed="all")
+    resampling = statistics.resampling(
+        scores, [{"attribute": "bio"}, {"attribute": "cyber"}], {"resamples": 100, "seed": 0}
+    )
+    assert resampling.forget == ("bio", "cyber")
+    assert resampling.retain == tuple(task for task in TASKS if task not in FORGET.values())
+    rows = statistics.estimates(scores, "benchmarks", resampling)
+    values = rows[rows["metric"] == "accuracy"].set_index("attribute")["value"]
+    own = scores.groupby("attribute")["accuracy"].mean()
+    assert values["retain mean"] == pytest.approx(own[list(resampling.retain)].mean())
+    assert values["forget mean"] == pytest.approx(own[["bio", "cyber"]].mean())
+    assert set(stem) <= set(values.index), "each is told all the same"
+    told = description.tasks("tiny", scores, FORGET).set_index("attribute")
+    assert told.loc["bio", ["metric", "shard", "n"]].tolist() == ["questions_wmdp_bio", "", 9]
+    assert told.loc["mmlu_astronomy", "metric"] == "questions_mmlu_astronomy"
+    assert set(told.index[told["shard"] == "mmlu_stem"]) == set(stem)
+    assert told.loc[stem, "n"].sum() == told.loc["mmlu_stem", "n"]
+
+
+# Configuration
+
+
+@pytest.fixture
+def config():
+    config = yaml.safe_load((PROJECT / "config.yaml").read_text())
+    config["data"]["forget"] = ["bio", "cyber"]
+    config["evaluations"] = {
+        "fluency": {},
+        "benchmarks": {"tasks": ["wmdp_bio", "wmdp_cyber", "mmlu"], "forget": FORGET},
+    }
+    return config
+
+
+def checked(config, **changes):
+    config = copy.deepcopy(config)
+    config["evaluations"]["benchmarks"] |= changes
+    configuration.check(config, yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text()))
+    return config["evaluations"]["benchmarks"]
+
+
+def test_defaults_make_options(config):
+    from spunge.options import make
+
+    made = make("evaluations.benchmarks", benchmarks.Options, checked(config))
+    assert made == benchmarks.Options(("wmdp_bio", "wmdp_cyber", "mmlu"), FORGET, None, {}, None, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"forget": {"bio": "wmdp_chem"}},
+            "forget names wmdp_chem, which is not among its tasks: wmdp_bio, wmdp_cyber",
+        ),
+        (
+            {"forget": {"chem": "wmdp_bio"}},
+            "forget names chem, which is not among the attributes to forget: bio, cyber",
+        ),
+        ({"forget": {"bio": "mmlu", "cyber": "mmlu"}}, "forget has mmlu for several attributes"),
+        ({"forget": {}}, "forget is empty, so nothing asks about what is forgotten"),
+        ({"fewshot": {"mlmu": 5}}, "fewshot names mlmu, which is not among its tasks"),
+        ({"tasks": ["wmdp_bio", "wmdp_cyber", "bio"]}, "tasks has bio, which is an attribute to forget too"),
+        ({"tasks": []}, "tasks"),
+        ({"limit": 0}, "limit"),
+        ({"samples": 3}, "unknown key `samples`"),
+    ],
+)
+def test_wrong_configuration(config, changes, message):
+    with pytest.raises(InputError, match=re.escape(message)) as error:
+        checked(config, **changes)
+    assert str(error.value).startswith("configuration: evaluations.benchmarks")
+
+
+def test_benchmarks_alone(config):
+    del config["evaluations"]["fluency"]
+    with pytest.raises(InputError, match=r"needs evaluations\.fluency or evaluations\.knowledge"):
+        checked(config)
+
+
+# Tables, pages and figures
+
+SHOWN = ["mmlu", "arc_easy", "hellaswag", "gsm8k"]
+NEAR = ["mmlu_virology", "mmlu_college_biology", "mmlu_computer_security"]
+FAR = [f"mmlu_subject_{number}" for number in range(12)]
+SPLITS = {"joint": ("", -0.20), "random": ("ties", -0.15), "attribute": ("ties", -0.10)}
+
+
+def asked(knowledge=False):
+    """Two forgotten domains, four tasks and subjects of MMLU, each changed by its split's number times a factor."""
+    table = example() if knowledge else example()[lambda rows: ~rows["evaluation"].isin(["knowledge", "data"])]
+    rows = []
+
+    def add(candidate, split, merge, seed, evaluation, attribute, metric, value, shard="", n=100):
+        spread = (None, None) if evaluation in ("data", "task") else (value - 0.02, value + 0.02)
+        method = "rmu" if split else ""
+        rows.append(("example", candidate, method, split, shard, merge, seed, evaluation, attribute, metric, value))
+        rows[-1] += (*spread, n)
+
+    bases = {"bio": 0.64, "cyber": 0.44} | {name: 0.5 + 0.01 * number for number, name in enumerate(SHOWN + NEAR + FAR)}
+    for attribute, value in bases.items():
+        add("base", "", "", "all", "benchmarks", attribute, "accuracy", value)
+        group = "mmlu" if attribute in NEAR + FAR else ""
+        task = FORGET.get(attribute, attribute)
+        add("base", "", "", "all", "task", attribute, f"questions_{task}", 100, group)
+    kept = numpy.mean([bases[name] for name in SHOWN])
+    lost = numpy.mean([bases["bio"], bases["cyber"]])
+    means = {"forget mean": lost, "retain mean": kept, "retain minus forget": kept - lost}
+    for attribute, value in means.items():
+        add("base", "", "", "all", "benchmarks", attribute, "accuracy", value)
+    if not knowledge:
+        for attribute in FORGET:
+            add("base", "", "", "all", "data", attribute, "forget_texts", 50)
+    for split, (merge, change) in SPLITS.items():
+        path = "/".join(filter(None, ("rmu", split, merge)))
+        for seed in ("0", "all"):
+            candidate = path if seed == "all" else f"{path}/seed{seed}"
+            for attribute, value in (bases | means).items():
+                own = change * (2 if attribute in (*FORGET, *NEAR) else 0.1)
+                # The last subject falls most, the first least.
+                own *= 1 + FAR.index(attribute) / 20 if attribute in FAR else 1
+                add(candidate, split, merge, seed, "benchmarks", attribute, "accuracy", value + own)
+                add(candidate, split, merge, seed, "benchmarks", attribute, "accuracy_minus_base", own)
+                if split != "joint":
+                    add(candidate, split, merge, seed, "benchmarks", attribute, "accuracy_minus_joint", 0.05)
+                if split == "attribute":
+                    add(candidate, split, merge, seed, "benchmarks", attribute, "accuracy_minus_random", 0.05)
+    own = pd.DataFrame(rows, columns=table.columns).assign(experiment=table["experiment"].iloc[0])
+    return pd.concat([table[table["method"].isin(["", "rmu"])], own], ignore_index=True)
+
+
+def test_accuracy_comes_from_knowledge_or_else_from_benchmarks():
+    assert evaluations.accuracy_from(asked()) == evaluations.capability_from(asked()) == "benchmarks"
+    both = asked(knowledge=True)
+    assert (evaluations.accuracy_from(both), evaluations.capability_from(both)) == ("knowledge", "benchmarks")
+    without = example()
+    assert evaluations.accuracy_from(without) == evaluations.capability_from(without) == "knowledge"
+    assert evaluations.retain_attributes(both) == evaluations.retain_attributes(without)
+    assert evaluations.retain_attributes(asked()) == SHOWN, "and none of MMLU's subjects"
+    assert evaluations.tasks(asked())["bio"] == evaluations.Task("wmdp_bio", "", 100)
+    assert evaluations.tasks(asked())["mmlu_virology"].group == "mmlu"
+
+
+def test_tables_and_figures_show_tasks_and_no_subtasks(tmp_path):
+    table = asked()
+    paths = [one.path for one in evaluations.candidates(table)]
+    assert paths == ["base", "rmu/joint", "rmu/random/ties", "rmu/attribute/ties"]
+    numbers = summary.table(table).set_index("candidate")
+    assert numbers.loc["base", "accuracy: bio"] == 0.64
+    assert numbers.loc["rmu/attribute/ties", "accuracy: bio"] == pytest.approx(0.44)
+    assert not [column for column in numbers if "mmlu" in column]
+    [text] = findings.answers(table)
+    assert "did better than unlearning everything at once (retain minus forget +5.0 points" in text
+    page = findings.page(table, (PROJECT / "report" / "findings.html").read_text(), b"")
+    assert "<td>hellaswag</td>" in page and "mmlu_virology" not in page and "published tasks" in page
+    for module in (tradeoff, overview, attributes, radar):
+        drawn = module.draw(table)
+        said = " ".join(text.get_text() for text in drawn.findobj(lambda one: hasattr(one, "get_text")))
+        assert "virology" not in said and "measured no" not in said, module.__name__
+
+
+def test_figure_shows_neighbours_and_what_changed_most():
+    table = asked()
+    change = evaluations.measured(table, "benchmarks", "accuracy_minus_base")
+    forgotten, kept, near, others = figure.sections(table, change, evaluations.candidates(table))
+    assert forgotten == ("to forget", [("bio (wmdp_bio)", "bio"), ("cyber (wmdp_cyber)", "cyber")], True)
+    assert kept == ("to keep", [(name, name) for name in SHOWN], False)
+    assert [attribute for _, attribute in near[1]] == NEAR and near[2]
+    assert near[1][1][0] == "college biology"
+    assert [attribute for _, attribute in others[1]] == FAR[: -figure.MOST_CHANGED - 1 : -1]
+    said = [text.get_text() for text in figure.draw(table).findobj(lambda one: hasattr(one, "get_text"))]
+    assert "bio (wmdp_bio)  64" in said and "college biology  55" in said
+    assert "joint" in said and "attribute split (SPUNGE)" in said
+    assert "mmlu: next to what is forgotten" in said
+
+
+def test_figure_of_nothing():
+    assert "no benchmark" in figure.draw(example()).texts[0].get_text()
+
+
+def test_comparison_puts_published_numbers_beside_ours():
+    anchors = comparison_page.read_anchors(PROJECT / "report" / "anchors.csv")
+    ours = "HuggingFaceH4/zephyr-7b-beta"
+    rows = {row.name: row for row in comparison_page.rows(asked(), anchors, ours) if row.model == ours}
+    base = rows["base model"]
+    assert {name: base.ours[name][0] for name in ("WMDP-bio", "WMDP-cyber", "MMLU")} == {
+        "WMDP-bio": "64.0",
+        "WMDP-cyber": "44.0",
+        "MMLU": "50.0",
+    }
+    assert base.published == {"WMDP-bio": "63.7", "WMDP-cyber": "44.0", "MMLU": "58.1"}
+    assert base.sources == ["model card cais/Zephyr_RMU"]
+    joint = rows["RMU: joint (all at once)"]
+    assert joint.published["WMDP-bio"] == "31.2" and joint.ours["WMDP-bio"][0] == "24.0"
+    assert rows["RMU: attribute split, TIES (SPUNGE)"].published.get("WMDP-bio", "") == "", "none is known"
