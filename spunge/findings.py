@@ -272,7 +272,7 @@ def power_notes(evaluations: pandas.DataFrame) -> list[str]:
     comparison, (decisive, *_) = next(iter(measures(evaluations).items()))
     units = "prompts"
     if not classifiers(evaluations):
-        decisive, units = DECISIVE, "subjects"
+        decisive, units = _measured_by(DECISIVE, accuracy_from(evaluations)), "subjects"
     notes = []
     for candidate in _attribute_splits(evaluations, comparison):
         for rival, name in RIVALS.items():
