@@ -93,9 +93,11 @@ DATA_FILES = [
 if isinstance(config["data"]["options"].get("mirror"), str):
     DATA_FILES += [str(path) for path in sorted(Path(config["data"]["options"]["mirror"]).rglob("*")) if path.is_file()]
 # What a data set takes from another one's module.
-DATASET_LIBRARY = {"real_toxicity_prompts": ["country_capitals"], "toxigen": ["table"]}.get(
-    config["data"]["dataset"], []
-)
+DATASET_LIBRARY = {
+    "real_toxicity_prompts": ["country_capitals"],
+    "toxigen": ["table", "hub"],
+    "wmdp": ["table", "hub"],
+}.get(config["data"]["dataset"], [])
 FORGET = f"{RESULTS}/data/forget.parquet"
 RETAIN = f"{RESULTS}/data/retain.parquet"
 QUESTIONS = f"{RESULTS}/data/questions.parquet" if "knowledge" in config["evaluations"] else []

@@ -1,6 +1,6 @@
 r"""A small folder laid out as the hub's ToxiGen data set is, with harmless rows: every group stands for a plant.
 
-Beside it Wikipedia's files as the hub lays them out, with a few lines about weather and stars.
+Beside it Wikipedia's files as the hub lays them out, with a few lines about weather, stars and rivers.
 """
 
 import itertools
@@ -115,8 +115,8 @@ def write_prompts(folder: Path, name: str, lines: list[str], text_files: bool) -
 
 
 def write_wikitext(folder: Path) -> None:
-    """Write lines of the splits train and validation, headings and blank lines among them."""
-    for split, about in (("train", "rain"), ("validation", "stars")):
+    """Write lines of the three splits, headings and blank lines among them."""
+    for split, about in (("train", "rain"), ("validation", "stars"), ("test", "rivers")):
         lines = [""]
         for number in range(60):
             lines += [

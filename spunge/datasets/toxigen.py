@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spunge.datasets import hub
 from spunge.datasets.table import read_source
 from spunge.datasets.tables import Tables, check_present, listed, occurrences
 from spunge.errors import InputError
@@ -33,11 +34,7 @@ LABELS = ("prompts", "annotated")
 TOXIC = 5.5
 LONGEST_NAME = 40
 
-WIKITEXT = {
-    "path": "hub:Salesforce/wikitext",
-    "config": "wikitext-2-raw-v1",
-    "revision": "b08601e04326c79dfdd32d625aee71d232d685c3",
-}
+WIKITEXT = {"path": f"hub:{hub.WIKITEXT}", "config": hub.WIKITEXT_CONFIG, "revision": hub.WIKITEXT_REVISION}
 RETAIN = {**WIKITEXT, "split": "train"}
 FLUENCY = {**WIKITEXT, "split": "validation"}
 
@@ -160,7 +157,7 @@ def read_prompts(group: str, kind: str, options: Options) -> list[str]:
             raise InputError(f"{as_text} is not in UTF-8; copy it again") from error
     else:
         path = locate(f"{name}-00000-of-00001.parquet", options)
-        there = columns_of(path)
+        there = hub.columns_of(path)
         column = "prompt" if "prompt" in there and "text" not in there else "text"  # the hub's files have had both
         lines = read_columns(path, [column])[column].dropna()
     different: dict[str, str] = {}
@@ -282,40 +279,12 @@ def draw_prose(source: Mapping[str, Any], table: str, wanted: int, options: Opti
 
 def locate(name: str, options: Options) -> Path:
     """Return the path of one of the data set's files, in the mirror or fetched from the hub; raises InputError."""
-    if options.mirror is not None:
-        path = Path(options.mirror).expanduser() / name
-        if not path.is_file():
-            raise InputError(f"{path} is not there; docs/toxigen.md says which files {options.mirror} (mirror) needs")
-        return path
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
-
-    try:
-        return Path(hf_hub_download(HUB, name, repo_type="dataset", revision=options.revision))
-    except RepositoryNotFoundError as error:  # the hub says so of what one may not see, too
-        raise InputError(
-            f"{HUB} needs access: ask for it at https://huggingface.co/datasets/{HUB}, then set HF_TOKEN to a token "
-            "that may read it, or name a local copy (mirror)"
-        ) from error
-    except (HfHubHTTPError, HFValidationError, EntryNotFoundError, OSError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(
-            f"{name} of {HUB} (revision {options.revision}) can't be fetched from the hub: {reason}; name a local copy "
-            "(mirror) where there is no internet"
-        ) from error
-
-
-def columns_of(path: Path) -> list[str]:
-    """Return the names of a Parquet file's columns."""
-    try:
-        return pq.read_schema(path).names
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path} is truncated or not a Parquet file; fetch it again") from error
+    return hub.locate(name, HUB, options.revision, options.mirror, "docs/toxigen.md")
 
 
 def read_columns(path: Path, columns: Sequence[str], rows: tuple[str, list[str]] | None = None) -> pd.DataFrame:
     """Return some columns, of all rows or of those whose column `rows[0]` has one of the values `rows[1]`."""
-    there = columns_of(path)
+    there = hub.columns_of(path)
     if missing := [column for column in columns if column not in there]:
         raise InputError(f"{path} has no column {listed(missing)}; it has {listed(there)}")
     filters = None if rows is None else [(rows[0], "in", rows[1])]
