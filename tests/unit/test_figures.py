@@ -23,6 +23,9 @@ TABLES = {
     "five methods, three merges": example(
         methods=("rmu", "tvn", "gradient_ascent", "npo", "mine"), merges=("ties", "linear", "dare_ties"), seeds=("0",)
     ),
+    "three numbers of shards, two methods": example(
+        methods=("rmu", "npo"), forget=("Africa", "Asia", "Oceania"), seeds=("0", "1", "2"), shards=(2,)
+    ),
     "no merge": example(merges=()),
     "odd names": example(forget=("../x", "$a_b & c%$", "Côte d'Ivoire", "_NA"), retain=("NA", "None")),
     "no rows at all": example().iloc[:0],
