@@ -47,6 +47,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         return drawing.message("No method of this experiment was run with several numbers of shards.")
     base = next((one for one in every if one.kind == "base"), None)
     merges = {merge for _, merge in grid}
+    numbers = sorted({1, most, *(one.groups for one in every if one.groups)})
     with drawing.style():
         figure = Figure(figsize=(drawing.PAGE, 0.55 + ROW * len(grid)), layout="constrained")
         rows = figure.subplots(len(grid), len(MEASURES) + 1, squeeze=False, sharex=True, sharey="col")
@@ -79,9 +80,10 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             axes.grid(True, axis="y")
             axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
             axes.yaxis.set_major_formatter(drawing.percent())
-            axes.set_xticks(range(1, most + 1), ["1\njoint", *range(2, most), f"{most}\nall"])
+            axes.set_xticks(numbers)
             axes.set_xlim(0.7, most + 0.3)
-        figure.supxlabel("number of shards", fontsize=8)
+        for axes in rows[-1]:
+            axes.set_xlabel("number of shards")
         figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend))
     return figure
 
