@@ -1,6 +1,7 @@
 """Cities, capitals and their continents, against facts that anybody can look up."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,7 @@ def test_tables_pass_the_checks_and_no_retained_text_names_what_is_forgotten(bui
     tables.check(built)  # no question stands in a text
     retained = " ".join([*built.retain["text"], *built.fluency["text"]])
     for name in ("Lagos", "Nigeria", "Mumbai", "India", "São Paulo", "Brazil", "Lima"):
-        assert name not in retained
+        assert not re.search(rf"\b{name}\b", retained), name  # Indianapolis may stand there
     assert "Munich lies in Germany." in retained
     assert "Paris is the capital of France." in retained
     assert {"Lagos lies in Nigeria.", "Nairobi is the capital of Kenya."} <= set(built.forget["text"])

@@ -188,7 +188,7 @@ MISTAKES = {
         ("data", "dataset"),
         "capitals",
         "configuration: data.dataset is 'capitals'; "
-        "it can be 'country_capitals', 'real_toxicity_prompts', 'table', 'toxigen'",
+        "it can be 'cities', 'country_capitals', 'real_toxicity_prompts', 'table', 'toxigen'",
     ),
     "unknown method": (
         ("methods", "rmu", "method"),

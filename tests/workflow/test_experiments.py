@@ -8,6 +8,8 @@ import pytest
 import yaml
 from workspace import FORGET, PROJECT, Workspace, configuration
 
+from spunge import names
+
 EXPERIMENTS = ["config.yaml", *sorted(f"experiments/{path.name}" for path in (PROJECT / "experiments").glob("*.yaml"))]
 
 
@@ -29,7 +31,11 @@ def test_plans_a_whole_run_from_nothing(empty, project, experiment):
     if forget == "all":
         assert "Discover the attributes to forget" in jobs, "the shards are known when it has run"
         return
-    unlearned = {"joint": ["all"], "attribute": forget, "random": [f"part{i + 1}" for i in range(len(forget))]}
+    unlearned = {
+        "joint": ["all"],
+        "attribute": names.slugs(forget).values(),
+        "random": [f"part{i + 1}" for i in range(len(forget))],
+    }
     for seed, method, split in product(config["seeds"], config["methods"], splits):
         section = config["methods"][method]
         assert f"Evaluate {method}/joint/seed{seed}" in jobs
