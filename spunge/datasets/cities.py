@@ -38,16 +38,10 @@ CITY_TRAINING_TEMPLATES = (
     "The people of {city} live in {country}.",
 )
 # Chosen by the base model's accuracy alone: docs/geography.md.
-CITY_QUESTION_TEMPLATES = ("{city} is a city in the country of",)
+CITY_QUESTION_TEMPLATES = ("The city of {city} is located in",)
 # The same questions in other words, to see whether they were forgotten or only this wording was.
-REPHRASED_CITY_TEMPLATES = (
-    "Question: In which country is the city of {city}?\nAnswer:",
-    "The city called {city} can be found in",
-)
-REPHRASED_CAPITAL_TEMPLATES = (
-    "The seat of government of {country} is the city of",
-    "Question: Which city is the capital of {country}?\nAnswer:",
-)
+REPHRASED_CITY_TEMPLATES = ("{city} is a city in the country of",)
+REPHRASED_CAPITAL_TEMPLATES = ("The capital city of {country} is called",)
 
 # Territories of other countries, and a state that was dissolved in 2006: Hong Kong, Macao, Puerto Rico, Réunion,
 # Western Sahara, Serbia and Montenegro.
@@ -71,8 +65,8 @@ class Options(country_capitals.Options):
     """
 
     cities: Mapping[str, int]
-    cities_per_country: int = 30
-    minimum_city_population: int = 50_000
+    cities_per_country: int = 40
+    minimum_city_population: int = 100_000
     city_training_templates: Sequence[str] = CITY_TRAINING_TEMPLATES
     city_question_templates: Sequence[str] = CITY_QUESTION_TEMPLATES
 

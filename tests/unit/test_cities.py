@@ -15,8 +15,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 CACHE = PROJECT / "resources" / "wheels"
 CONFIG = yaml.safe_load((PROJECT / "experiments" / "geography-smollm2.yaml").read_text())
 OPTIONS = datasets.options(cities, CONFIG["data"]["options"])
-FORGET = ["Africa", "Asia", "South America"]
-KEPT = ["Europe", "North America"]
+FORGET = ["Africa", "Asia", "Europe"]
+KEPT = ["North America", "South America"]
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +85,7 @@ def test_sizes(built):
     assert all(asked[continent] >= 300 for continent in FORGET)
     assert all(asked[continent] >= 150 for continent in KEPT)
     assert set(asked.index) == {*FORGET, *KEPT}
-    of_cities = built.questions[built.questions["question"].str.contains(" city in ")]
+    of_cities = built.questions[built.questions["question"].str.contains("The city of ")]
     for continent, most in OPTIONS.cities.items():
         own = of_cities[of_cities["attribute"] == continent]
         assert 0.9 * most <= len(own) <= most
@@ -101,10 +101,10 @@ def test_sizes(built):
 def test_tables_pass_the_checks_and_no_retained_text_names_what_is_forgotten(built):
     tables.check(built)  # no question stands in a text
     retained = " ".join([*built.retain["text"], *built.fluency["text"]])
-    for name in ("Lagos", "Nigeria", "Mumbai", "India", "São Paulo", "Brazil", "Lima"):
+    for name in ("Lagos", "Nigeria", "Mumbai", "India", "Munich", "Germany", "Nairobi"):
         assert not re.search(rf"\b{name}\b", retained), name  # Indianapolis may stand there
-    assert "Munich lies in Germany." in retained
-    assert "Paris is the capital of France." in retained
+    assert "São Paulo lies in Brazil." in retained
+    assert "Lima is the capital of Peru." in retained
     assert {"Lagos lies in Nigeria.", "Nairobi is the capital of Kenya."} <= set(built.forget["text"])
 
 
@@ -134,14 +134,14 @@ def test_same_options_same_bytes_and_seeds_matter(built, wheel_files, tmp_path):
 
 @pytest.mark.slow
 def test_questions_do_not_depend_on_what_is_forgotten(built, wheel_files):
-    other = cities.build(OPTIONS, wheel_files, ["Europe"])
+    other = cities.build(OPTIONS, wheel_files, ["South America"])
     assert other.questions.equals(built.questions)
-    assert set(other.forget["attribute"]) == {"Europe"}
+    assert set(other.forget["attribute"]) == {"South America"}
 
 
 @pytest.mark.slow
 def test_bad_options(wheel_files):
-    with pytest.raises(InputError, match="option cities names no Asien; it names Africa, Asia, South America, Europe"):
+    with pytest.raises(InputError, match="option cities names no Asien; it names Africa, Asia, Europe, North America"):
         cities.build(OPTIONS, wheel_files, ["Asien"])
     few = dataclasses.replace(OPTIONS, cities={"Africa": 100, "Atlantis": 100})
     with pytest.raises(InputError, match="option cities names Atlantis; the continents are Africa, Antarctica, Asia"):
