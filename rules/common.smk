@@ -17,7 +17,7 @@ os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.env
 if str(PROJECT) not in sys.path:
     sys.path.insert(0, str(PROJECT))
 
-from spunge import configuration, names
+from spunge import configuration, names, splits
 from spunge.errors import InputError
 
 try:
@@ -58,6 +58,8 @@ FIGURE_NAMES = (
     if TOXICITY
     else ["tradeoff", "overview", "attributes", "radar"]
 ) + [*(["benchmarks"] if LM_EVAL else []), "training", "merging"]
+if "knowledge" in config["evaluations"] and any("shards" in METHODS[method] for method in METHODS):
+    FIGURE_NAMES.append("shards")
 
 
 def model_folder(section):
@@ -94,6 +96,7 @@ if isinstance(config["data"]["options"].get("mirror"), str):
     DATA_FILES += [str(path) for path in sorted(Path(config["data"]["options"]["mirror"]).rglob("*")) if path.is_file()]
 # What a data set takes from another one's module.
 DATASET_LIBRARY = {
+    "cities": ["country_capitals"],
     "real_toxicity_prompts": ["country_capitals"],
     "toxigen": ["table", "hub"],
     "wmdp": ["table", "hub"],
@@ -114,8 +117,8 @@ FIGURES = expand("{results}/figures/{figure}.{suffix}", results=RESULTS, figure=
 
 
 wildcard_constraints:
-    partition=r"joint|attribute|random-seed\d+",
-    split="joint|attribute|random",
+    partition=r"joint|attribute(?:-\d+)?|random(?:-\d+)?-seed\d+",
+    split=r"joint|(?:attribute|random)(?:-\d+)?",
     method="|".join(TRAINED),
     merge="|".join(MERGES),
     part="[A-Za-z0-9_-]+",
@@ -140,13 +143,17 @@ def forget_attributes():
 
 
 def parts(split):
-    """The shards of a split: name in paths → name in the data (an attribute, `part1` …, or `all`)."""
-    attributes = forget_attributes()
-    if split == "joint":
-        return {"all": "all"}
-    if split == "random":
-        return {f"part{number}": f"part{number}" for number in range(1, len(attributes) + 1)}
-    return {slug: attribute for attribute, slug in names.slugs(attributes, reserved=MERGES).items()}
+    """The shards of a split: name in paths → name in the data (an attribute, `part1` …, `group1` …, or `all`)."""
+    made = splits.parts(forget_attributes(), split)
+    if split == "attribute":
+        return {slug: attribute for attribute, slug in names.slugs(made, reserved=MERGES).items()}
+    return {part: part for part in made}
+
+
+def splits_of(method):
+    """The splits that a method is run on: those of the experiment, and the same with its numbers of `shards`."""
+    wanted = [(split, into) for into in METHODS[method].get("shards", []) for split in splits.GROUPED]
+    return SPLITS + [splits.grouped(split, into) for split, into in wanted if split in SPLITS]
 
 
 def run_name(method, split, part, seed):
@@ -172,7 +179,7 @@ def runs(methods=METHODS):
         described(method, split, part, seed=seed) | {"part": part}
         for seed in SEEDS
         for method in methods
-        for split in SPLITS
+        for split in splits_of(method)
         for part in parts(split)
     ]
 
@@ -183,7 +190,7 @@ def merged(methods=METHODS):
         described(method, split, merge=merge, seed=seed)
         for seed in SEEDS
         for method in methods
-        for split in SPLITS
+        for split in splits_of(method)
         if split != "joint"
         for merge in METHODS[method]["merges"]
     ]
@@ -191,8 +198,8 @@ def merged(methods=METHODS):
 
 def candidates():
     """Everything that is evaluated: base, joint, each single attribute shard if wanted, and all merges."""
-    splits = ["joint", "attribute"] if config["single_shards"] else ["joint"]
-    return [described(), *(run for run in runs() if run["split"] in splits), *merged()]
+    single = ["joint", "attribute"] if config["single_shards"] else ["joint"]
+    return [described(), *(run for run in runs() if run["split"] in single), *merged()]
 
 
 def candidate_parts(wildcards):
@@ -223,7 +230,8 @@ def candidate_scale(wildcards):
 
 
 def shard(wildcards):
-    partition = f"random-seed{wildcards.seed}" if wildcards.split == "random" else wildcards.split
+    drawn = f"-seed{wildcards.seed}" if splits.kind(wildcards.split) == "random" else ""
+    partition = f"{wildcards.split}{drawn}"
     return f"{RESULTS}/shards/{partition}/{wildcards.part}.parquet"
 
 
@@ -234,10 +242,11 @@ def shard_data(wildcards):
 
 
 def method_options(wildcards):
-    """The method's options for one run; the joint run takes as many steps as all shards of a split together."""
+    """The method's options for one run; a run on several attributes' texts takes as many steps as their shards would."""
     options = own_options(wildcards.method)
-    if wildcards.split == "joint" and "steps" in options:
-        options["steps"] *= len(forget_attributes())
+    if "steps" in options:
+        part = parts(wildcards.split)[wildcards.part]
+        options["steps"] *= len(splits.parts(forget_attributes(), wildcards.split)[part])
     return json.dumps(options)
 
 

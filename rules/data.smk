@@ -129,7 +129,7 @@ rule data_rows:
 rule shard:
     input:
         script=SCRIPTS / "split.py",
-        library=library("splitting", "datasets/tables"),
+        library=library("splits", "splitting", "datasets/tables"),
         forget=FORGET,
     output:
         f"{RESULTS}/shards/{{partition}}/{{part}}.parquet",

@@ -1,7 +1,7 @@
 rule figure:
     input:
         script=SCRIPTS / "figure.py",
-        library=library("evaluations", "drawing", "scales"),
+        library=library("evaluations", "splits", "drawing", "scales"),
         figure=PROJECT / "spunge" / "figures" / "{figure}.py",
         evaluations=EVALUATIONS,
     output:
@@ -33,7 +33,7 @@ rule figure:
 rule summary:
     input:
         script=SCRIPTS / "summarise.py",
-        library=library("evaluations", "scales", "summary"),
+        library=library("evaluations", "splits", "scales", "summary"),
         evaluations=EVALUATIONS,
     output:
         csv=f"{RESULTS}/summary.csv",
@@ -64,7 +64,7 @@ rule summary:
 rule findings:
     input:
         script=SCRIPTS / "findings.py",
-        library=library("evaluations", "scales", "summary", "power", "findings"),
+        library=library("evaluations", "splits", "scales", "summary", "power", "findings"),
         template=PROJECT / "report" / "findings.html",
         evaluations=EVALUATIONS,
         tradeoff=f"{RESULTS}/figures/{TRADEOFF}.png",
@@ -91,7 +91,7 @@ rule findings:
 rule comparison:
     input:
         script=SCRIPTS / "comparison_page.py",
-        library=library("evaluations", "scales", "summary", "comparison_page"),
+        library=library("evaluations", "splits", "scales", "summary", "comparison_page"),
         template=PROJECT / "report" / "comparison.html",
         anchors=PROJECT / "report" / "anchors.csv",
         evaluations=EVALUATIONS,

@@ -13,6 +13,7 @@ FIGURES = (
     "benchmarks",
     "training",
     "merging",
+    "shards",
     "toxicity_overview",
     "toxicity_radar",
     "toxicity_tradeoff",

@@ -1,4 +1,4 @@
-"""Write one shard of the forget set: one part of a joint, attribute or random split."""
+"""Write one shard of the forget set: one part of a split."""
 
 import argparse
 import json
@@ -12,9 +12,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--forget", required=True, help="table forget, Parquet")
     parser.add_argument("--attributes", type=json.loads, required=True, help="attributes to forget, JSON list")
-    parser.add_argument("--split", required=True, help="joint, attribute or random")
-    parser.add_argument("--part", required=True, help="all, an attribute, or part1 …")
-    parser.add_argument("--seed", type=int, default=0, help="draws the random split")
+    parser.add_argument("--split", required=True, help="joint, attribute, random, attribute-2 …")
+    parser.add_argument("--part", required=True, help="all, an attribute, part1 … or group1 …")
+    parser.add_argument("--seed", type=int, default=0, help="draws a random split")
     parser.add_argument("--minimum-texts", type=int, default=1, help="fewest texts of a shard")
     parser.add_argument("--output", required=True, help="the shard, Parquet")
     arguments = parser.parse_args(argv)

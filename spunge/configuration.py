@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent
 DOORS = ("method", "file", "command", "checkpoint", "of")
 
 # The keys of a method's section that its own Options don't have.
-OF_THE_WORKFLOW = ("method", "file", "of", "scale", "like", "merges", "accelerate", "gpus", "keep_states")
+OF_THE_WORKFLOW = ("method", "file", "of", "scale", "like", "merges", "accelerate", "gpus", "keep_states", "shards")
 
 # JSON counts 60.0 among the integers; Python does not.
 _Validator = extend(
@@ -90,6 +90,27 @@ def _check_methods(config: Mapping, schema: Mapping) -> None:
         if like is not None and (like == name or "of" in config["methods"].get(like, {"of": None})):
             raise InputError(f"{at}.like is {like!r}; it must be another method that is run here")
         _check_merges_of(at, section, config["merges"])
+        if "shards" in section:
+            _check_shards(at, config, section)
+
+
+def _check_shards(at: str, config: Mapping, section: Mapping) -> None:
+    """Check that the attributes can be grouped into these numbers of shards."""
+    attributes, like = config["data"]["forget"], config["methods"].get(section.get("like"), {})
+    if attributes == "all":
+        raise InputError(f"{at}.shards groups the attributes in their order, so data.forget must name them, not be all")
+    for into in section["shards"]:
+        if not 2 <= into < len(attributes):
+            most = len(attributes) - 1
+            can = f"it can be 2 to {most}" if most > 1 else "there are too few to group"
+            raise InputError(f"{at}.shards has {into}, but {len(attributes)} attributes are to be forgotten; {can}")
+    if "like" in section and (missing := [into for into in section["shards"] if into not in like.get("shards", [])]):
+        raise InputError(f"{at}.shards has {missing[0]}, which {section['like']}, the method it is like, has not")
+    if weighted := [merge for merge in section["merges"] if "weights" in config["merges"][merge]]:
+        raise InputError(
+            f"{at}.shards makes shards of several attributes, which the weights of merges.{weighted[0]} don't know; "
+            "leave one of the two out, or name other `merges` for the method"
+        )
 
 
 def _check_options(at: str, section: Mapping) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pandas
 
+from spunge import splits
 from spunge.errors import InputError
 
 TEXT_COLUMNS = (
@@ -100,7 +101,8 @@ class Candidate:
 
     path: as in the table, without the seed. kind: `base`, `joint`, `shard` (one attribute alone), `part` (one part of
     a random split), `random` or `attribute` (both merged). name: tells it apart within its method; label: within the
-    experiment. colour and marker are the same in every figure.
+    experiment. colour and marker are the same in every figure. groups: into how many shards the attributes were
+    grouped, 0 where each has its own.
     """
 
     path: str
@@ -112,6 +114,7 @@ class Candidate:
     label: str
     colour: str
     marker: str
+    groups: int = 0
 
 
 def read(path: str | os.PathLike) -> pandas.DataFrame:
@@ -212,28 +215,32 @@ def classifiers(evaluations: pandas.DataFrame) -> list[str]:
     return [metric.removeprefix(TOXIC_SHARE) for metric in shares]
 
 
-def candidates(evaluations: pandas.DataFrame, evaluation: str | None = None) -> list[Candidate]:
+def candidates(evaluations: pandas.DataFrame, evaluation: str | None = None, grouped: bool = False) -> list[Candidate]:
     """Return the candidates that have rows of this evaluation: base first, SPUNGE last, method after method.
 
-    Without one, those that have an accuracy.
+    Without one, those that have an accuracy. With `grouped` also those of splits into fewer shards than there are
+    attributes (attribute-2, random-2).
     """
     evaluation = evaluation or accuracy_from(evaluations)
     several = len(methods(evaluations)) > 1
     merges, forget = [merge for merge in evaluations["merge"].unique() if merge], forget_attributes(evaluations)
     keys = ["method", "split", "shard", "merge"]
     rows = evaluations[evaluations["evaluation"] == evaluation].drop_duplicates(["candidate", "seed", *keys])
+    if not grouped:
+        rows = rows[rows["split"].map(splits.number) == 0]
     # The diagnostics of a merge name a shard without being about a single-shard candidate.
     rows = rows.assign(candidate=_without_seed(rows), shard=rows["shard"].where(rows["merge"] == "", ""))
     found = []
     for path, method, split, shard, merge in rows[["candidate", *keys]].drop_duplicates().itertuples(index=False):
-        kind = _kind(method, split, merge)
+        kind, groups = _kind(method, splits.kind(split), merge), splits.number(split)
+        into = f" into {groups}" if groups else ""
         name = {
             "base": "base model",
             "joint": "joint (all at once)",
             "shard": f"only {shard}",
-            "part": f"random split, {shard}",
-            "random": f"random split, {written(merge)} (control)",
-            "attribute": f"attribute split, {written(merge)} (SPUNGE)",
+            "part": f"random split{into}, {shard}",
+            "random": f"random split{into}, {written(merge)} (control)",
+            "attribute": f"attribute split{into}, {written(merge)} (SPUNGE)",
         }[kind]
         label = f"{written(method)}: {name}" if several and method else name
         place = merges.index(merge) / len(merges) if merge else 0
@@ -241,13 +248,13 @@ def candidates(evaluations: pandas.DataFrame, evaluation: str | None = None) -> 
             siblings = list(rows.loc[(rows["split"] == split) & (rows["shard"] != ""), "shard"].unique())
             place = siblings.index(shard) / len(siblings)
         colour = _lighter(COLOURS[kind], place)
-        found.append(Candidate(path, kind, method, shard, merge, name, label, colour, MARKERS[kind]))
+        found.append(Candidate(path, kind, method, shard, merge, name, label, colour, MARKERS[kind], groups))
     kinds, order = list(MARKERS), ["", *methods(evaluations)]
 
     def position(candidate: Candidate) -> tuple:
         shard = forget.index(candidate.shard) if candidate.shard in forget else len(forget)
         merge = merges.index(candidate.merge) if candidate.merge else -1
-        return order.index(candidate.method), kinds.index(candidate.kind), shard, merge
+        return order.index(candidate.method), kinds.index(candidate.kind), candidate.groups, shard, merge
 
     return sorted(found, key=position)
 

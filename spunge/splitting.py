@@ -1,11 +1,7 @@
-"""Splits of the forget set into the shards that are unlearned separately.
-
-- joint: everything at once, the baseline (one part, "all").
-- attribute: one part for each attribute, SPUNGE.
-- random: as many parts and of the same sizes, drawn without regard to the attribute, the control ("part1", …).
+"""Cut the forget set into the shards that are unlearned separately: the parts of the splits that `splits` names.
 
 Where the forget set has a subject, an attribute shard holds all texts about it; so that the control differs from it by
-the attribute alone, the random split deals out whole subjects too. Their sizes then match as closely as whole subjects
+the attribute alone, a random split deals out whole subjects too. Their sizes then match as closely as whole subjects
 can; they match exactly where all subjects have equally many texts, or where there is no subject.
 """
 
@@ -14,39 +10,29 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from spunge import splits
 from spunge.errors import InputError
-
-SPLITS = ("joint", "attribute", "random")
-ALL = "all"
-
-
-def parts(attributes: Sequence[str], split: str) -> list[str]:
-    """Return the names of a split's parts: "all", the attributes, or part1 … partk."""
-    if split == "joint":
-        return [ALL]
-    if split == "attribute":
-        return list(attributes)
-    if split == "random":
-        return [f"part{number}" for number in range(1, len(attributes) + 1)]
-    raise InputError(f"split {split!r} is unknown; the known ones are {', '.join(SPLITS)}")
 
 
 def shard(forget: pd.DataFrame, attributes: Sequence[str], split: str, part: str, seed: int) -> pd.DataFrame:
     """Return one part of a split of the texts with these attributes, in the table's order.
 
-    The parts of a split are disjoint and together hold every text; `seed` draws the random split. Raises InputError
+    The parts of a split are disjoint and together hold every text; `seed` draws the random splits. Raises InputError
     for an unknown split or part.
     """
-    names = parts(attributes, split)
-    if part not in names:
-        raise InputError(f"split {split} has no part {part!r}; it has {', '.join(names)}")
+    try:
+        parts = splits.parts(attributes, split)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if part not in parts:
+        raise InputError(f"split {split} has no part {part!r}; it has {', '.join(parts)}")
     chosen = forget[forget["attribute"].isin(attributes)].reset_index(drop=True)
-    if split == "attribute":
-        chosen = chosen[chosen["attribute"] == part]
-    elif split == "random":
-        sizes = [int((chosen["attribute"] == attribute).sum()) for attribute in attributes]
+    if splits.kind(split) == "attribute":
+        chosen = chosen[chosen["attribute"].isin(parts[part])]
+    elif splits.kind(split) == "random":
+        sizes = [int(chosen["attribute"].isin(own).sum()) for own in parts.values()]
         units = pd.factorize(chosen["subject"], sort=True)[0] if "subject" in chosen else np.arange(len(chosen))
-        chosen = chosen[deal(units, sizes, seed) == names.index(part)]
+        chosen = chosen[deal(units, sizes, seed) == list(parts).index(part)]
     return chosen.reset_index(drop=True)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from spunge.errors import InputError
 
-DATASETS = ("country_capitals", "real_toxicity_prompts", "table", "toxigen", "wmdp")
+DATASETS = ("cities", "country_capitals", "real_toxicity_prompts", "table", "toxigen", "wmdp")
 
 
 def load(name: str) -> ModuleType:

@@ -109,16 +109,17 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
 
 
 def read_entries(wheel: Path) -> pd.DataFrame:
-    """Return every entry of countryinfo that has a region and one capital: name, capital, region, population.
+    """Return every entry of countryinfo that has a region and one capital: name, capital, region, population, code.
 
-    A missing population is 0.
+    A missing population is 0; the code is ISO 3166's of two letters, or empty.
     """
     rows = []
     for content in wheels.read(wheel, wheels.members(wheel, "countryinfo/data/", ".json")):
         entry = json.loads(content)
         if entry.get("region") and entry.get("capital") and isinstance(entry["capital"], str):
-            rows.append((entry["name"], entry["capital"], entry["region"], entry.get("population") or 0))
-    entries = pd.DataFrame(rows, columns=["name", "capital", "region", "population"])
+            code = (entry.get("ISO") or {}).get("alpha2") or ""
+            rows.append((entry["name"], entry["capital"], entry["region"], entry.get("population") or 0, code))
+    entries = pd.DataFrame(rows, columns=["name", "capital", "region", "population", "code"])
     return entries.drop_duplicates("name").sort_values("name", ignore_index=True)
 
 
@@ -144,13 +145,16 @@ def folded_words(name: str) -> list[str]:
     return re.findall("[a-z0-9]+", ascii_name.lower())
 
 
-def fill(template: str, country: str, capital: str = "") -> str:
+def fill(template: str, country: str, capital: str = "", city: str = "") -> str:
     """Return a template with the names in it, as a sentence: article, capital letter, one full stop."""
-    country = country[0].lower() + country[1:] if country.startswith("The ") else country
-    if WITH_ARTICLE.match(country):
-        country = f"the {country}"
-    text = template.format(country=country, capital=capital)
+    text = template.format(country=with_article(country), capital=capital, city=city)
     return re.sub(r"\.\.$", ".", text[0].upper() + text[1:])
+
+
+def with_article(country: str) -> str:
+    """Return a country as it is called within a sentence: the Gambia, the United States, Kenya."""
+    country = country[0].lower() + country[1:] if country.startswith("The ") else country
+    return f"the {country}" if WITH_ARTICLE.match(country) else country
 
 
 def sentences(countries: pd.DataFrame, templates: Sequence[str]) -> pd.DataFrame:

@@ -159,14 +159,15 @@ def differences(key: tuple[str, str, str, str], base: Replicates, found: Mapping
     """Return a candidate's replicates minus those of its rivals, resample by resample, as `{metric}_minus_{rival}`.
 
     key: the candidate's method, split, shard and merge, as in `found`. Rivals: the base model; for all but joint runs
-    the joint run of the method; for merged attribute splits the random split, merged in the same way.
+    the joint run of the method; for merged attribute splits the random split into as many shards, merged in the same
+    way.
     """
     method, split, _, merge = key
     rivals = {"base": base}
     if split != "joint":
         rivals["joint"] = found.get((method, "joint", "", ""))
-    if is_merged_attribute_split(key):
-        rivals["random"] = found.get((method, "random", "", merge))
+    if is_merged_attribute_split(key):  # the rival of attribute-2 is random-2
+        rivals["random"] = found.get((method, split.replace("attribute", "random"), "", merge))
     return {
         (attribute, f"{metric}_minus_{name}"): (values - rival[attribute, metric][0], n)
         for name, rival in rivals.items()
@@ -176,9 +177,9 @@ def differences(key: tuple[str, str, str, str], base: Replicates, found: Mapping
 
 
 def is_merged_attribute_split(key: tuple[str, str, str, str]) -> bool:
-    """Tell whether a candidate's method, split, shard and merge are those of a merged attribute split."""
+    """Tell whether method, split, shard and merge are those of a merged attribute split, into any number of shards."""
     _, split, _, merge = key
-    return split == "attribute" and bool(merge)
+    return split.startswith("attribute") and bool(merge)
 
 
 def _fixed(differences: Replicates) -> Replicates:

@@ -24,7 +24,12 @@ MEANS = ("forget mean", "retain mean", "retain minus forget")
 
 
 def example(
-    methods=("rmu",), merges=("ties",), forget=("Africa", "Asia"), retain=("Americas", "Europe"), seeds=("0", "1")
+    methods=("rmu",),
+    merges=("ties",),
+    forget=("Africa", "Asia"),
+    retain=("Americas", "Europe"),
+    seeds=("0", "1"),
+    shards=(),
 ) -> pandas.DataFrame:
     """Return a whole evaluations table; attributes and seeds that the prototype lacked get made-up numbers."""
     rows = []
@@ -77,8 +82,8 @@ def example(
             against = {"base": "base", "joint": "joint"} if kind != "base" else {}
             if kind == "joint":
                 against = {"base": "base"}
-            if kind == "attribute":
-                against = against | {"random": "random"}
+            if kind.startswith("attribute"):
+                against = against | {"random": kind.replace("attribute", "random")}
             own = measure(accuracies, kind)
             for metric in ("accuracy", "accuracy_norm"):
                 for attribute, value in own.items():
@@ -124,14 +129,17 @@ def example(
             train(shard_candidate, 16 + position, 60)
             train((f"{method}/random/{parts[position]}", method, "random", parts[position], ""), 17, 60)
         for merge in merges:
-            for split, shards in (("attribute", forget), ("random", parts)):
+            for into in shards:
+                for split in (f"attribute-{into}", f"random-{into}"):
+                    evaluate((f"{method}/{split}/{merge}", method, split, "", merge), split)
+            for split, own in (("attribute", forget), ("random", parts)):
                 candidate = (f"{method}/{split}/{merge}", method, split, "", merge)
                 evaluate(candidate, split)
                 for seed in seeds:
-                    for position, shard in enumerate(shards):
+                    for position, shard in enumerate(own):
                         add(candidate, seed, "merge", "", "kept_share", 0.5 - 0.01 * position, shard=shard)
                         add(candidate, seed, "merge", "", "norm", 3.0 + position, shard=shard)
-                        for other in shards[position + 1 :]:
+                        for other in own[position + 1 :]:
                             cosine = 0.3 if split == "attribute" else 0.6
                             add(candidate, seed, "merge", other, "cosine", cosine, shard=shard)
                     add(candidate, seed, "merge", "", "sign_conflict", 0.34 if split == "attribute" else 0.2)

@@ -188,7 +188,7 @@ MISTAKES = {
         ("data", "dataset"),
         "capitals",
         "configuration: data.dataset is 'capitals'; "
-        "it can be 'country_capitals', 'real_toxicity_prompts', 'table', 'toxigen'",
+        "it can be 'cities', 'country_capitals', 'real_toxicity_prompts', 'table', 'toxigen'",
     ),
     "unknown method": (
         ("methods", "rmu", "method"),
@@ -251,6 +251,16 @@ MISTAKES = {
         ["tiez"],
         "configuration: methods.rmu.merges names tiez; there are ties",
     ),
+    "more shards than there are groups": (
+        ("methods", "rmu", "shards"),
+        [2],
+        "configuration: methods.rmu.shards has 2, but 2 attributes are to be forgotten; there are too few to group",
+    ),
+    "shards of a variant": (
+        ("methods", "half"),
+        {"of": "rmu", "scale": 0.5, "shards": [2]},
+        "configuration: methods.half takes the runs of rmu, so it has no `shards` of its own, only scale and merges",
+    ),
     "variant of nothing": (
         ("methods", "half"),
         {"of": "rmv", "scale": 0.5},
@@ -270,6 +280,20 @@ MISTAKES = {
 @pytest.mark.parametrize(("path", "value", "expected"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_mistake_is_told_in_one_sentence(path, value, expected):
     assert sentence(changed(path, value)) == expected
+
+
+def test_shards_are_numbers_of_groups():
+    config = changed(("data", "forget"), ["Africa", "Asia", "Europe", "Americas"])
+    check(changed(("methods", "rmu", "shards"), [3, 2], config), SCHEMA)
+    told = {4: "has 4, but 4 attributes are to be forgotten; it can be 2 to 3", 1: "1 is less than the minimum of 2"}
+    for into, expected in told.items():
+        assert expected in sentence(changed(("methods", "rmu", "shards"), [into], config))
+    of_all = changed(("data", "forget"), "all", changed(("methods", "rmu", "shards"), [2], config))
+    assert "data.forget must name them" in sentence(of_all)
+    weighted = changed(("merges", "ties", "weights"), {"Asia": 2}, changed(("methods", "rmu", "shards"), [2], config))
+    assert "which the weights of merges.ties don't know" in sentence(weighted)
+    like = {"method": "random_vector", "like": "rmu", "shards": [2]}
+    assert "has 2, which rmu, the method it is like, has not" in sentence(changed(("methods", "noise"), like, config))
 
 
 @pytest.mark.parametrize(

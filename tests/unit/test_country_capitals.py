@@ -183,7 +183,8 @@ def test_loading_by_name_and_options():
         OPTIONS, retain_passages=3, question_templates=("x",)
     )
     with pytest.raises(
-        InputError, match="data set 'capitals' is unknown; the known ones are country_capitals, real_toxicity_prompts"
+        InputError,
+        match="data set 'capitals' is unknown; the known ones are cities, country_capitals, ",
     ):
         datasets.load("capitals")
     with pytest.raises(InputError, match="has no option retain_pasages; it has minimum_population, "):

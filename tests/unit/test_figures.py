@@ -23,6 +23,9 @@ TABLES = {
     "five methods, three merges": example(
         methods=("rmu", "tvn", "gradient_ascent", "npo", "mine"), merges=("ties", "linear", "dare_ties"), seeds=("0",)
     ),
+    "three numbers of shards, two methods": example(
+        methods=("rmu", "npo"), forget=("Africa", "Asia", "Oceania"), seeds=("0", "1", "2"), shards=(2,)
+    ),
     "no merge": example(merges=()),
     "odd names": example(forget=("../x", "$a_b & c%$", "Côte d'Ivoire", "_NA"), retain=("NA", "None")),
     "no rows at all": example().iloc[:0],
@@ -226,3 +229,30 @@ def test_candidates_are_ordered_and_named():
     assert len({candidate.label for candidate in both}) == len(both) == 1 + 2 * 7
     assert both[-1].label == "TVN: attribute split, DARE (SPUNGE)"
     assert len({(candidate.method, candidate.colour) for candidate in both}) == len(both)
+
+
+def test_shards_draws_every_number_of_shards_and_no_other_figure_shows_the_grouped_ones():
+    forget = ("Africa", "Asia", "Oceania")
+    table = example(forget=forget, shards=(2,))
+    assert evaluations.candidates(table) == evaluations.candidates(example(forget=forget))
+    grouped = [one for one in evaluations.candidates(table, grouped=True) if one.groups]
+    assert [(one.path, one.kind, one.groups) for one in grouped] == [
+        ("rmu/random-2/ties", "random", 2),
+        ("rmu/attribute-2/ties", "attribute", 2),
+    ]
+    figure = draw("shards", table)
+    forgotten, differences = figure.axes[1], figure.axes[3]
+    rows = table[(table["seed"] == "all") & (table["metric"] == "accuracy") & (table["attribute"] == "forget mean")]
+    paths = ["rmu/joint", "rmu/attribute-2/ties", "rmu/attribute/ties"]
+    known = list(numpy.round(rows.set_index("candidate").loc[paths, "value"], 6))
+    lines = [list(numpy.round(line.get_ydata(), 6)) for line in forgotten.lines]
+    assert known in lines
+    rows = table[(table["seed"] == "all") & (table["metric"] == "accuracy_minus_random")]
+    rows = rows[rows["attribute"] == "retain minus forget"].set_index("candidate")
+    for number, path in ((2, "rmu/attribute-2/ties"), (3, "rmu/attribute/ties")):
+        bars = [line for line in differences.lines if round(line.get_xdata()[0]) == number and line.get_ydata()[0] != 0]
+        assert [list(bar.get_ydata()) for bar in bars] == [list(rows.loc[path, ["low", "high"]])]
+
+
+def test_shards_says_so_where_there_is_only_one_number_of_them():
+    assert "No method of this experiment was run with several numbers of shards." in texts(draw("shards", example()))

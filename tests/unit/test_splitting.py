@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 
 from spunge.errors import InputError
-from spunge.splitting import parts, shard
+from spunge.splits import groups, parts
+from spunge.splitting import shard
 
 
 def table(sizes, per_subject=None):
@@ -69,9 +70,32 @@ def test_uneven_subjects_come_as_close_as_whole_subjects_can():
         assert not set(made[0]["subject"]) & set(made[1]["subject"])
 
 
+def test_groups_are_neighbours_and_the_larger_ones_come_first():
+    assert groups(list("abcde"), 2) == [["a", "b", "c"], ["d", "e"]]
+    assert groups(list("abcdefg"), 3) == [["a", "b", "c"], ["d", "e"], ["f", "g"]]
+    assert groups(list("abc"), 3) == [["a"], ["b"], ["c"]]
+    assert parts(["c", "a", "b"], "attribute-2") == {"group1": ["c", "a"], "group2": ["b"]}
+    assert parts(["c", "a", "b"], "random-2") == {"part1": ["c", "a"], "part2": ["b"]}
+
+
+@pytest.mark.parametrize("per_subject", [None, 7])
+def test_grouped_shards_are_disjoint_complete_and_of_the_same_sizes_in_both_splits(per_subject):
+    frame = table({"a": 21, "b": 42, "other": 14, "c": 7}, per_subject)
+    for split in ("attribute-2", "random-2"):
+        made = shards(frame, ["b", "c", "a"], split)
+        texts = [text for one in made for text in one["text"]]
+        assert [len(one) for one in made] == [49, 21]
+        assert sorted(texts) == sorted(frame.loc[frame["attribute"] != "other", "text"])
+    assert [set(one["attribute"]) for one in shards(frame, ["b", "c", "a"], "attribute-2")] == [{"b", "c"}, {"a"}]
+
+
 def test_unknown_split_and_part():
     frame = table({"a": 2})
     with pytest.raises(InputError, match="split 'halves' is unknown; the known ones are joint, attribute, random"):
         shard(frame, ["a"], "halves", "all", 0)
     with pytest.raises(InputError, match="split random has no part 'part2'; it has part1"):
         shard(frame, ["a"], "random", "part2", 0)
+    with pytest.raises(InputError, match="split 'joint-2' is unknown"):
+        shard(frame, ["a"], "joint-2", "all", 0)
+    with pytest.raises(InputError, match="split random-2 has more parts than there are attributes, 1"):
+        shard(frame, ["a"], "random-2", "part1", 0)

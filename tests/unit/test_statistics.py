@@ -248,6 +248,26 @@ def test_paired_difference_equals_scipys():
     assert_agrees(row, *scipys(samples, difference, paired=True))
 
 
+def test_a_grouped_split_is_compared_with_the_joint_run_and_the_random_split_into_as_many_shards():
+    of = {(split, number): f"rmu/{split}{number}/ties" for split in ("attribute", "random") for number in ("", "-2")}
+    known = {("joint", ""): 0.5, ("random", ""): 0.4, ("attribute", ""): 0.6, ("random", "-2"): 0.1}
+    known |= {("attribute", "-2"): 0.3}
+    tables = [knowledge("base", values={"Africa": [0.9] * 9})]
+    for (split, number), value in known.items():
+        path = of.get((split, number), "rmu/joint")
+        named = {"candidate": f"{path}/seed0", "method": "rmu", "split": split + number, "seed": "0"}
+        named |= {"merge": "ties" if (split, number) in of else ""}
+        tables.append(knowledge("base", values={"Africa": [value] * 9}).assign(**named))
+    table = statistics.comparisons(pd.concat(tables, ignore_index=True), "knowledge", Resampling(100, 0, ("Africa",)))
+    for number, random, joint in (("", 0.2, 0.1), ("-2", 0.2, -0.2)):
+        path = f"{of['attribute', number]}/seed0"
+        assert cell(table, metric="accuracy_minus_random", candidate=path)["value"] == pytest.approx(random)
+        assert cell(table, metric="accuracy_minus_joint", candidate=path)["value"] == pytest.approx(joint)
+    of_random = table[table["candidate"] == f"{of['random', '-2']}/seed0"]
+    assert "accuracy_minus_joint" in set(of_random["metric"])
+    assert not of_random["metric"].str.contains("minus_random").any()
+
+
 def test_pairing_removes_what_candidates_have_in_common():
     """Where one candidate is the other less 0.1, the difference has no spread at all."""
     values = {"Africa": np.random.default_rng(0).beta(2, 3, size=50)}

@@ -1,11 +1,14 @@
 """Every experiment that the project ships plans a run from nothing, and no two mix."""
 
+import re
 import shutil
 from itertools import product
 
 import pytest
 import yaml
-from workspace import FORGET, PROJECT, Workspace
+from workspace import FORGET, PROJECT, Workspace, configuration
+
+from spunge import names
 
 EXPERIMENTS = ["config.yaml", *sorted(f"experiments/{path.name}" for path in (PROJECT / "experiments").glob("*.yaml"))]
 
@@ -28,7 +31,11 @@ def test_plans_a_whole_run_from_nothing(empty, project, experiment):
     if forget == "all":
         assert "Discover the attributes to forget" in jobs, "the shards are known when it has run"
         return
-    unlearned = {"joint": ["all"], "attribute": forget, "random": [f"part{i + 1}" for i in range(len(forget))]}
+    unlearned = {
+        "joint": ["all"],
+        "attribute": names.slugs(forget).values(),
+        "random": [f"part{i + 1}" for i in range(len(forget))],
+    }
     for seed, method, split in product(config["seeds"], config["methods"], splits):
         section = config["methods"][method]
         assert f"Evaluate {method}/joint/seed{seed}" in jobs
@@ -75,3 +82,36 @@ def test_single_shards_can_stay_out(fresh):
     alone = {f"Evaluate {method}/attribute/{part}/seed0" for method in ("rmu", "rmu-strong") for part in FORGET}
     assert evaluated - fewer == alone
     assert "Evaluate rmu/attribute/ties/seed0" in fewer
+
+
+def test_numbers_of_shards_add_grouped_splits_at_equal_compute(fresh):
+    config = configuration()
+    config["data"]["forget"] = ["rivers", "dances", "trees"]
+    config["methods"]["rmu"]["shards"] = [2]
+    del config["methods"]["rmu"]["keep_states"]
+    fresh.configure(config, single_shards=False)
+    jobs = fresh.dry_run()
+    added = [job for job in jobs if "-2" in job]
+    groups, drawn = ["group1", "group2"], ["part1", "part2"]
+    assert sorted(added) == sorted(
+        [
+            *(f"Unlearn {part} (attribute-2 split) with rmu, seed 0" for part in groups),
+            *(f"Unlearn {part} (random-2 split) with rmu, seed 0" for part in drawn),
+            *(f"Merge the {split}-2 shards of rmu with ties, seed 0" for split in ("attribute", "random")),
+            *(f"Evaluate rmu/{split}-2/ties/seed0" for split in ("attribute", "random")),
+            *(f"Cut shard {part} of the attribute-2 split" for part in groups),
+            *(f"Cut shard {part} of the random-2-seed0 split" for part in drawn),
+        ]
+    )
+    assert "Draw shards" in jobs and "Draw tradeoff" in jobs
+    printed = fresh.snakemake("--dry-run", "--printshellcmds").stdout
+    runs = re.findall(r'scripts/unlearn.py .*?"steps": (\d+).*?"candidate": "rmu/([^"]+)/seed0"', printed)
+    assert {run: int(steps) for steps, run in runs} == {
+        "joint": 9,
+        **{f"attribute/{part}": 3 for part in config["data"]["forget"]},
+        **{f"random/part{number}": 3 for number in (1, 2, 3)},
+        "attribute-2/group1": 6,
+        "attribute-2/group2": 3,
+        "random-2/part1": 6,
+        "random-2/part2": 3,
+    }

@@ -1,0 +1,109 @@
+"""The effect of the split against the number of shards, from the joint run to a shard for each attribute."""
+
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from spunge import drawing
+from spunge.evaluations import (
+    FORGET_MEAN,
+    RETAIN_MEAN,
+    RETAIN_MINUS_FORGET,
+    Candidate,
+    candidates,
+    estimate,
+    forget_attributes,
+    measured,
+    seeds,
+    written,
+)
+
+ROW = 1.75  # inches
+APART = 0.07  # shards: the two splits stand beside each other, and single seeds beside their interval
+MEASURES = {
+    RETAIN_MINUS_FORGET: "keep \u2212 forget, points \u2191",
+    FORGET_MEAN: "to forget, % \u2193",
+    RETAIN_MEAN: "to keep, % \u2191",
+}
+NAMES = {"joint": "joint run", "random": "random splits (control)", "attribute": "split by attribute (SPUNGE)"}
+DASHED = {"color": "#999999", "linewidth": 0.7, "linestyle": (0, (4, 3)), "zorder": 1}
+SIDES = {"joint": 0, "random": -1, "attribute": 1}
+
+
+def draw(evaluations: pandas.DataFrame) -> Figure:
+    """Draw accuracy over the number of shards, one row per method and merge that has several numbers of them.
+
+    Panels: retain minus forget, both means, and the attribute splits minus the random ones, paired; 95 % intervals with
+    the seeds combined, faint dots for single seeds, dashed lines for the base model and for no difference.
+    """
+    accuracy = measured(evaluations, "knowledge", "accuracy")
+    difference = measured(evaluations, "knowledge", "accuracy_minus_random")
+    every = candidates(evaluations, grouped=True)
+    most = len(forget_attributes(evaluations))
+    grid = list(dict.fromkeys((one.method, one.merge) for one in every if one.groups))
+    if not grid:
+        return drawing.message("No method of this experiment was run with several numbers of shards.")
+    base = next((one for one in every if one.kind == "base"), None)
+    merges = {merge for _, merge in grid}
+    numbers = sorted({1, most, *(one.groups for one in every if one.groups)})
+    with drawing.style():
+        figure = Figure(figsize=(drawing.PAGE, 0.55 + ROW * len(grid)), layout="constrained")
+        rows = figure.subplots(len(grid), len(MEASURES) + 1, squeeze=False, sharex=True, sharey="col")
+        legend = {}
+        for (method, merge), panels in zip(grid, rows, strict=True):
+            own = [one for one in every if one.method == method and (one.kind == "joint" or one.merge == merge)]
+            lines = {kind: _by_number(own, kind, most) for kind in SIDES}
+            for axes, attribute in zip(panels, MEASURES, strict=False):
+                if base:
+                    legend["base model"] = axes.axhline(estimate(accuracy, base, attribute).value, **DASHED)
+                for kind, own in lines.items():
+                    if not own:
+                        continue
+                    line = {**lines["joint"], **own}  # every split starts from the joint run
+                    places = [number + APART * SIDES[one.kind] for number, one in line.items()]
+                    values = [estimate(accuracy, one, attribute).value for one in line.values()]
+                    axes.plot(places, values, color=list(line.values())[-1].colour, linewidth=1.2, zorder=2)
+                    for number, one in own.items():
+                        point = _point(axes, number, one, accuracy, attribute, seeds(evaluations, one))
+                        legend.setdefault(NAMES[kind], point)
+            axes = panels[-1]
+            axes.axhline(0, **DASHED)
+            for number, one in lines["attribute"].items():
+                _point(axes, number, one, difference, RETAIN_MINUS_FORGET, seeds(evaluations, one))
+            name = f"{written(method)}, {written(merge)}" if len(merges) > 1 else written(method)
+            panels[0].set_ylabel(name, weight="bold")
+        for axes, title in zip(rows[0], [*MEASURES.values(), "SPUNGE \u2212 random, points"], strict=True):
+            axes.set_title(title)
+        for axes in rows.flat:
+            axes.grid(True, axis="y")
+            axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+            axes.yaxis.set_major_formatter(drawing.percent())
+            axes.set_xticks(numbers)
+            axes.set_xlim(0.7, most + 0.3)
+        for axes in rows[-1]:
+            axes.set_xlabel("number of shards")
+        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend))
+    return figure
+
+
+def _by_number(own: list[Candidate], kind: str, most: int) -> dict[int, Candidate]:
+    """Return the candidates of a kind by their number of shards, ascending."""
+    numbers = {1 if kind == "joint" else one.groups or most: one for one in own if one.kind == kind}
+    return dict(sorted(numbers.items()))
+
+
+def _point(
+    axes: Axes, number: int, one: Candidate, rows: pandas.DataFrame, attribute: str, single: list[str]
+) -> PathCollection:
+    """Draw a candidate's estimate and interval over its number of shards, and its single seeds; return the marker."""
+    side = SIDES[one.kind]
+    found = estimate(rows, one, attribute)
+    drawing.vertical_interval(axes, number + APART * side, found, color=one.colour, linewidth=1.1, zorder=2)
+    faint = {"alpha": 0.45, "linewidths": 0, "zorder": 3, "marker": one.marker}
+    for seed in single:
+        value = estimate(rows, one, attribute, seed).value
+        axes.scatter(number + APART * 2 * (side or 1), value, 8, one.colour, **faint)
+    look = {"marker": one.marker, "edgecolors": "white", "linewidths": 0.7, "zorder": 4}
+    return axes.scatter(number + APART * side, found.value, 36, one.colour, **look)
