@@ -12,6 +12,7 @@ FIGURES = (
     "radar",
     "training",
     "merging",
+    "durability",
     "toxicity_overview",
     "toxicity_radar",
     "toxicity_tradeoff",
