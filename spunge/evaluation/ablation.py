@@ -78,7 +78,7 @@ def decoder_layers(model: torch.nn.Module) -> torch.nn.ModuleList:
     """Return a causal language model's layers; raises InputError where it isn't built of `layers`."""
     if not hasattr(model.base_model, "layers"):
         raise InputError(
-            "evaluations.durability.ablate is for models built of `layers` (Llama's family), unlike this one: leave it out"
+            "evaluations.durability.ablate is for models built of `layers` (Llama's family), as this isn't: leave it out"
         )
     return model.base_model.layers
 
