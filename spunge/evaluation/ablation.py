@@ -78,7 +78,8 @@ def decoder_layers(model: torch.nn.Module) -> torch.nn.ModuleList:
     """Return a causal language model's layers; raises InputError where it isn't built of `layers`."""
     if not hasattr(model.base_model, "layers"):
         raise InputError(
-            "evaluations.durability.ablate is for models built of `layers` (Llama's family), as this isn't: leave it out"
+            "evaluations.durability.ablate is for models that are built of `layers`, as Llama's family is, and this "
+            "one is not: leave it out"
         )
     return model.base_model.layers
 

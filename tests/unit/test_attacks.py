@@ -293,5 +293,5 @@ def test_model_without_layers():
     from transformers import GPT2Config, GPT2LMHeadModel
 
     gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=16))
-    with pytest.raises(InputError, match="ablate is for models built of `layers`"):
+    with pytest.raises(InputError, match="ablate is for models that are built of `layers`"):
         ablation.decoder_layers(gpt2)
