@@ -11,19 +11,26 @@ import torch
 GROUP = 64  # weights of a row that share a scale at 4 bits: as many as in bitsandbytes' blocks
 
 
+def rounded(weights: torch.Tensor, bits: int, group: int) -> torch.Tensor:
+    """Return `weights` (rows, columns) rounded to 2^bits values for each `group` of a row, in their own dtype.
+
+    Symmetric: the values are whole multiples, from −2^(bits − 1) on, of a step by which the group's largest magnitude is
+    2^(bits − 1) − ½. So no weight moves by more than half a step.
+    """
+    groups, half = weights.float().unflatten(1, (-1, group)), 2 ** (bits - 1)
+    step = (groups.abs().amax(dim=2, keepdim=True) / (half - 0.5)).clamp(min=torch.finfo(torch.float32).tiny)
+    return ((groups / step).round().clamp(-half, half - 1) * step).flatten(1).to(weights.dtype)
+
+
 @torch.no_grad()
 def quantise(model: torch.nn.Module, bits: int) -> None:
     """Round the weights of all linear layers but the output layer to `bits` (8 or 4), in place.
 
-    Symmetric, to the nearest, through torchao: with a scale for each row (output channel) at 8 bits, at 4 bits for each
-    GROUP weights of one, or the largest part of that by which a row can be divided. What is left are weights of the
-    same type as before that have few values; activations, embeddings and norms stay as they are.
+    At 8 bits there is a step for each row (output channel), at 4 bits one for each GROUP weights of a row, or the
+    largest part of that by which a row can be divided. Activations, embeddings and norms stay as they are.
     """
-    from torchao.quantization import IntxWeightOnlyConfig, PerAxis, PerGroup, quantize_
-
     output = model.get_output_embeddings()
-    for module in list(model.modules()):
+    for module in model.modules():
         if isinstance(module, torch.nn.Linear) and module is not output:
-            granularity = PerAxis(0) if bits == 8 else PerGroup(math.gcd(GROUP, module.in_features))
-            quantize_(module, IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{bits}"), granularity=granularity))
-            module.weight = torch.nn.Parameter(module.weight.dequantize(), requires_grad=False)
+            group = module.in_features if bits == 8 else math.gcd(GROUP, module.in_features)
+            module.weight.copy_(rounded(module.weight, bits, group))

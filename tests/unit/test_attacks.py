@@ -141,6 +141,14 @@ def test_quantised_weights_are_the_nearest_of_few(model, bits):
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
+def test_rounding_by_hand():
+    """Two groups of two, at 2 bits: values −2 … 1 times a step of 4 / 1.5 and of 3 / 1.5."""
+    weights = torch.tensor([[4.0, -1.0, -3.0, 2.9], [0.0, 0.0, 1e-3, 1.5]])
+    expected = torch.tensor([[8 / 3, 0.0, -4.0, 2.0], [0.0, 0.0, 0.0, 1.0]])
+    torch.testing.assert_close(quantisation.rounded(weights, 2, 2), expected)
+    assert quantisation.rounded(weights.bfloat16(), 8, 4).dtype == torch.bfloat16
+
+
 def test_quantised_weights_stay_when_quantised_again(model):
     quantisation.quantise(model, 8)
     once = weights(model)
