@@ -27,7 +27,7 @@ from spunge.evaluations import (
 )
 
 BEFORE = "as_unlearned"
-SOURCES = {"forget": "the same attribute", "other": "another forgotten\nattribute", "unrelated": "unrelated prose"}
+SOURCES = {"forget": "the same attribute", "other": "another attribute", "unrelated": "unrelated prose"}
 # The open-ended questions come last: the others are multiple choice, where guessing is right now and then.
 WAYS = {
     BEFORE: "as unlearned",
@@ -81,7 +81,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             for source, axes in zip(sources, grid, strict=False):
                 _curves(axes, shown, [BEFORE, *(f"relearned_{source}_{number}" for number in numbers)], accuracy)
                 axes.set_xticks(range(len(numbers) + 1), ["0", *map(str, numbers)])
-                axes.set_xlabel(f"texts relearned, of\n{SOURCES[source]}")
+                axes.set_xlabel(f"texts relearned, of\n{SOURCES[source]}" if (method, merge) == rows[-1] else "")
                 axes.set_ylim(0, 1)
                 axes.yaxis.set_major_formatter(drawing.percent())
                 axes.grid(True, axis="y")
