@@ -57,7 +57,9 @@ def test_mapped_columns(sources):
 
 
 def test_rephrased_questions_are_described_as_questions_are(sources, tmp_path):
-    other = pd.read_csv(tmp_path / "questions.csv").assign(q=["Who is it?", "What is it?"], about=["p", "q"])
+    other = pd.read_csv(tmp_path / "questions.csv", keep_default_na=False).assign(
+        q=["Who is it?", "What is it?"], about=["p", "q"]
+    )
     other.to_csv(tmp_path / "rephrased.csv", index=False)
     assert build(sources).rephrased is None
     sources["rephrased"] = sources["questions"] | {"path": str(tmp_path / "rephrased.csv"), "subject": "about"}

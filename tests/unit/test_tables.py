@@ -94,7 +94,7 @@ def test_rephrased_questions_must_not_be_trained_on_either(good):
     rephrased = good.questions.assign(question=["Which is Kenya's?", "Name the one of Italy"])
     tables.check(replace(good, rephrased=rephrased))
     leaking = rephrased.assign(question=["Which is Kenya's?", good.retain["text"].iloc[0]])
-    with pytest.raises(InputError, match=r"table rephrased: 1 of 2 rows \(first: row 2\).*table retain row 1"):
+    with pytest.raises(InputError, match=r"table rephrased: 1 of 2 rows \(first: row 2\).*retain row 1"):
         tables.check(replace(good, rephrased=leaking))
 
 

@@ -160,10 +160,8 @@ def test_second_run_does_nothing_and_an_attack_reruns_alone(attacked, tmp_path):
 
 
 def test_more_texts_than_leave_questions(fresh):
-    config = lasting(relearn={"texts": [6]})
-    config["data"]["options"]["retain"] = {"path": "tables/prose.csv"}
-    told = refused(fresh, config, "results/tiny/data/durability/questions.parquet")
-    assert "relearn.texts is 6, but only 4 retain texts name no subject of a question: take fewer" in told
+    told = refused(fresh, lasting(relearn={"texts": [6]}), "results/tiny/data/durability/questions.parquet")
+    assert "relearn.texts is 6, but only 3 retain texts name no subject of a question: take fewer" in told
     pd.DataFrame({"text": [f"It is {n} past noon." for n in range(9)]}).to_csv(fresh / "tables/retain.csv", index=False)
     told = refused(fresh, lasting(relearn={"texts": [6]}), "results/tiny/data/durability/questions.parquet")
     assert "takes a text about every subject of rivers that is asked about, so that no question is left" in told
