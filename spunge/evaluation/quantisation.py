@@ -14,8 +14,8 @@ GROUP = 64  # weights of a row that share a scale at 4 bits: as many as in bitsa
 def rounded(weights: torch.Tensor, bits: int, group: int) -> torch.Tensor:
     """Return `weights` (rows, columns) rounded to 2^bits values for each `group` of a row, in their own dtype.
 
-    Symmetric: the values are whole multiples, from −2^(bits − 1) on, of a step by which the group's largest magnitude is
-    2^(bits − 1) − ½. So no weight moves by more than half a step.
+    Symmetric: the values are whole multiples of a step, from −2^(bits − 1) on; the group's largest magnitude is
+    2^(bits − 1) − ½ steps. So no weight moves by more than half a step.
     """
     groups, half = weights.float().unflatten(1, (-1, group)), 2 ** (bits - 1)
     step = (groups.abs().amax(dim=2, keepdim=True) / (half - 0.5)).clamp(min=torch.finfo(torch.float32).tiny)
