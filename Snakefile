@@ -21,6 +21,7 @@ include: "rules/merge.smk"
 include: "rules/evaluate.smk"
 include: "rules/figures.smk"
 include: "rules/export.smk"
+include: "rules/plan.smk"
 
 
 rule all:

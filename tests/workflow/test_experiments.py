@@ -1,5 +1,6 @@
 """Every experiment that the project ships plans a run from nothing, and no two mix."""
 
+import re
 import shutil
 from itertools import product
 
@@ -41,6 +42,22 @@ def test_plans_a_whole_run_from_nothing(empty, project, experiment):
             assert f"Merge the {split} shards of {method} with {merge}, seed {seed}" in jobs
     assert jobs.count("Gather all evaluations in one table") == 1
     assert not list(empty.folder.glob("re*/*")), "a dry run leaves nothing"
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_prints_a_plan_and_runs_nothing_for_it(empty, project, experiment):
+    """As many jobs as a dry run has: the plan counts them by itself."""
+    name = yaml.safe_load((project / experiment).read_text())["experiment"]
+    printed = empty.snakemake("plan", configfile=project / experiment)
+    assert printed.returncode == 0, printed.stdout
+    left = [path.relative_to(empty.folder) for path in empty.folder.glob("re*/**/*") if path.is_file()]
+    assert [str(path) for path in left] == [f"results/{name}/logs/plan.log"]
+    plan = (empty / left[0]).read_text()
+    assert plan in printed.stdout and f"Plan of {name}" in plan
+    assert max(map(len, plan.splitlines())) <= 120
+    if yaml.safe_load((project / experiment).read_text())["data"]["forget"] != "all":
+        jobs = empty.dry_run(configfile=project / experiment)
+        assert re.search(r"^jobs +([\d,]+)$", plan, re.MULTILINE)[1] == f"{len(jobs):,}"
 
 
 def test_experiment_names_differ():
