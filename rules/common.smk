@@ -476,7 +476,7 @@ def planned_evaluation(attributes):
     singles = config["single_shards"] and "attribute" in SPLITS
     open_end = not attributes and singles
     number = len([one for one in candidates() if attributes or not one["shard"]])
-    evaluations = {name: config["evaluations"][name] for name in MODEL_EVALUATIONS}
+    evaluations = {name: config["evaluations"].get(name, {}) for name in MODEL_EVALUATIONS}
     own = GENERATION if TOXICITY and not VLLM else {}
     jobs = [
         planned(
@@ -485,12 +485,16 @@ def planned_evaluation(attributes):
     ]
     if VLLM:
         jobs.append(planned("generate", number, "generate", ["/**/*"], gpu=1, generation=GENERATION, more=open_end))
+    if benchmarks := config["evaluations"].get("benchmarks"):
+        more = {"options": benchmarks, "hub": not benchmarks["mirror"], "more": open_end}
+        jobs.append(planned("benchmarks", number, "benchmarks", ["/**/*"], gpu=1, **more))
     if TOXICITY:
         gpu = int(any(section["classifier"] == "huggingface" for section in CLASSIFIERS.values()))
         more = {"generation": GENERATION, "more": open_end}
         jobs.append(planned("score_toxicity", number, "score toxicity", ["/**/*"], gpu=gpu, **more))
+    attacks = planned_attacks() if config["evaluations"].get("durability") else []
     tables = {
-        "compare": len(EVALUATION_NAMES),
+        "compare": len(EVALUATION_NAMES) + (len(DURABILITY_NAMES) if attacks else 0),
         "equal_fluency": int(bool(TOXICITY)),
         "gather": 1,
         "figure": len(FIGURE_NAMES),
@@ -499,8 +503,19 @@ def planned_evaluation(attributes):
         "comparison": int(bool(COMPARISON)),
     }
     several = ("compare", "figure")
-    return jobs + [
+    return [*jobs, *attacks] + [
         planned(rule, count, "tables, figures", ["/*"] if rule in several else [""])
         for rule, count in tables.items()
         if count
+    ]
+
+
+def planned_attacks():
+    """The jobs of rules/durability.smk, of which those that ask something use a model."""
+    number = len(attacked())
+    return [
+        planned("draw_durability", 1, "durability, preparation"),
+        planned("as_unlearned", number, "durability, preparation", ["/**/*"]),
+        *([planned("base_states", 1, "durability, preparation", gpu=1)] if ATTACKS["ablate"] else []),
+        *(planned(rule, number, f"durability, {rule}", ["/**/*"], gpu=1) for rule in ATTACKS if ATTACKS[rule]),
     ]

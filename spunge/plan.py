@@ -53,20 +53,21 @@ class Task:
     """One of lm-eval's tasks: how many questions it has, as published, and roughly how long one is.
 
     `tokens` are read for a question with all its choices, as many again for each of the `examples` that come before it
-    where the configuration names no other number; `new_tokens` are written at most.
+    where the configuration names no other number; `new_tokens` are written at most. A group has `subtasks`.
     """
 
     questions: int
     tokens: int
     examples: int = 0
     new_tokens: int = 0
+    subtasks: int = 1
 
 
 TASKS = {
     "wmdp_bio": Task(1273, 150),
     "wmdp_cyber": Task(1987, 300),
     "wmdp_chem": Task(408, 150),
-    "mmlu": Task(14042, 150),
+    "mmlu": Task(14042, 150, subtasks=57),
     "arc_easy": Task(2376, 150),
     "arc_challenge": Task(1172, 160),
     "hellaswag": Task(10042, 400),
@@ -97,6 +98,7 @@ NOTES = {
     "shards": "?: `forget: all` takes the attributes that the data have: not known before the job `data` ran.",
     "model": "?: {unknown}.",
     "method": "?: what this method takes, with these options, isn't known here.",
+    "kind": "?: there is no arithmetic for this kind of job here.",
     "classifiers": "?: what classifiers take isn't known here; their size is, once they are prepared.",
     "hub": "?: the sizes of data sets on the hub aren't known here.",
     "wheels": "?: the size of a wheel isn't known before it is there.",
@@ -267,9 +269,10 @@ class Estimate:
             "merge": self._merge,
             "evaluate": self._evaluate,
             "generate": self._generate,
+            "benchmarks": self._benchmarks,
             "score_toxicity": self._score_toxicity,
         }.get(job["rule"])
-        return reckon(job) if reckon else Cost(self._texts(job))
+        return reckon(job) if reckon else Cost(self._texts(job), notes=("kind",) if job["gpu"] else ())
 
     def _texts(self, job: Mapping) -> str:
         if job["rule"] == "shard" and self.facts.texts:
@@ -413,7 +416,7 @@ class Estimate:
 
     def _evaluate(self, job: Mapping) -> Cost:
         """All evaluations of one candidate: the model is read once, and each takes its own time."""
-        reckon = {"knowledge": self._knowledge, "fluency": self._fluency, "benchmarks": self._benchmarks}
+        reckon = {"knowledge": self._knowledge, "fluency": self._fluency}
         parts, unknown = [], []
         for name, options in job["evaluations"].items():
             parts.append(reckon[name](options) if name in reckon else Cost(name))
@@ -472,24 +475,26 @@ class Estimate:
             return Cost(work, notes=("rows",) if texts is None else ())
         return Cost(work, self._forward(texts * length, length), self._pass_memory(options["batch_size"] * length))
 
-    def _benchmarks(self, options: Mapping) -> Cost:
+    def _benchmarks(self, job: Mapping) -> Cost:
+        """lm-eval's tasks, in a job of their own."""
+        options = job["options"]
         known = {name: TASKS[name] for name in options["tasks"] if name in TASKS}
         limit = options.get("limit") or math.inf
-        asked = {name: min(task.questions, limit) for name, task in known.items()}
+        asked = {name: min(task.questions, limit * task.subtasks) for name, task in known.items()}
         complete = len(known) == len(set(options["tasks"]))
         questions = Amount(sum(asked.values()), complete)
         work = f"{questions.shown('{:,.0f}'.format)} questions of {len(options['tasks'])} tasks"
         notes = ("tasks",) if complete else ("tasks", "evaluations")
         if self.shape is None:
             return Cost(work, notes=notes)
-        seconds, memory, batch = Amount(complete=complete), 0.0, options["batch_size"]
+        seconds, memory, batch = self._seconds(0) + Amount(complete=complete), 0.0, options["batch_size"]
         for name, task in known.items():
             tokens = task.tokens * (1 + options.get("fewshot", {}).get(name, task.examples))
             seconds += self._forward(asked[name] * tokens, tokens)
             memory = max(memory, self._pass_memory(batch * tokens).value)
             if task.new_tokens:
                 seconds += self._decoding(asked[name], task.new_tokens, batch)
-        return Cost(work, seconds, Amount(memory, complete), notes=notes)
+        return Cost(work, seconds, self._resident(memory, [Cost("", memory=Amount(complete=complete))]), notes=notes)
 
     def _number_of_continuations(self, generation: Mapping) -> int | None:
         prompts = self.facts.rows.get("prompts")
@@ -578,8 +583,7 @@ def _together(rows: Sequence[Row]) -> Row:
 def page(plan: Mapping, facts: Facts) -> str:
     """Return what `snakemake plan` prints: the model, the shards, the table, sums and notes."""
     rows = Estimate(plan, facts).rows()
-    used = [note for note in dict.fromkeys(note for row in rows for note in row.notes)]
-    numbers = {note: number for number, note in enumerate(used, start=1)}
+    numbers = {note: number for number, note in enumerate(dict.fromkeys(note for row in rows for note in row.notes), 1)}
     headers = ["kind of job", "jobs", "each does", "hours", "", "GPU memory", "disk", "download", "notes"]
     body = [
         [
@@ -595,7 +599,10 @@ def page(plan: Mapping, facts: Facts) -> str:
         ]
         for row in rows
     ]
-    text = tabulate(body, headers, "simple", disable_numparse=True, colalign=ALIGNMENT, maxcolwidths=WIDTHS)
+    lines = tabulate(
+        [headers, *body], tablefmt="plain", disable_numparse=True, colalign=ALIGNMENT, maxcolwidths=WIDTHS
+    ).splitlines()
+    lines.insert(1, "-" * max(map(len, lines)))
     filled = {
         "device": facts.device.name,
         "peak": facts.device.peak[plan["model"]["dtype"]] / 1e12,
@@ -613,17 +620,14 @@ def page(plan: Mapping, facts: Facts) -> str:
         [line for one in paragraphs for line in textwrap.wrap(one, WIDTH, subsequent_indent=" " * indent)]
         for paragraphs, indent in ((heading(plan, facts), 0), (totals(rows, facts), 11), ([*notes, ALWAYS], 3))
     )
-    return "\n".join(["", *head, "", text, "", *sums, "", *ending, ""])
+    return "\n".join(["", *head, "", *lines, "", *sums, "", *ending, ""])
 
 
 def unknown_evaluations(plan: Mapping) -> set[str]:
     """Return the evaluations and benchmark tasks whose cost nothing here knows."""
-    found = set()
-    for job in plan["jobs"]:
-        for name, options in job.get("evaluations", {}).items():
-            found |= {name} - {"knowledge", "fluency", "benchmarks"}
-            found |= set(options.get("tasks", ())) - TASKS.keys() if name == "benchmarks" else set()
-    return found
+    evaluations = {name for job in plan["jobs"] for name in job.get("evaluations", ())} - {"knowledge", "fluency"}
+    tasks = {task for job in plan["jobs"] if job["rule"] == "benchmarks" for task in job["options"]["tasks"]}
+    return evaluations | tasks - TASKS.keys()
 
 
 def heading(plan: Mapping, facts: Facts) -> list[str]:

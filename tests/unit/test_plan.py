@@ -146,15 +146,30 @@ def test_evaluation_adds_up():
 
 
 def test_benchmarks_by_their_published_sizes():
-    evaluations = {"benchmarks": {"tasks": ["wmdp_bio", "wmdp_cyber", "mmlu"], "batch_size": 8}}
-    described = description(job("evaluate", 1, gpu=1, evaluations=evaluations, generation={}))
+    options = {"tasks": ["wmdp_bio", "wmdp_cyber", "mmlu"], "batch_size": 8}
+    described = description(job("benchmarks", 1, gpu=1, options=options))
     assert row(described).work == "17,302 questions of 3 tasks"
-    evaluations["benchmarks"] |= {"tasks": ["wmdp_bio", "own_task"], "limit": 100}
+    options |= {"tasks": ["wmdp_bio", "own_task"], "limit": 100}
     found = row(described)
     assert found.work == "≥ 100 questions of 2 tasks" and not found.seconds.complete
     assert "what own_task takes" in plan.page(described, plan.Facts(shape=account.MISTRAL_7B))
-    evaluations |= {"durability": {}}
-    assert "what durability, own_task takes" in plan.page(described, plan.Facts(shape=account.MISTRAL_7B))
+
+
+def test_examples_before_a_question_are_read_too():
+    seconds = {}
+    for examples in (0, 5):
+        options = {"tasks": ["gsm8k"], "batch_size": 8, "fewshot": {"gsm8k": examples}}
+        seconds[examples] = row(description(job("benchmarks", 1, gpu=1, options=options))).seconds.value
+    del options["fewshot"]
+    assert row(description(job("benchmarks", 1, gpu=1, options=options))).seconds.value == seconds[5] > seconds[0]
+
+
+def test_kinds_of_jobs_and_evaluations_without_arithmetic():
+    evaluations = {"own": {}}
+    evaluate = job("evaluate", 1, gpu=1, evaluations=evaluations, generation={})
+    page = plan.page(description(evaluate, job("attack", 7, gpu=1)), plan.Facts(shape=account.MISTRAL_7B))
+    assert "what own takes" in page and "no arithmetic for this kind of job" in page
+    assert "jobs       8\n" in page
 
 
 def test_sums():

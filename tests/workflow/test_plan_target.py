@@ -35,7 +35,10 @@ def test_a_local_model_tables_and_earlier_jobs(fresh):
 
 
 def test_configuration_can_be_changed_as_for_any_target(fresh):
-    assert "seeds 0, 1, 2\n" in plan(fresh, "--config", "seeds=[0,1,2]")
+    (evaluate,) = lines(plan(fresh), "evaluate")
+    assert evaluate[1] == "11", "base, two methods' joint runs, their four merges and four single shards"
+    (evaluate,) = lines(plan(fresh, "--config", "single_shards=False"), "evaluate")
+    assert evaluate[1] == "7"
 
 
 def test_shards_that_only_the_data_know(fresh):
