@@ -446,20 +446,21 @@ def planned_training(attributes):
         steps = json.loads(method_options(wildcards)).get("steps")
         known = attributes or run["split"] != "joint"
         key = run["method"], run["split"] == "joint", steps if known else None
-        groups.setdefault(key, []).append(run["split"])
+        groups.setdefault(key, []).append(run)
     joint = [path for path, split in shards.items() if split == "joint"]
     jobs = [planned("shard", len(shards) if attributes else len(joint), "shard", ["/**/*"], more=not attributes)]
     for method in TRAINED:
         if METHODS[method].get("keep_states"):
             jobs.append(planned("states", 1, f"states {method}", [f"/{method}"], gpu=1, method=method))
-    for (method, joint, steps), splits in groups.items():
-        names = list(dict.fromkeys(splits))
+    for (method, joint, steps), alike in groups.items():
+        splits = dict.fromkeys(run["split"] for run in alike)
+        folders = dict.fromkeys(f"{run['split']}/{run['part']}" for run in alike)
         jobs.append(
             planned(
                 "unlearn",
-                len(splits) if attributes or joint else None,
-                f"unlearn {method}: {', '.join(names)}",
-                [f"/{method}/{split}/**/*" for split in names],
+                len(alike) if attributes or joint else None,
+                f"unlearn {method}: {', '.join(splits)}",
+                [f"/{method}/{folder}/*" for folder in folders],
                 gpu=METHODS[method]["gpus"],
                 method=method,
                 steps=steps,

