@@ -5,10 +5,11 @@ Models are decoders of Llama's family, dense or with experts (Mixtral), with a g
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 BF16, FP32 = 2, 4
+PRECISIONS = {BF16: "bf16", FP32: "fp32"}
 ADAM = 2 * FP32  # two moments
 TRAINED = FP32 + FP32 + ADAM  # a trained parameter: itself, its gradient, Adam's moments
 H100_MEMORY = 80e9
@@ -78,82 +79,100 @@ class ModelShape:
         """Parameters of one layer's down projection(s), which RMU trains."""
         return (self.experts or 1) * self.hidden * self.intermediate
 
-    def lora(self, rank: int) -> int:
-        """Parameters of LoRA factors of all linear maps but router, embeddings and head: rank · (rows + columns)."""
-        return self.layers * sum(many * rank * (rows + columns) for many, rows, columns in self.matrices.values())
+    def adapted(self, targets: Collection[str] | None = None) -> list[tuple[int, int, int]]:
+        """The linear maps of one layer that LoRA adapts: those of these names, or all but the router."""
+        return [matrix for name, matrix in self.matrices.items() if targets is None or name in targets]
+
+    def lora(self, rank: int, targets: Collection[str] | None = None) -> int:
+        """Parameters of LoRA factors: rank · (rows + columns) of each map."""
+        return self.layers * sum(many * rank * (rows + columns) for many, rows, columns in self.adapted(targets))
 
 
+SMOLLM2_135M = ModelShape("SmolLM2-135M", 576, 30, 1536, 9, 3, 49152, tied=True)
+MISTRAL_7B = ModelShape("Mistral-7B", 4096, 32, 14336, 32, 8, 32000)
 LLAMA_2_7B = ModelShape("Llama-2-7B", 4096, 32, 11008, 32, 32, 32000)
 LLAMA_2_70B = ModelShape("Llama-2-70B", 8192, 80, 28672, 64, 8, 32000)
 MIXTRAL_8X7B = ModelShape("Mixtral-8x7B", 4096, 32, 14336, 32, 8, 32000, experts=8, experts_per_token=2)
 
 
-def layer_activations(shape: ModelShape, checkpointed: bool = False) -> int:
-    """Bytes that one layer keeps per token for the backward pass, weights in bf16 (an estimate).
+def layer_activations(shape: ModelShape, checkpointed: bool = False, precision: int = BF16) -> int:
+    """Bytes that one layer keeps per token for the backward pass (an estimate).
 
-    In bf16: both norms' outputs, query, key, value, the attention's output, and four times the MLP's width (gate, its
-    activation, up, their product), for each expert a token visits; in fp32: what both norms compute with, twice. The
-    attention scores are never stored (a fused kernel). With `checkpointed` layers only the layer's input is kept.
+    In the `precision` of the frozen weights (bytes of a number, here and below, bf16's or fp32's): both norms' outputs,
+    query, key, value, the attention's output, and four times the MLP's width (gate, its activation, up, their product),
+    for each expert a token visits; in fp32: what both norms compute with, twice. The attention scores are never stored
+    (a fused kernel). With `checkpointed` layers only the layer's input is kept.
     """
     if checkpointed:
-        return BF16 * shape.hidden
+        return precision * shape.hidden
     mlp = 4 * shape.intermediate * (shape.experts_per_token or 1)
-    half = BF16 * (4 * shape.hidden + 2 * shape.key_value_width + mlp)
+    half = precision * (4 * shape.hidden + 2 * shape.key_value_width + mlp)
     return half + 2 * 2 * FP32 * shape.hidden
 
 
-def rmu_memory(shape: ModelShape, layer_id: int, trained_layers: Sequence[int], tokens: int) -> dict[str, int]:
+def rmu_memory(
+    shape: ModelShape, layer_id: int, trained_layers: Sequence[int], tokens: int, precision: int = BF16
+) -> dict[str, int]:
     """Peak bytes of one RMU run, part by part; `tokens` are those of a step, forget and retain batch together.
 
-    Only the embedding and the layers 0 … `layer_id` are loaded, in bf16; the down projections that train, and a copy of
+    Only the embedding and the layers 0 … `layer_id` are loaded; the down projections that train, and a copy of
     what they were, are fp32. Activations are kept from the first trained layer on.
     """
     trained = len(trained_layers) * shape.down_projection
     below = shape.embedding + (layer_id + 1) * shape.layer - trained
     return {
-        "weights in bf16": BF16 * below,
+        f"weights in {PRECISIONS[precision]}": precision * below,
         "trained weights in fp32": FP32 * trained,
         "their original": FP32 * trained,
         "gradients": FP32 * trained,
         "Adam": ADAM * trained,
-        "bf16 copies for the products": BF16 * trained,
-        "activations": tokens * (layer_id + 1 - min(trained_layers)) * layer_activations(shape),
+        "bf16 copies for the products": BF16 * trained * (precision == BF16),
+        "activations": tokens * (layer_id + 1 - min(trained_layers)) * layer_activations(shape, precision=precision),
     }
 
 
-def full_memory(shape: ModelShape, tokens: int, frozen: bool = False, checkpointed: bool = True) -> dict[str, int]:
+def full_memory(
+    shape: ModelShape, tokens: int, frozen: bool = False, checkpointed: bool = True, precision: int = BF16
+) -> dict[str, int]:
     """Peak bytes of training all weights: fp32 weights, gradients and Adam's moments, 16 bytes a parameter.
 
     `frozen`: a second model in bf16 that the loss compares with (NPO). `tokens` are those of one pass before gradients
-    accumulate; sharding over cards divides all but the activations.
+    accumulate; sharding over cards divides all but the activations. `precision` is that of the activations alone.
     """
     return {
         "weights in fp32": FP32 * shape.parameters,
         "gradients": FP32 * shape.parameters,
         "Adam": ADAM * shape.parameters,
         "frozen model in bf16": BF16 * shape.parameters * frozen,
-        "activations": _whole_activations(shape, tokens, checkpointed),
+        "activations": whole_activations(shape, tokens, checkpointed, precision),
     }
 
 
 def lora_memory(
-    shape: ModelShape, rank: int, tokens: int, frozen: bool = False, checkpointed: bool = True
+    shape: ModelShape,
+    rank: int,
+    tokens: int,
+    frozen: bool = False,
+    checkpointed: bool = True,
+    targets: Collection[str] | None = None,
+    precision: int = BF16,
 ) -> dict[str, int]:
-    """Peak bytes of training LoRA factors of all linear maps: the model in bf16, the factors at 16 bytes a parameter.
+    """Peak bytes of training LoRA factors of the maps `targets`, or of all: the factors at 16 bytes a parameter.
 
     A `frozen` model costs nothing: it is the same with the adapter switched off.
     """
     return {
-        "weights in bf16": BF16 * shape.parameters,
-        "factors, gradients, Adam": TRAINED * shape.lora(rank),
-        "activations": _whole_activations(shape, tokens, checkpointed),
+        f"weights in {PRECISIONS[precision]}": precision * shape.parameters,
+        "factors, gradients, Adam": TRAINED * shape.lora(rank, targets),
+        "activations": whole_activations(shape, tokens, checkpointed, precision),
     }
 
 
-def _whole_activations(shape: ModelShape, tokens: int, checkpointed: bool) -> int:
-    """Bytes of every layer's activations and of the logits (bf16, fp32, and their gradient in fp32)."""
-    layers = shape.layers * layer_activations(shape, checkpointed) + checkpointed * layer_activations(shape)
-    return tokens * (layers + (BF16 + 2 * FP32) * shape.vocabulary)
+def whole_activations(shape: ModelShape, tokens: int, checkpointed: bool, precision: int = BF16) -> int:
+    """Bytes of every layer's activations and of the logits (as computed, in fp32, and their gradient in fp32)."""
+    kept = layer_activations(shape, checkpointed, precision)
+    layers = shape.layers * kept + checkpointed * layer_activations(shape, precision=precision)
+    return tokens * (layers + (precision + 2 * FP32) * shape.vocabulary)
 
 
 def cards(parts: dict[str, int], memory: float = H100_MEMORY, usable: float = 0.9) -> int:
@@ -170,6 +189,11 @@ def layer_forward(shape: ModelShape, tokens: int, length: int) -> int:
     Causal attention needs half of the two products of its square; norms, activations and softmax are left out.
     """
     return 2 * tokens * shape.linear_per_token + _attention(shape, tokens, length)
+
+
+def whole_forward(shape: ModelShape, tokens: int, length: int) -> int:
+    """Operations of the whole model's forward pass over `tokens`, with logits for each."""
+    return shape.layers * layer_forward(shape, tokens, length) + 2 * tokens * shape.embedding
 
 
 def _attention(shape: ModelShape, tokens: int, length: int) -> int:
@@ -203,8 +227,7 @@ def rmu_operations(
 def plain_rmu_operations(shape: ModelShape, layer_id: int, tokens: int, length: int) -> int:
     """Operations of one RMU step as its authors' code runs it: three whole forward passes, all gradients below."""
     forward = layer_forward(shape, tokens, length)
-    whole = shape.layers * forward + 2 * tokens * shape.embedding
-    return 3 * whole + 2 * (layer_id + 1) * 2 * forward
+    return 3 * whole_forward(shape, tokens, length) + 2 * (layer_id + 1) * 2 * forward
 
 
 def training_operations(
@@ -214,7 +237,7 @@ def training_operations(
 
     `checkpointed` adds a forward pass; so does a `frozen` model. LoRA's own products are left out.
     """
-    forward = shape.layers * layer_forward(shape, tokens, length) + 2 * tokens * shape.embedding
+    forward = whole_forward(shape, tokens, length)
     return forward * (1 + (1 if lora else 2) + checkpointed + frozen)
 
 
@@ -233,14 +256,14 @@ def full_vector(shape: ModelShape) -> int:
     return FP32 * shape.parameters
 
 
-def lora_vector(shape: ModelShape, rank: int) -> int:
+def lora_vector(shape: ModelShape, rank: int, targets: Collection[str] | None = None) -> int:
     """Bytes of a LoRA task vector kept as its factors, fp32."""
-    return FP32 * shape.lora(rank)
+    return FP32 * shape.lora(rank, targets)
 
 
-def lora_merged(shape: ModelShape) -> int:
+def lora_merged(shape: ModelShape, targets: Collection[str] | None = None) -> int:
     """Bytes of merged LoRA task vectors: ΔW of every adapted matrix, fp32."""
-    return FP32 * shape.layers * (shape.linear - shape.experts * shape.hidden)
+    return FP32 * shape.layers * sum(many * rows * columns for many, rows, columns in shape.adapted(targets))
 
 
 def checkpoint(shape: ModelShape, bytes_per_parameter: int = BF16) -> int:

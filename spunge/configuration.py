@@ -1,6 +1,7 @@
 """Check a configuration against its schema, and say what is wrong with it in one sentence."""
 
 import ast
+import contextlib
 import copy
 import difflib
 from collections.abc import Collection, Mapping
@@ -314,6 +315,15 @@ def declared_options(path: Path) -> dict[str, tuple[str, ast.expr | None]]:
                         value = constants.get(value.id, value)
                     declared[field.target.id] = (ast.unparse(field.annotation), value)
     return declared
+
+
+def option_defaults(path: Path) -> dict[str, object]:
+    """Return the defaults of a module's `Options` by name, those that are literals; nothing is executed."""
+    found = {}
+    for name, (_, value) in declared_options(path).items():
+        with contextlib.suppress(ValueError):
+            found |= {name: ast.literal_eval(value)} if value is not None else {}
+    return found
 
 
 def _check_wheels(config: Mapping) -> None:

@@ -38,6 +38,8 @@ def configuration(shape):
 @pytest.mark.parametrize(
     ("shape", "parameters"),
     [
+        (account.SMOLLM2_135M, 134_515_008),
+        (account.MISTRAL_7B, 7_241_732_096),
         (account.LLAMA_2_7B, 6_738_415_616),
         (account.LLAMA_2_70B, 68_976_648_192),
         (account.MIXTRAL_8X7B, 46_702_792_704),
@@ -61,14 +63,17 @@ def test_only_two_of_eight_experts_work_on_a_token():
     assert account.LLAMA_2_7B.linear == account.LLAMA_2_7B.linear_per_token
 
 
-def test_lora_parameters_are_those_of_peft():
+@pytest.mark.parametrize("targets", [None, ["down_proj", "q_proj"]])
+def test_lora_parameters_are_those_of_peft(targets):
     from peft import LoraConfig, get_peft_model
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(configuration(SMALL))
-        model = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+        model = get_peft_model(model, LoraConfig(r=8, target_modules=targets or "all-linear", task_type="CAUSAL_LM"))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert SMALL.lora(8) == trained
+    assert SMALL.lora(8, targets) == trained
+    changed = [module.weight.numel() for name, module in model.named_modules() if name.endswith("base_layer")]
+    assert account.lora_merged(SMALL, targets) == 4 * sum(changed)
 
 
 def test_rmu_memory_counts_what_rmu_loads(tiny_base):

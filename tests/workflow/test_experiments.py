@@ -20,6 +20,19 @@ def empty(tmp_path, project):
     return Workspace(tmp_path / "clone", project)
 
 
+def planned_jobs(empty, configfile):
+    """Return the number of jobs that `snakemake plan` prints, and leaves nothing but its log."""
+    name = yaml.safe_load(configfile.read_text())["experiment"]
+    printed = empty.snakemake("plan", configfile=configfile)
+    assert printed.returncode == 0, printed.stdout
+    left = [str(path.relative_to(empty.folder)) for path in empty.folder.glob("re*/**/*") if path.is_file()]
+    assert left == [f"results/{name}/logs/plan.log"]
+    plan = (empty / left[0]).read_text()
+    assert plan in printed.stdout and f"Plan of {name}" in plan
+    assert max(map(len, plan.splitlines())) <= 120
+    return re.search(r"^jobs +(.+)$", plan, re.MULTILINE)[1]
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_plans_a_whole_run_from_nothing(empty, project, experiment):
     config = yaml.safe_load((project / experiment).read_text())
@@ -30,6 +43,7 @@ def test_plans_a_whole_run_from_nothing(empty, project, experiment):
         assert f"Download {requirement} as data" in jobs
     if forget == "all":
         assert "Discover the attributes to forget" in jobs, "the shards are known when it has run"
+        assert planned_jobs(empty, project / experiment).startswith("≥")
         return
     unlearned = {
         "joint": ["all"],
@@ -48,6 +62,7 @@ def test_plans_a_whole_run_from_nothing(empty, project, experiment):
             assert f"Merge the {split} shards of {method} with {merge}, seed {seed}" in jobs
     assert jobs.count("Gather all evaluations in one table") == 1
     assert not list(empty.folder.glob("re*/*")), "a dry run leaves nothing"
+    assert planned_jobs(empty, project / experiment) == f"{len(jobs):,}", "the plan counts them by itself"
 
 
 def test_experiment_names_differ():

@@ -1,0 +1,23 @@
+localrules:
+    plan,
+
+
+# Asked for by name, before a run: it reads what is there, makes nothing and waits for nothing. No table of it is kept, since
+# it changes with what has run.
+rule plan:
+    input:
+        script=SCRIPTS / "plan.py",
+        library=library("account", "plan", "plan_facts"),
+    log:
+        f"{LOGS}/plan.log",
+    conda:
+        ENVS / "report.yaml"
+    resources:
+        mem_mb=500,
+        runtime=5,
+    params:
+        plan=lambda wildcards: json.dumps(plan_description()),
+    message:
+        "Plan the run"
+    shell:
+        "python {input.script} --plan {params.plan:q} 2>&1 | tee {log:q}"
