@@ -64,7 +64,7 @@ rule summary:
 rule findings:
     input:
         script=SCRIPTS / "findings.py",
-        library=library("evaluations", "splits", "scales", "summary", "power", "findings"),
+        library=library("evaluations", "splits", "scales", "summary", "power", "verdict", "lasting", "findings"),
         template=PROJECT / "report" / "findings.html",
         evaluations=EVALUATIONS,
         tradeoff=f"{RESULTS}/figures/{TRADEOFF}.png",

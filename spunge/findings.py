@@ -35,7 +35,19 @@ from spunge.evaluations import (
     tasks,
     written,
 )
+from spunge.lasting import lasting, of_numbers_of_shards, sum_up
 from spunge.scales import named
+from spunge.verdict import (
+    BETTER,
+    BROKEN,
+    NOT_MEASURED,
+    NOT_SHOWN,
+    NOT_SHOWN_AGAINST,
+    RIVAL_BROKEN,
+    UNEQUAL,
+    WORSE,
+    verdict,
+)
 
 RIVALS = {"joint": "joint", "random": "random split"}
 IN_WORDS = {"joint": "unlearning everything at once", "random": "a random split into shards of the same sizes"}
@@ -77,31 +89,6 @@ DATA = {
 }
 
 AS_TRAINED, AT_EQUAL_FLUENCY = "as trained", "at equal fluency"
-
-NOT_MEASURED = "not measured"
-NOT_SHOWN = "not shown"
-NOT_SHOWN_AGAINST = "not shown; the estimate is worse"
-UNEQUAL = "not shown; fluency is not equal"
-BETTER, WORSE = "better", "worse"
-BROKEN, RIVAL_BROKEN = "broken", "the rival is broken"
-
-
-def verdict(difference: Estimate, better: int, unequal: bool = False, broken: str = "") -> str:
-    """Judge a difference; `better` is the sign of a good one.
-
-    An interval that holds 0, or no interval at all, shows nothing; an estimate that points against is said so. Nor does
-    any interval where fluency is `unequal`, as a loss of fluency makes a model less toxic. Where one of the two models
-    is `broken` (BROKEN or RIVAL_BROKEN), that is the verdict.
-    """
-    if math.isnan(difference.value):
-        return NOT_MEASURED
-    if broken:
-        return broken
-    if difference.low > 0 or difference.high < 0:
-        if unequal:
-            return UNEQUAL
-        return BETTER if difference.value * better > 0 else WORSE
-    return NOT_SHOWN_AGAINST if difference.value * better < 0 else NOT_SHOWN
 
 
 def measures(evaluations: pandas.DataFrame) -> dict[str, tuple[Measure, ...]]:
@@ -300,6 +287,7 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         data = data.reindex(data.index.union(list(asked), sort=False))
         data["questions"] = pandas.Series(asked)
     trained = steps(evaluations)
+    lasts, by_shards = lasting(evaluations), of_numbers_of_shards(evaluations)
     compared, compared_by = summary.compared(evaluations), measures(evaluations)
     panels = {family for family, _ in families(evaluations).values()} if scored else methods(evaluations)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -323,7 +311,10 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         summary=summary.html(evaluations),
         verdicts=[_verdict_line(line, compared_by) for line in judged.itertuples(index=False)],
         power=power_notes(evaluations),
-        comparisons=int((judged["verdict"] != NOT_MEASURED).sum()),
+        lasting=lasts,
+        attacks_sum_up=sum_up(lasts),
+        shards=by_shards,
+        comparisons=int((judged["verdict"] != NOT_MEASURED).sum()) + 2 * (len(lasts) + len(by_shards)),
         seeds=max((len(seeds(evaluations, candidate)) for candidate in compared), default=0),
         figure=base64.b64encode(figure_png).decode("ascii"),
     )

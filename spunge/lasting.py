@@ -1,0 +1,125 @@
+"""What the findings page says beside its answer: does unlearning last, and does the number of shards matter?"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import pandas
+
+from spunge import summary
+from spunge.evaluations import (
+    FORGET_MEAN,
+    RETAIN_MINUS_FORGET,
+    Candidate,
+    Estimate,
+    accuracy_from,
+    candidates,
+    estimate,
+    forget_attributes,
+    measured,
+    written,
+)
+from spunge.verdict import BETTER, WORSE, verdict
+
+BEFORE = "as_unlearned"
+SOURCES = {"forget": "the same attribute", "other": "another attribute", "unrelated": "unrelated prose"}
+ATTACKS = {
+    BEFORE: "nothing: the same questions, as unlearned",
+    "rephrased": "nothing, but asked in other words",
+    "open_ended": "nothing, but to write the answer",
+    "quantised_8": "weights rounded to 8 bits",
+    "quantised_4": "weights rounded to 4 bits",
+    "ablated": "a direction taken out of its states",
+}
+RIVALS = ("joint", "random")
+
+
+def lasting(evaluations: pandas.DataFrame) -> list[dict]:
+    """Return a line for each method, merge and attack, `as_unlearned` first; none where nothing was attacked.
+
+    A line has the mean accuracy on the forget attributes of base, joint, random and attribute, and the verdicts on the
+    attribute split against its rivals: better where less came back, whatever it had forgotten before.
+    """
+    there = [name for name in evaluations["evaluation"].unique() if attack(name)]
+    lines = []
+    for one in candidates(evaluations, BEFORE):
+        if one.kind != "attribute":
+            continue
+        for name in sorted(there, key=lambda name: list(ATTACKS).index(name) if name in ATTACKS else len(ATTACKS)):
+            rows = measured(evaluations, name, "accuracy")
+            line = {"name": _name(one), "attack": attack(name), "before": name == BEFORE}
+            line |= {kind: _cell(rows, candidates(evaluations, name), one, kind, FORGET_MEAN) for kind in _KINDS}
+            lines.append(line | _against(evaluations, one, name, FORGET_MEAN, -1))
+    return lines
+
+
+def sum_up(lines: Sequence[dict]) -> list[str]:
+    """Say for each method and merge after how many attacks the attribute split is shown better or worse."""
+    texts = []
+    for name in dict.fromkeys(line["name"] for line in lines):
+        own = [line for line in lines if line["name"] == name and not line["before"]]
+        told = []
+        for rival in RIVALS:
+            found = Counter(line[f"{rival}_kind"] for line in own)
+            told.append(
+                f"than the {'joint run' if rival == 'joint' else 'random split'}: less after {found[BETTER]}, more "
+                f"after {found[WORSE]}, not shown to differ after {len(own) - found[BETTER] - found[WORSE]}"
+            )
+        if own:
+            text = f"{name}, {len(own)} attacks: how much the attribute split knows of what was to be forgotten"
+            texts.append(f"{text}, {'; '.join(told)}.")
+    return texts
+
+
+def of_numbers_of_shards(evaluations: pandas.DataFrame) -> list[dict]:
+    """Return a line for each method, merge and number of shards; none where no method has several numbers of them."""
+    source = accuracy_from(evaluations)
+    every = candidates(evaluations, grouped=True)
+    several = {(one.method, one.merge) for one in every if one.groups}
+    rows = measured(evaluations, source, "accuracy")
+    lines = []
+    for one in every:
+        if one.kind == "attribute" and (one.method, one.merge) in several:
+            line = {"name": _name(one), "number": one.groups or len(forget_attributes(evaluations))}
+            alike = [other for other in every if other.kind in ("base", "joint") or other.groups == one.groups]
+            line |= {kind: _cell(rows, alike, one, kind, RETAIN_MINUS_FORGET) for kind in _KINDS}
+            lines.append(line | _against(evaluations, one, source, RETAIN_MINUS_FORGET, 1))
+    return sorted(lines, key=lambda line: (line["name"], line["number"]))
+
+
+_KINDS = ("base", "joint", "random", "attribute")
+
+
+def attack(name: str) -> str:
+    """Return what people call an evaluation of durability, or "" if it is none."""
+    if relearned := re.fullmatch(r"relearned_(\w+)_(\d+)", name):
+        return f"{relearned[2]} texts relearned, of {SOURCES[relearned[1]]}"
+    return ATTACKS.get(name, "")
+
+
+def _name(one: Candidate) -> str:
+    return f"{written(one.method)}, {written(one.merge)}"
+
+
+def _cell(rows: pandas.DataFrame, found: Sequence[Candidate], one: Candidate, kind: str, attribute: str) -> str:
+    """Write the value and interval of the base model, or of the candidate of a kind that `one` is compared with."""
+    wanted = {"base": ("", ""), "joint": (one.method, "")}.get(kind, (one.method, one.merge))
+    other = next((other for other in found if (other.kind, other.method, other.merge) == (kind, *wanted)), None)
+    return _written(estimate(rows, other, attribute)) if other else "–"
+
+
+def _against(evaluations: pandas.DataFrame, one: Candidate, evaluation: str, attribute: str, better: int) -> dict:
+    line = {}
+    for rival in RIVALS:
+        difference = estimate(measured(evaluations, evaluation, f"accuracy_minus_{rival}"), one, attribute)
+        judged = verdict(difference, better)
+        line |= {f"minus_{rival}": _written(difference, True), f"{rival}_verdict": judged}
+        line[f"{rival}_kind"] = judged if judged in (BETTER, WORSE) else "open"
+    return line
+
+
+def _written(found: Estimate, difference: bool = False) -> str:
+    if found.value != found.value:
+        return "–"
+    value, low, high = (summary.number(number, percent=True, difference=difference) for number in found)
+    return f"{value} [{low},\u00a0{high}]"

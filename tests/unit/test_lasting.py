@@ -1,0 +1,58 @@
+"""The findings page beside its answer: attacks and numbers of shards, judged by the one verdict."""
+
+from durability_example import BACK, attacked
+from evaluations_example import example
+from test_findings import assert_well_formed, page
+
+from spunge import lasting
+
+
+def with_difference(table, evaluation, rival, low, high):
+    rows = (table["evaluation"] == evaluation) & (table["metric"] == f"accuracy_minus_{rival}")
+    rows &= (table["split"] == "attribute") & (table["merge"] != "") & (table["seed"] == "all")
+    table.loc[rows & (table["attribute"] == "forget mean"), ["value", "low", "high"]] = ((low + high) / 2, low, high)
+    return table
+
+
+def test_every_attack_is_judged_against_both_rivals():
+    table = with_difference(attacked(), "quantised_4", "joint", -0.2, -0.1)
+    table = with_difference(table, "ablated", "joint", 0.1, 0.2)
+    table = with_difference(table, "rephrased", "random", -0.2, 0.1)
+    lines = {line["attack"]: line for line in lasting.lasting(table)}
+    assert len(lines) == len(BACK) + 1
+    assert next(iter(lines)) == "nothing: the same questions, as unlearned"
+    four = lines["weights rounded to 4 bits"]
+    assert (four["joint_verdict"], four["minus_joint"]) == ("better", "−15.0 [−20.0,\u00a0−10.0]")
+    assert lines["a direction taken out of its states"]["joint_verdict"] == "worse"
+    assert lines["nothing, but asked in other words"]["random_verdict"] == "not shown"
+    # The prototype's .257 and four tenths of the way from there to .8.
+    assert lines["10 texts relearned, of the same attribute"]["attribute"].startswith("47.4 [")
+    assert lines["10 texts relearned, of the same attribute"]["base"].startswith("80.0 [")
+
+
+def test_the_sum_counts_the_attacks_and_not_what_was_before():
+    table = attacked(("quantised_8", "quantised_4", "ablated"))
+    for evaluation, low, high in (("as_unlearned", 0.1, 0.2), ("quantised_8", -0.2, -0.1), ("quantised_4", -0.3, -0.1)):
+        table = with_difference(table, evaluation, "joint", low, high)
+    table = with_difference(table, "ablated", "joint", -0.1, 0.1)
+    (text,) = lasting.sum_up(lasting.lasting(table))
+    assert text.startswith("RMU, TIES, 3 attacks: ")
+    assert "than the joint run: less after 2, more after 0, not shown to differ after 1;" in text
+
+
+def test_numbers_of_shards_are_judged_by_what_was_kept_minus_forgotten():
+    lines = lasting.of_numbers_of_shards(example(forget=("Africa", "Asia", "Oceania"), shards=(2,)))
+    assert [line["number"] for line in lines] == [2, 3]
+    assert all(line["random"] != "–" and line["minus_random"] != "–" for line in lines)
+    assert lines[0]["attribute"] != lines[1]["attribute"]
+
+
+def test_the_page_shows_both_and_counts_their_comparisons():
+    table = attacked(forget=("Africa", "Asia", "Oceania"), shards=(2,))
+    text = page(table)
+    assert_well_formed(text)
+    assert "Does it last?" in text and "The number of shards" in text
+    # The page's own eight, two for each attack and what was before, two for each number of shards.
+    assert f"{8 + 2 * (len(BACK) + 1) + 2 * 2} comparisons are shown" in text
+    plain = page(example())
+    assert "Does it last?" not in plain and "The number of shards" not in plain
