@@ -243,12 +243,9 @@ def test_known_and_unknown_models(tmp_path, monkeypatch):
     monkeypatch.setattr(plan_facts, "from_hub", lambda source, revision: None)
     shape, said = plan_facts.model_shape({"source": "somebody/model"} | gone, tmp_path)
     assert shape is None and "can't be had openly" in said
-    config = {"model_type": "qwen2"}
-    monkeypatch.setattr(plan_facts, "from_hub", lambda source, revision: config)
-    assert (
-        "somebody/model is of the kind qwen2"
-        in plan_facts.model_shape({"source": "somebody/model"} | gone, tmp_path)[1]
-    )
+    monkeypatch.setattr(plan_facts, "from_hub", lambda source, revision: {"model_type": "qwen2"})
+    shape, said = plan_facts.model_shape({"source": "somebody/model"} | gone, tmp_path)
+    assert shape is None and "somebody/model is of the kind qwen2" in said
 
 
 def test_tables_are_measured_or_taken_from_the_options(tmp_path):
