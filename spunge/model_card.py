@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from spunge import models
+from spunge.files import is_local
 from spunge.task_vector import BaseModel, TaskVector
 
 CARD = """\
@@ -176,7 +176,7 @@ def _code(value: object) -> str:
 
 
 def _on_hub(base: BaseModel) -> bool:
-    return not base.source.startswith("wheel:") and not models.is_local(base.source)
+    return not base.source.startswith("wheel:") and not is_local(base.source)
 
 
 def _revision(base: BaseModel) -> str | None:
@@ -185,7 +185,7 @@ def _revision(base: BaseModel) -> str | None:
 
 def _described(base: BaseModel) -> str:
     """Name the base model for readers elsewhere: of a local folder, only its last part."""
-    if models.is_local(base.source):
+    if is_local(base.source):
         return f"the local model {_code(Path(base.source).name)}"
     revision = _revision(base)
     return _code(base.source) + (f" (revision {_code(revision)})" if revision else "")

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from spunge.errors import InputError
-from spunge.files import sha256
+from spunge.files import is_local, sha256
 from spunge.task_vector import BaseModel, TaskVector
 
 HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
@@ -52,11 +52,6 @@ def prepare(
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return BaseModel.open(folder)
-
-
-def is_local(source: str) -> bool:
-    """Tell whether a configured model source is a folder of this machine rather than a hub id."""
-    return source.startswith(("/", "./", "../", "~")) or Path(source).is_dir()
 
 
 def _local_folder(source: str, revision: str | None) -> Path:

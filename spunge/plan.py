@@ -143,10 +143,11 @@ UNKNOWN = Amount(complete=False)
 class Facts:
     """What is known before the run.
 
-    `shape` is None where the model's isn't known; `unknown` then says why in a sentence. `model_bytes`: each prepared,
-    linked or downloaded model's weights on disk, by folder, None where unknown; `at_hand`: folders and wheels that are
-    there already. `rows`, `characters`, `longest`: of each table, the number of rows, of all characters and of the
-    longest row's. `texts`: forget texts by attribute. `measured`: for each pattern of benchmark files, (jobs, seconds).
+    `shape` is None where the model's isn't known; `unknown` then says why in a sentence, else `source` where it is
+    from. `model_bytes`: each model's weights on disk, by folder, and `wheel_bytes`, by requirement, as far as
+    known. `at_hand`: folders and wheels that are there already; `linked`: folders of models that are the user's
+    own. `rows`, `characters`, `longest`: by table, the number of rows, of all characters, and of the longest row's.
+    `texts`: forget texts by attribute. `measured`: for each pattern of benchmark files, (jobs, seconds).
     """
 
     device: Device = H100
@@ -156,6 +157,7 @@ class Facts:
     model_bytes: Mapping[str, int] = field(default_factory=dict)
     wheel_bytes: Mapping[str, int] = field(default_factory=dict)
     at_hand: frozenset[str] = frozenset()
+    linked: frozenset[str] = frozenset()
     rows: Mapping[str, int] = field(default_factory=dict)
     characters: Mapping[str, int] = field(default_factory=dict)
     longest: Mapping[str, int] = field(default_factory=dict)
@@ -247,8 +249,10 @@ class Estimate:
         if "model" in job:
             size = self.facts.model_bytes.get(job["model"])
             known = UNKNOWN if size is None else Amount(size)
-            disk += Amount() if job["origin"] == "local" else known
-            download += known if job["origin"] == "hub" and job["model"] not in self.facts.at_hand else Amount()
+            theirs = job["model"] in self.facts.linked
+            disk += Amount() if theirs else known
+            here = theirs or job["model"] in self.facts.at_hand or job["source"].startswith("wheel:")
+            download += Amount() if here else known
         if job.get("hub"):
             download += UNKNOWN
         return download, disk

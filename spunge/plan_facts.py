@@ -6,12 +6,13 @@ bytes, is asked for.
 
 import csv
 import json
-import os
+import urllib.request
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from spunge import account
 from spunge.account import ModelShape
+from spunge.files import is_local
 from spunge.plan import CORE, H100, Device, Facts
 
 ARCHITECTURES = ("llama", "mistral", "mixtral")
@@ -48,7 +49,7 @@ TABLES = ("forget", "retain", "questions", "fluency", "prompts")
 FOR_EACH = {"forget": ("texts_per_group", "texts_per_attribute", "texts_per_domain"), "prompts": ("prompts_per_group",)}
 IN_ALL = {"retain": ("retain_texts",), "fluency": ("fluency_texts", "fluency_passages")}
 KINDS_OF_PROMPTS = 2
-TIMEOUT = "5"  # seconds to wait for the hub
+TIMEOUT = 5  # seconds to wait for the hub
 
 
 def gather(plan: Mapping) -> Facts:
@@ -73,6 +74,7 @@ def gather(plan: Mapping) -> Facts:
         model_bytes={name: size for name, size in model_bytes.items() if size is not None},
         wheel_bytes=WHEELS | {one: path.stat().st_size for one, path in there.items()},
         at_hand=frozenset(at_hand | there.keys()),
+        linked=frozenset(job["model"] for job in plan["jobs"] if "model" in job and is_local(job["source"])),
         rows=rows,
         characters=characters,
         longest=longest,
@@ -96,24 +98,34 @@ def model_shape(model: Mapping, models: Path) -> tuple[ModelShape | None, str]:
             return shape_of(json.loads(path.read_text()), source, origin)
     if source in KNOWN:
         return KNOWN[source], "known to spunge"
-    if source.startswith(("wheel:", "/", "./", "../", "~")):
+    if source.startswith("wheel:") or is_local(source):
         return None, f"the sizes of {source} aren't known before it is prepared"
-    path = from_hub(source, model.get("revision"))
-    if path is None:
-        return None, f"the sizes of {source} aren't known: it isn't prepared, and the hub can't be asked"
-    return shape_of(json.loads(path.read_text()), source, "by its config.json on the hub")
+    config = from_hub(source, model.get("revision"))
+    if config is None:
+        return None, f"the sizes of {source} aren't known: it isn't prepared, and its config.json can't be had openly"
+    return shape_of(config, source, "by its config.json on the hub")
 
 
-def from_hub(source: str, revision: str | None) -> Path | None:
-    """Return the path of a hub model's config.json, or None where it can't be had."""
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", TIMEOUT)
-    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", TIMEOUT)
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+def from_hub(source: str, revision: str | None) -> Mapping | None:
+    """Return a hub model's config.json, from Hugging Face's cache or the hub, or None where neither has it.
+
+    The hub is asked once, without a token: huggingface_hub's own download tries for half a minute where there is no
+    internet.
+    """
+    from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.utils import build_hf_headers
 
     try:
-        return Path(hf_hub_download(source, "config.json", revision=revision))
-    except (HfHubHTTPError, HFValidationError, EntryNotFoundError, OSError):
+        cached = try_to_load_from_cache(source, "config.json", revision=revision)
+        if isinstance(cached, str):
+            return json.loads(Path(cached).read_text())
+        if constants.HF_HUB_OFFLINE:
+            return None
+        url = hf_hub_url(source, "config.json", revision=revision)
+        request = urllib.request.Request(url, headers=build_hf_headers(token=False))
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            return json.load(answer)
+    except (OSError, ValueError):  # no such name or host, no access, no JSON
         return None
 
 

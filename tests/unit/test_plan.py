@@ -173,7 +173,7 @@ def test_kinds_of_jobs_and_evaluations_without_arithmetic():
 
 
 def test_sums():
-    jobs = job("model", 1, model="zephyr", origin="hub"), job("unlearn", 2, gpu=1, method="rmu", steps=75)
+    jobs = job("model", 1, model="zephyr", source=ZEPHYR), job("unlearn", 2, gpu=1, method="rmu", steps=75)
     described = description(*jobs, job("data", 2, hub=True), rmu=method("rmu", steps=75))
     facts = plan.Facts(shape=account.MISTRAL_7B, model_bytes={"zephyr": 14_000_000_000})
     page = plan.page(described, facts)
@@ -239,9 +239,13 @@ def test_known_and_unknown_models(tmp_path, monkeypatch):
     assert shape.parameters == 7_241_732_096
     shape, said = plan_facts.model_shape({"source": "wheel:other==1.0", "folder": "none"}, tmp_path)
     assert shape is None and "before it is prepared" in said
+    gone = {"folder": "none"}
     monkeypatch.setattr(plan_facts, "from_hub", lambda source, revision: None)
-    shape, said = plan_facts.model_shape({"source": "somebody/model", "folder": "none"}, tmp_path)
-    assert shape is None and "the hub can't be asked" in said
+    shape, said = plan_facts.model_shape({"source": "somebody/model"} | gone, tmp_path)
+    assert shape is None and "can't be had openly" in said
+    monkeypatch.setattr(plan_facts, "from_hub", lambda source, revision: {"model_type": "qwen2"})
+    shape, said = plan_facts.model_shape({"source": "somebody/model"} | gone, tmp_path)
+    assert shape is None and "somebody/model is of the kind qwen2" in said
 
 
 def test_tables_are_measured_or_taken_from_the_options(tmp_path):
