@@ -35,8 +35,7 @@ NEIGHBOURS = {
 }
 MOST_CHANGED = 6  # further subtasks of a group
 KINDS = ("joint", "random", "attribute")
-ROW = 0.24  # inches: three dots with their intervals
-ACROSS = 3  # panels side by side
+ROW = 0.21  # inches: three dots with their intervals
 
 
 def draw(evaluations: pandas.DataFrame) -> Figure:
@@ -72,10 +71,9 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             rows.append((place, label, attribute, standing_out))
         place += 1.4
     with drawing.style():
-        across = min(len(panels), ACROSS)
-        down = math.ceil(len(panels) / across)
+        down, across = drawing.panels(len(panels))
         width = drawing.PAGE if across > 1 else 0.75 * drawing.PAGE
-        figure = Figure(figsize=(width, 0.8 + (0.45 + ROW * place) * down), layout="constrained")
+        figure = Figure(figsize=(width, 0.8 + (0.4 + ROW * place) * down), layout="constrained")
         grid = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
@@ -83,7 +81,6 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         for (title, shown), axes in zip(panels, grid.flat, strict=False):
             _panel(axes, shown, rows, change, legend)
             axes.set_title(title, loc="right", weight="bold")
-            axes.set_xlabel("change in accuracy from the\nbase model, points")
         first = grid[0, 0]
         first.set_yticks([y for y, *_ in rows], [label for _, label, *_ in rows])
         first.set_ylim(place - 0.7, -0.9)
@@ -93,6 +90,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             for y, heading in headings:
                 at = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center"}
                 axes.text(-0.02, y, heading, color="#555555", style="italic", **at)
+        figure.supxlabel("change in accuracy from the base model, points", fontsize=8)
         order = [name for kind in KINDS for name in legend if name.startswith(kind)]
         figure.legend([legend[name] for name in order], order, loc="outside lower center", ncols=len(order))
     return figure
@@ -145,6 +143,6 @@ def _panel(
             legend.setdefault(name[one.kind], dot)
     axes.grid(True, axis="x")
     axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(drawing.percent())
     axes.xaxis.set_tick_params(labelbottom=True)
