@@ -661,7 +661,7 @@ def totals(rows: Sequence[Row], facts: Facts) -> list[str]:
     lines = [
         f"jobs       {jobs.shown('{:,.0f}'.format)}",
         f"hours      {model.shown(hours) or '0'} of jobs that use a model: {hours(measured) if measured else 'none'} "
-        f"measured, the others for {facts.device.name}; jobs without a model: {others.shown(hours) or '0'}",
+        f"measured, the rest estimated for {facts.device.name}; jobs without a model: {others.shown(hours) or '0'}",
     ]
     if known:
         largest = max(known, key=lambda row: row.memory.value)
