@@ -34,7 +34,6 @@ class Device:
     name: str
     peak: Mapping[str, float]
     bandwidth: float
-    unit: str
 
 
 # NVIDIA's data sheet (SXM): bf16 on tensor cores without sparsity, fp32 without TF32, which PyTorch leaves off.
@@ -42,10 +41,9 @@ H100 = Device(
     "one H100",
     {"bfloat16": account.H100_PEAK, "float16": account.H100_PEAK, "float32": 67e12},
     3.35e12,
-    "hours of one GPU",
 )
 # 32 operations a cycle (AVX2, two fused multiplications and additions of 8 numbers) at 2.5 GHz.
-CORE = Device("one CPU core", dict.fromkeys(("bfloat16", "float16", "float32"), 80e9), 10e9, "hours of one CPU core")
+CORE = Device("one CPU core", dict.fromkeys(("bfloat16", "float16", "float32"), 80e9), 10e9)
 
 
 @dataclass(frozen=True)
@@ -662,8 +660,8 @@ def totals(rows: Sequence[Row], facts: Facts) -> list[str]:
     known = [row for row in rows if row.memory.value]
     lines = [
         f"jobs       {jobs.shown('{:,.0f}'.format)}",
-        f"hours      {model.shown(hours) or '0'} of jobs that use a model ({facts.device.unit}), "
-        f"{hours(measured) if measured else 'none'} of them measured; other jobs: {others.shown(hours) or '0'}",
+        f"hours      {model.shown(hours) or '0'} of jobs that use a model: {hours(measured) if measured else 'none'} "
+        f"measured, the rest estimated for {facts.device.name}; jobs without a model: {others.shown(hours) or '0'}",
     ]
     if known:
         largest = max(known, key=lambda row: row.memory.value)

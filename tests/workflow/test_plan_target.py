@@ -31,7 +31,7 @@ def test_a_local_model_tables_and_earlier_jobs(fresh):
     (joint,) = lines(second, "unlearn rmu: joint")
     assert joint[3:][:8] == ["1", "6", "steps", "of", "4", "+", "4", "texts"]
     assert "2" in joint and "measured" in joint
-    assert "2 of them measured" in second
+    assert "2 measured, the rest estimated for" in second
 
 
 def test_configuration_can_be_changed_as_for_any_target(fresh):
