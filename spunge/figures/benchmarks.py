@@ -73,7 +73,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     with drawing.style():
         down, across = drawing.panels(len(panels))
         width = drawing.PAGE if across > 1 else 0.75 * drawing.PAGE
-        figure = Figure(figsize=(width, 0.8 + (0.4 + ROW * place) * down), layout="constrained")
+        figure = Figure(figsize=(width, 0.5 + (0.7 + ROW * place) * down), layout="constrained")
         grid = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
@@ -81,6 +81,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         for (title, shown), axes in zip(panels, grid.flat, strict=False):
             _panel(axes, shown, rows, change, legend)
             axes.set_title(title, loc="right", weight="bold")
+            axes.set_xlabel("change in accuracy\nfrom base, points")
         first = grid[0, 0]
         first.set_yticks([y for y, *_ in rows], [label for _, label, *_ in rows])
         first.set_ylim(place - 0.7, -0.9)
@@ -90,7 +91,6 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             for y, heading in headings:
                 at = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center"}
                 axes.text(-0.02, y, heading, color="#555555", style="italic", **at)
-        figure.supxlabel("change in accuracy from the base model, points", fontsize=8)
         order = [name for kind in KINDS for name in legend if name.startswith(kind)]
         figure.legend([legend[name] for name in order], order, loc="outside lower center", ncols=len(order))
     return figure
