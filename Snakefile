@@ -19,6 +19,7 @@ include: "rules/model.smk"
 include: "rules/unlearn.smk"
 include: "rules/merge.smk"
 include: "rules/evaluate.smk"
+include: "rules/durability.smk"
 include: "rules/figures.smk"
 include: "rules/export.smk"
 

@@ -44,8 +44,12 @@ CLASSIFIERS = TOXICITY["classifiers"] if TOXICITY else {}
 GENERATION = configuration.generation_options(TOXICITY) if TOXICITY else {}
 VLLM = bool(TOXICITY) and TOXICITY["generator"] == "vllm"
 # What a candidate's model is put through in one job; toxicity is scored afterwards, from what the model wrote.
-MODEL_EVALUATIONS = [name for name in config["evaluations"] if name != "toxicity"]
+MODEL_EVALUATIONS = [name for name in config["evaluations"] if name not in ("toxicity", "durability")]
 EVALUATION_NAMES = MODEL_EVALUATIONS + (["toxicity", "toxicity_neutral"] if TOXICITY else [])
+# Attacks on unlearning, in jobs of their own, on some of the candidates: which evaluations, by rule.
+DURABILITY = config["evaluations"].get("durability", {})
+ATTACKS = configuration.durability_evaluations(DURABILITY, config["data"]["forget"])
+DURABILITY_NAMES = ["as_unlearned", *sum(ATTACKS.values(), [])] if DURABILITY else []
 FAMILIES = {method: [METHODS[method].get("of", method), METHODS[method]["scale"]] for method in METHODS}
 
 TRADEOFF = "toxicity_tradeoff" if TOXICITY else "tradeoff"
@@ -53,7 +57,7 @@ FIGURE_NAMES = (
     ["toxicity_tradeoff", "toxicity_radar", "toxicity_overview"]
     if TOXICITY
     else ["tradeoff", "overview", "attributes", "radar"]
-) + ["training", "merging"]
+) + ["training", "merging", *(["durability"] if DURABILITY else [])]
 if "knowledge" in config["evaluations"] and any("shards" in METHODS[method] for method in METHODS):
     FIGURE_NAMES.append("shards")
 
@@ -100,6 +104,7 @@ FORGET = f"{RESULTS}/data/forget.parquet"
 RETAIN = f"{RESULTS}/data/retain.parquet"
 QUESTIONS = f"{RESULTS}/data/questions.parquet" if "knowledge" in config["evaluations"] else []
 PROMPTS = f"{RESULTS}/data/prompts.parquet" if TOXICITY else []
+REPHRASED = f"{RESULTS}/data/rephrased.parquet" if DURABILITY.get("rephrase") else []
 FLUENCY = f"{RESULTS}/data/fluency.parquet"
 ATTRIBUTES = f"{RESULTS}/data/attributes.json"
 EVALUATION_DATA = {"knowledge": QUESTIONS, "fluency": FLUENCY}
@@ -119,7 +124,7 @@ wildcard_constraints:
     part="[A-Za-z0-9_-]+",
     seed=r"\d+",
     candidate=r"base|.+/seed\d+",
-    evaluation="|".join(EVALUATION_NAMES),
+    evaluation="|".join(EVALUATION_NAMES + DURABILITY_NAMES),
     figure="|".join(FIGURE_NAMES),
     model="|".join(MODELS),
 
@@ -314,8 +319,21 @@ def shard_task_vectors(wildcards):
     )
 
 
+def attacked():
+    """The candidates whose durability is measured: base, joint and merged ones of the methods named for it."""
+    chosen = {method: METHODS[method] for method in DURABILITY["methods"]}
+    whole = [run for run in runs(chosen) if run["split"] == "joint"]
+    return [described(), *whole, *(one for one in merged(chosen) if one["split"] in ("attribute", "random"))]
+
+
 def scores(evaluation):
-    return [f"{RESULTS}/evaluations/{one['candidate']}/{evaluation}.parquet" for one in candidates()]
+    asked = attacked() if evaluation in DURABILITY_NAMES else candidates()
+    return [f"{RESULTS}/evaluations/{one['candidate']}/{evaluation}.parquet" for one in asked]
+
+
+def base_states(wildcards):
+    """What a candidate's states are compared with; the base model's own have no direction."""
+    return [] if wildcards.candidate == "base" else f"{RESULTS}/evaluations/base/states.safetensors"
 
 
 def classifier_files(wildcards):
@@ -337,7 +355,21 @@ def all_rows(wildcards):
     return [
         f"{RESULTS}/data/data.csv",
         *(f"{RESULTS}/evaluations/{one['candidate']}/{name}.csv" for one in candidates() for name in EVALUATION_NAMES),
-        *expand("{results}/comparisons/{evaluation}.csv", results=RESULTS, evaluation=EVALUATION_NAMES),
+        *(
+            [
+                f"{RESULTS}/data/durability/durability.csv",
+                *(
+                    f"{RESULTS}/evaluations/{one['candidate']}/{name}.csv"
+                    for one in attacked()
+                    for name in DURABILITY_NAMES
+                ),
+            ]
+            if DURABILITY
+            else []
+        ),
+        *expand(
+            "{results}/comparisons/{evaluation}.csv", results=RESULTS, evaluation=EVALUATION_NAMES + DURABILITY_NAMES
+        ),
         *([f"{RESULTS}/comparisons/equal_fluency.csv"] if TOXICITY else []),
         *(
             f"{RESULTS}/unlearned/{run['method']}/{run['split']}/{run['part']}/seed{run['seed']}/training.csv"

@@ -45,6 +45,7 @@ rule data:
         retain=RETAIN,
         questions=QUESTIONS,
         prompts=PROMPTS,
+        rephrased=REPHRASED,
         fluency=FLUENCY,
         attributes=ATTRIBUTES,
     log:
@@ -72,6 +73,7 @@ rule data:
         " --minimum-texts {params.minimum_texts} {params.wheels:q}"
         " --forget-output {output.forget:q} --retain-output {output.retain:q}"
         " --questions-output {output.questions:q} --prompts-output {output.prompts:q}"
+        " --rephrased-output {output.rephrased:q}"
         " --fluency-output {output.fluency:q} --attributes-output {output.attributes:q} 2>&1 | tee {log:q}"
 
 

@@ -7,7 +7,8 @@ import sys
 from spunge import errors
 
 TABLES = ("forget", "retain", "fluency")
-BY_EVALUATION = {"questions": "knowledge", "prompts": "toxicity"}  # tables that not every source has
+# Tables that not every source has, and the evaluation that needs them.
+BY_EVALUATION = {"questions": "knowledge", "prompts": "toxicity", "rephrased": "durability.rephrase"}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,6 +13,7 @@ FIGURES = (
     "training",
     "merging",
     "shards",
+    "durability",
     "toxicity_overview",
     "toxicity_radar",
     "toxicity_tradeoff",

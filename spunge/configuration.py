@@ -172,6 +172,7 @@ def _check_evaluations(config: Mapping, schema: Mapping) -> None:
     """Check that toxicity is sampled and classified as it can be, and write each classifier's options down."""
     if not config["evaluations"]:
         raise InputError("configuration: evaluations is empty; name knowledge, fluency or toxicity")
+    _check_durability(config)
     if (toxicity := config["evaluations"].get("toxicity")) is None:
         return
     at = "configuration: evaluations.toxicity"
@@ -193,6 +194,40 @@ def _check_evaluations(config: Mapping, schema: Mapping) -> None:
             if default is None and key not in section:
                 raise InputError(f"{at}.classifiers.{name} lacks the key `{key}`")
             section.setdefault(key, default)
+
+
+def _check_durability(config: Mapping) -> None:
+    """Check that durability can be measured, and write down which methods are attacked."""
+    if (durability := config["evaluations"].get("durability")) is None:
+        return
+    at = "configuration: evaluations.durability"
+    if "knowledge" not in config["evaluations"]:
+        raise InputError(f"{at} needs evaluations.knowledge beside it, since its questions are asked again")
+    if not any(durability.get(name) for name in ("relearn", "quantise", "rephrase", "open_ended", "ablate")):
+        raise InputError(f"{at} names no attack; name relearn, quantise, rephrase, open_ended or ablate")
+    if durability["methods"] is None:
+        durability["methods"] = [name for name, section in config["methods"].items() if "of" not in section]
+    if unknown := [name for name in durability["methods"] if name not in config["methods"]]:
+        raise InputError(f"{at}.methods names {unknown[0]}; there are {', '.join(config['methods'])}")
+
+
+def durability_evaluations(section: Mapping, forget: Collection[str] | str) -> dict[str, list[str]]:
+    """Return the evaluations that a section `durability` asks for, by the rule that makes them.
+
+    Where one attribute alone is to be forgotten, there is no other one whose texts could be relearned.
+    """
+    sources = ["forget", "other", "unrelated"]
+    if forget != "all" and len(forget) == 1:
+        sources.remove("other")
+    texts = section["relearn"]["texts"] if "relearn" in section else []
+    return {
+        "relearn": [f"relearned_{source}_{number}" for number in sorted(texts) for source in sources],
+        "quantise": [f"quantised_{bits}" for bits in section.get("quantise", [])],
+        "rephrase": [
+            name for key, name in (("rephrase", "rephrased"), ("open_ended", "open_ended")) if section.get(key)
+        ],
+        "ablate": ["ablated"] if section.get("ablate") else [],
+    }
 
 
 def generation_options(toxicity: Mapping) -> dict:

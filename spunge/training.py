@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -108,20 +108,9 @@ def train(run: Run, options: Options, terms: Sequence[Term]) -> Unlearned | None
     """
     accelerator = _accelerator(run.device, options.dtype)
     torch.manual_seed(run.seed)
-    generator = torch.Generator().manual_seed(run.seed)
-    tokenizer = models.load_tokenizer(run.base)
-    batched = [_Batches(term, tokenizer, options, generator, accelerator) for term in terms]
+    batched = _batched(terms, models.load_tokenizer(run.base), options, run.seed, accelerator)
     weights = _load(run.base, options)
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in weights.model.parameters() if parameter.requires_grad],
-        lr=options.learning_rate,
-        weight_decay=options.weight_decay,
-    )
-    model, optimizer = accelerator.prepare(weights.model, optimizer)
-    for batches in batched:
-        batches.compute_reference(model)
-    model.train()
-    losses = _loop(run, options, batched, model, optimizer, accelerator)
+    model, losses = _minimise(run.label, options, batched, weights.model, accelerator)
     state = accelerator.get_state_dict(model)  # a collective call where the weights are sharded
     if not accelerator.is_main_process:
         return None
@@ -131,12 +120,53 @@ def train(run: Run, options: Options, terms: Sequence[Term]) -> Unlearned | None
     return unlearned
 
 
-def _loop(run, options, batched, model, optimizer, accelerator) -> list[dict[str, float]]:
+@contextlib.contextmanager
+def fine_tuned(
+    model: torch.nn.Module, tokenizer, options: Options, terms: Sequence[Term], seed: int, label: str
+) -> Iterator[torch.nn.Module]:
+    """Within it, the loaded `model` has LoRA factors that minimise the sum of the terms; afterwards it has none again.
+
+    Its own weights are never changed, so nothing is lost to rounding. `options.trained` counts for nothing. Raises
+    InputError as `train` does.
+    """
+    accelerator = _accelerator(model.device.type, options.dtype)
+    torch.manual_seed(seed)
+    batched = _batched(terms, tokenizer, options, seed, accelerator)
+    if options.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    adapted = _with_lora(model, "the model", options)
+    try:
+        _minimise(label, options, batched, adapted, accelerator)
+        yield adapted.eval().get_base_model()
+    finally:
+        adapted.unload()
+
+
+def _batched(terms, tokenizer, options: Options, seed: int, accelerator) -> list["_Batches"]:
+    generator = torch.Generator().manual_seed(seed)
+    return [_Batches(term, tokenizer, options, generator, accelerator) for term in terms]
+
+
+def _minimise(label, options, batched, model, accelerator) -> tuple[torch.nn.Module, list[dict[str, float]]]:
+    """Train what of `model` requires gradients; return it as accelerate prepared it, and the losses."""
+    optimizer = torch.optim.AdamW(
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=options.learning_rate,
+        weight_decay=options.weight_decay,
+    )
+    model, optimizer = accelerator.prepare(model, optimizer)
+    for batches in batched:
+        batches.compute_reference(model)
+    model.train()
+    return model, _loop(label, options, batched, model, optimizer, accelerator)
+
+
+def _loop(label, options, batched, model, optimizer, accelerator) -> list[dict[str, float]]:
     from accelerate import DistributedType
 
     # Sharded gradients must not wait whole in memory, so FSDP adds them up after every backward pass.
     waits = accelerator.distributed_type != DistributedType.FSDP
-    progress = Progress(run.label, options.steps)
+    progress = Progress(label, options.steps)
     curve = LossCurve(options.steps)
     names = [f"{batches.term.name}_loss" for batches in batched]
     for step in range(1, options.steps + 1):
@@ -155,7 +185,7 @@ def _loop(run, options, batched, model, optimizer, accelerator) -> list[dict[str
         found = accelerator.reduce(sums, reduction="sum").tolist()
         if not all(map(math.isfinite, found)):
             total = sum(value * batches.term.weight for value, batches in zip(found, batched, strict=True))
-            raise InputError(_diverged(f"the loss of {run.label} is {total}", step, options))
+            raise InputError(_diverged(f"the loss of {label} is {total}", step, options))
         if options.max_gradient_norm is not None:
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             accelerator.clip_grad_norm_(trained, options.max_gradient_norm)
@@ -310,7 +340,7 @@ def _load(base: BaseModel, options: Options) -> _Weights:
     if options.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if options.trained == "lora":
-        return _Weights(_with_lora(model, base, options), base, {})
+        return _Weights(_with_lora(model, base.source, options), base, {})
     stored = _stored_names(model, base, ".*" if everything else options.trained)
     model.requires_grad_(False)
     parameters, files = dict(model.named_parameters(remove_duplicate=False)), TensorFolder(base.folder)
@@ -346,7 +376,7 @@ def _stored_names(model: torch.nn.Module, base: BaseModel, pattern: str) -> dict
     return found
 
 
-def _with_lora(model: torch.nn.Module, base: BaseModel, options: Options) -> torch.nn.Module:
+def _with_lora(model: torch.nn.Module, name: str, options: Options) -> torch.nn.Module:
     from peft import LoraConfig, get_peft_model
 
     targets = options.lora_targets
@@ -362,6 +392,6 @@ def _with_lora(model: torch.nn.Module, base: BaseModel, options: Options) -> tor
     except ValueError as error:
         linear = {name.rpartition(".")[2] for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)}
         raise InputError(
-            f"PEFT can't adapt lora_targets {targets} in {base.source}, whose linear layers are "
+            f"PEFT can't adapt lora_targets {targets} in {name}, whose linear layers are "
             f"{', '.join(sorted(linear))}: {str(error).splitlines()[0]}"
         ) from error

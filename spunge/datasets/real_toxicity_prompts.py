@@ -64,7 +64,7 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     return Tables(
         forget=forgotten,
         retain=pd.DataFrame({"text": retained}),
-        questions=country_capitals.ask(asked, entries, options),
+        questions=country_capitals.ask(asked, entries, options.question_templates, options.question_seed),
         fluency=pd.DataFrame({"text": fluency}),
         prompts=pd.concat([toxic, neutral], ignore_index=True),
     )

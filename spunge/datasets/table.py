@@ -7,13 +7,15 @@ Each of the tables is described by a mapping, for example
     questions: {path: my/questions.jsonl, choices: [a, b, c, d], answer: right}
     fluency: {path: my/prose.parquet}
     prompts: {path: my/prompts.csv, prompt: beginning, attribute: topic}
+    rephrased: {path: my/rephrased.jsonl, choices: [a, b, c, d], answer: right}
 
 `path` is a CSV, JSONL or Parquet file, or `hub:owner/name` with `config`, `split` (default train) and `revision`. A
 column that isn't mapped is looked for under the table's own name for it. `subject` may be absent: a question is then
 its own subject, and a random split deals out single texts. `choices` is a list of columns, or one column with lists
 (in CSV: JSON lists). `answer` is the index of the right choice from 0, or its text; `answer_is: index` or
 `answer_is: text` says which where both readings are possible. `kind` of a prompt is `toxic` or `neutral`, and a neutral
-one needs no attribute. `questions` and `prompts` may be left out: they are for the evaluations knowledge and toxicity.
+one needs no attribute. `questions`, `prompts` and `rephrased` may be left out: they are for the evaluations knowledge,
+toxicity and durability. `rephrased` is described as `questions` are.
 """
 
 import json
@@ -38,6 +40,7 @@ from spunge.errors import InputError
 
 HUB = "hub:"
 HUB_KEYS = ("config", "split", "revision")
+ASKED = ("questions", "rephrased")
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Options:
     fluency: Mapping[str, Any]
     questions: Mapping[str, Any] | None = None
     prompts: Mapping[str, Any] | None = None
+    rephrased: Mapping[str, Any] | None = None
 
 
 def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[str] | str) -> Tables:
@@ -70,9 +74,9 @@ def read_source(source: Mapping[str, Any], table: str, minimum_words: int = 0) -
 
     Rows whose text has fewer than `minimum_words` words are left out: a corpus has headings and blank lines.
     """
-    optional = ["subject"] if table in ("forget", "questions") else []
+    optional = ["subject"] if table in ("forget", *ASKED) else []
     wanted = list(dict.fromkeys([*COLUMNS[table], *optional]))
-    known = ["path", *HUB_KEYS, *wanted, *(["answer_is"] if table == "questions" else [])]
+    known = ["path", *HUB_KEYS, *wanted, *(["answer_is"] if table in ASKED else [])]
     unknown = [key for key in source if key not in known]
     if unknown:
         raise InputError(f"table {table} has no key {listed(unknown)}; its keys are {', '.join(known)}")
@@ -89,7 +93,7 @@ def read_source(source: Mapping[str, Any], table: str, minimum_words: int = 0) -
     for column in wanted:
         name = source.get(column, column)
         if column in optional and column not in source and column not in raw:
-            if table == "questions":
+            if table in ASKED:
                 frame[column] = frame["question"]
             continue
         if column == "choices":
@@ -105,7 +109,7 @@ def read_source(source: Mapping[str, Any], table: str, minimum_words: int = 0) -
         else:
             frame[column] = raw[name].map(str) if column in ("attribute", "subject") else raw[name]
             check_strings(frame[column], name, where)
-    if table == "questions":
+    if table in ASKED:
         frame["answer"] = _answers(frame["answer"], frame["choices"], source.get("answer_is"), where)
     check_table(frame, table, path)
     return frame

@@ -7,8 +7,9 @@
 | questions | question, choices (list of strings), answer (index into choices), attribute, subject (unit to resample) |
 | fluency | text: held-out prose |
 | prompts | prompt, attribute (empty for one of no group), kind (`toxic` or `neutral`): what is continued |
+| rephrased | as questions, with their attributes and subjects: the same facts asked for in other words |
 
-A source may lack questions, prompts or both: an evaluation that needs them then can't be configured.
+A source may lack questions, prompts and rephrased: an evaluation that needs them then can't be configured.
 
 Forget texts may be toxic or hazardous: messages name rows (counted from 1) and numbers, never a text.
 """
@@ -33,6 +34,7 @@ COLUMNS = {
     "questions": ("question", "choices", "answer", "attribute", "subject"),
     "fluency": ("text",),
     "prompts": ("prompt", "attribute", "kind"),
+    "rephrased": ("question", "choices", "answer", "attribute", "subject"),
 }
 OPTIONAL = {"forget": ("subject",)}
 KINDS = ("toxic", "neutral")
@@ -48,6 +50,7 @@ class Tables:
     questions: pd.DataFrame | None
     fluency: pd.DataFrame
     prompts: pd.DataFrame | None = None
+    rephrased: pd.DataFrame | None = None
 
     def present(self) -> dict[str, pd.DataFrame]:
         """Return the tables that there are, by name."""
@@ -171,7 +174,7 @@ def check_leakage(tables: Tables) -> None:
     The other way, a text in what is measured, is looked for in prompts alone: a short text to retain may well stand in
     prose. Case and white space aside. Takes seconds for a million texts.
     """
-    measured = {"questions": "question", "fluency": "text", "prompts": "prompt"}
+    measured = {"questions": "question", "rephrased": "question", "fluency": "text", "prompts": "prompt"}
     held_out = {name: frame[measured[name]] for name, frame in tables.present().items() if name in measured}
     for table, texts in {"forget": tables.forget["text"], "retain": tables.retain["text"]}.items():
         patterns = [pattern for values in held_out.values() for pattern in values.unique()]

@@ -48,6 +48,8 @@ def metrics(evaluation: str, scores: pd.DataFrame) -> dict[str, Metric]:
     """
     if evaluation in METRICS:
         return METRICS[evaluation]
+    if "accuracy" in scores:  # questions asked once more, after an attack
+        return {"accuracy": Metric("accuracy")}
     found = {}
     for classifier in [column.removeprefix("toxic_") for column in scores.columns if column.startswith("toxic_")]:
         of_classifier = {

@@ -1,6 +1,7 @@
 import dataclasses
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -131,6 +132,18 @@ def test_choices_are_capitals_of_the_same_region_and_the_same_in_every_wording(b
     assert answers.min() > 0.15
     palestine = built.questions.loc[built.questions["subject"] == "Palestine", "choices"]
     assert not any("Jerusalem" in choices for choices in palestine)
+
+
+@pytest.mark.slow
+def test_rephrased_questions_ask_for_the_same_facts(built):
+    asked = ["attribute", "subject", "choices", "answer"]
+    pd.testing.assert_frame_equal(built.rephrased[asked], built.questions[asked])
+    assert not set(built.rephrased["question"]) & set(built.questions["question"])
+    kenya = built.rephrased.loc[built.rephrased["subject"] == "Kenya", "question"].tolist()
+    assert kenya == [
+        "The city that is the capital of Kenya is called",
+        "Question: Which city does Kenya have as its capital?\nAnswer:",
+    ]
 
 
 @pytest.mark.slow

@@ -56,6 +56,21 @@ def test_mapped_columns(sources):
     assert built.fluency["text"].tolist() == ["Held-out prose."]
 
 
+def test_rephrased_questions_are_described_as_questions_are(sources, tmp_path):
+    other = pd.read_csv(tmp_path / "questions.csv", keep_default_na=False).assign(
+        q=["Who is it?", "What is it?"], about=["p", "q"]
+    )
+    other.to_csv(tmp_path / "rephrased.csv", index=False)
+    assert build(sources).rephrased is None
+    sources["rephrased"] = sources["questions"] | {"path": str(tmp_path / "rephrased.csv"), "subject": "about"}
+    built = build(sources)
+    tables.check(built)
+    assert built.rephrased["question"].tolist() == ["Who is it?", "What is it?"]
+    assert built.rephrased["subject"].tolist() == ["p", "q"]
+    unchanged = ["choices", "answer"]
+    pd.testing.assert_frame_equal(built.rephrased[unchanged], built.questions[unchanged])
+
+
 def test_subject_and_a_chosen_attribute(sources):
     sources["forget"]["subject"] = "person"
     assert build(sources, ["c"]).forget.to_dict("records") == [{"text": "three", "attribute": "c", "subject": "q"}]

@@ -90,6 +90,14 @@ def test_leakage(good, table, text, message):
         tables.check(changed(good, table, "text", [first, text]))
 
 
+def test_rephrased_questions_must_not_be_trained_on_either(good):
+    rephrased = good.questions.assign(question=["Which is Kenya's?", "Name the one of Italy"])
+    tables.check(replace(good, rephrased=rephrased))
+    leaking = rephrased.assign(question=["Which is Kenya's?", good.retain["text"].iloc[0]])
+    with pytest.raises(InputError, match=r"table rephrased: 1 of 2 rows \(first: row 2\).*retain row 1"):
+        tables.check(replace(good, rephrased=leaking))
+
+
 def test_occurrences_agree_with_a_plain_search():
     texts = pd.Series(["a b c d", "xa b cx", "B  C", "c b a", "the capital of Niger is x", "of Niger", "d\te f"] * 3)
     patterns = ["a b c", "b c", "b", "capital of Niger is", "d e f", "zzz", "a b  c d", "q r s t"]
@@ -171,6 +179,7 @@ def test_prompts_pass_with_and_without_questions(prompted):
     tables.check(replace(prompted, questions=None))
     tables.check(replace(prompted, questions=None, prompts=None))
     assert list(prompted.present()) == ["forget", "retain", "questions", "fluency", "prompts"]
+    assert list(replace(prompted, rephrased=prompted.questions).present())[-1] == "rephrased"
     assert list(replace(prompted, questions=None).present()) == ["forget", "retain", "fluency", "prompts"]
 
 

@@ -1,0 +1,327 @@
+# Does unlearning last? One rule for each attack; what it makes is compared and gathered as all evaluations are.
+DRAWN = f"{RESULTS}/data/durability"
+ATTACKED = f"{RESULTS}/evaluations/{{candidate}}"
+RELEARN = DURABILITY.get("relearn", {})
+ASKED_TOGETHER = config["evaluations"].get("knowledge", {}).get("batch_size", 1)
+
+
+rule draw_durability:
+    input:
+        script=SCRIPTS / "draw_durability.py",
+        library=library("evaluation/durability", "evaluation/statistics", "datasets/tables"),
+        forget=FORGET,
+        retain=RETAIN,
+        questions=QUESTIONS,
+        rephrased=REPHRASED,
+        attributes=ATTRIBUTES,
+    output:
+        relearned=f"{DRAWN}/relearned.parquet",
+        sampled=f"{DRAWN}/sampled.parquet",
+        asked=f"{DRAWN}/questions.parquet",
+        rephrased=f"{DRAWN}/rephrased.parquet" if REPHRASED else [],
+        rows=f"{DRAWN}/durability.csv",
+    log:
+        f"{LOGS}/draw_durability.log",
+    benchmark:
+        f"{BENCHMARKS}/draw_durability.tsv"
+    conda:
+        ENVS / "data.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        experiment=EXPERIMENT,
+        texts=max(RELEARN.get("texts", [0])),
+        most=json.dumps(DURABILITY.get("questions")),
+        seed=DURABILITY.get("seed", 0),
+    message:
+        "Draw the questions and texts that durability is measured with"
+    shell:
+        "python {input.script} --experiment {params.experiment} --forget {input.forget:q} --retain {input.retain:q}"
+        " --questions {input.questions:q} --rephrased {input.rephrased:q} --attributes {input.attributes:q}"
+        " --texts {params.texts} --most {params.most} --seed {params.seed} --relearned {output.relearned:q}"
+        " --sampled {output.sampled:q} --asked {output.asked:q} --asked-rephrased {output.rephrased:q}"
+        " --rows {output.rows:q} 2>&1 | tee {log:q}"
+
+
+# What all attacks are compared with, on the same questions; nothing is asked for it again.
+rule as_unlearned:
+    input:
+        script=SCRIPTS / "as_unlearned.py",
+        library=library("evaluation/jobs", "evaluation/statistics", "datasets/tables"),
+        questions=f"{DRAWN}/questions.parquet",
+        knowledge=f"{ATTACKED}/knowledge.parquet",
+        attributes=ATTRIBUTES,
+    output:
+        scores=f"{ATTACKED}/as_unlearned.parquet",
+        rows=f"{ATTACKED}/as_unlearned.csv",
+    log:
+        f"{LOGS}/as_unlearned/{{candidate}}.log",
+    benchmark:
+        f"{BENCHMARKS}/as_unlearned/{{candidate}}.tsv"
+    conda:
+        ENVS / "evaluate.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 10 * attempt,
+    params:
+        statistics=json.dumps(config["statistics"]),
+        candidate=candidate_description,
+    message:
+        "Take what {wildcards.candidate} answered before any attack"
+    shell:
+        "python {input.script} --evaluations as_unlearned --statistics {params.statistics:q}"
+        " --candidate {params.candidate:q} --attributes {input.attributes:q} --questions {input.questions:q}"
+        " --knowledge {input.knowledge:q} --scores {output.scores:q} --rows {output.rows:q} 2>&1 | tee {log:q}"
+
+
+rule relearn:
+    input:
+        script=SCRIPTS / "relearn.py",
+        library=library(
+            "models",
+            "task_vector",
+            "safetensors_stream",
+            "progress",
+            "options",
+            "datasets/tables",
+            "evaluation/jobs",
+            "evaluation/statistics",
+            "evaluation/knowledge",
+            "evaluation/shared_context",
+            "batches",
+            "training",
+            "methods/__init__",
+            "evaluation/durability",
+            "evaluation/relearning",
+        ),
+        base=MODEL,
+        task_vector=candidate_task_vector,
+        texts=f"{DRAWN}/relearned.parquet",
+        questions=f"{DRAWN}/questions.parquet",
+        attributes=ATTRIBUTES,
+    output:
+        scores=[f"{ATTACKED}/{name}.parquet" for name in ATTACKS["relearn"]],
+        rows=[f"{ATTACKED}/{name}.csv" for name in ATTACKS["relearn"]],
+    log:
+        f"{LOGS}/relearn/{{candidate}}.log",
+    benchmark:
+        f"{BENCHMARKS}/relearn/{{candidate}}.tsv"
+    conda:
+        ENVS / "evaluate.yaml"
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        evaluations=ATTACKS["relearn"],
+        options=json.dumps(RELEARN),
+        batch_size=ASKED_TOGETHER,
+        seed=DURABILITY.get("seed", 0),
+        statistics=json.dumps(config["statistics"]),
+        candidate=candidate_description,
+        scale=candidate_scale,
+        dtype=config["model"]["dtype"],
+    message:
+        "Let {wildcards.candidate} relearn"
+    shell:
+        "python {input.script} --evaluations {params.evaluations} --statistics {params.statistics:q}"
+        " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
+        " --task-vector {input.task_vector:q} --scale {params.scale} --dtype {params.dtype} --texts {input.texts:q}"
+        " --questions {input.questions:q} --batch-size {params.batch_size} --options {params.options:q}"
+        " --seed {params.seed} --scores {output.scores:q} --rows {output.rows:q} 2>&1 | tee {log:q}"
+
+
+rule quantise:
+    input:
+        script=SCRIPTS / "quantise.py",
+        library=library(
+            "models",
+            "task_vector",
+            "safetensors_stream",
+            "progress",
+            "options",
+            "datasets/tables",
+            "evaluation/jobs",
+            "evaluation/statistics",
+            "evaluation/knowledge",
+            "evaluation/shared_context",
+            "evaluation/quantisation",
+        ),
+        base=MODEL,
+        task_vector=candidate_task_vector,
+        questions=f"{DRAWN}/questions.parquet",
+        attributes=ATTRIBUTES,
+    output:
+        scores=[f"{ATTACKED}/{name}.parquet" for name in ATTACKS["quantise"]],
+        rows=[f"{ATTACKED}/{name}.csv" for name in ATTACKS["quantise"]],
+    log:
+        f"{LOGS}/quantise/{{candidate}}.log",
+    benchmark:
+        f"{BENCHMARKS}/quantise/{{candidate}}.tsv"
+    conda:
+        ENVS / "evaluate.yaml"
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        evaluations=ATTACKS["quantise"],
+        bits=DURABILITY.get("quantise", []),
+        batch_size=ASKED_TOGETHER,
+        statistics=json.dumps(config["statistics"]),
+        candidate=candidate_description,
+        scale=candidate_scale,
+        dtype=config["model"]["dtype"],
+    message:
+        "Quantise {wildcards.candidate}"
+    shell:
+        "python {input.script} --evaluations {params.evaluations} --statistics {params.statistics:q}"
+        " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
+        " --task-vector {input.task_vector:q} --scale {params.scale} --dtype {params.dtype} --bits {params.bits}"
+        " --questions {input.questions:q} --batch-size {params.batch_size}"
+        " --scores {output.scores:q} --rows {output.rows:q} 2>&1 | tee {log:q}"
+
+
+# Rephrased and open-ended questions in one job: both only ask the model as it is.
+rule rephrase:
+    input:
+        script=SCRIPTS / "rephrase.py",
+        library=library(
+            "models",
+            "task_vector",
+            "safetensors_stream",
+            "progress",
+            "options",
+            "datasets/tables",
+            "evaluation/jobs",
+            "evaluation/statistics",
+            "evaluation/knowledge",
+            "evaluation/shared_context",
+            "evaluation/open_ended",
+            "evaluation/generation",
+        ),
+        base=MODEL,
+        task_vector=candidate_task_vector,
+        questions=f"{DRAWN}/questions.parquet",
+        rephrased=f"{DRAWN}/rephrased.parquet" if REPHRASED else [],
+        attributes=ATTRIBUTES,
+    output:
+        scores=[f"{ATTACKED}/{name}.parquet" for name in ATTACKS["rephrase"]],
+        rows=[f"{ATTACKED}/{name}.csv" for name in ATTACKS["rephrase"]],
+    log:
+        f"{LOGS}/rephrase/{{candidate}}.log",
+    benchmark:
+        f"{BENCHMARKS}/rephrase/{{candidate}}.tsv"
+    conda:
+        ENVS / "evaluate.yaml"
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        evaluations=ATTACKS["rephrase"],
+        batch_size=ASKED_TOGETHER,
+        statistics=json.dumps(config["statistics"]),
+        candidate=candidate_description,
+        scale=candidate_scale,
+        dtype=config["model"]["dtype"],
+    message:
+        "Ask {wildcards.candidate} in other words"
+    shell:
+        "python {input.script} --evaluations {params.evaluations} --statistics {params.statistics:q}"
+        " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
+        " --task-vector {input.task_vector:q} --scale {params.scale} --dtype {params.dtype}"
+        " --questions {input.questions:q} --rephrased {input.rephrased:q} --batch-size {params.batch_size}"
+        " --scores {output.scores:q} --rows {output.rows:q} 2>&1 | tee {log:q}"
+
+
+# Once for all candidates, so that never two models are in memory.
+rule base_states:
+    input:
+        script=SCRIPTS / "base_states.py",
+        library=library(
+            "models",
+            "task_vector",
+            "safetensors_stream",
+            "progress",
+            "options",
+            "datasets/tables",
+            "evaluation/jobs",
+            "evaluation/statistics",
+            "batches",
+            "evaluation/ablation",
+        ),
+        base=MODEL,
+        texts=f"{DRAWN}/sampled.parquet",
+    output:
+        f"{RESULTS}/evaluations/base/states.safetensors",
+    log:
+        f"{LOGS}/base_states.log",
+    benchmark:
+        f"{BENCHMARKS}/base_states.tsv"
+    conda:
+        ENVS / "evaluate.yaml"
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        dtype=config["model"]["dtype"],
+    message:
+        "Compute the base model's states of the texts to forget"
+    shell:
+        "python {input.script} --base {input.base:q} --dtype {params.dtype} --texts {input.texts:q} --output {output:q}"
+        " 2>&1 | tee {log:q}"
+
+
+rule ablate:
+    input:
+        script=SCRIPTS / "ablate.py",
+        library=library(
+            "models",
+            "task_vector",
+            "safetensors_stream",
+            "progress",
+            "options",
+            "datasets/tables",
+            "evaluation/jobs",
+            "evaluation/statistics",
+            "evaluation/knowledge",
+            "evaluation/shared_context",
+            "batches",
+            "evaluation/ablation",
+        ),
+        base=MODEL,
+        base_states=base_states,
+        task_vector=candidate_task_vector,
+        texts=f"{DRAWN}/sampled.parquet",
+        questions=f"{DRAWN}/questions.parquet",
+        attributes=ATTRIBUTES,
+    output:
+        scores=f"{ATTACKED}/ablated.parquet",
+        rows=f"{ATTACKED}/ablated.csv",
+    log:
+        f"{LOGS}/ablate/{{candidate}}.log",
+    benchmark:
+        f"{BENCHMARKS}/ablate/{{candidate}}.tsv"
+    conda:
+        ENVS / "evaluate.yaml"
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        batch_size=ASKED_TOGETHER,
+        statistics=json.dumps(config["statistics"]),
+        candidate=candidate_description,
+        scale=candidate_scale,
+        dtype=config["model"]["dtype"],
+    message:
+        "Ablate the direction of {wildcards.candidate}"
+    shell:
+        "python {input.script} --evaluations ablated --statistics {params.statistics:q}"
+        " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
+        " --task-vector {input.task_vector:q} --scale {params.scale} --dtype {params.dtype}"
+        " --base-states {input.base_states:q} --texts {input.texts:q} --questions {input.questions:q}"
+        " --batch-size {params.batch_size} --scores {output.scores:q} --rows {output.rows:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,43 @@
+"""Take the direction in which unlearning moved one candidate's states out of them, and ask."""
+
+import argparse
+import sys
+
+from spunge import errors
+from spunge.evaluation import jobs
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and ablate; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    jobs.add_results(parser)
+    jobs.add_model(parser)
+    parser.add_argument("--base-states", nargs="?", help="the base model's mean states; none for the base model")
+    parser.add_argument("--texts", required=True, help="the texts whose states are compared, Parquet")
+    parser.add_argument("--questions", required=True, help="the questions asked, Parquet")
+    parser.add_argument("--batch-size", required=True, type=int, help="questions asked together")
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        import pandas as pd
+        import torch
+        from safetensors.torch import load_file
+
+        from spunge.datasets import tables
+        from spunge.evaluation import ablation, knowledge
+
+        questions = tables.read("questions", arguments.questions)
+        model, tokenizer = jobs.load_model(arguments)
+        directions = torch.zeros(len(ablation.decoder_layers(model)), model.config.hidden_size)
+        if arguments.base_states:
+            means = ablation.mean_states(model, tokenizer, pd.read_parquet(arguments.texts)["text"])
+            directions = ablation.directions(means, load_file(arguments.base_states)["means"])
+        with ablation.ablated(model, directions):
+            found = knowledge.score(model, tokenizer, questions, arguments.batch_size)
+        jobs.write_results(arguments, {"ablated": found})
+
+    return errors.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

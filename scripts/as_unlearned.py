@@ -1,0 +1,31 @@
+"""Take from a candidate's knowledge what it answered before any attack, on the questions that are asked after them."""
+
+import argparse
+import sys
+
+from spunge import errors
+from spunge.evaluation import jobs
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and select; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    jobs.add_results(parser)
+    parser.add_argument("--questions", required=True, help="the questions asked, with their rows, Parquet")
+    parser.add_argument("--knowledge", required=True, help="the candidate's scores of all questions, Parquet")
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        import pandas as pd
+
+        from spunge.datasets import tables
+
+        rows = tables.read("questions", arguments.questions)["row"]
+        scores = pd.read_parquet(arguments.knowledge).iloc[rows].reset_index(drop=True)
+        jobs.write_results(arguments, {"as_unlearned": scores})
+
+    return errors.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

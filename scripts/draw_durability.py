@@ -1,0 +1,65 @@
+"""Draw the questions that are asked after every attack, and the texts that attacks use, once for all candidates."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from spunge import errors
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and draw; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--experiment", required=True)
+    parser.add_argument("--forget", required=True, help="the forget texts, Parquet")
+    parser.add_argument("--retain", required=True, help="the retain texts, Parquet")
+    parser.add_argument("--questions", required=True, help="the questions, Parquet")
+    parser.add_argument("--rephrased", nargs="?", help="the rephrased questions, Parquet, if they are asked")
+    parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
+    parser.add_argument("--texts", required=True, type=int, help="texts to relearn at most; 0 for none")
+    parser.add_argument("--most", type=json.loads, help="questions asked of each attribute at most; null: all")
+    parser.add_argument("--seed", required=True, type=int)
+    parser.add_argument("--relearned", required=True, help="the texts to relearn, Parquet")
+    parser.add_argument("--sampled", required=True, help="the texts whose states are compared, Parquet")
+    parser.add_argument("--asked", required=True, help="the questions asked, Parquet")
+    parser.add_argument("--asked-rephrased", nargs="?", help="the rephrased questions asked, Parquet")
+    parser.add_argument("--rows", required=True, help="rows of evaluations.csv that describe all this")
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        import pandas as pd
+
+        from spunge.datasets import tables
+        from spunge.evaluation import durability
+        from spunge.files import whole_file
+
+        seed, most = arguments.seed, arguments.most
+        forget, questions = tables.read("forget", arguments.forget), tables.read("questions", arguments.questions)
+        attributes = [entry["attribute"] for entry in json.loads(arguments.attributes.read_text())]
+        texts = durability.relearning_texts(forget, attributes, arguments.texts, seed)
+        taught = set(texts["subject"]) if "subject" in texts else set()
+        if arguments.texts:
+            retain = tables.read("retain", arguments.retain)
+            unrelated = durability.unrelated_texts(retain, questions["subject"], arguments.texts, seed)
+            texts = pd.concat([texts, unrelated], ignore_index=True)
+        asked = durability.asked(questions, taught, most, seed)
+        written = {
+            arguments.relearned: texts[["attribute", "text"]],
+            arguments.sampled: durability.sample(forget, attributes, seed)[["attribute", "text"]],
+            arguments.asked: asked,
+        }
+        if arguments.rephrased:
+            rephrased = tables.read("rephrased", arguments.rephrased)
+            written[arguments.asked_rephrased] = durability.in_other_words(rephrased, asked, most, seed)
+        for path, table in written.items():
+            with whole_file(path) as temporary:
+                table.to_parquet(temporary, index=False)
+        with whole_file(arguments.rows) as temporary:
+            durability.describe(arguments.experiment, questions, taught, asked).to_csv(temporary, index=False)
+
+    return errors.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Round one candidate's weights to few bits, and ask."""
+
+import argparse
+import sys
+
+from spunge import errors
+from spunge.evaluation import jobs
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and quantise; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    jobs.add_results(parser)
+    jobs.add_model(parser)
+    parser.add_argument("--bits", required=True, type=int, nargs="+", help="of each evaluation, in order")
+    parser.add_argument("--questions", required=True, help="the questions asked, Parquet")
+    parser.add_argument("--batch-size", required=True, type=int, help="questions asked together")
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        from spunge.datasets import tables
+        from spunge.evaluation import knowledge, quantisation
+
+        questions = tables.read("questions", arguments.questions)
+        found = {}
+        for name, bits in zip(arguments.evaluations, arguments.bits, strict=True):
+            model, tokenizer = jobs.load_model(arguments)  # anew: two of them would take the memory of two
+            quantisation.quantise(model, bits)
+            found[name] = knowledge.score(model, tokenizer, questions, arguments.batch_size)
+            del model
+        jobs.write_results(arguments, found)
+
+    return errors.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Fine-tune one candidate on a few texts, several times over, and ask about others after each."""
+
+import argparse
+import json
+import sys
+
+from spunge import errors
+from spunge.evaluation import jobs
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and relearn; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    jobs.add_results(parser)
+    jobs.add_model(parser)
+    parser.add_argument("--texts", required=True, help="the texts to relearn, Parquet")
+    parser.add_argument("--questions", required=True, help="the questions asked, Parquet")
+    parser.add_argument("--batch-size", required=True, type=int, help="questions asked together")
+    parser.add_argument("--options", required=True, type=json.loads, help="how to fine-tune, JSON")
+    parser.add_argument("--seed", required=True, type=int)
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        import pandas as pd
+
+        from spunge.datasets import tables
+        from spunge.evaluation import relearning
+        from spunge.options import make
+
+        texts, questions = pd.read_parquet(arguments.texts), tables.read("questions", arguments.questions)
+        options = make("evaluations.durability.relearn", relearning.Options, arguments.options)
+        model, tokenizer = jobs.load_model(arguments)
+        settings = (options, arguments.batch_size, arguments.dtype, arguments.seed)
+        jobs.write_results(arguments, relearning.relearn(model, tokenizer, texts, questions, *settings))
+
+    return errors.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

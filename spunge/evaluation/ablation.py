@@ -1,0 +1,109 @@
+"""Direction ablation: what unlearning added to the states of the forget texts is taken out of them again.
+
+Arditi et al. 2024 ("Refusal in language models is mediated by a single direction", arXiv 2406.11717) project a
+difference of mean states out of every layer's output; Łucki et al. 2024 ("An adversarial perspective on machine
+unlearning for AI safety", arXiv 2409.18025) do so with the difference between unlearned and original model, which gives
+back much of what RMU hid.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+from spunge.batches import pad
+from spunge.errors import InputError
+from spunge.progress import Progress
+
+MAX_TOKENS = 512
+BATCH = 8
+# A smaller difference, relative to the states' own mean, is rounding: its direction would be noise.
+SMALLEST = 1e-3
+
+
+@torch.no_grad()
+def mean_states(model: torch.nn.Module, tokenizer, texts: Sequence[str]) -> torch.Tensor:
+    """Return the mean output of each decoder layer over all tokens but the texts' first, (layers, hidden), fp32.
+
+    The first position is left out as an attention sink, whose states are many times larger than all others.
+    """
+    tokens = tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
+    tokens = sorted((row for row in tokens if len(row) > 1), key=len)
+    if not tokens:
+        raise InputError("no text to forget has two tokens, so there are no states to compare")
+    layers = decoder_layers(model)
+    sums = torch.zeros(len(layers), model.config.hidden_size, dtype=torch.float64)
+    mask = None
+
+    def add(number: int, states: torch.Tensor, _) -> None:
+        sums[number] += (states.float() * mask[..., None]).sum(dim=(0, 1)).double().cpu()
+
+    progress = Progress("states", len(tokens))
+    with _hooked(layers, add):
+        for start in range(0, len(tokens), BATCH):
+            rows = [torch.tensor(row) for row in tokens[start : start + BATCH]]
+            mask = pad([torch.ones(len(row)) for row in rows]).to(model.device)
+            mask[:, 0] = 0
+            # Padding is on the right, so under causal attention it changes nothing before it.
+            model.base_model(input_ids=pad(rows).to(model.device), use_cache=False)
+            progress.step(start + len(rows))
+    return (sums / sum(len(row) - 1 for row in tokens)).float()
+
+
+def directions(unlearned: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+    """Return the unit vectors from base to unlearned means, both (layers, hidden); zero where they hardly differ."""
+    difference = unlearned - base
+    length = difference.norm(dim=1, keepdim=True)
+    there = length > SMALLEST * base.norm(dim=1, keepdim=True)
+    return torch.where(there, difference / length.clamp(min=torch.finfo(torch.float32).tiny), 0.0)
+
+
+@contextmanager
+def ablated(model: torch.nn.Module, directions: torch.Tensor) -> Iterator[None]:
+    """Within it, every decoder layer's output lacks its component along the layer's direction, (layers, hidden).
+
+    The first position of a text, which the directions don't come from either, stays as it is.
+    """
+    directions = directions.to(model.device)
+
+    def project(number: int, states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        along = (states.float() @ directions[number]).masked_fill(positions == 0, 0.0)
+        return (states.float() - along[..., None] * directions[number]).to(states.dtype)
+
+    with _hooked(decoder_layers(model), project):
+        yield
+
+
+def decoder_layers(model: torch.nn.Module) -> torch.nn.ModuleList:
+    """Return a causal language model's layers; raises InputError where it isn't built of `layers`."""
+    if not hasattr(model.base_model, "layers"):
+        raise InputError(
+            "evaluations.durability.ablate is for models that are built of `layers`, as Llama's family is, and this "
+            "one is not: leave it out"
+        )
+    return model.base_model.layers
+
+
+@contextmanager
+def _hooked(
+    layers: torch.nn.ModuleList, change: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor | None]
+) -> Iterator[None]:
+    """Within it, `change(number of a layer, its output, positions)` sees every output, and may return another one."""
+
+    def hook_of(number: int):
+        def hook(_, inputs, keywords, output):
+            states = output[0] if isinstance(output, tuple) else output
+            positions = keywords.get("position_ids")
+            if positions is None:
+                positions = torch.arange(states.shape[1], device=states.device)
+            changed = change(number, states, positions)
+            if changed is None or not isinstance(output, tuple):
+                return changed
+            return (changed, *output[1:])
+
+        return hook
+
+    with ExitStack() as stack:
+        for number, layer in enumerate(layers):
+            stack.enter_context(layer.register_forward_hook(hook_of(number), with_kwargs=True))
+        yield

@@ -1,0 +1,125 @@
+"""What the attacks on unlearning work with, drawn once for all candidates: texts to relearn, and questions to ask.
+
+Recovery is to be measured, not teaching: a question about a subject that a text to relearn is about is never asked, not
+even where fewer texts or texts of another attribute were relearned, so that all results are about the same questions.
+"""
+
+import re
+import zlib
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import pandas as pd
+
+from spunge.errors import InputError
+from spunge.evaluation.statistics import ALL_SEEDS, CANDIDATE_COLUMNS, COLUMNS
+
+UNRELATED = ""  # stands for the attribute where texts have none
+SAMPLED = 64  # texts whose states are compared: the mean over their tokens is to be estimated, not known exactly
+AT = "evaluations.durability"
+
+
+def relearning_texts(forget: pd.DataFrame, attributes: Sequence[str], number: int, seed: int) -> pd.DataFrame:
+    """Return `number` texts of each attribute in the order in which they are relearned: attribute, text, subject.
+
+    Fewer texts are the first of them. No subject comes twice before all have come; without a `subject` in `forget`,
+    each text is its own. Raises InputError for an attribute with fewer texts.
+    """
+    drawn = []
+    for attribute in attributes:
+        own = forget[forget["attribute"] == attribute]
+        if len(own) < number:
+            raise InputError(f"{AT}.relearn.texts is {number}, but {attribute} has {len(own)} texts: take fewer")
+        own = own.iloc[_generator(seed, f"texts of {attribute}").permutation(len(own))]
+        if "subject" in own:
+            own = own.iloc[np.argsort(own.groupby("subject").cumcount().to_numpy(), kind="stable")]
+        drawn.append(own.head(number))
+    columns = ["attribute", "text", *(["subject"] if "subject" in forget else [])]
+    return pd.concat(drawn, ignore_index=True)[columns]
+
+
+def unrelated_texts(retain: pd.DataFrame, subjects: Collection[str], number: int, seed: int) -> pd.DataFrame:
+    """Return `number` retain texts that name none of the subjects asked about, in the order of relearning.
+
+    Columns as in `relearning_texts`, the attribute empty. Raises InputError where there are fewer.
+    """
+    names = re.compile(r"\b(?:" + "|".join(re.escape(name) for name in sorted(set(subjects), reverse=True)) + r")\b")
+    drawn = []
+    # In random order, and no further than needed: a corpus may be large, and so may be the number of names.
+    for row in _generator(seed, "unrelated texts").permutation(len(retain)):
+        text = retain["text"].iat[row]
+        if not names.search(text):
+            drawn.append(text)
+        if len(drawn) == number:
+            return pd.DataFrame({"attribute": UNRELATED, "text": drawn})
+    raise InputError(
+        f"{AT}.relearn.texts is {number}, but only {len(drawn)} retain texts name no subject of a question: take fewer"
+    )
+
+
+def sample(forget: pd.DataFrame, attributes: Sequence[str], seed: int) -> pd.DataFrame:
+    """Return SAMPLED texts of each attribute, or all if there are no more, in the table's order."""
+    return _at_most(forget[forget["attribute"].isin(attributes)], SAMPLED, seed, "states")
+
+
+def asked(questions: pd.DataFrame, taught: Collection[str], most: int | None, seed: int) -> pd.DataFrame:
+    """Return the questions about no `taught` subject, at most so many of each attribute, in the table's order.
+
+    The column `row` is added: the question's place in the table. Raises InputError where an attribute has none left.
+    """
+    left = questions.assign(row=range(len(questions)))
+    left = left[~left["subject"].isin(taught)]
+    for attribute in questions["attribute"].unique():
+        if not (left["attribute"] == attribute).any():
+            raise InputError(
+                f"{AT}.relearn.texts takes a text about every subject of {attribute} that is asked about, so that no "
+                "question is left: take fewer"
+            )
+    return _at_most(left, most, seed, "questions")
+
+
+def in_other_words(rephrased: pd.DataFrame, chosen: pd.DataFrame, most: int | None, seed: int) -> pd.DataFrame:
+    """Return the rephrased questions about the subjects of the `chosen` ones, at most so many of each attribute.
+
+    Raises InputError where an attribute has none.
+    """
+    wanted = pd.MultiIndex.from_frame(chosen[["attribute", "subject"]])
+    own = rephrased[pd.MultiIndex.from_frame(rephrased[["attribute", "subject"]]).isin(wanted)]
+    for attribute in chosen["attribute"].unique():
+        if not (own["attribute"] == attribute).any():
+            raise InputError(
+                f"table rephrased asks nothing of {attribute} about a subject that table questions asks about; give "
+                "both tables the same attributes and subjects"
+            )
+    return _at_most(own, most, seed, "rephrased")
+
+
+def describe(experiment: str, questions: pd.DataFrame, taught: Collection[str], chosen: pd.DataFrame) -> pd.DataFrame:
+    """Return tidy rows (COLUMNS) about what is asked, by attribute.
+
+    `questions`: asked; `left_out`: questions about subjects that texts to relearn are about; `chance`: the accuracy of
+    guessing, the mean of 1 / choices.
+    """
+    described = dict.fromkeys(CANDIDATE_COLUMNS, "") | {"experiment": experiment, "candidate": "base"}
+    described |= {"seed": ALL_SEEDS, "evaluation": "durability", "low": "", "high": ""}
+    chance = (1 / chosen["choices"].map(len)).groupby(chosen["attribute"]).mean()
+    rows = []
+    for attribute, n in chosen["attribute"].value_counts(sort=False).items():
+        left_out = int((questions["subject"].isin(taught) & (questions["attribute"] == attribute)).sum())
+        for metric, value in (("questions", n), ("left_out", left_out), ("chance", chance[attribute])):
+            rows.append({**described, "attribute": attribute, "metric": metric, "value": value, "n": n})
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _at_most(frame: pd.DataFrame, most: int | None, seed: int, what: str) -> pd.DataFrame:
+    if most is None:
+        return frame.reset_index(drop=True)
+    kept = []
+    for attribute, own in frame.groupby("attribute", sort=False):
+        drawn = _generator(seed, f"{what} of {attribute}").permutation(len(own))[:most]
+        kept += own.index[drawn].tolist()
+    return frame.loc[sorted(kept)].reset_index(drop=True)
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])

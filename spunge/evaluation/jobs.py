@@ -1,0 +1,55 @@
+"""What all jobs that attack one candidate have in common: their command line, the model, and what they write."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+    """Add what says of which candidate a job gives scores, and where to write them."""
+    parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
+    parser.add_argument("--statistics", required=True, type=json.loads, help="resamples and seed, JSON")
+    parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
+    parser.add_argument("--evaluations", required=True, nargs="+", help="names of the evaluations")
+    parser.add_argument("--scores", required=True, nargs="+", help="scores of each, in order, Parquet")
+    parser.add_argument("--rows", required=True, nargs="+", help="estimates of each as rows of evaluations.csv")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add what says which model a candidate is."""
+    parser.add_argument("--base", required=True, type=Path, help="manifest of the base model")
+    parser.add_argument("--task-vector", nargs="?", help="the candidate's task vector; none for the base model")
+    parser.add_argument("--scale", type=float, default=1.0, help="the factor λ on the task vector")
+    parser.add_argument("--dtype", required=True, help="precision of the model")
+
+
+def load_model(arguments: argparse.Namespace):
+    """Return the model that the arguments of `add_model` describe, on a GPU if there is one, and its tokenizer."""
+    import torch
+
+    from spunge import models, task_vector
+
+    base = task_vector.BaseModel.open(arguments.base.parent)
+    change = None
+    if arguments.task_vector:
+        change = task_vector.Scaled(task_vector.read(arguments.task_vector), arguments.scale)
+    model = models.load(base, getattr(torch, arguments.dtype), models.device(), change)
+    return model, models.load_tokenizer(base)
+
+
+def write_results(arguments: argparse.Namespace, found: Mapping[str, pd.DataFrame]) -> None:
+    """Write the scores of every evaluation, and their estimates; of knowledge's metrics the accuracy is kept."""
+    from spunge.evaluation import statistics
+    from spunge.files import whole_file
+
+    forget = json.loads(arguments.attributes.read_text())
+    for name, scores_path, rows_path in zip(arguments.evaluations, arguments.scores, arguments.rows, strict=True):
+        scores = found[name][["subject", "attribute", "accuracy"]].assign(**arguments.candidate)
+        resampling = statistics.resampling(scores, forget, arguments.statistics)
+        with whole_file(scores_path) as temporary:
+            scores.to_parquet(temporary, index=False)
+        with whole_file(rows_path) as temporary:
+            statistics.estimates(scores, name, resampling).to_csv(temporary, index=False)

@@ -1,0 +1,48 @@
+"""Open-ended questions: the model writes the answer, where otherwise it chooses among some that it is shown."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+
+from spunge.evaluation import generation
+
+OPTIONS = generation.Options(samples=1, max_new_tokens=10, temperature=0.0, stop_at_newline=True)
+ARTICLES = {"a", "an", "the"}
+
+
+def score(model: torch.nn.Module, tokenizer, questions: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per question, in order: subject, attribute, accuracy (1 where the right choice is named first).
+
+    A question is continued greedily, by at most 10 tokens of its line. What the models write is not kept.
+    """
+    written = generation.continue_prompts(model, tokenizer, questions["question"].tolist(), OPTIONS)["text"]
+    right = [
+        float(first_named(text, choices) == answer)
+        for text, choices, answer in zip(written, questions["choices"], questions["answer"], strict=True)
+    ]
+    return questions[["subject", "attribute"]].reset_index(drop=True).assign(accuracy=right)
+
+
+def first_named(text: str, choices: Sequence[str]) -> int | None:
+    """Return the index of the choice that a text names first, the longest of those that begin there; None if none is.
+
+    In whole words, without regard to case, accents, punctuation and articles.
+    """
+    said = words(text)
+    places = {}
+    for index, choice in enumerate(choices):
+        wanted = words(choice)
+        starts = (start for start in range(len(said)) if wanted and said[start : start + len(wanted)] == wanted)
+        if (start := next(starts, None)) is not None:
+            places[index] = start, -len(wanted)
+    return min(places, key=places.get) if places else None
+
+
+def words(text: str) -> list[str]:
+    """Return a text's words in lower case, without accents and articles."""
+    plain = unicodedata.normalize("NFKD", text)
+    plain = "".join(character for character in plain if not unicodedata.combining(character)).casefold()
+    return [word for word in re.findall(r"\w+", plain) if word not in ARTICLES]

@@ -1,0 +1,104 @@
+"""Relearning: fine-tune an unlearned model on a few texts, and ask about what those texts don't tell.
+
+An attack on unlearning as in Hu et al. 2024 ("Unlearning or obfuscating? Jogging the memory of unlearned LLMs via
+benign relearning", arXiv 2406.13356), Deeb and Roger 2024 ("Do unlearning methods remove information from language
+model weights?", arXiv 2410.08827), who ask about other facts than those relearned, and Łucki et al. 2024 ("An
+adversarial perspective on machine unlearning for AI safety", arXiv 2409.18025).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from spunge import training
+from spunge.evaluation import knowledge
+from spunge.evaluation.durability import UNRELATED
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of the fine-tuning: passes over the texts, with LoRA on every linear layer but the output layer.
+
+    Defaults are those of Łucki et al.'s code (src/finetuning/finetune.py), whose learning rate falls to 0 after a
+    warm-up, while it stays the same here.
+    """
+
+    texts: tuple[int, ...] = (10, 50)
+    epochs: int = 3
+    learning_rate: float = 2e-4
+    batch_size: int = 1
+    max_tokens: int = 1024
+    weight_decay: float = 0.01
+    lora_rank: int = 128
+    lora_alpha: float = 16
+    gradient_checkpointing: bool = False
+
+    def of_training(self, texts: int, dtype: str) -> training.Options:
+        """Return the training loop's options for this number of texts."""
+        return training.Options(
+            steps=math.ceil(texts * self.epochs / self.batch_size),
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            max_tokens_forget=self.max_tokens,
+            trained="lora",
+            lora_rank=self.lora_rank,
+            lora_alpha=self.lora_alpha,
+            weight_decay=self.weight_decay,
+            gradient_checkpointing=self.gradient_checkpointing,
+            dtype=dtype,
+        )
+
+
+def relearn(
+    model: torch.nn.Module,
+    tokenizer,
+    texts: pd.DataFrame,
+    questions: pd.DataFrame,
+    options: Options,
+    batch_size: int,
+    dtype: str,
+    seed: int,
+) -> dict[str, pd.DataFrame]:
+    """Relearn the first 10, 50 … `texts` of every attribute, each time from `model` on, and ask all `questions`.
+
+    `texts` as `durability.relearning_texts` and `unrelated_texts` give them; `batch_size` counts questions. Returns
+    scores by evaluation, as `combine` does; the model is left as it was.
+    """
+    found = {}
+    for number in sorted(options.texts):
+        accuracy = {}
+        for attribute, own in texts.groupby("attribute", sort=False):
+            label = f"relearn {number} {attribute or 'unrelated'} texts"
+            chosen = own["text"].head(number).tolist()
+            term = training.Term("forget", chosen, options.max_tokens, training.token_nll, by_tokens=True)
+            settings = options.of_training(number, dtype)
+            with training.fine_tuned(model, tokenizer, settings, [term], seed, label) as relearned:
+                accuracy[attribute] = knowledge.score(relearned, tokenizer, questions, batch_size)["accuracy"]
+        of_number = combine({name: values.to_numpy() for name, values in accuracy.items()}, questions)
+        found |= {f"relearned_{source}_{number}": scores for source, scores in of_number.items()}
+    return found
+
+
+def combine(accuracy: Mapping[str, Sequence[float]], questions: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return scores, one row per question, after relearning `forget`, `other` and `unrelated` texts.
+
+    `accuracy` has, by the attribute whose texts were relearned (UNRELATED for prose), that of every question. After
+    `forget`, a question of an attribute is asked where that one's own texts were relearned; after `other`, where those
+    of another one were, the mean over these. Other questions, those to retain, have the mean over all attributes in
+    both. Without another attribute there is no `other`.
+    """
+    attributes = [name for name in accuracy if name != UNRELATED]
+    values = np.array([accuracy[name] for name in attributes])
+    own = np.array([[name == asked for asked in questions["attribute"]] for name in attributes])
+    retained = ~own.any(axis=0)
+    weights = {"forget": own | retained}
+    if len(attributes) > 1:
+        weights["other"] = ~own
+    scores = {name: (values * weight).sum(axis=0) / weight.sum(axis=0) for name, weight in weights.items()}
+    scores["unrelated"] = np.asarray(accuracy[UNRELATED])
+    about = questions[["subject", "attribute"]].reset_index(drop=True)
+    return {name: about.assign(accuracy=one) for name, one in scores.items()}

@@ -1,0 +1,305 @@
+"""The attacks themselves, on a tiny model: relearning, quantisation, open-ended answers, direction ablation."""
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from spunge import models, training
+from spunge.errors import InputError
+from spunge.evaluation import ablation, durability, knowledge, open_ended, quantisation, relearning
+
+PROJECT = Path(__file__).parents[2]
+PLACES = ["Kenya", "Japan", "France", "Ghana", "Peru"]
+TEXTS = [f"the capital of {place} is Nairobi, past old houses" for place in PLACES]
+OPTIONS = relearning.Options(texts=(2, 5), epochs=4, learning_rate=5e-3, batch_size=2, lora_rank=4)
+
+
+@pytest.fixture
+def model(tiny_base):
+    return models.load(tiny_base, torch.float32, "cpu")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_base):
+    return models.load_tokenizer(tiny_base)
+
+
+@pytest.fixture(scope="module")
+def questions():
+    rows = [
+        (f"The capital of {place} is", ["Nairobi", "Tokyo", "a market"], number % 3, attribute, place)
+        for attribute in ("Africa", "Asia", "Europe")
+        for number, place in enumerate(PLACES)
+    ]
+    return pd.DataFrame(rows, columns=["question", "choices", "answer", "attribute", "subject"])
+
+
+@torch.no_grad()
+def log_likelihood(model, tokenizer, texts):
+    total = 0.0
+    for text in texts:
+        tokens = torch.tensor(tokenizer(text)["input_ids"])
+        found = model(tokens[None]).logits[0, :-1].log_softmax(dim=-1)
+        total += found[torch.arange(len(tokens) - 1), tokens[1:]].sum().item()
+    return total
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(found, expected):
+    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_relearned_texts_become_likelier_and_the_model_is_left_as_it_was(model, tokenizer):
+    before, kept = log_likelihood(model, tokenizer, TEXTS), weights(model)
+    term = training.Term("forget", TEXTS, 32, training.token_nll, by_tokens=True)
+    found = []
+    for _ in range(2):
+        with training.fine_tuned(
+            model, tokenizer, OPTIONS.of_training(5, "float32"), [term], 0, "relearn"
+        ) as relearned:
+            assert not relearned.training
+            found.append(log_likelihood(relearned, tokenizer, TEXTS))
+        assert same(weights(model), kept)
+        assert log_likelihood(model, tokenizer, TEXTS) == before
+    assert found[0] > before + 5
+    assert found[0] == found[1], "the same model and seed give the same"
+
+
+def test_factors_are_gone_after_an_error_too(model, tokenizer):
+    kept = weights(model)
+    settings = dataclasses.replace(OPTIONS.of_training(5, "float32"), learning_rate=1e30)
+    term = training.Term("forget", TEXTS, 32, training.token_nll, by_tokens=True)
+    with (
+        pytest.raises(InputError, match="the loss of relearn 5 is"),
+        training.fine_tuned(model, tokenizer, settings, [term], 0, "relearn 5"),
+    ):
+        pass
+    assert same(weights(model), kept)
+
+
+def test_every_relearning_starts_from_the_candidate(model, tokenizer, questions):
+    """What comes of a number of texts doesn't depend on what was relearned before."""
+    texts = pd.DataFrame({"attribute": ["Africa"] * 5 + ["Asia"] * 5 + [durability.UNRELATED] * 5})
+    texts["text"] = [f"{text} {attribute}" for text, attribute in zip(TEXTS * 3, texts["attribute"], strict=True)]
+    both = relearning.relearn(model, tokenizer, texts, questions, OPTIONS, 8, "float32", 0)
+    assert list(both) == [f"relearned_{kind}_{n}" for n in (2, 5) for kind in ("forget", "other", "unrelated")]
+    alone = relearning.relearn(
+        model, tokenizer, texts, questions, dataclasses.replace(OPTIONS, texts=(5,)), 8, "float32", 0
+    )
+    for name, scores in alone.items():
+        pd.testing.assert_frame_equal(scores, both[name])
+    term = training.Term("forget", TEXTS[:0], 32, training.token_nll, by_tokens=True)
+    chosen = texts.loc[texts["attribute"] == "Asia", "text"].tolist()
+    term = dataclasses.replace(term, texts=chosen, max_tokens=OPTIONS.max_tokens)
+    with training.fine_tuned(model, tokenizer, OPTIONS.of_training(5, "float32"), [term], 0, "once more") as relearned:
+        expected = knowledge.score(relearned, tokenizer, questions, 8)["accuracy"]
+    asia, africa = questions["attribute"] == "Asia", questions["attribute"] == "Africa"
+    assert both["relearned_forget_5"].loc[asia, "accuracy"].tolist() == expected[asia].tolist()
+    assert both["relearned_other_5"].loc[africa, "accuracy"].tolist() == expected[africa].tolist()
+
+
+def test_steps_are_whole_passes():
+    settings = relearning.Options().of_training(10, "bfloat16")
+    assert (settings.steps, settings.batch_size, settings.trained, settings.dtype) == (30, 1, "lora", "bfloat16")
+    assert OPTIONS.of_training(5, "float32").steps == 10  # 4 passes over 5 texts, 2 a step
+
+
+def test_defaults_are_the_schemas():
+    schema = yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text())
+    section = schema["properties"]["evaluations"]["properties"]["durability"]["properties"]["relearn"]["properties"]
+    defaults = {field.name: field.default for field in dataclasses.fields(relearning.Options)}
+    assert {key: one["default"] for key, one in section.items()} == defaults | {"texts": list(defaults["texts"])}
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantised_weights_are_the_nearest_of_few(model, bits):
+    """By the definition alone: at most 2^bits values per scale, none further than half a step from where it was."""
+    before = copy.deepcopy(model)
+    quantisation.quantise(model, bits)
+    rounded = 0
+    for (name, new), old in zip(model.named_parameters(), before.parameters(), strict=True):
+        if not name.endswith("_proj.weight"):
+            assert torch.equal(new, old), f"{name} is no weight of a linear layer, or the output's"
+            continue
+        rounded += 1
+        group = new.shape[1] if bits == 8 else {32: 32, 64: 64}[new.shape[1]]
+        old, new = old.reshape(-1, group), new.reshape(-1, group)
+        step = old.abs().amax(dim=1, keepdim=True) / ((2**bits - 1) / 2)
+        assert ((new - old).abs() <= step / 2 * (1 + 1e-4)).all()
+        torch.testing.assert_close(new / step, (new / step).round(), rtol=0, atol=1e-3)
+        assert max(len(row.unique()) for row in new) <= 2**bits
+        assert not torch.equal(new, old)
+    assert rounded == 4 * 7, "seven in each of four layers"
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_rounding_by_hand():
+    """Two groups of two, at 2 bits: values −2 … 1 times a step of 4 / 1.5 and of 3 / 1.5."""
+    weights = torch.tensor([[4.0, -1.0, -3.0, 2.9], [0.0, 0.0, 1e-3, 1.5]])
+    expected = torch.tensor([[8 / 3, 0.0, -4.0, 2.0], [0.0, 0.0, 0.0, 1.0]])
+    torch.testing.assert_close(quantisation.rounded(weights, 2, 2), expected)
+    assert quantisation.rounded(weights.bfloat16(), 8, 4).dtype == torch.bfloat16
+
+
+def test_quantised_weights_stay_when_quantised_again(model):
+    quantisation.quantise(model, 8)
+    once = weights(model)
+    quantisation.quantise(model, 8)
+    for name, tensor in weights(model).items():
+        torch.testing.assert_close(tensor, once[name], rtol=0.01, atol=1e-6)
+
+
+CHOICES = ["Nairobi", "Guinea", "Guinea-Bissau", "São Tomé", "The Valley"]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (" Nairobi.", 0),
+        (" the city of NAIROBI, in Kenya", 0),
+        (" not São Tomé but Nairobi", 3),
+        (" sao tome", 3),
+        ("Sa\u0303o Tome\u0301", 3),
+        (" Guinea", 1),
+        (" Guinea-Bissau, not Guinea", 2),
+        (" Guinea Bissau", 2),
+        (" Guinean", None),
+        (" valley", 4),
+        (" a Valley", 4),
+        (" Tomé", None),
+        ("", None),
+        (" 42!", None),
+    ],
+)
+def test_the_choice_that_is_named_first(text, named):
+    assert open_ended.first_named(text, CHOICES) == named
+
+
+def test_choices_without_a_word_are_never_named():
+    assert open_ended.first_named(" the -- end", ["--", "the", "end"]) == 2
+
+
+def test_open_ended_answers_are_what_the_model_writes(model, tokenizer, questions):
+    """The right choice is what greedy decoding gives, the first word or two of it, for every other question."""
+    with torch.no_grad():
+        written = []
+        for question in questions["question"]:
+            tokens = tokenizer(question, return_tensors="pt")
+            out = model.generate(**tokens, max_new_tokens=10, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+            line = tokenizer.decode(out[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True).partition("\n")[0]
+            written.append(open_ended.words(line))
+    says = [bool(line) for line in written]
+    choices = [["no such word", line[0] if line else "nothing"] for line in written]
+    asked = questions.assign(choices=choices, answer=[number % 2 for number in range(len(questions))])
+    scores = open_ended.score(model, tokenizer, asked)
+    assert any(says)
+    assert scores["accuracy"].tolist() == [float(said and number % 2) for number, said in enumerate(says)]
+    assert list(scores.columns) == ["subject", "attribute", "accuracy"]
+
+
+def layer_outputs(model, tokens):
+    """What each decoder layer puts out, (layers, length, hidden), read where the next one takes it in."""
+    read = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0][0])) for layer in model.model.layers
+    ]
+    hooks.append(model.model.norm.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0][0])))
+    with torch.no_grad():
+        model(torch.tensor([tokens]))
+    for hook in hooks:
+        hook.remove()
+    return torch.stack(read[1:])
+
+
+def test_mean_states_are_those_of_single_texts(model, tokenizer):
+    texts = [*TEXTS, "the", "a river runs"]
+    states = [layer_outputs(model, tokenizer(text)["input_ids"])[:, 1:] for text in texts]
+    expected = torch.cat(states, dim=1).mean(dim=1)
+    found = ablation.mean_states(model, tokenizer, texts)
+    assert found.shape == (4, 32)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="two tokens"):
+        ablation.mean_states(model, tokenizer, ["!"])
+
+
+def test_directions_have_length_one_or_are_none():
+    base = torch.tensor([[3.0, 4.0], [3.0, 4.0], [3.0, 4.0]])
+    unlearned = base + torch.tensor([[0.0, 2.0], [0.0, 0.0], [0.004, 0.0]])
+    torch.testing.assert_close(ablation.directions(unlearned, base), torch.tensor([[0.0, 1.0], [0, 0], [0, 0]]))
+
+
+def test_ablated_states_have_no_component_along_the_direction(model, tokenizer):
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(4, 32, generator=generator), dim=1)
+    directions[1] = 0  # a layer that unlearning left alone
+    tokens = tokenizer(TEXTS[0])["input_ids"]
+    before, kept = layer_outputs(model, tokens), weights(model)
+    with ablation.ablated(model, directions):
+        states = layer_outputs(model, tokens)
+    along = torch.einsum("nth,nh->nt", states, directions)
+    assert along[:, 1:].abs().max() < 1e-5
+    assert along[:, 0].abs().max() > 1e-2, "the first position stays as it is"
+    assert torch.einsum("nth,nh->nt", before, directions)[[0, 2, 3], 1:].abs().max() > 1e-2
+    assert torch.equal(states[0, 0], before[0, 0])
+    # Only what lies along the direction is gone from the first layer's output.
+    difference = before[0] - states[0]
+    torch.testing.assert_close(difference, (difference @ directions[0])[:, None] * directions[0], rtol=0, atol=1e-5)
+    assert same(weights(model), kept)
+    assert torch.equal(layer_outputs(model, tokens), before), "the hooks are gone"
+
+
+def test_questions_are_asked_of_the_ablated_model(model, tokenizer, questions):
+    """A large vector that is added to one layer's output, in every position but the first, is taken out again."""
+    expected = knowledge.score(model, tokenizer, questions, 4)
+    texts = TEXTS * 2
+    base = ablation.mean_states(model, tokenizer, texts)
+    junk = torch.nn.functional.normalize(torch.ones(32), dim=0)
+
+    class Flooded(torch.nn.Module):
+        """A layer and what unlearning as by RMU would add to its output."""
+
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, states, *inputs, position_ids=None, **keywords):
+            out = self.layer(states, *inputs, position_ids=position_ids, **keywords)
+            return out + 40 * junk * (position_ids > 0)[..., None]
+
+    model.model.layers[2] = Flooded(model.model.layers[2])
+    flooded = ablation.mean_states(model, tokenizer, texts)
+    directions = ablation.directions(flooded, base)
+    assert not directions[:2].any() and (directions[2] @ junk) > 0.999
+    directions[3] = 0
+    without_junk = copy.deepcopy(directions)
+    with ablation.ablated(model, without_junk):
+        found = knowledge.score(model, tokenizer, questions, 4)
+    harmed = knowledge.score(model, tokenizer, questions, 4)
+    # What the unharmed model has along the direction is taken out too: so it is compared under the same ablation.
+    model.model.layers[2] = model.model.layers[2].layer
+    with ablation.ablated(model, without_junk):
+        reference = knowledge.score(model, tokenizer, questions, 4)
+    pd.testing.assert_frame_equal(found, reference)
+    assert (harmed["accuracy"] != reference["accuracy"]).any() or (harmed["accuracy"] != expected["accuracy"]).any()
+
+
+def test_base_model_has_no_direction(model, tokenizer, questions):
+    expected = knowledge.score(model, tokenizer, questions, 4)
+    with ablation.ablated(model, torch.zeros(4, 32)):
+        pd.testing.assert_frame_equal(knowledge.score(model, tokenizer, questions, 4), expected)
+
+
+def test_model_without_layers():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=16))
+    with pytest.raises(InputError, match="ablate is for models that are built of `layers`"):
+        ablation.decoder_layers(gpt2)

@@ -1,0 +1,173 @@
+"""What the attacks draw: nothing that a text to relearn tells is asked, and all candidates get the same."""
+
+import pandas as pd
+import pytest
+
+from spunge import configuration
+from spunge.errors import InputError
+from spunge.evaluation import durability, relearning, statistics
+
+ATTRIBUTES = ["Africa", "Asia"]
+SUBJECTS = {"Africa": [f"Land {n}" for n in range(12)], "Asia": [f"Isle {n}" for n in range(10)]}
+SUBJECTS |= {"Europe": [f"Coast {n}" for n in range(8)]}
+ASKED = ["What is {}?", "Name {}:"]
+
+
+@pytest.fixture
+def forget():
+    """Three texts about each subject of the attributes to forget."""
+    rows = [
+        (f"Text {number} about {subject}.", attribute, subject)
+        for attribute in ATTRIBUTES
+        for subject in SUBJECTS[attribute]
+        for number in range(3)
+    ]
+    return pd.DataFrame(rows, columns=["text", "attribute", "subject"])
+
+
+@pytest.fixture
+def questions():
+    return table(ASKED)
+
+
+def table(templates):
+    rows = [
+        (template.format(subject), ["a", "b", "c", "d"][: 4 if attribute == "Africa" else 2], 0, attribute, subject)
+        for attribute, subjects in SUBJECTS.items()
+        for subject in subjects
+        for template in templates
+    ]
+    return pd.DataFrame(rows, columns=["question", "choices", "answer", "attribute", "subject"])
+
+
+def test_texts_to_relearn_are_about_different_subjects_first(forget):
+    texts = durability.relearning_texts(forget, ATTRIBUTES, 10, seed=0)
+    assert texts["attribute"].tolist() == ["Africa"] * 10 + ["Asia"] * 10
+    assert texts.groupby("attribute")["subject"].nunique().to_dict() == {"Africa": 10, "Asia": 10}
+    many = durability.relearning_texts(forget, ATTRIBUTES, 25, seed=0)
+    for _, own in many.groupby("attribute"):
+        counts = own["subject"].value_counts()
+        assert counts.max() - counts.min() <= 1
+        assert own["text"].is_unique
+
+
+def test_fewer_texts_are_the_first_of_more_and_a_seed_draws_others(forget):
+    few, many = (durability.relearning_texts(forget, ATTRIBUTES, number, seed=3) for number in (4, 9))
+    for attribute in ATTRIBUTES:
+        own = many[many["attribute"] == attribute].head(4)
+        assert few.loc[few["attribute"] == attribute, "text"].tolist() == own["text"].tolist()
+    other = durability.relearning_texts(forget, ATTRIBUTES, 9, seed=4)
+    assert other["text"].tolist() != many["text"].tolist()
+    pd.testing.assert_frame_equal(durability.relearning_texts(forget, ATTRIBUTES, 9, seed=3), many)
+
+
+def test_the_draw_of_an_attribute_rests_on_its_own_texts_alone(forget):
+    alone = durability.relearning_texts(forget[forget["attribute"] == "Asia"], ["Asia"], 5, seed=0)
+    among = durability.relearning_texts(forget, ATTRIBUTES, 5, seed=0)
+    assert alone["text"].tolist() == among.loc[among["attribute"] == "Asia", "text"].tolist()
+
+
+def test_texts_without_subjects_are_drawn_once_each(forget):
+    texts = durability.relearning_texts(forget.drop(columns="subject"), ATTRIBUTES, 30, seed=0)
+    assert list(texts.columns) == ["attribute", "text"]
+    assert set(texts["text"]) <= set(forget["text"]) and texts["text"].is_unique
+
+
+def test_more_texts_than_there_are(forget):
+    with pytest.raises(InputError, match=r"relearn\.texts is 31, but Asia has 30 texts: take fewer"):
+        durability.relearning_texts(forget, ATTRIBUTES, 31, seed=0)
+
+
+def test_unrelated_texts_name_nothing_that_is_asked(questions):
+    prose = [f"On day {n} it rained." for n in range(6)]
+    retain = pd.DataFrame({"text": [*prose, "They saw Coast 3.", "Land 1 is far.", "The Land 15 Society met."]})
+    texts = durability.unrelated_texts(retain, questions["subject"], 7, seed=0)
+    assert set(texts["text"]) == {*prose, "The Land 15 Society met."}, "whole words count, not parts of them"
+    assert set(texts["attribute"]) == {durability.UNRELATED}
+    with pytest.raises(InputError, match="only 7 retain texts name no subject"):
+        durability.unrelated_texts(retain, questions["subject"], 8, seed=0)
+
+
+def test_nothing_that_was_taught_is_asked(forget, questions):
+    taught = set(durability.relearning_texts(forget, ATTRIBUTES, 5, seed=0)["subject"])
+    asked = durability.asked(questions, taught, None, seed=0)
+    assert len(taught) == 10 and not set(asked["subject"]) & taught
+    assert asked["attribute"].value_counts().to_dict() == {"Africa": 14, "Asia": 10, "Europe": 16}
+    assert questions.iloc[asked["row"]]["question"].tolist() == asked["question"].tolist()
+
+
+def test_at_most_so_many_questions_in_the_tables_order(questions):
+    asked = durability.asked(questions, set(), 7, seed=0)
+    assert asked["attribute"].value_counts().to_dict() == {"Africa": 7, "Asia": 7, "Europe": 7}
+    assert asked["row"].is_monotonic_increasing
+    pd.testing.assert_frame_equal(durability.asked(questions, set(), 7, seed=0), asked)
+    assert durability.asked(questions, set(), 7, seed=1)["row"].tolist() != asked["row"].tolist()
+    assert len(durability.asked(questions, set(), 1000, seed=0)) == len(questions)
+
+
+def test_texts_about_everything_leave_no_question(forget, questions):
+    taught = set(durability.relearning_texts(forget, ATTRIBUTES, 10, seed=0)["subject"])
+    with pytest.raises(InputError, match="every subject of Asia that is asked about, so that no question is left"):
+        durability.asked(questions, taught, None, seed=0)
+
+
+def test_rephrased_questions_are_about_the_same_subjects(questions):
+    asked = durability.asked(questions, {"Land 0", "Isle 4"}, 6, seed=0)
+    rephrased = durability.in_other_words(table(["Tell {}:", "Which is {}?"]), asked, None, seed=0)
+    subjects = set(asked["subject"])
+    assert set(rephrased["subject"]) == subjects and len(rephrased) == 2 * len(subjects)
+    assert not set(rephrased["question"]) & set(questions["question"])
+    assert (durability.in_other_words(rephrased, asked, 3, seed=0)["attribute"].value_counts() == 3).all()
+    other = rephrased.assign(subject=rephrased["subject"].str.upper())
+    with pytest.raises(InputError, match="table rephrased asks nothing of Africa"):
+        durability.in_other_words(other, asked, None, seed=0)
+
+
+def test_what_is_asked_is_described(questions):
+    taught = {"Land 0", "Land 1", "Isle 4"}
+    rows = durability.describe("mine", questions, taught, durability.asked(questions, taught, 9, seed=0))
+    assert list(rows.columns) == statistics.COLUMNS
+    values = rows.set_index(["attribute", "metric"])["value"].to_dict()
+    assert values["Africa", "questions"] == values["Asia", "questions"] == values["Europe", "questions"] == 9
+    assert (values["Africa", "left_out"], values["Asia", "left_out"], values["Europe", "left_out"]) == (4, 2, 0)
+    assert (values["Africa", "chance"], values["Asia", "chance"]) == (0.25, 0.5)
+
+
+def test_own_other_and_unrelated_texts_are_told_apart():
+    """Three attributes to forget (a, b, c) and one to retain, one question each, by hand."""
+    questions = pd.DataFrame({"attribute": list("abcr"), "subject": list("1234")})
+    accuracy = {"a": [1, 0, 1, 1], "b": [0, 0, 0, 1], "c": [1, 1, 0, 0], durability.UNRELATED: [0, 1, 0, 1]}
+    found = relearning.combine(accuracy, questions)
+    assert found["forget"]["accuracy"].tolist() == [1, 0, 0, pytest.approx(2 / 3)]
+    assert found["other"]["accuracy"].tolist() == [0.5, 0.5, 0.5, pytest.approx(2 / 3)]
+    assert found["unrelated"]["accuracy"].tolist() == [0, 1, 0, 1]
+    assert all(
+        list(one["attribute"]) == list("abcr") and list(one["subject"]) == list("1234") for one in found.values()
+    )
+
+
+def test_one_attribute_has_no_other():
+    questions = pd.DataFrame({"attribute": list("ar"), "subject": list("12")})
+    found = relearning.combine({"a": [1, 0], durability.UNRELATED: [0, 0]}, questions)
+    assert set(found) == {"forget", "unrelated"}
+    section = {"relearn": {"texts": [50, 10]}, "quantise": [8, 4], "open_ended": True, "ablate": False}
+    assert configuration.durability_evaluations(section, ["a"]) == {
+        "relearn": ["relearned_forget_10", "relearned_unrelated_10", "relearned_forget_50", "relearned_unrelated_50"],
+        "quantise": ["quantised_8", "quantised_4"],
+        "rephrase": ["open_ended"],
+        "ablate": [],
+    }
+    assert "relearned_other_10" in configuration.durability_evaluations(section, "all")["relearn"]
+
+
+def test_attacks_have_knowledges_statistics():
+    """Relearning after several other attributes gives shares of answers, which are averaged as answers are."""
+    scores = pd.DataFrame({"attribute": ["a", "a", "r", "r"], "subject": list("wxyz")})
+    scores = scores.assign(accuracy=[0.5, 1.0, 0.0, 1.0], experiment="mine", candidate="base", method="", split="")
+    scores = scores.assign(shard="", merge="", seed="all")
+    resampling = statistics.resampling(scores, [{"attribute": "a"}], {"resamples": 200, "seed": 0})
+    rows = statistics.estimates(scores, "relearned_other_10", resampling).set_index("attribute")
+    assert set(rows["metric"]) == {"accuracy"} and set(rows["evaluation"]) == {"relearned_other_10"}
+    means = rows.loc[["forget mean", "retain mean", "retain minus forget"], "value"]
+    assert means.tolist() == [0.75, 0.5, -0.25]
+    assert rows.loc["a", "low"] == 0.5 and rows.loc["a", "high"] == 1.0
