@@ -92,6 +92,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                     axes.tick_params(labelleft=False)
             if dots:
                 _dots(grid[-1], shown, ways, accuracy, wrecked, chance)
+                grid[-1].set_xlabel("accuracy, forget attributes, %" if (method, merge) == rows[-1] else "")
             grid[0].set_title(", ".join(filter(None, (written(method), written(merge)))), loc="left", weight="bold")
             for one in shown:
                 look = {"linestyle": "--" if one.kind == "base" else "-", "marker": MARKERS[one.kind], "markersize": 4}
@@ -141,7 +142,6 @@ def _dots(axes: Axes, shown, ways: Sequence[str], accuracy: dict, wrecked: set[s
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(drawing.percent())
-    axes.set_xlabel("accuracy, forget attributes, %")
     axes.tick_params(axis="y", length=0)
     axes.grid(True, axis="x")
     for row in range(1, len(ways)):

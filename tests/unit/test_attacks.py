@@ -73,6 +73,18 @@ def test_relearned_texts_become_likelier_and_the_model_is_left_as_it_was(model, 
     assert found[0] == found[1], "the same model and seed give the same"
 
 
+def test_a_model_in_half_precision_relearns(tiny_base, tokenizer):
+    model = models.load(tiny_base, torch.bfloat16, "cpu")
+    before = log_likelihood(model, tokenizer, TEXTS)
+    term = training.Term("forget", TEXTS, 32, training.token_nll, by_tokens=True)
+    settings = OPTIONS.of_training(5, "bfloat16")
+    with training.fine_tuned(model, tokenizer, settings, [term], 0, "relearn") as relearned:
+        assert log_likelihood(relearned, tokenizer, TEXTS) > before + 5
+        factors = [one.dtype for name, one in relearned.named_parameters() if "lora_" in name]
+        assert set(factors) == {torch.float32}
+    assert {one.dtype for one in model.parameters()} == {torch.bfloat16}
+
+
 def test_factors_are_gone_after_an_error_too(model, tokenizer):
     kept = weights(model)
     settings = dataclasses.replace(OPTIONS.of_training(5, "float32"), learning_rate=1e30)

@@ -73,6 +73,18 @@ def test_texts_without_subjects_are_drawn_once_each(forget):
     assert set(texts["text"]) <= set(forget["text"]) and texts["text"].is_unique
 
 
+def test_without_relearning_nothing_is_taught(forget):
+    assert len(durability.relearning_texts(forget, ATTRIBUTES, 0, seed=0)) == 0
+
+
+def test_states_are_compared_on_a_sample_of_each_attribute(forget):
+    many = pd.concat([forget.assign(text=forget["text"] + f" ({n})") for n in range(3)], ignore_index=True)
+    sampled = durability.sample(many, ATTRIBUTES, seed=0)
+    assert sampled["attribute"].value_counts().to_dict() == {"Africa": 64, "Asia": 64}
+    assert set(sampled["text"]) <= set(many["text"]) and sampled["text"].is_unique
+    assert len(durability.sample(forget, ATTRIBUTES, seed=0)) == len(forget)
+
+
 def test_more_texts_than_there_are(forget):
     with pytest.raises(InputError, match=r"relearn\.texts is 31, but Asia has 30 texts: take fewer"):
         durability.relearning_texts(forget, ATTRIBUTES, 31, seed=0)
