@@ -22,6 +22,7 @@ include: "rules/evaluate.smk"
 include: "rules/durability.smk"
 include: "rules/figures.smk"
 include: "rules/export.smk"
+include: "rules/planned.smk"
 include: "rules/plan.smk"
 
 

