@@ -158,10 +158,8 @@ def page() -> str:
 def _memory_rows() -> Iterable[tuple]:
     for shape in SHAPES:
         kinds = {RMU: account.rmu_memory(shape, LAYER_ID, TRAINED_LAYERS, 2 * BATCH * LENGTH)}
-        for name, (lora, frozen, _) in RUNS.items():
-            kinds[name] = (
-                account.lora_memory(shape, RANK, LENGTH) if lora else account.full_memory(shape, LENGTH, frozen)
-            )
+        for name, (lora, *_) in RUNS.items():
+            kinds[name] = account.lora_memory(shape, RANK, LENGTH) if lora else account.full_memory(shape, LENGTH)
         merged: dict[tuple, list[str]] = {}
         for name, parts in kinds.items():
             merged.setdefault((f"{sum(parts.values()) / 1e9:.0f}", account.cards(parts)), []).append(name)

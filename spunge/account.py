@@ -131,19 +131,17 @@ def rmu_memory(
     }
 
 
-def full_memory(
-    shape: ModelShape, tokens: int, frozen: bool = False, checkpointed: bool = True, precision: int = BF16
-) -> dict[str, int]:
+def full_memory(shape: ModelShape, tokens: int, checkpointed: bool = True, precision: int = BF16) -> dict[str, int]:
     """Peak bytes of training all weights: fp32 weights, gradients and Adam's moments, 16 bytes a parameter.
 
-    `frozen`: a second model in bf16 that the loss compares with (NPO). `tokens` are those of one pass before gradients
-    accumulate; sharding over cards divides all but the activations. `precision` is that of the activations alone.
+    NPO's too: what its loss compares with is computed before the first step, by the same model. `tokens` are those of
+    one pass before gradients accumulate; sharding over cards divides all but the activations, whose precision is
+    `precision`.
     """
     return {
         "weights in fp32": FP32 * shape.parameters,
         "gradients": FP32 * shape.parameters,
         "Adam": ADAM * shape.parameters,
-        "frozen model in bf16": BF16 * shape.parameters * frozen,
         "activations": whole_activations(shape, tokens, checkpointed, precision),
     }
 
@@ -152,15 +150,11 @@ def lora_memory(
     shape: ModelShape,
     rank: int,
     tokens: int,
-    frozen: bool = False,
     checkpointed: bool = True,
     targets: Collection[str] | None = None,
     precision: int = BF16,
 ) -> dict[str, int]:
-    """Peak bytes of training LoRA factors of the maps `targets`, or of all: the factors at 16 bytes a parameter.
-
-    A `frozen` model costs nothing: it is the same with the adapter switched off.
-    """
+    """Peak bytes of training LoRA factors of the maps `targets`, or of all: the factors at 16 bytes a parameter."""
     return {
         f"weights in {PRECISIONS[precision]}": precision * shape.parameters,
         "factors, gradients, Adam": TRAINED * shape.lora(rank, targets),

@@ -351,13 +351,13 @@ class Estimate:
     def _training_memory(self, options: Mapping, tokens: int) -> dict[str, int] | None:
         shape, checkpointed = self.shape, options["gradient_checkpointing"]
         if options["trained"] == "all":
-            return account.full_memory(shape, tokens, False, checkpointed, self.precision)
+            return account.full_memory(shape, tokens, checkpointed, self.precision)
         if options["trained"] == "lora":
             targets = _targets(shape, options["lora_targets"])
             if targets == ():
                 return None
             rank = options["lora_rank"]
-            return account.lora_memory(shape, rank, tokens, False, checkpointed, targets, self.precision)
+            return account.lora_memory(shape, rank, tokens, checkpointed, targets, self.precision)
         trained = trained_parameters(shape, options["trained"])
         if trained is None:
             return None
