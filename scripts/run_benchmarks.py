@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
         options = make("evaluations.benchmarks", benchmarks.Options, arguments.options)
         attributes = json.loads(arguments.attributes.read_text())
+        benchmarks.check_forgotten(options, [entry["attribute"] for entry in attributes])
         base = task_vector.BaseModel.open(arguments.base.parent)
         change = None
         if arguments.task_vector:

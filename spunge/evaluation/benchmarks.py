@@ -8,7 +8,7 @@ import difflib
 import importlib.metadata
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -75,6 +75,14 @@ def score(model: torch.nn.Module, tokenizer, options: Options) -> tuple[pd.DataF
             scores += [frame.assign(attribute=leaf, part_of=name) for leaf, frame in own.items()]
         keep(kept, results, options)
     return pd.concat(scores, ignore_index=True), kept
+
+
+def check_forgotten(options: Options, attributes: Sequence[str]) -> None:
+    """Check that `forget` maps attributes that are forgotten, which `all` tells only now; raises InputError."""
+    if unknown := sorted(options.forget.keys() - set(attributes)):
+        raise InputError(
+            f"{AT}.forget names {unknown[0]}, which is not among the attributes to forget: {', '.join(attributes)}"
+        )
 
 
 def load(options: Options) -> dict[str, dict]:

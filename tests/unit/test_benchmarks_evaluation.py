@@ -232,6 +232,14 @@ def test_examples_that_a_task_has_no_place_for(mirror):
     )
 
 
+def test_attribute_that_all_did_not_find():
+    """With `forget: all` the configuration can't be checked before the data are there."""
+    options = benchmarks.Options(TASKS, FORGET)
+    benchmarks.check_forgotten(options, ["cyber", "chem", "bio"])
+    with pytest.raises(InputError, match="forget names cyber, which is not among the attributes to forget: bio, chem"):
+        benchmarks.check_forgotten(options, ["bio", "chem"])
+
+
 def test_group_whose_mean_is_of_other_things():
     class Task:
         def aggregation(self):
