@@ -33,9 +33,9 @@ RUNS = {
 }  # steps, times k
 STEPS = {ZEPHYR: 75, LLAMA: 40}
 LIMITS = [512, 768]
-# Every candidate takes seconds, so one merge and one factor are left; of lm-eval's tasks those that are asked fast.
-METHODS, MERGE = {"rmu": 3, "tvn": 2}, "ties"  # with the steps of a shard
-CANDIDATES = [f"{method}/{end}/seed0" for method in METHODS for end in ("joint", "attribute/ties", "random/ties")]
+# Every candidate takes seconds, so RMU and one merge are left, and of lm-eval's tasks those that are asked fast.
+SHARD_STEPS = 3
+CANDIDATES = [f"rmu/{end}/seed0" for end in ("joint", "attribute/ties", "random/ties")]
 TASKS = ["wmdp_bio", "wmdp_cyber", "mmlu_virology", "mmlu_computer_security", "arc_easy"]
 QUESTIONS = {"bio": 9, "cyber": 7}  # of lm_eval_mirror
 TEXTS, PROSE = 12, 8
@@ -58,10 +58,9 @@ def small():
         "retain_texts": PROSE,
         "fluency_texts": PROSE,
     }
-    config["methods"]["rmu"] |= {"layer_id": 2, "trained_layers": [1, 2], "learning_rate": 0.01}
-    config["methods"]["tvn"] |= {"learning_rate": 0.02}
-    config["methods"] = {name: config["methods"][name] | {"steps": steps} for name, steps in METHODS.items()}
-    config["merges"] = {MERGE: config["merges"][MERGE]}
+    smaller = {"steps": SHARD_STEPS, "layer_id": 2, "trained_layers": [1, 2], "learning_rate": 0.01}
+    config["methods"] = {"rmu": config["methods"]["rmu"] | smaller}
+    del config["merges"]["linear"]
     config["evaluations"]["benchmarks"] |= {"tasks": TASKS, "mirror": "lm-eval"}
     config["statistics"]["resamples"] = 100
     return config
@@ -169,12 +168,11 @@ def test_tables_and_shards(finished):
     assert all(set(part["attribute"]) == set(DOMAINS) for part in parts), "by this seed's draw"
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("run", RUNS)
-def test_steps_of_a_run(finished, method, run):
-    """k a shard, and k for each of both in the joint run; as many are recorded as were to be taken."""
-    folder = finished.results / f"unlearned/{method}/{run}/seed0"
-    steps = METHODS[method] * RUNS[run]
+def test_steps_of_a_run(finished, run):
+    """So many a shard, and as many for each of both in the joint run; recorded are those that were taken."""
+    folder = finished.results / f"unlearned/rmu/{run}/seed0"
+    steps = SHARD_STEPS * RUNS[run]
     assert pd.read_csv(folder / "training.csv")["n"].max() == steps
     assert task_vector.read(folder / "task_vector.safetensors").provenance["options"]["steps"] == steps
 
