@@ -24,13 +24,8 @@ from spunge.methods import rmu
 
 ZEPHYR, LLAMA = "wmdp-zephyr-7b", "wmdp-llama2-7b"
 DOMAINS = ["bio", "cyber"]
-RUNS = {
-    "joint/all": 2,
-    "attribute/bio": 1,
-    "attribute/cyber": 1,
-    "random/part1": 1,
-    "random/part2": 1,
-}  # steps, times k
+# Every run of a seed, and its steps in those of a shard.
+RUNS = {"joint/all": 2, "attribute/bio": 1, "attribute/cyber": 1, "random/part1": 1, "random/part2": 1}
 STEPS = {ZEPHYR: 75, LLAMA: 40}
 LIMITS = [512, 768]
 # Every candidate takes seconds, so RMU and one merge are left, and of lm-eval's tasks those that are asked fast.
