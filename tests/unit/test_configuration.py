@@ -188,7 +188,7 @@ MISTAKES = {
         ("data", "dataset"),
         "capitals",
         "configuration: data.dataset is 'capitals'; "
-        "it can be 'cities', 'country_capitals', 'real_toxicity_prompts', 'table', 'toxigen'",
+        "it can be 'cities', 'country_capitals', 'real_toxicity_prompts', 'table', 'toxigen', 'wmdp'",
     ),
     "unknown method": (
         ("methods", "rmu", "method"),
@@ -671,7 +671,7 @@ def test_kinds_and_options_of_merges_that_do_not_fit_are_refused():
 
 def test_schema_knows_the_datasets():
     folder = ROOT / "spunge" / "datasets"
-    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "tables", "wheels"}
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "hub", "tables", "wheels"}
     assert set(SCHEMA["properties"]["data"]["properties"]["dataset"]["enum"]) == modules
 
 
