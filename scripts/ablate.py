@@ -19,8 +19,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
+        import contextlib
+
         import pandas as pd
-        import torch
         from safetensors.torch import load_file
 
         from spunge.datasets import tables
@@ -28,11 +29,11 @@ def main(argv: list[str] | None = None) -> int:
 
         questions = tables.read("questions", arguments.questions)
         model, tokenizer = jobs.load_model(arguments)
-        directions = torch.zeros(len(ablation.decoder_layers(model)), model.config.hidden_size)
-        if arguments.base_states:
-            means = ablation.mean_states(model, tokenizer, pd.read_parquet(arguments.texts)["text"])
-            directions = ablation.directions(means, load_file(arguments.base_states)["means"])
-        with ablation.ablated(model, directions):
+        with contextlib.ExitStack() as stack:
+            if arguments.base_states:
+                base = load_file(arguments.base_states)["means"]
+                means = ablation.mean_states(model, tokenizer, pd.read_parquet(arguments.texts)["text"])
+                stack.enter_context(ablation.ablated(model, ablation.directions(means, base), base))
             found = knowledge.score(model, tokenizer, questions, arguments.batch_size)
         jobs.write_results(arguments, {"ablated": found})
 

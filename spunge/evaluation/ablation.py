@@ -3,7 +3,9 @@
 Arditi et al. 2024 ("Refusal in language models is mediated by a single direction", arXiv 2406.11717) project a
 difference of mean states out of every layer's output; Łucki et al. 2024 ("An adversarial perspective on machine
 unlearning for AI safety", arXiv 2409.18025) do so with the difference between unlearned and original model, which gives
-back much of what RMU hid.
+back much of what RMU hid. States are far from 0 along most directions, so to set their component to 0 breaks a small
+model by itself, the base model as well. Here it is set to the base model's mean: affine concept editing (Marshall et
+al. 2024, "Refusal in LLMs is an affine function", arXiv 2411.09003).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -59,16 +61,17 @@ def directions(unlearned: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def ablated(model: torch.nn.Module, directions: torch.Tensor) -> Iterator[None]:
-    """Within it, every decoder layer's output lacks its component along the layer's direction, (layers, hidden).
+def ablated(model: torch.nn.Module, directions: torch.Tensor, base: torch.Tensor) -> Iterator[None]:
+    """Within it, every decoder layer's output has, along the layer's direction, the component of the base model's mean.
 
-    The first position of a text, which the directions don't come from either, stays as it is.
+    `directions` and `base`, the means, are (layers, hidden); where a direction is zero, nothing is changed. The first
+    position of a text, which neither comes from, stays as it is.
     """
-    directions = directions.to(model.device)
+    directions, wanted = directions.to(model.device), (directions * base).sum(dim=1).to(model.device)
 
     def project(number: int, states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        along = (states.float() @ directions[number]).masked_fill(positions == 0, 0.0)
-        return (states.float() - along[..., None] * directions[number]).to(states.dtype)
+        beyond = (states.float() @ directions[number] - wanted[number]).masked_fill(positions == 0, 0.0)
+        return (states.float() - beyond[..., None] * directions[number]).to(states.dtype)
 
     with _hooked(decoder_layers(model), project):
         yield

@@ -248,35 +248,36 @@ def test_directions_have_length_one_or_are_none():
     torch.testing.assert_close(ablation.directions(unlearned, base), torch.tensor([[0.0, 1.0], [0, 0], [0, 0]]))
 
 
-def test_ablated_states_have_no_component_along_the_direction(model, tokenizer):
+@pytest.mark.parametrize("base", ["zero", "elsewhere"])
+def test_ablated_states_have_the_base_models_component_along_the_direction(model, tokenizer, base):
     generator = torch.Generator().manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(4, 32, generator=generator), dim=1)
     directions[1] = 0  # a layer that unlearning left alone
+    base = torch.zeros(4, 32) if base == "zero" else torch.randn(4, 32, generator=generator)
     tokens = tokenizer(TEXTS[0])["input_ids"]
     before, kept = layer_outputs(model, tokens), weights(model)
-    with ablation.ablated(model, directions):
+    with ablation.ablated(model, directions, base):
         states = layer_outputs(model, tokens)
-    along = torch.einsum("nth,nh->nt", states, directions)
-    assert along[:, 1:].abs().max() < 1e-5
-    assert along[:, 0].abs().max() > 1e-2, "the first position stays as it is"
+    beyond = torch.einsum("nth,nh->nt", states - base[:, None], directions)
+    assert beyond[:, 1:].abs().max() < 1e-5
+    assert beyond[:, 0].abs().max() > 1e-2, "the first position stays as it is"
     assert torch.einsum("nth,nh->nt", before, directions)[[0, 2, 3], 1:].abs().max() > 1e-2
     assert torch.equal(states[0, 0], before[0, 0])
-    # Only what lies along the direction is gone from the first layer's output.
+    # Only along the direction is the first layer's output another one.
     difference = before[0] - states[0]
     torch.testing.assert_close(difference, (difference @ directions[0])[:, None] * directions[0], rtol=0, atol=1e-5)
     assert same(weights(model), kept)
     assert torch.equal(layer_outputs(model, tokens), before), "the hooks are gone"
 
 
-def test_questions_are_asked_of_the_ablated_model(model, tokenizer, questions):
-    """A large vector that is added to one layer's output, in every position but the first, is taken out again."""
-    expected = knowledge.score(model, tokenizer, questions, 4)
+def test_what_floods_the_states_is_taken_out_again(model, tokenizer, questions):
+    """A large vector in one layer's output, in every position but the first, as by RMU."""
     texts = TEXTS * 2
     base = ablation.mean_states(model, tokenizer, texts)
     junk = torch.nn.functional.normalize(torch.ones(32), dim=0)
 
     class Flooded(torch.nn.Module):
-        """A layer and what unlearning as by RMU would add to its output."""
+        """A layer and what unlearning adds to its output."""
 
         def __init__(self, layer):
             super().__init__()
@@ -286,26 +287,25 @@ def test_questions_are_asked_of_the_ablated_model(model, tokenizer, questions):
             out = self.layer(states, *inputs, position_ids=position_ids, **keywords)
             return out + 40 * junk * (position_ids > 0)[..., None]
 
-    model.model.layers[2] = Flooded(model.model.layers[2])
-    flooded = ablation.mean_states(model, tokenizer, texts)
-    directions = ablation.directions(flooded, base)
-    assert not directions[:2].any() and (directions[2] @ junk) > 0.999
+    layer, model.model.layers[2] = model.model.layers[2], Flooded(model.model.layers[2])
+    directions = ablation.directions(ablation.mean_states(model, tokenizer, texts), base)
+    assert not directions[:2].any() and (directions[2] @ junk) > 0.9999
     directions[3] = 0
-    without_junk = copy.deepcopy(directions)
-    with ablation.ablated(model, without_junk):
+    flooded = log_likelihood(model, tokenizer, TEXTS)
+    with ablation.ablated(model, directions, base):
         found = knowledge.score(model, tokenizer, questions, 4)
-    harmed = knowledge.score(model, tokenizer, questions, 4)
-    # What the unharmed model has along the direction is taken out too: so it is compared under the same ablation.
-    model.model.layers[2] = model.model.layers[2].layer
-    with ablation.ablated(model, without_junk):
-        reference = knowledge.score(model, tokenizer, questions, 4)
-    pd.testing.assert_frame_equal(found, reference)
-    assert (harmed["accuracy"] != reference["accuracy"]).any() or (harmed["accuracy"] != expected["accuracy"]).any()
+        likelihood = log_likelihood(model, tokenizer, TEXTS)
+    # The model without the flood answers the same under the same ablation: nothing of the flood is left.
+    model.model.layers[2] = layer
+    with ablation.ablated(model, directions, base):
+        pd.testing.assert_frame_equal(found, knowledge.score(model, tokenizer, questions, 4))
+        assert log_likelihood(model, tokenizer, TEXTS) == pytest.approx(likelihood, rel=1e-4)
+    assert abs(flooded - likelihood) > 5
 
 
-def test_base_model_has_no_direction(model, tokenizer, questions):
+def test_without_a_direction_nothing_changes(model, tokenizer, questions):
     expected = knowledge.score(model, tokenizer, questions, 4)
-    with ablation.ablated(model, torch.zeros(4, 32)):
+    with ablation.ablated(model, torch.zeros(4, 32), torch.ones(4, 32)):
         pd.testing.assert_frame_equal(knowledge.score(model, tokenizer, questions, 4), expected)
 
 
