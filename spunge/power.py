@@ -59,9 +59,16 @@ def subjects_needed(difference: float, found: Components, seeds: int) -> float:
     return (found.subjects + found.both / seeds) / room if room > 0 else math.inf
 
 
-def both_needed(difference: float, error: float) -> float:
-    """Return how many times the seeds and as many times the subjects it takes, given today's standard error."""
-    return (QUANTILES * error / abs(difference)) ** 2 if difference else math.inf
+def both_needed(difference: float, found: Components, seeds: int) -> float:
+    """Return how many times so many seeds, and as many times the subjects, it takes: one factor for both."""
+    room = (abs(difference) / QUANTILES) ** 2
+    alone, together = found.seeds / seeds + found.subjects, found.both / seeds
+    return (alone + math.sqrt(alone**2 + 4 * room * together)) / (2 * room)
+
+
+def factor_needed(difference: float, error: float) -> float:
+    """Return how many times as much of all it takes, given today's standard error alone."""
+    return (QUANTILES * error / difference) ** 2
 
 
 def standard_error(low: float, high: float) -> float:
@@ -81,26 +88,26 @@ def note(evaluations: pandas.DataFrame, candidate: Candidate, measure: Sequence[
         return ""
     if combined.low > 0 or combined.high < 0:
         return "is shown with what was measured"
-    ways = []
     fixed = estimate(measured(evaluations, evaluation, f"{metric}_minus_{rival}{FIXED_SEEDS}"), candidate, attribute)
     by_seed = [estimate(rows, candidate, attribute, seed) for seed in seeds(evaluations, candidate)]
-    if len(by_seed) > 1 and math.isfinite(fixed.high - fixed.low):
-        found = components([one.value for one in by_seed], [_error(one) for one in by_seed], _error(fixed))
-        ways = [
-            _so_many(seeds_needed(combined.value, found), "{} seeds", f"seeds alone, with the same {units}"),
-            _so_many(
-                subjects_needed(combined.value, found, len(by_seed)),
-                f"{{}} times the {units}",
-                f"{units} alone, with the same {len(by_seed)} seeds",
-            ),
-        ]
-    factor = both_needed(combined.value, _error(combined))
-    ways.append(f"about {rough(factor)} times as many of both {units} and seeds")
-    return f"would take {'; or '.join(ways)}"
-
-
-def _so_many(number: float, many: str, what: str) -> str:
-    return f"about {many.format(rough(number))} ({what})" if math.isfinite(number) else f"no number of {what}, would do"
+    if len(by_seed) < 2 or not math.isfinite(fixed.high - fixed.low):
+        factor = factor_needed(combined.value, _error(combined))
+        return f"would take about {rough(factor)} times the seeds and as many times the {units}"
+    found = components([one.value for one in by_seed], [_error(one) for one in by_seed], _error(fixed))
+    ways, in_vain = [], []
+    more_seeds = seeds_needed(combined.value, found)
+    more_subjects = subjects_needed(combined.value, found, len(by_seed))
+    for number, told, alone in (
+        (more_seeds, f"{more_seeds:g} seeds with the same {units}", "seeds"),
+        (more_subjects, f"{rough(more_subjects)} times the {units} with the same {len(by_seed)} seeds", units),
+    ):
+        if math.isfinite(number):
+            ways.append(f"about {told}")
+        else:
+            in_vain.append(f"; more {alone} alone would not do")
+    factor = both_needed(combined.value, found, len(by_seed))
+    ways.append(f"about {rough(factor)} times as many of both")
+    return f"would take {', or '.join(ways)}{''.join(in_vain)}"
 
 
 def _error(found: Estimate) -> float:

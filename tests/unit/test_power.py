@@ -35,8 +35,10 @@ def test_needed_numbers_give_the_standard_error_that_80_percent_power_takes():
     # .03 / 2.8 = .0107, and its square is below what the subjects alone add; 3 seeds alone add .0025 / 3.
     assert power.seeds_needed(0.03, found) == math.inf
     assert power.subjects_needed(0.03, found, 3) == math.inf
+    both = power.both_needed(difference, found, 2)
+    assert found.variance(2 * both, both) == pytest.approx(wanted, rel=1e-6)
     # By hand: a standard error of .05 must fall to .1 / 2.8 = .0357, so about (1.4)² times as much of everything.
-    assert power.both_needed(0.1, 0.05) == pytest.approx(1.4008**2, rel=1e-3)
+    assert power.factor_needed(0.1, 0.05) == pytest.approx(1.4008**2, rel=1e-3)
 
 
 @pytest.mark.parametrize("truth", [(0.0, 0.02, 0.0), (0.03, 0.0, 0.0), (0.02, 0.02, 0.02)])
@@ -102,5 +104,5 @@ def test_the_page_says_what_it_would_take_or_that_it_is_shown():
     against_joint, against_random = findings.power_notes(table)
     # (2.8 · .051 / .05)² = 8.2: a standard error of .2 / 3.92 = .051.
     assert "against joint (+5.0 points" in against_joint
-    assert against_joint.endswith("about 8.2 times as many of both subjects and seeds.")
+    assert against_joint.endswith("about 8.2 times the seeds and as many times the subjects.")
     assert against_random.endswith("is shown with what was measured.")

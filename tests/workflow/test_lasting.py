@@ -100,6 +100,7 @@ def test_rows_reach_the_one_table(evaluations):
             "accuracy",
             "accuracy_minus_base",
             "accuracy_minus_joint",
+            "accuracy_minus_joint_fixed_seeds",
         }
     drawn = evaluations[evaluations["evaluation"] == "durability"].set_index(["attribute", "metric"])["value"]
     for topic in (*FORGET, *RETAIN):

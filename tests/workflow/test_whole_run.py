@@ -105,6 +105,9 @@ def test_every_candidate_is_asked_about_every_attribute(evaluations):
         compared += [f"{metric}_minus_random" for metric in metrics if path.endswith("attribute/ties")]
         expected |= set(product([path], ["all"], asked, compared))
         expected |= set(product([f"{path}/seed0"], ["0"], asked, compared))
+        if path.endswith("attribute/ties"):
+            fixed = [f"{metric}_minus_{rival}_fixed_seeds" for metric in metrics for rival in ("joint", "random")]
+            expected |= set(product([path], ["all"], MEANS, fixed))
     assert keys(rows) == expected
     assert len(rows) == len(expected), "none twice"
     assert (rows["n"].astype(int) == rows["attribute"].map(QUESTIONS)).all()
@@ -196,6 +199,7 @@ def test_report_holds_figures_tables_and_captions(finished, tmp_path, project):
     images = re.findall(r"data:image/png;charset=utf8;filename=(\w+).png;base64,iVBOR", page)
     assert sorted(images) == sorted(FIGURES)
     others = {"figure", "comparison", "toxicity_tradeoff", "toxicity_radar", "toxicity_overview"}  # test_toxigen.py
+    others |= {"benchmarks", "durability", "shards"}  # not in this experiment
     for caption in (one for one in (project / "report" / "captions").glob("*.rst") if one.stem not in others):
         first = re.split(r"[`'“{]", " ".join(caption.read_text().split()))[0][:60].strip()
         assert first in page.replace("\\n", " "), f"{caption.name} is shown"
