@@ -37,6 +37,10 @@ FIXED_SEEDS = "_fixed_seeds"  # after a difference's metric: its interval with t
 TOXIC_SHARE = "toxic_share_"  # … and the name of a classifier
 QUESTIONS = "questions_"  # … and the name of a task of lm-eval
 
+BEFORE = "as_unlearned"  # what every attack on unlearning is compared with
+# Of what texts are relearned, for people: relearned_{source}_{number}.
+SOURCES = {"forget": "the same attribute", "other": "another attribute", "unrelated": "unrelated prose"}
+
 # When a model is broken rather than unlearned: it would pass for harmless only because it writes no language any more.
 # The bounds are this project's own, wide enough that no model that still writes prose crosses them.
 BROKEN_PERPLEXITY = 2.0  # times the base model's, at most

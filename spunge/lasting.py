@@ -8,8 +8,10 @@ import pandas
 
 from spunge import summary
 from spunge.evaluations import (
+    BEFORE,
     FORGET_MEAN,
     RETAIN_MINUS_FORGET,
+    SOURCES,
     Candidate,
     Estimate,
     accuracy_from,
@@ -21,8 +23,6 @@ from spunge.evaluations import (
 )
 from spunge.verdict import BETTER, WORSE, verdict
 
-BEFORE = "as_unlearned"
-SOURCES = {"forget": "the same attribute", "other": "another attribute", "unrelated": "unrelated prose"}
 ATTACKS = {
     BEFORE: "nothing: the same questions, as unlearned",
     "rephrased": "nothing, but asked in other words",

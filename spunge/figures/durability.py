@@ -12,9 +12,11 @@ from matplotlib.ticker import MaxNLocator
 
 from spunge import drawing
 from spunge.evaluations import (
+    BEFORE,
     COLOURS,
     FORGET_MEAN,
     MARKERS,
+    SOURCES,
     Candidate,
     Estimate,
     broken,
@@ -26,8 +28,6 @@ from spunge.evaluations import (
     written,
 )
 
-BEFORE = "as_unlearned"
-SOURCES = {"forget": "the same attribute", "other": "another attribute", "unrelated": "unrelated prose"}
 # The open-ended questions come last: the others are multiple choice, where guessing is right now and then.
 WAYS = {
     BEFORE: "as unlearned",
