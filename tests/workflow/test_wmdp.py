@@ -41,9 +41,9 @@ def shipped(experiment):
     return yaml.safe_load((PROJECT / "experiments" / f"{experiment}.yaml").read_text())
 
 
-def small():
-    """Return the experiment on Zephyr, changed only where a tiny model, local files and little time demand it."""
-    config = shipped(ZEPHYR)
+def small(experiment):
+    """Return an experiment, changed only where a tiny model, local files and little time demand it."""
+    config = shipped(experiment)
     config["seeds"] = [0]
     config["model"] = {"source": "model", "dtype": "float32"}
     config["data"]["minimum_texts"] = TEXTS
@@ -69,17 +69,17 @@ def mirrored(tmp_path_factory, project):
     wmdp_mirror.write(workspace / "mirror")
     lm_eval_mirror.write(workspace / "lm-eval")
     tiny_model.build(workspace / "model")
-    workspace.configure(small())
     return workspace
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, mirrored):
-    """A workspace in which the experiment has run: tests read it or copy it, and never write into it."""
+@pytest.fixture(scope="module", params=[ZEPHYR, LLAMA])
+def finished(tmp_path_factory, mirrored, request):
+    """A workspace in which an experiment has run: tests read it or copy it, and never write into it."""
     workspace = mirrored.copy(tmp_path_factory.mktemp("wmdp") / "workspace")
+    workspace.configure(small(request.param))
     done = workspace.snakemake()
     assert done.returncode == 0, done.stdout
-    workspace.results, workspace.terminal = workspace / f"results/{ZEPHYR}", done.stdout
+    workspace.results, workspace.terminal = workspace / f"results/{request.param}", done.stdout
     return workspace
 
 
@@ -90,7 +90,7 @@ def changing(tmp_path, finished):
 
 
 def table(workspace):
-    return pd.read_csv(workspace / f"results/{ZEPHYR}/evaluations.csv", keep_default_na=False, dtype={"seed": str})
+    return pd.read_csv(workspace.results / "evaluations.csv", keep_default_na=False, dtype={"seed": str})
 
 
 def test_the_two_experiments_differ_in_what_their_models_ask_for():
@@ -249,7 +249,7 @@ class Gate(BaseHTTPRequestHandler):
 
 def test_without_access_one_sentence_says_what_to_ask_for(tmp_path, mirrored, monkeypatch):
     workspace = mirrored.copy(tmp_path / "workspace")
-    config = small()
+    config = small(ZEPHYR)
     del config["data"]["options"]["mirror"]
     workspace.configure(config)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Gate)
