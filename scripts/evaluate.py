@@ -6,18 +6,16 @@ import sys
 from pathlib import Path
 
 from spunge import errors
+from spunge.evaluation import jobs
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and evaluate; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--evaluations", required=True, type=json.loads, help="options by evaluation's name, JSON")
-    parser.add_argument("--dtype", required=True, help="precision of the evaluated model")
+    jobs.add_model(parser)
     parser.add_argument("--statistics", required=True, type=json.loads, help="resamples and seed, JSON")
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
-    parser.add_argument("--base", required=True, type=Path, help="manifest of the base model")
-    parser.add_argument("--task-vector", nargs="?", help="the candidate's task vector; none for the base model")
-    parser.add_argument("--scale", type=float, default=1.0, help="the factor λ on the task vector")
     parser.add_argument("--data", default=[], nargs="*", help="what each evaluation reads, in order, Parquet")
     parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
     parser.add_argument("--scores", default=[], nargs="*", help="scores of each, in order, Parquet")
@@ -30,9 +28,6 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import importlib
 
-        import torch
-
-        from spunge import models, task_vector
         from spunge.datasets import tables
         from spunge.evaluation import statistics
         from spunge.files import whole_file
@@ -42,12 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         kinds = {"knowledge": "questions", "fluency": "fluency"}
         data = [tables.read(kinds[name], path) for name, path in zip(names, arguments.data, strict=True)]
         attributes = json.loads(arguments.attributes.read_text())
-        base = task_vector.BaseModel.open(arguments.base.parent)
-        change = None
-        if arguments.task_vector:
-            change = task_vector.Scaled(task_vector.read(arguments.task_vector), arguments.scale)
-        model = models.load(base, getattr(torch, arguments.dtype), models.device(), change)
-        tokenizer = models.load_tokenizer(base)
+        model, tokenizer = jobs.load_model(arguments)
         for name, table, scores_path, rows_path in zip(names, data, arguments.scores, arguments.rows, strict=True):
             evaluation = importlib.import_module(f"spunge.evaluation.{name}")
             scores = evaluation.score(model, tokenizer, table, **arguments.evaluations[name])

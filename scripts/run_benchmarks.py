@@ -6,18 +6,16 @@ import sys
 from pathlib import Path
 
 from spunge import errors
+from spunge.evaluation import jobs
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and ask; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--options", required=True, type=json.loads, help="tasks and how they are asked, JSON")
-    parser.add_argument("--dtype", required=True, help="precision of the evaluated model")
+    jobs.add_model(parser)
     parser.add_argument("--statistics", required=True, type=json.loads, help="resamples and seed, JSON")
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
-    parser.add_argument("--base", required=True, type=Path, help="manifest of the base model")
-    parser.add_argument("--task-vector", nargs="?", help="the candidate's task vector; none for the base model")
-    parser.add_argument("--scale", type=float, default=1.0, help="the factor λ on the task vector")
     parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
     parser.add_argument("--scores", required=True, help="scores of all questions, Parquet")
     parser.add_argument("--rows", required=True, help="estimates as rows of evaluations.csv")
@@ -26,9 +24,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> None:
         import pandas as pd
-        import torch
 
-        from spunge import models, task_vector
         from spunge.evaluation import benchmarks, description, statistics
         from spunge.files import whole_file
         from spunge.options import make
@@ -36,12 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         options = make("evaluations.benchmarks", benchmarks.Options, arguments.options)
         attributes = json.loads(arguments.attributes.read_text())
         benchmarks.check_forgotten(options, [entry["attribute"] for entry in attributes])
-        base = task_vector.BaseModel.open(arguments.base.parent)
-        change = None
-        if arguments.task_vector:
-            change = task_vector.Scaled(task_vector.read(arguments.task_vector), arguments.scale)
-        model = models.load(base, getattr(torch, arguments.dtype), models.device(), change)
-        scores, results = benchmarks.score(model, models.load_tokenizer(base), options)
+        scores, results = benchmarks.score(*jobs.load_model(arguments), options)
         scores = scores.assign(**arguments.candidate)
         resampling = statistics.resampling(scores, attributes, arguments.statistics)
         rows = [statistics.estimates(scores, "benchmarks", resampling)]

@@ -1,4 +1,4 @@
-"""What all jobs that attack one candidate have in common: their command line, the model, and what they write."""
+"""What jobs that evaluate one candidate have in common: command line and model, and what those that attack it write."""
 
 import argparse
 import json
