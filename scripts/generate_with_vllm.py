@@ -13,7 +13,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--candidate", required=True, help="its name, as in evaluations.csv")
     parser.add_argument("--dtype", required=True, help="precision of the model")
-    parser.add_argument("--base", required=True, type=Path, help="manifest of the base model")
+    parser.add_argument("--base", required=True, type=Path, help="the base model's folder")
     parser.add_argument("--task-vector", nargs="?", help="the candidate's task vector; none for the base model")
     parser.add_argument("--scale", type=float, default=1.0, help="the factor λ on the task vector")
     parser.add_argument("--generation", required=True, type=json.loads, help="how prompts are continued, JSON")
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.options import make
 
         vllm_generation.check_installed()  # before minutes and gigabytes go into the export
-        base = task_vector.BaseModel.open(arguments.base.parent)
+        base = task_vector.BaseModel.open(arguments.base)
         prompts = tables.read("prompts", arguments.prompts)["prompt"].tolist()
         options = make("evaluations.toxicity", generation.Options, arguments.generation)
         with scratch_folder(arguments.continuations.parent / ".exported") as folder:

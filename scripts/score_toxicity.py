@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--continuations", required=True, help="what the model made of the prompts, Parquet")
     parser.add_argument("--prompts", required=True, help="the prompts, Parquet")
     parser.add_argument("--classifiers", required=True, type=json.loads, help="options by classifier's name, JSON")
-    parser.add_argument("--file", action="append", default=[], metavar="NAME=PATH", help="its wheel or manifest")
+    parser.add_argument("--file", action="append", default=[], metavar="NAME=PATH", help="its wheel or model folder")
     parser.add_argument("--threshold", required=True, type=float, help="a continuation above it is toxic")
     parser.add_argument("--statistics", required=True, type=json.loads, help="resamples and seed, JSON")
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")

@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--method", required=True, type=Path, help="the method's Python file")
     parser.add_argument("--options", required=True, type=json.loads, help="the method's options, JSON")
     parser.add_argument("--run", required=True, type=json.loads, help="the run's columns of evaluations.csv, JSON")
-    parser.add_argument("--base", required=True, type=Path, help="manifest of the base model")
+    parser.add_argument("--base", required=True, type=Path, help="the base model's folder")
     parser.add_argument("--forget", required=True, help="the shard, Parquet")
     parser.add_argument("--retain", required=True, help="the retain texts, Parquet")
     parser.add_argument("--part", required=True, help="the shard's name in paths")
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         forget = tables.read("forget", arguments.forget)
         with scratch_folder(Path(arguments.task_vector).parent / ".scratch") as scratch:
             run = methods.Run(
-                base=task_vector.BaseModel.open(arguments.base.parent),
+                base=task_vector.BaseModel.open(arguments.base),
                 forget=forget["text"].tolist(),
                 retain=tables.read("retain", arguments.retain)["text"].tolist(),
                 seed=int(arguments.run["seed"]),

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+
 
 @contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
@@ -40,6 +42,12 @@ def sha256(path: str | os.PathLike) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits, reading it as a stream."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_model(folder: str | os.PathLike) -> list[Path]:
+    """Return the files of a Hugging Face model folder that a model is loaded from, by name; none of no such folder."""
+    found = {path for pattern in MODEL_FILES for path in Path(folder).glob(pattern)}
+    return sorted(path for path in found if path.name != "manifest.json")
 
 
 def is_local(source: str) -> bool:

@@ -13,10 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from spunge.errors import InputError
-from spunge.files import is_local, sha256
+from spunge.files import MODEL_FILES, is_local, of_model, sha256
 from spunge.task_vector import BaseModel, TaskVector
 
-HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 TOKENIZER_FILES = ["*token*", "vocab*", "merges.txt", "*.model", "*.jinja"]
 
 
@@ -64,7 +63,7 @@ def _local_folder(source: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(source, revision=revision, allow_patterns=MODEL_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
@@ -74,9 +73,8 @@ def _local_folder(source: str, revision: str | None) -> Path:
 
 
 def _link(source: Path, folder: Path) -> None:
-    for path in sorted(source.iterdir()):
-        if any(path.match(pattern) for pattern in HUB_FILES) and path.name != "manifest.json":
-            (folder / path.name).symlink_to(path.resolve())
+    for path in of_model(source):
+        (folder / path.name).symlink_to(path.resolve())
 
 
 def _replace_tokenizer(source: str, folder: Path) -> None:

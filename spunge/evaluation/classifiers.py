@@ -62,7 +62,7 @@ def by_severity(severities: Mapping[str, float]) -> Classifier:
 
 
 def huggingface(options: Mapping, file: Path | None, device: str) -> Classifier:
-    """Return a sequence classification model's probability of the class `label`; `file` is its manifest.
+    """Return a sequence classification model's probability of the class `label`; `file` is its folder.
 
     Raises InputError where the model has no such class.
     """
@@ -72,10 +72,9 @@ def huggingface(options: Mapping, file: Path | None, device: str) -> Classifier:
     from spunge import models
 
     models.quiet()
-    folder = Path(file).parent
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(file, local_files_only=True)
     model = AutoModelForSequenceClassification.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        file, local_files_only=True, use_safetensors=True, dtype=torch.float32
     )
     model.to(device).eval()
     label, size = options["label"], options["batch_size"]

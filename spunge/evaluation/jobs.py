@@ -20,7 +20,7 @@ def add_results(parser: argparse.ArgumentParser) -> None:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add what says which model a candidate is."""
-    parser.add_argument("--base", required=True, type=Path, help="manifest of the base model")
+    parser.add_argument("--base", required=True, type=Path, help="the base model's folder")
     parser.add_argument("--task-vector", nargs="?", help="the candidate's task vector; none for the base model")
     parser.add_argument("--scale", type=float, default=1.0, help="the factor λ on the task vector")
     parser.add_argument("--dtype", required=True, help="precision of the model")
@@ -32,7 +32,7 @@ def load_model(arguments: argparse.Namespace):
 
     from spunge import models, task_vector
 
-    base = task_vector.BaseModel.open(arguments.base.parent)
+    base = task_vector.BaseModel.open(arguments.base)
     change = None
     if arguments.task_vector:
         change = task_vector.Scaled(task_vector.read(arguments.task_vector), arguments.scale)

@@ -149,7 +149,7 @@ def hub(tmp_path_factory, tiny_base):
 def classifier(hub, tmp_path, **options):
     base = models.prepare(str(hub), tmp_path / "prepared")
     options = {"source": str(hub), "label": 1, "batch_size": 3, **options}
-    return classifiers.huggingface(options, base.folder / "manifest.json", "cpu")
+    return classifiers.huggingface(options, base.folder, "cpu")
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])

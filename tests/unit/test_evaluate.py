@@ -34,7 +34,7 @@ def evaluate(base, folder, names, output):
     command = [sys.executable, PROJECT / "scripts" / "evaluate.py", "--dtype=float32"]
     command += [f"--evaluations={json.dumps({name: EVALUATIONS[name] for name in names})}"]
     command += ['--statistics={"resamples": 50, "seed": 0}', f"--candidate={json.dumps(described | {'seed': 'all'})}"]
-    command += [f"--base={base.folder / 'manifest.json'}", f"--attributes={folder / 'attributes.json'}"]
+    command += [f"--base={base.folder}", f"--attributes={folder / 'attributes.json'}"]
     command += ["--data", *(folder / f"{name}.parquet" for name in names)]
     command += ["--scores", *(output / f"{name}.parquet" for name in names)]
     command += ["--rows", *(output / f"{name}.csv" for name in names)]

@@ -57,7 +57,7 @@ def unlearn(workspace, **options):
         f"--method={workspace.project}/spunge/methods/rmu.py",
         f"--options={json.dumps(own | options)}",
         f"--run={json.dumps(described | {'shard': 'rivers', 'merge': '', 'seed': '0'})}",
-        "--base=resources/models/model/manifest.json",
+        "--base=resources/models/model",
         "--forget=results/tiny/shards/attribute/rivers.parquet",
         "--retain=results/tiny/data/retain.parquet",
         "--part=rivers",
@@ -147,11 +147,11 @@ def test_truncated_weights(fresh):
     weights = fresh / "model" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
-    told = sentence(fresh.snakemake("resources/models/model/manifest.json"))
+    told = sentence(fresh.snakemake("resources/models/model"))
     assert "model/model.safetensors is no complete safetensors file" in told and "fetch the model again" in told
     assert set(fresh.files("resources")) == {"logs/model/model.log"}
     weights.write_bytes(whole)
-    targets = ["resources/models/model/manifest.json", "results/tiny/shards/attribute/rivers.parquet"]
+    targets = ["resources/models/model", "results/tiny/shards/attribute/rivers.parquet"]
     assert fresh.snakemake(*targets).returncode == 0
     weights.write_bytes(whole[:-100])
     told = sentence(unlearn(fresh))
@@ -210,7 +210,7 @@ def test_layer_that_the_model_lacks(changing):
 
 def test_task_vector_of_another_base_model(changing):
     tiny_model.build(changing / "other", seed=1)
-    done = changing.script("prepare_model", "--source=./other", "--output=resources/models/other/manifest.json")
+    done = changing.script("prepare_model", "--source=./other", "--output=resources/models/other")
     assert done.returncode == 0, done.stdout
     identity = {
         name: json.loads((changing / f"resources/models/{name}/manifest.json").read_text())["identity"]
@@ -223,7 +223,7 @@ def test_task_vector_of_another_base_model(changing):
         "--dtype=float32",
         '--statistics={"resamples": 100, "seed": 0}',
         f"--candidate={json.dumps(described | {'shard': '', 'merge': '', 'seed': '0'})}",
-        "--base=resources/models/other/manifest.json",
+        "--base=resources/models/other",
         "--task-vector=results/tiny/unlearned/rmu/joint/all/seed0/task_vector.safetensors",
         "--data=results/tiny/data/fluency.parquet",
         "--attributes=results/tiny/data/attributes.json",

@@ -87,6 +87,15 @@ def test_changed_table_reruns_what_reads_it(changing):
     assert "Prepare the model model" not in jobs
 
 
+def test_changed_tokenizer_of_a_local_model_reruns_what_rests_on_the_model(changing):
+    path = changing / "model" / "tokenizer_config.json"
+    path.write_text(path.read_text() + "\n")
+    jobs = changing.dry_run()
+    again = unlearned("rmu") + unlearned("rmu-strong") + evaluated("rmu") + ["Prepare the model model", "Evaluate base"]
+    assert set(again) <= set(jobs)
+    assert not [job for job in jobs if job.startswith(("Build", "Cut"))]
+
+
 @pytest.mark.parametrize("figure", ["radar", "training"])
 def test_changed_figure_redraws_that_figure(changing, project, figure):
     with edited(project / "spunge" / "figures" / f"{figure}.py", '"""', '"""Changed. '):
