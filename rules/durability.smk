@@ -7,7 +7,7 @@ ASKED_TOGETHER = config["evaluations"].get("knowledge", {}).get("batch_size", 1)
 
 rule draw_durability:
     input:
-        script=SCRIPTS / "draw_durability.py",
+        script=source_file(SCRIPTS / "draw_durability.py"),
         library=library("evaluation/durability", "evaluation/statistics", "datasets/tables"),
         forget=FORGET,
         retain=RETAIN,
@@ -47,7 +47,7 @@ rule draw_durability:
 # What all attacks are compared with, on the same questions; nothing is asked for it again.
 rule as_unlearned:
     input:
-        script=SCRIPTS / "as_unlearned.py",
+        script=source_file(SCRIPTS / "as_unlearned.py"),
         library=library("evaluation/jobs", "evaluation/statistics", "datasets/tables"),
         questions=f"{DRAWN}/questions.parquet",
         knowledge=f"{ATTACKED}/knowledge.parquet",
@@ -77,7 +77,7 @@ rule as_unlearned:
 
 rule relearn:
     input:
-        script=SCRIPTS / "relearn.py",
+        script=source_file(SCRIPTS / "relearn.py"),
         library=library(
             "models",
             "task_vector",
@@ -134,7 +134,7 @@ rule relearn:
 
 rule quantise:
     input:
-        script=SCRIPTS / "quantise.py",
+        script=source_file(SCRIPTS / "quantise.py"),
         library=library(
             "models",
             "task_vector",
@@ -186,7 +186,7 @@ rule quantise:
 # Rephrased and open-ended questions in one job: both only ask the model as it is.
 rule rephrase:
     input:
-        script=SCRIPTS / "rephrase.py",
+        script=source_file(SCRIPTS / "rephrase.py"),
         library=library(
             "models",
             "task_vector",
@@ -239,7 +239,7 @@ rule rephrase:
 # Once for all candidates, so that never two models are in memory.
 rule base_states:
     input:
-        script=SCRIPTS / "base_states.py",
+        script=source_file(SCRIPTS / "base_states.py"),
         library=library(
             "models",
             "task_vector",
@@ -277,7 +277,7 @@ rule base_states:
 
 rule ablate:
     input:
-        script=SCRIPTS / "ablate.py",
+        script=source_file(SCRIPTS / "ablate.py"),
         library=library(
             "models",
             "task_vector",

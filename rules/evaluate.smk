@@ -9,7 +9,7 @@ ruleorder: evaluate > generate
 # All evaluations of a candidate in one job: to start the libraries and to load the model takes as long as a short one.
 rule evaluate:
     input:
-        script=SCRIPTS / "evaluate.py",
+        script=source_file(SCRIPTS / "evaluate.py"),
         library=library(
             "models",
             "task_vector",
@@ -22,7 +22,7 @@ rule evaluate:
             "evaluation/jobs",
             *(["evaluation/generation"] if TOXICITY and not VLLM else []),
         ),
-        evaluations=[PROJECT / "spunge" / "evaluation" / f"{name}.py" for name in MODEL_EVALUATIONS],
+        evaluations=[source_file(PROJECT / "spunge" / "evaluation" / f"{name}.py") for name in MODEL_EVALUATIONS],
         base=MODEL,
         task_vector=candidate_task_vector,
         data=[EVALUATION_DATA[name] for name in MODEL_EVALUATIONS],
@@ -63,7 +63,7 @@ rule evaluate:
 # loads, and removed afterwards.
 rule generate:
     input:
-        script=SCRIPTS / "generate_with_vllm.py",
+        script=source_file(SCRIPTS / "generate_with_vllm.py"),
         library=library(
             "export",
             "model_card",
@@ -106,7 +106,7 @@ rule generate:
 # By itself, so that another classifier makes no model write again.
 rule score_toxicity:
     input:
-        script=SCRIPTS / "score_toxicity.py",
+        script=source_file(SCRIPTS / "score_toxicity.py"),
         library=library(
             "models",
             "task_vector",
@@ -155,7 +155,7 @@ rule score_toxicity:
 # change, and which of them a task reads lm-eval alone knows; benchmarks.json keeps a hash of what was asked.
 rule benchmarks:
     input:
-        script=SCRIPTS / "run_benchmarks.py",
+        script=source_file(SCRIPTS / "run_benchmarks.py"),
         library=library(
             "models",
             "task_vector",
@@ -202,7 +202,7 @@ rule benchmarks:
 
 rule compare:
     input:
-        script=SCRIPTS / "compare.py",
+        script=source_file(SCRIPTS / "compare.py"),
         library=library("evaluation/statistics"),
         scores=lambda wildcards: scores(wildcards.evaluation),
         attributes=ATTRIBUTES,
@@ -228,7 +228,7 @@ rule compare:
 
 rule equal_fluency:
     input:
-        script=SCRIPTS / "equal_fluency.py",
+        script=source_file(SCRIPTS / "equal_fluency.py"),
         library=library("evaluation/statistics", "evaluation/equal_fluency"),
         toxicity=lambda wildcards: scores("toxicity"),
         fluency=lambda wildcards: scores("fluency"),
@@ -258,7 +258,7 @@ rule equal_fluency:
 
 rule gather:
     input:
-        script=SCRIPTS / "gather.py",
+        script=source_file(SCRIPTS / "gather.py"),
         library=library(),
         rows=all_rows,
     output:

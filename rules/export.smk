@@ -1,7 +1,7 @@
 # Made when asked for by name, since every candidate is as large as the base model.
 rule export:
     input:
-        script=SCRIPTS / "export.py",
+        script=source_file(SCRIPTS / "export.py"),
         library=library(
             "export",
             "model_card",

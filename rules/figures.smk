@@ -1,8 +1,8 @@
 rule figure:
     input:
-        script=SCRIPTS / "figure.py",
+        script=source_file(SCRIPTS / "figure.py"),
         library=library("evaluations", "splits", "drawing", "scales"),
-        figure=PROJECT / "spunge" / "figures" / "{figure}.py",
+        figure=source_file(PROJECT / "spunge" / "figures" / "{figure}.py"),
         evaluations=EVALUATIONS,
     output:
         pdf=f"{RESULTS}/figures/{{figure}}.pdf",
@@ -32,7 +32,7 @@ rule figure:
 
 rule summary:
     input:
-        script=SCRIPTS / "summarise.py",
+        script=source_file(SCRIPTS / "summarise.py"),
         library=library("evaluations", "splits", "scales", "summary"),
         evaluations=EVALUATIONS,
     output:
@@ -63,9 +63,9 @@ rule summary:
 
 rule findings:
     input:
-        script=SCRIPTS / "findings.py",
+        script=source_file(SCRIPTS / "findings.py"),
         library=library("evaluations", "splits", "scales", "summary", "power", "verdict", "lasting", "findings"),
-        template=PROJECT / "report" / "findings.html",
+        template=source_file(PROJECT / "report" / "findings.html"),
         evaluations=EVALUATIONS,
         tradeoff=f"{RESULTS}/figures/{TRADEOFF}.png",
     output:
@@ -90,10 +90,10 @@ rule findings:
 
 rule comparison:
     input:
-        script=SCRIPTS / "comparison_page.py",
+        script=source_file(SCRIPTS / "comparison_page.py"),
         library=library("evaluations", "splits", "scales", "summary", "comparison_page"),
-        template=PROJECT / "report" / "comparison.html",
-        anchors=PROJECT / "report" / "anchors.csv",
+        template=source_file(PROJECT / "report" / "comparison.html"),
+        anchors=source_file(PROJECT / "report" / "anchors.csv"),
         evaluations=EVALUATIONS,
     output:
         report(

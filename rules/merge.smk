@@ -1,6 +1,6 @@
 rule merge:
     input:
-        script=SCRIPTS / "merge.py",
+        script=source_file(SCRIPTS / "merge.py"),
         library=library(
             "task_vector",
             "safetensors_stream",

