@@ -121,7 +121,10 @@ QUESTIONS = f"{RESULTS}/data/questions.parquet" if "knowledge" in config["evalua
 PROMPTS = f"{RESULTS}/data/prompts.parquet" if TOXICITY else []
 REPHRASED = f"{RESULTS}/data/rephrased.parquet" if DURABILITY.get("rephrase") else []
 FLUENCY = f"{RESULTS}/data/fluency.parquet"
-ATTRIBUTES = f"{RESULTS}/data/attributes.json"
+FOUND_ATTRIBUTES = f"{RESULTS}/data/attributes.json"
+# What jobs read whose parameters or inputs depend on the checkpoint: on a cluster they must name its output.
+DISCOVERED = f"{RESULTS}/data/discovered.json" if config["data"]["forget"] == "all" else []
+ATTRIBUTES = DISCOVERED or FOUND_ATTRIBUTES
 EVALUATION_DATA = {"knowledge": QUESTIONS, "fluency": FLUENCY}
 
 EVALUATIONS = f"{RESULTS}/evaluations.csv"

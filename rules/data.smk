@@ -1,6 +1,5 @@
 localrules:
     wheel,
-    discover,
     shard,
 
 
@@ -47,7 +46,7 @@ rule data:
         prompts=PROMPTS,
         rephrased=REPHRASED,
         fluency=FLUENCY,
-        attributes=ATTRIBUTES,
+        attributes=FOUND_ATTRIBUTES,
     log:
         f"{LOGS}/data.log",
     benchmark:
@@ -77,25 +76,31 @@ rule data:
         " --fluency-output {output.fluency:q} --attributes-output {output.attributes:q} 2>&1 | tee {log:q}"
 
 
-# Only with `forget: all`, where the shards aren't known before the data are.
-checkpoint discover:
-    input:
-        ATTRIBUTES,
-    output:
-        f"{RESULTS}/data/discovered.json",
-    log:
-        f"{LOGS}/discover.log",
-    benchmark:
-        f"{BENCHMARKS}/discover.tsv"
-    conda:
-        ENVS / "data.yaml"
-    resources:
-        mem_mb=100,
-        runtime=5,
-    message:
-        "Discover the attributes to forget"
-    shell:
-        "cp {input:q} {output:q} 2> {log:q}"
+# Where the shards aren't known before the data are. Not always: with a checkpoint anywhere, a job of a cluster builds the
+# graph of everything before it.
+if config["data"]["forget"] == "all":
+
+    localrules:
+        discover,
+
+    checkpoint discover:
+        input:
+            FOUND_ATTRIBUTES,
+        output:
+            DISCOVERED,
+        log:
+            f"{LOGS}/discover.log",
+        benchmark:
+            f"{BENCHMARKS}/discover.tsv"
+        conda:
+            ENVS / "data.yaml"
+        resources:
+            mem_mb=100,
+            runtime=5,
+        message:
+            "Discover the attributes to forget"
+        shell:
+            "cp {input:q} {output:q} 2> {log:q}"
 
 
 rule data_rows:
@@ -133,6 +138,7 @@ rule shard:
         script=source_file(SCRIPTS / "split.py"),
         library=library("splits", "splitting", "datasets/tables"),
         forget=FORGET,
+        discovered=DISCOVERED,
     output:
         f"{RESULTS}/shards/{{partition}}/{{part}}.parquet",
     log:

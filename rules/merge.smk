@@ -15,6 +15,7 @@ rule merge:
         ),
         merge=merge_file,
         task_vectors=shard_task_vectors,
+        discovered=DISCOVERED,
     output:
         task_vector=f"{RESULTS}/merged/{{method}}/{{split}}/{{merge}}/seed{{seed}}/task_vector.safetensors",
         diagnostics=f"{RESULTS}/merged/{{method}}/{{split}}/{{merge}}/seed{{seed}}/diagnostics.csv",

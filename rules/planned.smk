@@ -19,7 +19,7 @@ def known_attributes():
     """The attributes to forget, or None where only the data can say; for the plan, which waits for nothing."""
     if config["data"]["forget"] != "all":
         return config["data"]["forget"]
-    path = Path(ATTRIBUTES)
+    path = Path(FOUND_ATTRIBUTES)
     return [entry["attribute"] for entry in json.loads(path.read_text())] if path.is_file() else None
 
 

@@ -17,6 +17,7 @@ rule states:
         base=MODEL,
         forget=FORGET,
         retain=RETAIN,
+        discovered=DISCOVERED,
     output:
         f"{RESULTS}/unlearned/{{method}}/frozen_states.safetensors",
     log:
@@ -64,6 +65,7 @@ rule unlearn:
         like=method_like,
         checkpoint=method_checkpoint,
         accelerate=method_accelerate,
+        discovered=DISCOVERED,
     output:
         task_vector=f"{RESULTS}/unlearned/{{method}}/{{split}}/{{part}}/seed{{seed}}/task_vector.safetensors",
         training=f"{RESULTS}/unlearned/{{method}}/{{split}}/{{part}}/seed{{seed}}/training.csv",
