@@ -11,6 +11,9 @@ if not workflow.overwrite_configfiles:
 include: "rules/common.smk"
 
 
+container: config["container"]
+
+
 report: "report/workflow.rst"
 
 

@@ -46,7 +46,7 @@ def plan_description():
 def planned_method(method):
     """A method's options with their defaults, and what the workflow adds to them."""
     section = METHODS[method]
-    path = method_file(SimpleNamespace(method=method))
+    path = Path(method_file(SimpleNamespace(method=method)))
     defaults = configuration.option_defaults(path) if section["method"] not in ("file", "command") else {}
     return {
         "kind": section["method"],

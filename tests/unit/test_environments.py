@@ -80,6 +80,21 @@ def test_the_workflow_imports_what_is_pinned_for_it():
     assert generate.needed([PROJECT / "spunge" / "configuration.py"]) == {"jsonschema"}
 
 
+def test_the_container_has_the_environments_python_and_all_pins():
+    recipe = (PROJECT / "envs" / "container.def").read_text()
+    assert f"From: python:{generate.PYTHON}-slim\n" in recipe
+    files = dict(re.findall(r"^    (requirements\S+) (/opt/\S+)$", recipe, re.MULTILINE))
+    assert set(files) == {"requirements.txt", "requirements.lock"}
+    locked, required = files["requirements.lock"], files["requirements.txt"]
+    assert f"pip install --no-cache-dir --constraint {locked} --requirement {required}\n" in recipe
+
+
+def test_every_rule_has_an_environment():
+    for path in sorted((PROJECT / "rules").glob("*.smk")):
+        rules = re.split(r"^ *(?:rule|checkpoint) (?=\w+:$)", path.read_text(), flags=re.MULTILINE)[1:]
+        assert [rule for rule in rules if "conda:" not in rule] == []
+
+
 def test_the_lock_holds_every_pin_and_nothing_of_one_machine():
     lock = (PROJECT / "requirements.lock").read_text()
     locked = {

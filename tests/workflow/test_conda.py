@@ -14,6 +14,18 @@ EXPERIMENT = PROJECT / "experiments" / "own-data.yaml"
 ROWS = "results/own-data/data/data.csv"
 
 
+@pytest.mark.parametrize(("form", "copied"), [("dockerfile", "COPY {} "), ("apptainer", "    {} ")])
+def test_containerize_describes_an_image_with_every_environment(tmp_path, form, copied):
+    command = [sys.executable, "-m", "snakemake", "--containerize", form]
+    path = os.pathsep.join([str(stand_in_conda.install(tmp_path / "conda")), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for file in sorted((PROJECT / "envs").glob("*.yaml")):
+        assert copied.format(file.relative_to(PROJECT)) in done.stdout
+    assert done.stdout.count("conda env create") == len(list((PROJECT / "envs").glob("*.yaml")))
+
+
 # The one environment that is small; Snakemake makes those of all rules below a target, and the others hold torch.
 @pytest.mark.slow
 def test_rules_run_in_their_environment_alone(tmp_path):

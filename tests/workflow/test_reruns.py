@@ -87,6 +87,11 @@ def test_changed_table_reruns_what_reads_it(changing):
     assert "Prepare the model model" not in jobs
 
 
+def test_an_image_that_is_not_used_changes_nothing(changing):
+    changing.configure(container="none.sif")
+    assert changing.dry_run() is None
+
+
 def test_changed_tokenizer_of_a_local_model_reruns_what_rests_on_the_model(changing):
     path = changing / "model" / "tokenizer_config.json"
     path.write_text(path.read_text() + "\n")
