@@ -1,4 +1,4 @@
-"""Without a shared disk: results in a storage, and every job in a folder where nothing is but what Snakemake brings."""
+"""Jobs elsewhere: without a shared disk, each in a folder where nothing is but what Snakemake brings, and with one."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from workspace import Workspace, configuration, run
+from workspace import FORGET, Workspace, configuration, run
 
 pytest.importorskip("snakemake_storage_plugin_fs", reason="requirements-test.txt is not installed")
 pytest.importorskip("snakemake_executor_plugin_cluster_generic", reason="requirements-test.txt is not installed")
@@ -52,11 +52,10 @@ class Cluster(Workspace):
         self.plugins += ["--default-storage-provider", "fs", "--default-storage-prefix", self.storage]
         self.plugins += ["--shared-fs-usage", "none", "--job-deploy-sources"]
 
-    def command(self, *arguments, **options):
-        return super().command(*arguments, *self.plugins, **options)
-
-    def snakemake(self, *arguments, **options):
-        return run(self.command(*arguments, **options), cwd=self.folder)
+    def snakemake(self, *arguments):
+        """Run snakemake in the clone to its end; an option --directory would reach the jobs."""
+        command = [sys.executable, "-m", "snakemake", *arguments, "--cores", "2", "--configfile", "experiment.yaml"]
+        return run([*command, *self.plugins], cwd=self.folder)
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +106,14 @@ def test_only_jobs_that_read_the_users_files_run_where_snakemake_does(cluster):
 def test_nothing_runs_again(cluster):
     again = cluster.snakemake("--dry-run", "results/tiny/evaluations.csv", "results/tiny/figures/radar.png")
     assert again.returncode == 0 and "Nothing to be done" in again.stdout, again.stdout
+
+
+@pytest.mark.slow
+def test_with_a_shared_disk_jobs_elsewhere_know_the_attributes_that_were_discovered(fresh):
+    config = configuration()
+    fresh.configure(config, data=config["data"] | {"forget": "all"}, methods={"rmu": config["methods"]["rmu"]})
+    merged = "results/tiny/merged/rmu/attribute/ties/seed0/task_vector.safetensors"
+    elsewhere = ["--executor", "cluster-generic", "--cluster-generic-submit-cmd", "bash", "--jobs", "2"]
+    done = fresh.snakemake(merged, *elsewhere)
+    assert done.returncode == 0, done.stdout
+    assert all((fresh.results / "shards" / "attribute" / f"{topic}.parquet").is_file() for topic in FORGET)
