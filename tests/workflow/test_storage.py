@@ -15,6 +15,7 @@ pytest.importorskip("snakemake_storage_plugin_fs", reason="requirements-test.txt
 pytest.importorskip("snakemake_executor_plugin_cluster_generic", reason="requirements-test.txt is not installed")
 pytestmark = pytest.mark.skipif(not (shutil.which("rsync") and shutil.which("git")), reason="rsync or git is missing")
 
+ELSEWHERE = ["--executor", "cluster-generic", "--jobs", "2", "--seconds-between-status-checks", "0"]
 # A machine of its own for each job: an empty folder, and no variables but these.
 SUBMIT = """#!/bin/bash
 machine=$(mktemp -d {machines}/XXXXXX)
@@ -46,8 +47,7 @@ class Cluster(Workspace):
         for name, text in (("submit", SUBMIT), ("status", STATUS)):
             (folder / name).write_text(text.format(machines=self.machines, path=path))
             (folder / name).chmod(0o755)
-        self.plugins = ["--executor", "cluster-generic", "--jobs", "2", "--seconds-between-status-checks", "0"]
-        self.plugins += ["--cluster-generic-submit-cmd", folder / "submit"]
+        self.plugins = [*ELSEWHERE, "--cluster-generic-submit-cmd", folder / "submit"]
         self.plugins += ["--cluster-generic-status-cmd", folder / "status"]
         self.plugins += ["--default-storage-provider", "fs", "--default-storage-prefix", self.storage]
         self.plugins += ["--shared-fs-usage", "none", "--job-deploy-sources"]
@@ -65,7 +65,10 @@ def cluster(tmp_path_factory, prepared, project):
         shutil.copytree(prepared / name, made / name)
     config = configuration()
     made.configure(
-        config, methods={"rmu": config["methods"]["rmu"]}, splits=["joint", "attribute"], single_shards=False
+        config,
+        methods={"rmu-strong": config["methods"]["rmu-strong"]},
+        splits=["joint", "attribute"],
+        single_shards=False,
     )
     for command in (["init", "--quiet"], ["add", "."]):  # what git knows is what jobs are sent
         subprocess.run(["git", *command], cwd=made.folder, check=True)
@@ -111,9 +114,10 @@ def test_nothing_runs_again(cluster):
 @pytest.mark.slow
 def test_with_a_shared_disk_jobs_elsewhere_know_the_attributes_that_were_discovered(fresh):
     config = configuration()
-    fresh.configure(config, data=config["data"] | {"forget": "all"}, methods={"rmu": config["methods"]["rmu"]})
-    merged = "results/tiny/merged/rmu/attribute/ties/seed0/task_vector.safetensors"
-    elsewhere = ["--executor", "cluster-generic", "--cluster-generic-submit-cmd", "bash", "--jobs", "2"]
-    done = fresh.snakemake(merged, *elsewhere)
+    fresh.configure(
+        config, data=config["data"] | {"forget": "all"}, methods={"rmu-strong": config["methods"]["rmu-strong"]}
+    )
+    merged = "results/tiny/merged/rmu-strong/attribute/ties/seed0/task_vector.safetensors"
+    done = fresh.snakemake(merged, *ELSEWHERE, "--cluster-generic-submit-cmd", "bash")
     assert done.returncode == 0, done.stdout
     assert all((fresh.results / "shards" / "attribute" / f"{topic}.parquet").is_file() for topic in FORGET)
