@@ -200,6 +200,8 @@ rule benchmarks:
         " --results {output.results:q} 2>&1 | tee {log:q}"
 
 
+# All candidates' files reach a script as a list that it reads, one path a line: with hundreds of shards and ten seeds
+# they would exceed what a system lets a command line be. printf is bash's own, to which no such limit holds.
 rule compare:
     input:
         script=source_file(SCRIPTS / "compare.py"),
@@ -223,7 +225,8 @@ rule compare:
         "Combine the seeds and compare the candidates' {wildcards.evaluation}"
     shell:
         "python {input.script} --evaluation {wildcards.evaluation} --statistics {params.statistics:q}"
-        " --attributes {input.attributes:q} --scores {input.scores:q} --output {output:q} 2>&1 | tee {log:q}"
+        " --attributes {input.attributes:q} --scores @<(printf '%s\\n' {input.scores:q})"
+        " --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule equal_fluency:
@@ -252,8 +255,9 @@ rule equal_fluency:
         "Compare the splits' toxicity at equal fluency"
     shell:
         "python {input.script} --families {params.families:q} --ratio {params.ratio}"
-        " --statistics {params.statistics:q} --attributes {input.attributes:q} --toxicity {input.toxicity:q}"
-        " --fluency {input.fluency:q} --output {output:q} 2>&1 | tee {log:q}"
+        " --statistics {params.statistics:q} --attributes {input.attributes:q}"
+        " --toxicity @<(printf '%s\\n' {input.toxicity:q})"
+        " --fluency @<(printf '%s\\n' {input.fluency:q}) --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule gather:
@@ -277,4 +281,4 @@ rule gather:
     message:
         "Gather all evaluations in one table"
     shell:
-        "python {input.script} --output {output:q} --rows {input.rows:q} 2>&1 | tee {log:q}"
+        "python {input.script} --output {output:q} --rows @<(printf '%s\\n' {input.rows:q}) 2>&1 | tee {log:q}"

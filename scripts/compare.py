@@ -10,7 +10,7 @@ from spunge import errors
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and compare; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--evaluation", required=True, help="its name in evaluations.csv")
     parser.add_argument("--statistics", required=True, type=json.loads, help="resamples and seed, JSON")
     parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")

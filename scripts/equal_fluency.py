@@ -10,7 +10,7 @@ from spunge import errors
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and compare; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--toxicity", required=True, nargs="+", help="toxicity scores of all candidates, Parquet")
     parser.add_argument("--fluency", required=True, nargs="+", help="fluency scores of all candidates, Parquet")
     parser.add_argument("--families", required=True, type=json.loads, help="method → [family, λ], JSON")

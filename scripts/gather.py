@@ -8,7 +8,7 @@ from spunge import errors
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and gather; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--rows", required=True, nargs="+", help="tables with the columns of evaluations.csv")
     parser.add_argument("--output", required=True, help="evaluations.csv")
     arguments = parser.parse_args(argv)
