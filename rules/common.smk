@@ -1,4 +1,6 @@
 # Paths, the grid of candidates, and what all scripts need to run; the only functions of the workflow.
+import functools
+import gc
 import json
 import os
 import shlex
@@ -25,6 +27,9 @@ try:
     configuration.check(config, yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text()))
 except InputError as error:
     raise WorkflowError(str(error))
+
+# A plan of many jobs is millions of objects that stay; to look through them for garbage again and again takes long.
+gc.set_threshold(100_000, 50, 100)
 
 SCRIPTS = PROJECT / "scripts"
 ENVS = PROJECT / "envs"
@@ -162,10 +167,30 @@ def forget_attributes():
 
 def parts(split):
     """The shards of a split: name in paths → name in the data (an attribute, `part1` …, `group1` …, or `all`)."""
-    made = splits.parts(forget_attributes(), split)
-    if split == "attribute":
-        return {slug: attribute for attribute, slug in names.slugs(made, reserved=MERGES).items()}
-    return {part: part for part in made}
+    return named_parts(tuple(forget_attributes()), split)[0]
+
+
+# Every job asks, and the answer is as long as there are shards: hundreds of shards would cost their square.
+@functools.cache
+def named_parts(attributes, split):
+    """`parts` of these attributes, and of how many attributes each part has the texts, by its name in paths."""
+    made = splits.parts(attributes, split)
+    slugs = names.slugs(made, reserved=MERGES) if split == "attribute" else {part: part for part in made}
+    return (
+        {slugs[part]: part for part in made},
+        {slugs[part]: len(of) for part, of in made.items()},
+    )
+
+
+@functools.cache
+def as_json(attributes):
+    """A tuple of attributes as a JSON list; the jobs share one string of it."""
+    return json.dumps(attributes)
+
+
+def topics():
+    """The attributes to forget as a JSON list, for the jobs' parameters."""
+    return as_json(tuple(forget_attributes()))
 
 
 def splits_of(method):
@@ -263,8 +288,7 @@ def method_options(wildcards):
     """The method's options for one run; a run on several attributes' texts takes as many steps as their shards would."""
     options = own_options(wildcards.method)
     if "steps" in options:
-        part = parts(wildcards.split)[wildcards.part]
-        options["steps"] *= len(splits.parts(forget_attributes(), wildcards.split)[part])
+        options["steps"] *= named_parts(tuple(forget_attributes()), wildcards.split)[1][wildcards.part]
     return json.dumps(options)
 
 

@@ -154,7 +154,7 @@ rule shard:
         split=lambda wildcards: shard_data(wildcards)["split"],
         part=lambda wildcards: shard_data(wildcards)["part"],
         seed=lambda wildcards: shard_data(wildcards)["seed"],
-        attributes=lambda wildcards: json.dumps(forget_attributes()),
+        attributes=lambda wildcards: topics(),
         minimum_texts=config["data"]["minimum_texts"],
     message:
         "Cut shard {wildcards.part} of the {wildcards.partition} split"

@@ -32,7 +32,7 @@ rule states:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         options=lambda wildcards: json.dumps(own_options(wildcards.method)),
-        topics=lambda wildcards: json.dumps(forget_attributes()),
+        topics=lambda wildcards: topics(),
     message:
         "Compute what the layers that {wildcards.method} leaves alone make of every text"
     shell:
@@ -83,7 +83,7 @@ rule unlearn:
         options=method_options,
         run=run_description,
         launcher=method_launcher,
-        topics=lambda wildcards: json.dumps(forget_attributes()),
+        topics=lambda wildcards: topics(),
     message:
         "Unlearn {wildcards.part} ({wildcards.split} split) with {wildcards.method}, seed {wildcards.seed}"
     shell:
