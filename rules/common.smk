@@ -296,6 +296,11 @@ def own_options(method):
     return configuration.own_options(METHODS[method], config["model"]["dtype"])
 
 
+def states_options(wildcards):
+    """The method's options that its frozen states depend on: neither steps nor rates make them again."""
+    return json.dumps(configuration.states_options(METHODS[wildcards.method], config["model"]["dtype"]))
+
+
 def method_states(wildcards):
     keep = METHODS[wildcards.method].get("keep_states")
     return f"{RESULTS}/unlearned/{wildcards.method}/frozen_states.safetensors" if keep else []

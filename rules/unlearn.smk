@@ -31,7 +31,7 @@ rule states:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        options=lambda wildcards: json.dumps(own_options(wildcards.method)),
+        options=states_options,
         topics=lambda wildcards: topics(),
     message:
         "Compute what the layers that {wildcards.method} leaves alone make of every text"

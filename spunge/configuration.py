@@ -17,6 +17,17 @@ PACKAGE = Path(__file__).parent
 
 DOORS = ("method", "file", "command", "checkpoint", "of")
 
+# Which layers are frozen, how texts are cut, and which ones are refused: what rmu's `frozen_states` reads.
+OF_STATES = (
+    "layer_id",
+    "trained_layers",
+    "trained_parameters",
+    "mask",
+    "skip_first",
+    "max_tokens_forget",
+    "max_tokens_retain",
+    "dtype",
+)
 # The keys of a method's section that its own Options don't have.
 OF_THE_WORKFLOW = ("method", "file", "of", "scale", "like", "merges", "accelerate", "gpus", "keep_states", "shards")
 
@@ -264,6 +275,11 @@ def generation_options(toxicity: Mapping) -> dict:
     """Return how prompts are continued: what a section `toxicity` says to spunge/evaluation/generation.py."""
     options = declared_options(PACKAGE / "evaluation" / "generation.py")
     return {key: value for key, value in toxicity.items() if key in options}
+
+
+def states_options(section: Mapping[str, object], dtype: str) -> dict[str, object]:
+    """Return those of rmu's options on which the states of its frozen layers depend, as `own_options` does."""
+    return {key: value for key, value in own_options(section, dtype).items() if key in OF_STATES}
 
 
 def own_options(section: Mapping[str, object], dtype: str) -> dict[str, object]:

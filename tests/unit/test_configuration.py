@@ -697,3 +697,9 @@ def test_store_texts_can_be_given_on_the_command_line(given, kept):
     config = default() | {"store_texts": given}
     configuration.check(config, SCHEMA)
     assert config["store_texts"] is kept
+
+
+def test_states_depend_on_layers_and_texts_alone():
+    section = {"method": "rmu", "keep_states": True, "mask": True, "layer_id": 3, "steps": 5, "learning_rate": 0.1}
+    expected = {"dtype": "float32", "mask": True, "layer_id": 3}
+    assert configuration.states_options(section | {"alpha": 1.0, "batch_size": 2}, "float32") == expected
