@@ -58,7 +58,7 @@ test: .venv/installed-test
 
 # The default experiment's model, whatever CONFIG says, so that results can be compared.
 benchmark: .venv/installed-test
-	$(BIN)/snakemake --configfile config.yaml --cores $(CORES) model
+	$(BIN)/snakemake --configfile config.yaml --cores $(CORES) base_model
 	$(BIN)/python benchmarks/run.py
 
 unlock: .venv/installed

@@ -35,7 +35,7 @@ def default_model() -> Path:
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and run; return the exit code, which is 1 where a pair's results differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="SmolLM2's folder, if not the one that `snakemake model` makes")
+    parser.add_argument("--model", type=Path, help="SmolLM2's folder, if not the one that `snakemake base_model` makes")
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"some of: {', '.join(NAMES)}")
     parser.add_argument("--steps", type=int, default=10, help="RMU steps of each run")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each merge, and of the generation")
