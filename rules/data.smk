@@ -120,8 +120,8 @@ rule data_rows:
     conda:
         ENVS / "data.yaml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 10 * attempt,
     params:
         experiment=EXPERIMENT,
         families=json.dumps(FAMILIES),
@@ -148,8 +148,8 @@ rule shard:
     conda:
         ENVS / "data.yaml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 10 * attempt,
     params:
         split=lambda wildcards: shard_data(wildcards)["split"],
         part=lambda wildcards: shard_data(wildcards)["part"],

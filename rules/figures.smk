@@ -19,8 +19,8 @@ rule figure:
     conda:
         ENVS / "report.yaml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 10 * attempt,
     params:
         caption=figure_caption,
     message:
@@ -52,8 +52,8 @@ rule summary:
     conda:
         ENVS / "report.yaml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 10 * attempt,
     message:
         "Write the summary table"
     shell:
@@ -79,8 +79,8 @@ rule findings:
     conda:
         ENVS / "report.yaml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 10 * attempt,
     message:
         "Say what was found"
     shell:
@@ -109,8 +109,8 @@ rule comparison:
     conda:
         ENVS / "report.yaml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 10 * attempt,
     params:
         model=config["model"]["source"],
     message:
