@@ -45,6 +45,9 @@ SPLITS = config["splits"]
 METHODS = config["methods"]
 TRAINED = [method for method in METHODS if "of" not in METHODS[method]]  # the others take the runs of one of these
 MERGES = config["merges"]
+# Of a job that uses the base model, in MB, where its method says nothing else: on the host, and on each GPU (0: all of it).
+MEMORY = config["model"]["memory"]
+GPU_MEMORY = config["model"]["gpu_memory"]
 TOXICITY = config["evaluations"].get("toxicity")
 CLASSIFIERS = TOXICITY["classifiers"] if TOXICITY else {}
 GENERATION = configuration.generation_options(TOXICITY) if TOXICITY else {}

@@ -111,7 +111,8 @@ rule relearn:
         ENVS / "evaluate.yaml"
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        gpu_mem_mb=GPU_MEMORY,
+        mem_mb=lambda wildcards, attempt: MEMORY * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         evaluations=ATTACKS["relearn"],
@@ -125,7 +126,8 @@ rule relearn:
     message:
         "Let {wildcards.candidate} relearn"
     shell:
-        "python {input.script} --evaluations {params.evaluations} --statistics {params.statistics:q}"
+        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
+        " python {input.script} --evaluations {params.evaluations} --statistics {params.statistics:q}"
         " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
         " --task-vector {input.task_vector:q} --scale {params.scale} --dtype {params.dtype} --texts {input.texts:q}"
         " --questions {input.questions:q} --batch-size {params.batch_size} --options {params.options:q}"
@@ -163,7 +165,8 @@ rule quantise:
         ENVS / "evaluate.yaml"
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        gpu_mem_mb=GPU_MEMORY,
+        mem_mb=lambda wildcards, attempt: MEMORY * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         evaluations=ATTACKS["quantise"],
@@ -176,7 +179,8 @@ rule quantise:
     message:
         "Quantise {wildcards.candidate}"
     shell:
-        "python {input.script} --evaluations {params.evaluations} --statistics {params.statistics:q}"
+        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
+        " python {input.script} --evaluations {params.evaluations} --statistics {params.statistics:q}"
         " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
         " --task-vector {input.task_vector:q} --scale {params.scale} --dtype {params.dtype} --bits {params.bits}"
         " --questions {input.questions:q} --batch-size {params.batch_size}"
@@ -217,7 +221,8 @@ rule rephrase:
         ENVS / "evaluate.yaml"
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        gpu_mem_mb=GPU_MEMORY,
+        mem_mb=lambda wildcards, attempt: MEMORY * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         evaluations=ATTACKS["rephrase"],
@@ -229,7 +234,8 @@ rule rephrase:
     message:
         "Ask {wildcards.candidate} in other words"
     shell:
-        "python {input.script} --evaluations {params.evaluations} --statistics {params.statistics:q}"
+        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
+        " python {input.script} --evaluations {params.evaluations} --statistics {params.statistics:q}"
         " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
         " --task-vector {input.task_vector:q} --scale {params.scale} --dtype {params.dtype}"
         " --questions {input.questions:q} --rephrased {input.rephrased:q} --batch-size {params.batch_size}"
@@ -264,14 +270,16 @@ rule base_states:
         ENVS / "evaluate.yaml"
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        gpu_mem_mb=GPU_MEMORY,
+        mem_mb=lambda wildcards, attempt: MEMORY * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         dtype=config["model"]["dtype"],
     message:
         "Compute the base model's states of the texts to forget"
     shell:
-        "python {input.script} --base {input.base:q} --dtype {params.dtype} --texts {input.texts:q} --output {output:q}"
+        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
+        " python {input.script} --base {input.base:q} --dtype {params.dtype} --texts {input.texts:q} --output {output:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -309,7 +317,8 @@ rule ablate:
         ENVS / "evaluate.yaml"
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        gpu_mem_mb=GPU_MEMORY,
+        mem_mb=lambda wildcards, attempt: MEMORY * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         batch_size=ASKED_TOGETHER,
@@ -320,7 +329,8 @@ rule ablate:
     message:
         "Ablate the direction of {wildcards.candidate}"
     shell:
-        "python {input.script} --evaluations ablated --statistics {params.statistics:q}"
+        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
+        " python {input.script} --evaluations ablated --statistics {params.statistics:q}"
         " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
         " --task-vector {input.task_vector:q} --scale {params.scale} --dtype {params.dtype}"
         " --base-states {input.base_states:q} --texts {input.texts:q} --questions {input.questions:q}"

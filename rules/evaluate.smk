@@ -40,7 +40,8 @@ rule evaluate:
         ENVS / "evaluate.yaml"
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        gpu_mem_mb=GPU_MEMORY,
+        mem_mb=lambda wildcards, attempt: MEMORY * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         evaluations=json.dumps({name: config["evaluations"][name] for name in MODEL_EVALUATIONS}),
@@ -52,7 +53,8 @@ rule evaluate:
     message:
         "Evaluate {wildcards.candidate}"
     shell:
-        "python {input.script} --evaluations {params.evaluations:q} --dtype {params.dtype}"
+        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
+        " python {input.script} --evaluations {params.evaluations:q} --dtype {params.dtype}"
         " --statistics {params.statistics:q} --candidate {params.candidate:q} --base {input.base:q}"
         " --task-vector {input.task_vector:q} --scale {params.scale} --data {input.data:q} --attributes {input.attributes:q}"
         " --scores {output.scores:q} --rows {output.rows:q} --generation {params.generation:q}"
@@ -89,7 +91,8 @@ rule generate:
         ENVS / "evaluate.yaml"
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        gpu_mem_mb=GPU_MEMORY,
+        mem_mb=lambda wildcards, attempt: (12000 + MEMORY) * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         generation=json.dumps(GENERATION),
@@ -98,7 +101,8 @@ rule generate:
     message:
         "Continue the prompts with {wildcards.candidate}, by vLLM"
     shell:
-        "python {input.script} --candidate {wildcards.candidate} --dtype {params.dtype} --base {input.base:q}"
+        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
+        " python {input.script} --candidate {wildcards.candidate} --dtype {params.dtype} --base {input.base:q}"
         " --task-vector {input.task_vector:q} --scale={params.scale} --generation {params.generation:q}"
         " --prompts {input.prompts:q} --continuations {output:q} 2>&1 | tee {log:q}"
 
@@ -133,7 +137,8 @@ rule score_toxicity:
         ENVS / "evaluate.yaml"
     resources:
         gpu=int(any(section["classifier"] == "huggingface" for section in CLASSIFIERS.values())),
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        gpu_mem_mb=GPU_MEMORY,
+        mem_mb=lambda wildcards, attempt: MEMORY * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         classifiers=json.dumps(CLASSIFIERS),
@@ -144,7 +149,8 @@ rule score_toxicity:
     message:
         "Score what {wildcards.candidate} wrote"
     shell:
-        "python {input.script} --continuations {input.continuations:q} --prompts {input.prompts:q}"
+        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
+        " python {input.script} --continuations {input.continuations:q} --prompts {input.prompts:q}"
         " --classifiers {params.classifiers:q} {params.files:q} --threshold {params.threshold}"
         " --statistics {params.statistics:q} --candidate {params.candidate:q} --attributes {input.attributes:q}"
         " --toxic-scores {output.scores[0]:q} --toxic-rows {output.rows[0]:q}"
@@ -183,7 +189,8 @@ rule benchmarks:
         ENVS / "evaluate.yaml"
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        gpu_mem_mb=GPU_MEMORY,
+        mem_mb=lambda wildcards, attempt: (12000 + MEMORY) * attempt,
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
         options=json.dumps(LM_EVAL),
@@ -194,7 +201,8 @@ rule benchmarks:
     message:
         "Ask {wildcards.candidate} lm-eval's tasks"
     shell:
-        "python {input.script} --options {params.options:q} --dtype {params.dtype} --statistics {params.statistics:q}"
+        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
+        " python {input.script} --options {params.options:q} --dtype {params.dtype} --statistics {params.statistics:q}"
         " --candidate {params.candidate:q} --base {input.base:q} --task-vector {input.task_vector:q}"
         " --scale={params.scale} --attributes {input.attributes:q} --scores {output.scores:q} --rows {output.rows:q}"
         " --results {output.results:q} 2>&1 | tee {log:q}"

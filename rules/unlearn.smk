@@ -28,7 +28,8 @@ rule states:
         ENVS / "model.yaml"
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        gpu_mem_mb=lambda wildcards: METHODS[wildcards.method].get("gpu_memory", GPU_MEMORY),
+        mem_mb=lambda wildcards, attempt: METHODS[wildcards.method].get("memory", MEMORY) * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         options=states_options,
@@ -36,7 +37,8 @@ rule states:
     message:
         "Compute what the layers that {wildcards.method} leaves alone make of every text"
     shell:
-        "python {input.script} --method {input.method:q} --options {params.options:q} --base {input.base:q}"
+        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
+        " python {input.script} --method {input.method:q} --options {params.options:q} --base {input.base:q}"
         " --forget {input.forget:q} --retain {input.retain:q} --topics {params.topics:q}"
         " --output {output:q} 2>&1 | tee {log:q}"
 
@@ -77,7 +79,8 @@ rule unlearn:
         ENVS / "model.yaml"
     resources:
         gpu=lambda wildcards: METHODS[wildcards.method]["gpus"],
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        gpu_mem_mb=lambda wildcards: METHODS[wildcards.method].get("gpu_memory", GPU_MEMORY),
+        mem_mb=lambda wildcards, attempt: METHODS[wildcards.method].get("memory", MEMORY) * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         options=method_options,
@@ -87,7 +90,8 @@ rule unlearn:
     message:
         "Unlearn {wildcards.part} ({wildcards.split} split) with {wildcards.method}, seed {wildcards.seed}"
     shell:
-        "{params.launcher} {input.script} --method {input.method:q} --options {params.options:q} --run {params.run:q}"
+        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
+        " {params.launcher} {input.script} --method {input.method:q} --options {params.options:q} --run {params.run:q}"
         " --base {input.base:q} --forget {input.shard:q} --retain {input.retain:q} --states {input.states:q}"
         " --part {wildcards.part} --topics {params.topics:q} --like {input.like:q}"
         " --task-vector {output.task_vector:q} --training {output.training:q} 2>&1 | tee {log:q}"

@@ -29,7 +29,8 @@ OF_STATES = (
     "dtype",
 )
 # The keys of a method's section that its own Options don't have.
-OF_THE_WORKFLOW = ("method", "file", "of", "scale", "like", "merges", "accelerate", "gpus", "keep_states", "shards")
+OF_THE_WORKFLOW = ("method", "file", "of", "scale", "like", "merges", "keep_states", "shards")
+OF_THE_WORKFLOW += ("accelerate", "gpus", "memory", "gpu_memory")
 
 # JSON counts 60.0 among the integers; Python does not.
 _Validator = extend(

@@ -103,7 +103,8 @@ def test_defaults_are_filled_at_every_depth():
     config = copy.deepcopy(SMALLEST)
     check(config, SCHEMA)
     assert config["splits"] == ["joint", "attribute", "random"]
-    assert config["model"] == {"source": "some/model", "revision": None, "file": None, "dtype": "float32"}
+    memory = {"memory": 4000, "gpu_memory": 0}
+    assert config["model"] == {"source": "some/model", "revision": None, "file": None, "dtype": "float32", **memory}
     assert config["data"] == {"dataset": "table", "forget": "all", "minimum_texts": 1, "wheels": [], "options": {}}
     assert config["merges"] == {"ties": {"merge": "ties"}}
     assert config["evaluations"] == {"knowledge": {"batch_size": 32}, "fluency": {"batch_size": 8, "max_tokens": 128}}
