@@ -291,7 +291,8 @@ def main() -> None:
     inherited = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     variables = choose_devices(arguments.gpus, arguments.memory)
     signal.signal(signal.SIGTERM, inherited)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python itself ignores it
+    for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored_by_python, signal.SIG_DFL)
     try:
         os.execvpe(arguments.command[0], arguments.command, {**os.environ, **variables})
     except OSError as error:
