@@ -81,9 +81,9 @@ def installed() -> list[Device]:
         say(f"nvidia-smi found no GPU that works ({said}), so the job takes what it sees")
         return []
     rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
-    # Warnings stand among the rows; a GPU that has no memory of its own says [N/A].
+    # Warnings stand among the rows; a GPU that has no memory of its own says [N/A], the others say MiB.
     return [
-        Device(index, uuid, int(memory) if memory.isdigit() else None)
+        Device(index, uuid, int(memory) * 2**20 // 10**6 if memory.isdigit() else None)
         for index, uuid, memory in (row for row in rows if len(row) == 3)
     ]
 
@@ -160,12 +160,15 @@ class Ledger:
         if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
             raise InputError(f"{folder} is open to other users or belongs to one; {self._mend}")
 
-    _mend = "remove it, or set TMPDIR to a folder of your own"
+    _mend = "remove it, or set TMPDIR to a folder of your own on a local disk"
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Keep other jobs from reading and writing leases for a moment."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            raise InputError(f"{self.folder} can't be locked ({error.strerror}); {self._mend}") from None
         try:
             yield
         finally:
@@ -288,9 +291,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     # Whoever waits is to end at once when told to, also where the shell ignores that signal for the command's sake.
-    inherited = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    inherited = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
     variables = choose_devices(arguments.gpus, arguments.memory)
-    signal.signal(signal.SIGTERM, inherited)
+    for number, handler in inherited.items():
+        signal.signal(number, handler)
     for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored_by_python, signal.SIG_DFL)
     try:

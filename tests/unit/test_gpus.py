@@ -26,11 +26,11 @@ for device in $(echo $CUDA_VISIBLE_DEVICES | tr , ' '); do rmdir used-$device; d
 
 
 class Machine:
-    """A machine with GPUs of 24,000 MB and the folder in which jobs on it work."""
+    """A machine with GPUs of 15,625 MiB, which are 16,384 MB, and the folder in which jobs on it work."""
 
     def __init__(self, folder, devices, listing=None):
         self.folder, self.started = folder, []
-        rows = "; ".join(f"echo {number}, GPU-{number}00-card, 24000" for number in range(devices))
+        rows = "; ".join(f"echo {number}, GPU-{number}00-card, 15625" for number in range(devices))
         program = folder / "bin" / "nvidia-smi"
         program.parent.mkdir()
         program.write_text(f"#!/bin/sh\n{listing or rows}\n")
@@ -151,16 +151,29 @@ def test_jobs_of_two_devices_and_of_one_never_meet(machine):
 
 def test_jobs_share_a_device_as_far_as_its_memory_goes(machine):
     one = machine(1)
-    holders = [one.holder(memory=8000) for _ in range(3)]  # 24,000 MB in all
-    assert [holder.devices for holder in holders] == ["0", "0", "0"]
+    holders = [one.holder(memory=memory) for memory in (5000, 5000, 5000, 1384)]  # 16,384 MB in all
+    assert [holder.devices for holder in holders] == ["0", "0", "0", "0"]
     waiter = one.waiter(memory=1)
     holders[1].kill()
     assert end(waiter) == "0"
 
 
+def test_jobs_that_race_never_take_more_than_a_device_has(machine):
+    two, times = machine(2), "date +%s%N; sleep 0.2; date +%s%N"
+    sizes = [6000, 0, 9000, 4000, 7000, 16_384, 3000, 5000, 2000, 8000, 0, 1000]
+    jobs = [two.start(f"echo $CUDA_VISIBLE_DEVICES; {times}", memory=memory) for memory in sizes]
+    ran = [(*map(int, end(job).split()), memory or 16_384) for job, memory in zip(jobs, sizes, strict=True)]
+    at_once = 0
+    for device, start, _, _ in ran:
+        there = [memory for other, began, ended, memory in ran if other == device and began <= start < ended]
+        assert sum(there) <= 16_384
+        at_once = max(at_once, len(there))
+    assert at_once > 1
+
+
 def test_small_jobs_go_where_most_memory_is_left(machine):
     two = machine(2)
-    assert [two.holder(memory=memory).devices for memory in (10_000, 6000, 6000, 12_000)] == ["0", "1", "1", "0"]
+    assert [two.holder(memory=memory).devices for memory in (6000, 4000, 4000, 8000)] == ["0", "1", "1", "0"]
 
 
 def test_a_job_of_its_own_device_shares_it_with_nobody(machine):
@@ -188,8 +201,8 @@ def test_small_jobs_that_come_later_let_a_job_of_its_own_device_go_first(machine
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gpus": 3}, "a job asks for 3 GPUs, but there are 0 (24000 MB), 1 (24000 MB): lower the method's `gpus`"),
-        ({"memory": 30_000}, "a job asks for 1 GPU with 30000 MB of memory each, but there are 0 (24000 MB), 1"),
+        ({"gpus": 3}, "a job asks for 3 GPUs, but there are 0 (16384 MB), 1 (16384 MB): lower the method's `gpus`"),
+        ({"memory": 16_385}, "a job asks for 1 GPU with 16385 MB of memory each, but there are 0 (16384 MB), 1"),
     ],
 )
 def test_more_than_there_is_is_refused_in_one_sentence(machine, options, message):
@@ -327,12 +340,21 @@ def test_the_command_takes_the_place_of_the_process(machine):
     assert (job.returncode, printed, log) == (5, f"{job.pid}\n", "runs on GPU 0\n")
 
 
-def test_a_waiting_job_ends_at_once_on_a_signal_that_its_command_would_ignore(machine):
+def test_a_user_s_own_files_are_no_modules_of_it(machine):
+    one = machine(1)
+    (one.folder / "json.py").write_text("raise SystemExit(3)")
+    assert one.run()[:2] == (0, "0")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("ignored", [True, False])
+def test_a_waiting_job_ends_at_once_on_a_signal_even_if_its_command_would_ignore_it(machine, number, ignored):
     one = machine(1)
     one.holder()
-    waiter = one.waiter(ignore=[signal.SIGTERM])
-    waiter.terminate()
-    assert waiter.wait(timeout=SLOW) == -signal.SIGTERM
+    waiter = one.waiter(ignore=[number] if ignored else [])
+    waiter.send_signal(number)
+    assert waiter.wait(timeout=SLOW) == -number
+    assert waiter.stderr.read() == ""
 
 
 def test_the_command_ignores_what_was_ignored(machine):
@@ -367,7 +389,7 @@ def test_a_folder_that_others_can_write_to_is_refused(machine, mischief):
         folder.chmod(0o777)
     code, printed, log = one.run()
     assert (code, printed) == (1, "")
-    assert str(folder) in log and log.endswith("set TMPDIR to a folder of your own") and "\n" not in log
+    assert str(folder) in log and log.endswith("set TMPDIR to a folder of your own on a local disk") and "\n" not in log
 
 
 # The rules
