@@ -15,7 +15,6 @@ from snakemake.io import sourcecache_entry
 # environment, for which Snakemake takes PYTHONPATH away before the prefix comes. `python` is the one that runs Snakemake
 # where no conda environment puts its own before it.
 PROJECT = Path(str(workflow.current_basedir)).parent
-shell.prefix(f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(PROJECT))}; ")
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]))
 if str(PROJECT) not in sys.path:
     sys.path.insert(0, str(PROJECT))
@@ -30,6 +29,12 @@ except InputError as error:
 
 # A plan of many jobs is millions of objects that stay; to look through them for garbage again and again takes long.
 gc.set_threshold(100_000, 50, 100)
+
+# SIGTERM, which a cluster sends to all processes of a job, is for the script, that may have to save its state: the shell
+# and `tee` outlive it. How often it saves is no parameter of a rule, so that another number reruns nothing.
+JOB_ENVIRONMENT = {"PYTHONPATH": str(PROJECT), "SPUNGE_SAVE_EVERY": str(config["save_every_minutes"])}
+EXPORTED = shlex.join(f"{name}={value}" for name, value in JOB_ENVIRONMENT.items())
+shell.prefix(f"set -euo pipefail; trap '' TERM; export {EXPORTED}; ")
 
 SCRIPTS = PROJECT / "scripts"
 ENVS = PROJECT / "envs"
@@ -158,6 +163,12 @@ wildcard_constraints:
 def library(*modules):
     """The library files that a rule's script uses: a change in them reruns the rule."""
     return [source_file(PROJECT / "spunge" / f"{module}.py") for module in ("errors", "files", *modules)]
+
+
+def unfinished(rule, output):
+    """Where a job keeps what it has done so far: in no output's folder, since those of failed jobs are emptied."""
+    before, _, path = str(output[0]).partition(f"{RESULTS}/")
+    return f"{before}{RESULTS}/unfinished/{rule}/{Path(path).parent}"
 
 
 def forget_attributes():

@@ -91,6 +91,7 @@ rule relearn:
             "evaluation/shared_context",
             "batches",
             "training",
+            "unfinished",
             "methods/__init__",
             "evaluation/durability",
             "evaluation/relearning",

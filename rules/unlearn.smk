@@ -10,6 +10,7 @@ rule states:
             "progress",
             "batches",
             "options",
+            "unfinished",
             "methods/__init__",
             "datasets/tables",
         ),
@@ -54,6 +55,7 @@ rule unlearn:
             "batches",
             "training",
             "options",
+            "unfinished",
             "methods/__init__",
             "datasets/tables",
             "evaluation/description",
@@ -86,6 +88,7 @@ rule unlearn:
         options=method_options,
         run=run_description,
         launcher=method_launcher,
+        unfinished=lambda wildcards, output: unfinished("unlearn", output),
         topics=lambda wildcards: topics(),
     message:
         "Unlearn {wildcards.part} ({wildcards.split} split) with {wildcards.method}, seed {wildcards.seed}"
@@ -94,4 +97,5 @@ rule unlearn:
         " {params.launcher} {input.script} --method {input.method:q} --options {params.options:q} --run {params.run:q}"
         " --base {input.base:q} --forget {input.shard:q} --retain {input.retain:q} --states {input.states:q}"
         " --part {wildcards.part} --topics {params.topics:q} --like {input.like:q}"
+        " --unfinished {params.unfinished:q} --save-every $SPUNGE_SAVE_EVERY"
         " --task-vector {output.task_vector:q} --training {output.training:q} 2>&1 | tee {log:q}"

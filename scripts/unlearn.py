@@ -21,6 +21,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--topics", required=True, type=json.loads, help="all attributes to forget, JSON list")
     parser.add_argument("--states", nargs="?", type=Path, help="what frozen_states.py wrote, if anything")
     parser.add_argument("--like", nargs="?", help="another method's task vector for this shard and seed, if wanted")
+    parser.add_argument("--unfinished", help="folder that keeps what was done so far, if anything shall")
+    parser.add_argument("--save-every", type=float, default=10, help="minutes between saves; 0 for every step")
     parser.add_argument("--task-vector", required=True, help="the task vector, safetensors")
     parser.add_argument("--training", required=True, help="the losses as rows of evaluations.csv")
     arguments = parser.parse_args(argv)
@@ -28,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import dataclasses
 
-        from spunge import methods, models, task_vector
+        from spunge import methods, models, task_vector, unfinished
         from spunge.datasets import tables
         from spunge.evaluation import description
         from spunge.files import scratch_folder, sha256, whole_file
@@ -36,9 +38,24 @@ def main(argv: list[str] | None = None) -> int:
         method = methods.load(arguments.method)
         options = methods.options(method, arguments.options)
         forget = tables.read("forget", arguments.forget)
-        with scratch_folder(Path(arguments.task_vector).parent / ".scratch") as scratch:
+        base = task_vector.BaseModel.open(arguments.base)
+        identity = unfinished.identity(
+            {
+                "options": dataclasses.asdict(options),
+                "run": {key: arguments.run[key] for key in ("seed", "split")} | {"part": arguments.part},
+                "topics": arguments.topics,
+                "device": models.device(),
+            },
+            base.folder,
+            [__file__, arguments.method, arguments.forget, arguments.retain],
+            filter(None, [arguments.states, arguments.like]),
+        )
+        with (
+            scratch_folder(Path(arguments.task_vector).parent / ".scratch") as scratch,
+            unfinished.Saved(arguments.unfinished, identity, arguments.save_every) as saved,
+        ):
             run = methods.Run(
-                base=task_vector.BaseModel.open(arguments.base),
+                base=base,
                 forget=forget["text"].tolist(),
                 retain=tables.read("retain", arguments.retain)["text"].tolist(),
                 seed=int(arguments.run["seed"]),
@@ -53,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
                 states=arguments.states,
                 like=task_vector.read(arguments.like) if arguments.like else None,
                 scratch=scratch,
+                saved=saved,
             )
             unlearned = method.unlearn(run, options)
             if unlearned is None:  # launched over several devices, one process of them writes

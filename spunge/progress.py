@@ -1,5 +1,6 @@
 """Progress as plain lines, readable in a log file and on a terminal that several jobs share."""
 
+import contextlib
 import math
 import sys
 import time
@@ -10,11 +11,21 @@ from tqdm import tqdm
 RECORDS = 60
 
 
+def say(line: str) -> None:
+    """Print a line for the log; where nobody reads it any more, work goes on."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
 class Progress:
-    """Print steps done, time left and the latest numbers, at most every `interval` seconds and at the last step."""
+    """Print steps done, time left and the latest numbers, at most every `interval` seconds and at the last step.
+
+    `before`: steps that an earlier job has done.
+    """
 
     def __init__(self, label: str, total: int, interval: float = 5.0):
         self.label, self.total, self.interval = label, total, interval
+        self.before = 0
         self.started = self.printed = time.monotonic()
 
     def step(self, done: int, **numbers: float) -> None:
@@ -24,8 +35,8 @@ class Progress:
             return
         self.printed = now
         shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-        line = tqdm.format_meter(done, self.total, now - self.started, ncols=0, prefix=self.label, postfix=shown)
-        print(line, file=sys.stderr, flush=True)
+        elapsed, before = now - self.started, self.before
+        say(tqdm.format_meter(done, self.total, elapsed, ncols=0, prefix=self.label, postfix=shown, initial=before))
 
 
 class LossCurve:
@@ -43,3 +54,11 @@ class LossCurve:
         if step % self._every == 0 or step == self._steps:
             self.rows.append({"step": step, **{name: fmean(values) for name, values in self._since.items()}})
             self._since = {}
+
+    def state(self) -> dict[str, object]:
+        """Return what `take_up` needs, as JSON can hold it."""
+        return {"rows": self.rows, "since": self._since}
+
+    def take_up(self, state: dict) -> None:
+        """Go on after the steps of another curve of the same run."""
+        self.rows, self._since = state["rows"], state["since"]

@@ -20,8 +20,10 @@ from spunge.errors import InputError
 from spunge.methods import Run, Unlearned
 from spunge.progress import LossCurve, Progress
 from spunge.task_vector import BaseModel, TensorFolder
+from spunge.unfinished import Saved, State, load_optimizer, optimizer_state
 
 SHOWN = 4  # names in an error
+REFERENCE = "reference."  # before a term's name
 PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -110,7 +112,7 @@ def train(run: Run, options: Options, terms: Sequence[Term]) -> Unlearned | None
     torch.manual_seed(run.seed)
     batched = _batched(terms, models.load_tokenizer(run.base), options, run.seed, accelerator)
     weights = _load(run.base, options)
-    model, losses = _minimise(run.label, options, batched, weights.model, accelerator)
+    model, losses, _ = _minimise(run.label, options, batched, weights.model, accelerator, run.saved)
     state = accelerator.get_state_dict(model)  # a collective call where the weights are sharded
     if not accelerator.is_main_process:
         return None
@@ -122,13 +124,20 @@ def train(run: Run, options: Options, terms: Sequence[Term]) -> Unlearned | None
 
 @contextlib.contextmanager
 def fine_tuned(
-    model: torch.nn.Module, tokenizer, options: Options, terms: Sequence[Term], seed: int, label: str
+    model: torch.nn.Module,
+    tokenizer,
+    options: Options,
+    terms: Sequence[Term],
+    seed: int,
+    label: str,
+    saved: Saved | None = None,
 ) -> Iterator[torch.nn.Module]:
     """Within it, the loaded `model` has LoRA factors that minimise the sum of the terms; afterwards it has none again.
 
-    Its own weights are never changed, so nothing is lost to rounding. `options.trained` counts for nothing. Raises
-    InputError as `train` does.
+    Its own weights are never changed, so nothing is lost to rounding. `options.trained` counts for nothing. With
+    `saved` a signal within it saves what was trained, and stops. Raises InputError as `train` does.
     """
+    saved = saved or Saved()
     accelerator = _accelerator(model.device.type, options.dtype)
     torch.manual_seed(seed)
     batched = _batched(terms, tokenizer, options, seed, accelerator)
@@ -136,8 +145,9 @@ def fine_tuned(
         model.activation_checkpointing_enable({"use_reentrant": False})
     adapted = _with_lora(model, "the model", options)
     try:
-        _minimise(label, options, batched, adapted, accelerator)
-        yield adapted.eval().get_base_model()
+        _, _, save = _minimise(label, options, batched, adapted, accelerator, saved)
+        with saved.at_rest(options.steps, save):
+            yield adapted.eval().get_base_model()
     finally:
         adapted.unload()
 
@@ -147,54 +157,96 @@ def _batched(terms, tokenizer, options: Options, seed: int, accelerator) -> list
     return [_Batches(term, tokenizer, options, generator, accelerator) for term in terms]
 
 
-def _minimise(label, options, batched, model, accelerator) -> tuple[torch.nn.Module, list[dict[str, float]]]:
-    """Train what of `model` requires gradients; return it as accelerate prepared it, and the losses."""
+def _minimise(label, options, batched, model, accelerator, saved):
+    """Train what of `model` requires gradients.
+
+    Returns it as accelerate prepared it, the losses, and what gives the state after the last step.
+    """
     optimizer = torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=options.learning_rate,
         weight_decay=options.weight_decay,
     )
     model, optimizer = accelerator.prepare(model, optimizer)
-    for batches in batched:
-        batches.compute_reference(model)
-    model.train()
-    return model, _loop(label, options, batched, model, optimizer, accelerator)
+    loop = _Loop(label, options, batched, model, optimizer, accelerator)
+    for step in saved.steps(options.steps, loop.state, loop.take_up):
+        loop.step(step)
+    return model, loop.curve.rows, loop.state
 
 
-def _loop(label, options, batched, model, optimizer, accelerator) -> list[dict[str, float]]:
-    from accelerate import DistributedType
+class _Loop:
+    """One run's training: step after step, and what of it is kept to go on later."""
 
-    # Sharded gradients must not wait whole in memory, so FSDP adds them up after every backward pass.
-    waits = accelerator.distributed_type != DistributedType.FSDP
-    progress = Progress(label, options.steps)
-    curve = LossCurve(options.steps)
-    names = [f"{batches.term.name}_loss" for batches in batched]
-    for step in range(1, options.steps + 1):
-        for group in optimizer.param_groups:
+    def __init__(self, label, options, batched, model, optimizer, accelerator):
+        from accelerate import DistributedType
+
+        self._label, self._options, self._batched = label, options, batched
+        self._model, self._optimizer, self._accelerator = model, optimizer, accelerator
+        # Sharded gradients must not wait whole in memory, so FSDP adds them up after every backward pass.
+        self._waits = accelerator.distributed_type != DistributedType.FSDP
+        self._progress = Progress(label, options.steps)
+        self._names = [f"{batches.term.name}_loss" for batches in batched]
+        self.curve = LossCurve(options.steps)
+
+    def step(self, step: int) -> None:
+        """Make one step, counted from 1."""
+        options = self._options
+        if step == 1:
+            for batches in self._batched:
+                batches.compute_reference(self._model)
+        for group in self._optimizer.param_groups:
             group["lr"] = options.learning_rate * min(1, step / max(options.warmup_steps, 1))
-        optimizer.zero_grad()
+        found = self._gradients(step)
+        if not all(map(math.isfinite, found)):
+            total = sum(value * batches.term.weight for value, batches in zip(found, self._batched, strict=True))
+            raise InputError(_diverged(f"the loss of {self._label} is {total}", step, options))
+        if options.max_gradient_norm is not None:
+            trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+            self._accelerator.clip_grad_norm_(trained, options.max_gradient_norm)
+        self._optimizer.step()
+        named = dict(zip(self._names, found, strict=True))
+        self.curve.add(step, **named)
+        if self._accelerator.is_main_process:
+            self._progress.step(step, **named)
+
+    def _gradients(self, step: int) -> list[float]:
+        """Compute the gradients of one step, and return its losses, each summed over all processes."""
+        batched, accelerator = self._batched, self._accelerator
+        self._model.train()
+        self._optimizer.zero_grad()
         passes = [(number, *one) for number, batches in enumerate(batched) for one in batches.passes(step - 1)]
         sums = torch.zeros(len(batched), device=accelerator.device)
         for done, (number, rows, shares) in enumerate(passes, start=1):
-            synchronized = done == len(passes) or not waits
-            with contextlib.nullcontext() if synchronized else accelerator.no_sync(model):
-                loss = batched[number].loss(model, rows, shares)
+            synchronized = done == len(passes) or not self._waits
+            with contextlib.nullcontext() if synchronized else accelerator.no_sync(self._model):
+                loss = batched[number].loss(self._model, rows, shares)
                 # Gradients are averaged over the processes, whose shares add up to the batch.
                 accelerator.backward(loss * batched[number].term.weight * accelerator.num_processes)
             sums[number] += loss.detach()
-        found = accelerator.reduce(sums, reduction="sum").tolist()
-        if not all(map(math.isfinite, found)):
-            total = sum(value * batches.term.weight for value, batches in zip(found, batched, strict=True))
-            raise InputError(_diverged(f"the loss of {label} is {total}", step, options))
-        if options.max_gradient_norm is not None:
-            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-            accelerator.clip_grad_norm_(trained, options.max_gradient_norm)
-        optimizer.step()
-        named = dict(zip(names, found, strict=True))
-        curve.add(step, **named)
-        if accelerator.is_main_process:
-            progress.step(step, **named)
-    return curve.rows
+        return accelerator.reduce(sums, reduction="sum").tolist()
+
+    def state(self) -> State:
+        """Return what the steps to come depend on."""
+        facts = {"losses": self.curve.state()}
+        if self._accelerator.scaler is not None:
+            facts["scaler"] = self._accelerator.scaler.state_dict()
+        references = {f"{REFERENCE}{batches.term.name}": batches.reference for batches in self._batched}
+        references = {name: tensor for name, tensor in references.items() if tensor is not None}
+        return State({**optimizer_state(self._optimizer), **references}, facts)
+
+    def take_up(self, state: State) -> None:
+        """Go on from what `state` returned."""
+        for batches in self._batched:
+            reference = state.tensors.get(f"{REFERENCE}{batches.term.name}")
+            batches.reference = None if reference is None else reference.to(self._accelerator.device)
+        if isinstance(self._model, torch.nn.parallel.DistributedDataParallel):
+            # After a first backward pass gradients are reduced in other groups, which round in another way.
+            self._gradients(1)
+        load_optimizer(self._optimizer, state.tensors)
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(state.facts["scaler"])
+        self.curve.take_up(state.facts["losses"])
+        self._progress.before = state.done
 
 
 def _diverged(found: str, step: int, options: Options) -> str:
@@ -235,7 +287,7 @@ class _Batches:
                 "so nothing to predict: drop them"
             )
         self._batches = schedule(len(term.texts), options.batch_size, options.steps, generator)
-        self._reference: torch.Tensor | None = None
+        self.reference: torch.Tensor | None = None  # log π_ref of the texts that the run visits
 
     def passes(self, number: int) -> list[tuple[list[int], torch.Tensor]]:
         """Return this process's forward passes over batch `number`: their rows and each row's share of the mean."""
@@ -262,7 +314,7 @@ class _Batches:
 
     def loss(self, model: torch.nn.Module, rows: list[int], shares: torch.Tensor) -> torch.Tensor:
         """Return Σ share · loss over rows, a scalar with gradients."""
-        reference = None if self._reference is None else self._reference[rows]
+        reference = None if self.reference is None else self.reference[rows]
         tokens = torch.tensor([len(self._tokens[row]) - 1 for row in rows], device=shares.device)
         return (shares * self.term.loss(self.log_probabilities(model, rows), tokens, reference)).sum()
 
@@ -294,7 +346,7 @@ class _Batches:
                 reference[rows] = self.log_probabilities(model, rows)
             else:
                 self.log_probabilities(model, rows)
-        self._reference = accelerator.reduce(reference, reduction="sum")
+        self.reference = accelerator.reduce(reference, reduction="sum")
 
 
 @dataclasses.dataclass

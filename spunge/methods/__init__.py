@@ -18,6 +18,7 @@ import torch
 from spunge import task_vector
 from spunge.errors import InputError
 from spunge.options import make
+from spunge.unfinished import Saved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Run:
     order. `label` names the run in progress lines and errors. `split`, `part` and the Parquet files that the texts come
     from are there for other programs. `states` is what `frozen_states` wrote, `like` another method's task vector for
     the same shard and seed; `scratch` is a path on the disk of the results where a folder may be made, which goes when
-    the run is written.
+    the run is written. `saved` keeps what a method has done so far, if the method uses it (docs/methods.md).
     """
 
     base: task_vector.BaseModel
@@ -46,6 +47,7 @@ class Run:
     states: Path | None = None
     like: task_vector.TaskVector | None = None
     scratch: Path | None = None
+    saved: Saved = dataclasses.field(default_factory=Saved)
 
 
 @dataclasses.dataclass(frozen=True)

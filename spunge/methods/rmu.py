@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from typing import NamedTuple
@@ -29,9 +29,11 @@ from spunge.errors import InputError
 from spunge.methods import Run, Unlearned
 from spunge.progress import LossCurve, Progress
 from spunge.task_vector import BaseModel
+from spunge.unfinished import State, load_optimizer, optimizer_state
 
 STATES_BATCH = 32
 PREFIX, FROZEN = "prefix", "frozen"
+CONTROL = "control."  # before a topic's number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -371,6 +373,15 @@ class Controls:
             vector = control_vector(self._model.hidden_size, coefficient, self._seed, position)
             self._vectors[topic] = vector.to(self._model.device)
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the vectors made so far, by names."""
+        return {f"{CONTROL}{topic}": vector for topic, vector in self._vectors.items()}
+
+    def take_up(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Have the vectors that `state` returned, and no others."""
+        vectors = {name.removeprefix(CONTROL): one for name, one in tensors.items() if name.startswith(CONTROL)}
+        self._vectors = {int(topic): vector.to(self._model.device) for topic, vector in vectors.items()}
+
     def of(self, batch: Batch) -> torch.Tensor:
         """Return the vector of each of these forget texts, shape (rows, 1, hidden)."""
         return torch.stack([self._vectors[self._topics[row]] for row in batch.rows])[:, None]
@@ -449,6 +460,18 @@ def step_losses(
     return [total / count for total, count in zip(sums, counts, strict=True)]
 
 
+def meet_again(texts: Texts, controls: Controls, steps: Sequence[tuple[list[int], list[int]]]) -> None:
+    """Compute the frozen states that these steps, (forget rows, retain rows) each, left in memory, and train nothing.
+
+    A state's last bits depend on the batch that it was computed in, so it is the same batches that are computed.
+    """
+    for forget_rows, retain_rows in steps:
+        controls.meet(forget_rows)
+        for batch in texts.batches(forget_rows, retain_rows):
+            if retain := [place for place, row in enumerate(batch.rows) if row >= texts.first_retain]:
+                texts.frozen(batch.part(retain))
+
+
 def unlearn(run: Run, options: Options) -> Unlearned:
     """Run RMU on one shard from the base model and return the changed weights' differences.
 
@@ -465,6 +488,7 @@ def unlearn(run: Run, options: Options) -> Unlearned:
         [len(run.forget) + row for row in rows]
         for rows in schedule(len(run.retain), options.batch_size, options.steps, generator)
     ]
+    batches = list(zip(forget_batches, retain_batches, strict=True))
     model = LowerHalf(run.base, options, run.device)
     optimizer = torch.optim.AdamW(
         model.trained.values(),
@@ -476,10 +500,24 @@ def unlearn(run: Run, options: Options) -> Unlearned:
     progress = Progress(run.label, options.steps)
     curve = LossCurve(options.steps)
     with safe_open(run.states, "pt") if run.states else nullcontext() as stored:
-        visits = chain(*forget_batches, *retain_batches)
-        texts = Texts(run, options, model, visits, stored)
+        texts = Texts(run, options, model, chain(*chain(*batches)), stored)
         controls = Controls(run, options, model, texts)
-        for step, (forget_rows, retain_rows) in enumerate(zip(forget_batches, retain_batches, strict=True), start=1):
+
+        def save() -> State:
+            return State({**optimizer_state(optimizer), **controls.state()}, {"losses": curve.state()})
+
+        def load(state: State) -> None:
+            past, future = batches[: state.done], batches[state.done :]
+            come_again = {*chain(*chain(*past))} & {*chain(*chain(*future))}
+            if come_again and stored is None:
+                meet_again(texts, controls, past)
+            load_optimizer(optimizer, state.tensors)
+            controls.take_up(state.tensors)
+            curve.take_up(state.facts["losses"])
+            progress.before = state.done
+
+        for step in run.saved.steps(options.steps, save, load):
+            forget_rows, retain_rows = batches[step - 1]
             controls.meet(forget_rows)
             forget_loss, retain_loss = step_losses(model, texts, controls, forget_rows, retain_rows)
             loss = forget_loss + batch_alpha(options.alpha, (topics[row] for row in forget_rows)) * retain_loss
