@@ -124,6 +124,7 @@ rule relearn:
         candidate=candidate_description,
         scale=candidate_scale,
         dtype=config["model"]["dtype"],
+        unfinished=lambda wildcards, output: unfinished("relearn", output),
     message:
         "Let {wildcards.candidate} relearn"
     shell:
@@ -132,7 +133,8 @@ rule relearn:
         " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
         " --task-vector {input.task_vector:q} --scale {params.scale} --dtype {params.dtype} --texts {input.texts:q}"
         " --questions {input.questions:q} --batch-size {params.batch_size} --options {params.options:q}"
-        " --seed {params.seed} --scores {output.scores:q} --rows {output.rows:q} 2>&1 | tee {log:q}"
+        " --seed {params.seed} --scores {output.scores:q} --rows {output.rows:q}"
+        " --unfinished {params.unfinished:q} --save-every $SPUNGE_SAVE_EVERY 2>&1 | tee {log:q}"
 
 
 rule quantise:
@@ -203,6 +205,7 @@ rule rephrase:
             "evaluation/statistics",
             "evaluation/knowledge",
             "evaluation/shared_context",
+            "unfinished",
             "evaluation/open_ended",
             "evaluation/generation",
         ),

@@ -17,6 +17,7 @@ rule evaluate:
             "progress",
             "datasets/tables",
             "options",
+            "unfinished",
             "evaluation/statistics",
             "evaluation/shared_context",
             "evaluation/jobs",
@@ -50,6 +51,7 @@ rule evaluate:
         candidate=candidate_description,
         scale=candidate_scale,
         dtype=config["model"]["dtype"],
+        unfinished=lambda wildcards, output: unfinished("evaluate", output),
     message:
         "Evaluate {wildcards.candidate}"
     shell:
@@ -58,7 +60,8 @@ rule evaluate:
         " --statistics {params.statistics:q} --candidate {params.candidate:q} --base {input.base:q}"
         " --task-vector {input.task_vector:q} --scale {params.scale} --data {input.data:q} --attributes {input.attributes:q}"
         " --scores {output.scores:q} --rows {output.rows:q} --generation {params.generation:q}"
-        " --prompts {input.prompts:q} --continuations {output.continuations:q} 2>&1 | tee {log:q}"
+        " --prompts {input.prompts:q} --continuations {output.continuations:q}"
+        " --unfinished {params.unfinished:q} --save-every $SPUNGE_SAVE_EVERY 2>&1 | tee {log:q}"
 
 
 # With `generator: vllm` alone: else the rule evaluate comes first. A whole model folder is written, since that is what vLLM
@@ -74,6 +77,7 @@ rule generate:
             "safetensors_stream",
             "progress",
             "options",
+            "unfinished",
             "datasets/tables",
             "evaluation/generation",
             "evaluation/vllm_generation",

@@ -23,11 +23,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--generation", type=json.loads, default={}, help="how prompts are continued, JSON")
     parser.add_argument("--prompts", nargs="?", help="prompts to continue, Parquet, if any")
     parser.add_argument("--continuations", nargs="?", help="what the model makes of them, Parquet")
+    parser.add_argument("--unfinished", help="folder that keeps what was done so far, if anything shall")
+    parser.add_argument("--save-every", type=float, default=10, help="minutes between saves; 0 for every step")
     arguments = parser.parse_args(argv)
 
     def work() -> None:
         import importlib
 
+        from spunge import unfinished
         from spunge.datasets import tables
         from spunge.evaluation import statistics
         from spunge.files import whole_file
@@ -36,25 +39,39 @@ def main(argv: list[str] | None = None) -> int:
         names = list(arguments.evaluations)
         kinds = {"knowledge": "questions", "fluency": "fluency"}
         data = [tables.read(kinds[name], path) for name, path in zip(names, arguments.data, strict=True)]
-        attributes = json.loads(arguments.attributes.read_text())
-        model, tokenizer = jobs.load_model(arguments)
-        for name, table, scores_path, rows_path in zip(names, data, arguments.scores, arguments.rows, strict=True):
-            evaluation = importlib.import_module(f"spunge.evaluation.{name}")
-            scores = evaluation.score(model, tokenizer, table, **arguments.evaluations[name])
-            scores = scores.assign(**arguments.candidate)
-            resampling = statistics.resampling(scores, attributes, arguments.statistics)
-            with whole_file(scores_path) as temporary:
-                scores.to_parquet(temporary, index=False)
-            with whole_file(rows_path) as temporary:
-                statistics.estimates(scores, name, resampling).to_csv(temporary, index=False)
+        evaluations = [importlib.import_module(f"spunge.evaluation.{name}") for name in names]
         if arguments.prompts:
             from spunge.evaluation import generation
-
-            prompts = tables.read("prompts", arguments.prompts)["prompt"].tolist()
-            options = make("evaluations.toxicity", generation.Options, arguments.generation)
-            continuations = generation.continue_prompts(model, tokenizer, prompts, options)
-            with whole_file(arguments.continuations) as temporary:
-                continuations.to_parquet(temporary, index=False)
+        attributes = json.loads(arguments.attributes.read_text())
+        model, tokenizer = jobs.load_model(arguments)
+        identity = jobs.identity(
+            arguments,
+            {"evaluations": arguments.evaluations, "generation": arguments.generation},
+            [__file__, *arguments.data, *filter(None, [arguments.prompts])],
+        )
+        with unfinished.Saved(arguments.unfinished, identity, arguments.save_every) as saved:
+            for name, table, evaluation, scores_path, rows_path in zip(
+                names, data, evaluations, arguments.scores, arguments.rows, strict=True
+            ):
+                found = saved.part(name)
+                if (before := found.kept()) is None:
+                    scores = evaluation.score(model, tokenizer, table, **arguments.evaluations[name])
+                    found.keep(unfinished.State(table=scores))
+                else:
+                    scores = before.table
+                scores = scores.assign(**arguments.candidate)
+                resampling = statistics.resampling(scores, attributes, arguments.statistics)
+                with whole_file(scores_path) as temporary:
+                    scores.to_parquet(temporary, index=False)
+                with whole_file(rows_path) as temporary:
+                    statistics.estimates(scores, name, resampling).to_csv(temporary, index=False)
+            if arguments.prompts:
+                prompts = tables.read("prompts", arguments.prompts)["prompt"].tolist()
+                options = make("evaluations.toxicity", generation.Options, arguments.generation)
+                written = saved.part("continuations")
+                continuations = generation.continue_prompts(model, tokenizer, prompts, options, written)
+                with whole_file(arguments.continuations) as temporary:
+                    continuations.to_parquet(temporary, index=False)
 
     return errors.run(work)
 

@@ -18,11 +18,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", required=True, type=int, help="questions asked together")
     parser.add_argument("--options", required=True, type=json.loads, help="how to fine-tune, JSON")
     parser.add_argument("--seed", required=True, type=int)
+    parser.add_argument("--unfinished", help="folder that keeps what was done so far, if anything shall")
+    parser.add_argument("--save-every", type=float, default=10, help="minutes between saves; 0 for every step")
     arguments = parser.parse_args(argv)
 
     def work() -> None:
         import pandas as pd
 
+        from spunge import unfinished
         from spunge.datasets import tables
         from spunge.evaluation import relearning
         from spunge.options import make
@@ -31,7 +34,10 @@ def main(argv: list[str] | None = None) -> int:
         options = make("evaluations.durability.relearn", relearning.Options, arguments.options)
         model, tokenizer = jobs.load_model(arguments)
         settings = (options, arguments.batch_size, arguments.dtype, arguments.seed)
-        jobs.write_results(arguments, relearning.relearn(model, tokenizer, texts, questions, *settings))
+        facts = {"options": arguments.options, "settings": settings[1:]}
+        identity = jobs.identity(arguments, facts, [__file__, arguments.texts, arguments.questions])
+        with unfinished.Saved(arguments.unfinished, identity, arguments.save_every) as saved:
+            jobs.write_results(arguments, relearning.relearn(model, tokenizer, texts, questions, *settings, saved))
 
     return errors.run(work)
 

@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
@@ -61,7 +60,7 @@ class Saved:
     """The state of one job in `folder`; without a folder nothing is ever saved.
 
     `identity` names all that the result depends on, `every` is the number of minutes between saves. A context manager:
-    when it is left without an error, the job's outputs are whole and the folder goes.
+    when it is left without an error, the job's outputs are whole and the folder goes; what is left to do is to exit.
     """
 
     def __init__(self, folder: str | os.PathLike | None = None, identity: str = "", every: float = 10.0):
@@ -79,7 +78,7 @@ class Saved:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        self._signals.release()
+        self._signals.release(finished=kind is None)
         if kind is None and self._folder and _process()[0] == 0:
             self.remove()
             for parent in self._folder.parents:  # of all jobs of a kind, once the last is through
@@ -245,10 +244,11 @@ class _Signals:
             if number not in self._before and signal.getsignal(number) != signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._note)
 
-    def release(self) -> None:
-        """Let signals do again what they did before."""
+    def release(self, finished: bool) -> None:
+        """Let signals do again what they did before; of a job that has finished they no longer change the exit code."""
         while self._before:
-            signal.signal(*self._before.popitem())
+            number, before = self._before.popitem()
+            signal.signal(number, signal.SIG_IGN if finished else before)
 
     @contextlib.contextmanager
     def answered_by(self, answer: Callable[[int], None]) -> Iterator[None]:
@@ -274,18 +274,17 @@ def identity(
     """Return a SHA-256 over all that a job's result depends on, as 64 hexadecimal digits.
 
     `facts` are options and whatever else JSON can hold, `model` the base model's folder, `files` data and code of the
-    job's own; of `large` files size and time count, since to read them would take long. Besides there enter all modules
-    of this library that are loaded now, and the versions of the libraries that compute.
+    job's own; of `large` files size and time count, since to read them would take long. Besides there enter all source
+    files of this library, and the versions of the libraries that compute.
     """
     library = Path(__file__).parent
-    loaded = [Path(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None)]
     described = [path for path in sorted(Path(model).iterdir()) if path.suffix != ".safetensors" and path.is_file()]
     whole = {
         "facts": facts,
         "model": {path.name: sha256(path) for path in described},  # of weights the manifest has the digests
         "files": [sha256(path) for path in files],
         "large": [(status.st_size, status.st_mtime_ns) for status in map(os.stat, large)],
-        "modules": {str(path.relative_to(library)): sha256(path) for path in loaded if path.is_relative_to(library)},
+        "library": {str(path.relative_to(library)): sha256(path) for path in sorted(library.rglob("*.py"))},
         "versions": {name: version(name) for name in VERSIONS if find_spec(name)},
     }
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()

@@ -14,6 +14,7 @@ import torch
 
 from spunge.errors import InputError
 from spunge.progress import Progress
+from spunge.unfinished import Saved, State
 
 COLUMNS = ["prompt", "sample", "text", "tokens"]
 LIKELIEST = 1024
@@ -43,10 +44,13 @@ class Options:
 
 
 @torch.no_grad()
-def continue_prompts(model: torch.nn.Module, tokenizer, prompts: Sequence[str], options: Options) -> pd.DataFrame:
+def continue_prompts(
+    model: torch.nn.Module, tokenizer, prompts: Sequence[str], options: Options, saved: Saved | None = None
+) -> pd.DataFrame:
     """Return COLUMNS with one row per prompt (its number, from 0) and sample: the text that follows, and its tokens.
 
-    Special tokens end a text and aren't part of it. Prompts of similar lengths are continued together.
+    Special tokens end a text and aren't part of it. Prompts of similar lengths are continued together. `saved` keeps
+    the continuations of the batches that are done.
     """
     from transformers import GenerationConfig
 
@@ -61,8 +65,17 @@ def continue_prompts(model: torch.nn.Module, tokenizer, prompts: Sequence[str], 
     stop = {"stop_strings": "\n", "tokenizer": tokenizer} if options.stop_at_newline else {}
     progress = Progress("continuations", len(order))
     per_batch, rows = max(1, options.batch_size // options.samples), []
-    for start in range(0, len(order), per_batch):
-        batch = order[start : start + per_batch]
+    batches = [order[start : start + per_batch] for start in range(0, len(order), per_batch)]
+
+    def save() -> State:
+        return State(table=pd.DataFrame(rows, columns=COLUMNS))
+
+    def load(state: State) -> None:
+        rows.extend(state.table.itertuples(index=False, name=None))
+        progress.before = per_batch * state.done
+
+    for step in (saved or Saved()).steps(len(batches), save, load):
+        batch = batches[step - 1]
         longest = max(len(tokens[row]) for row in batch)
         ids = torch.full((len(batch), longest), tokenizer.pad_token_id)
         mask = torch.zeros(len(batch), longest, dtype=torch.long)
@@ -84,7 +97,7 @@ def continue_prompts(model: torch.nn.Module, tokenizer, prompts: Sequence[str], 
             row, sample = batch[number // options.samples], number % options.samples
             kept = list(until_end(continuation, [*config.eos_token_id, tokenizer.pad_token_id]))
             rows.append((row, sample, finished(tokenizer.decode(kept, skip_special_tokens=True), options), len(kept)))
-        progress.step(start + len(batch))
+        progress.step(min(per_batch * step, len(order)))
     return pd.DataFrame(rows, columns=COLUMNS).sort_values(["prompt", "sample"], ignore_index=True)
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -38,6 +38,16 @@ def load_model(arguments: argparse.Namespace):
         change = task_vector.Scaled(task_vector.read(arguments.task_vector), arguments.scale)
     model = models.load(base, getattr(torch, arguments.dtype), models.device(), change)
     return model, models.load_tokenizer(base)
+
+
+def identity(arguments: argparse.Namespace, facts: Mapping[str, object], files: Iterable[str]) -> str:
+    """Return what names a job on the model of `add_model`'s arguments, as `unfinished.identity` does."""
+    from spunge import models, unfinished
+
+    model = {"scale": arguments.scale, "dtype": arguments.dtype, "device": models.device()}
+    return unfinished.identity(
+        {**facts, "model": model}, arguments.base, files, filter(None, [arguments.task_vector])
+    )
 
 
 def write_results(arguments: argparse.Namespace, found: Mapping[str, pd.DataFrame]) -> None:

@@ -17,6 +17,7 @@ import torch
 from spunge import training
 from spunge.evaluation import knowledge
 from spunge.evaluation.durability import UNRELATED
+from spunge.unfinished import Saved, State
 
 
 @dataclass(frozen=True)
@@ -62,23 +63,33 @@ def relearn(
     batch_size: int,
     dtype: str,
     seed: int,
+    saved: Saved | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Relearn the first 10, 50 … `texts` of every attribute, each time from `model` on, and ask all `questions`.
 
     `texts` as `durability.relearning_texts` and `unrelated_texts` give them; `batch_size` counts questions. Returns
-    scores by evaluation, as `combine` does; the model is left as it was.
+    scores by evaluation, as `combine` does; the model is left as it was. `saved` keeps what was answered after every
+    fine-tuning that is done, and how far the one at work is.
     """
+    saved = saved or Saved()
     found = {}
     for number in sorted(options.texts):
         accuracy = {}
-        for attribute, own in texts.groupby("attribute", sort=False):
+        for place, (attribute, own) in enumerate(texts.groupby("attribute", sort=False)):
+            answered, trained = (saved.part(f"{number}-{place}-{what}") for what in ("answered", "trained"))
+            if (before := answered.kept()) is not None:
+                accuracy[attribute] = before.tensors["accuracy"].numpy()
+                continue
             label = f"relearn {number} {attribute or 'unrelated'} texts"
             chosen = own["text"].head(number).tolist()
             term = training.Term("forget", chosen, options.max_tokens, training.token_nll, by_tokens=True)
             settings = options.of_training(number, dtype)
-            with training.fine_tuned(model, tokenizer, settings, [term], seed, label) as relearned:
-                accuracy[attribute] = knowledge.score(relearned, tokenizer, questions, batch_size)["accuracy"]
-        of_number = combine({name: values.to_numpy() for name, values in accuracy.items()}, questions)
+            with training.fine_tuned(model, tokenizer, settings, [term], seed, label, trained) as relearned:
+                scores = knowledge.score(relearned, tokenizer, questions, batch_size)
+                accuracy[attribute] = scores["accuracy"].to_numpy()
+                answered.keep(State({"accuracy": torch.from_numpy(accuracy[attribute])}))
+            trained.remove()
+        of_number = combine(accuracy, questions)
         found |= {f"relearned_{source}_{number}": scores for source, scores in of_number.items()}
     return found
 
