@@ -6,8 +6,8 @@ and that doesn't follow from the job's inputs. It lies in a folder that is no ou
 failed jobs are removed, and goes when the job's outputs are whole.
 
 A state is used only by a job of the same `identity` and number of processes. Tensors are kept as safetensors, texts as
-Parquet, all else as JSON in `state.json`, which names the other files with their digests and is renamed into place
-last: a state is there whole or not at all.
+Parquet, all else as JSON in `state`, after the JSON's own SHA-256; it names the other files with their digests and is
+renamed into place last: a state is there whole or not at all.
 """
 
 import contextlib
@@ -33,8 +33,9 @@ from spunge.progress import say
 if TYPE_CHECKING:
     import pandas as pd
 
-RECORD = "state.json"
+RECORD = "state"
 TABLE = "table.parquet"
+ALL_JOBS = "unfinished"  # the folder above those of all jobs; it goes with the last
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 VERSIONS = ("torch", "transformers", "tokenizers", "accelerate", "peft", "lm_eval")
 RANDOM = "random."  # the generators' states among a state's tensors
@@ -81,11 +82,11 @@ class Saved:
         self._signals.release(finished=kind is None)
         if kind is None and self._folder and _process()[0] == 0:
             self.remove()
-            for parent in self._folder.parents:  # of all jobs of a kind, once the last is through
-                try:
+            above = list(self._folder.parents)
+            all_jobs = next((place for place, parent in enumerate(above) if parent.name == ALL_JOBS), -1)
+            with contextlib.suppress(OSError):  # others still have something there
+                for parent in above[: all_jobs + 1]:
                     parent.rmdir()
-                except OSError:
-                    break
 
     def steps(self, total: int, save: Callable[[], State], load: Callable[[State], None]) -> Iterator[int]:
         """Yield the numbers of the steps that are still to be done, of 1 … `total`, and save between them.
@@ -135,8 +136,11 @@ class Saved:
             return None
         found, state = _NONE, None
         try:
-            record = json.loads((self._folder / RECORD).read_text())
-            if (record["identity"], record["processes"]) != (self._identity, _process()[1]):
+            digest, text = (self._folder / RECORD).read_text().split("\n", 1)
+            record = json.loads(text)
+            if digest != _digest(text):
+                found = _DAMAGED
+            elif (record["identity"], record["processes"]) != (self._identity, _process()[1]):
                 found = _OTHER
             elif any(sha256(self._folder / name) != record["files"][name] for name in _own(record["files"])):
                 found = _DAMAGED
@@ -209,7 +213,8 @@ class Saved:
     def _commit(self, record: dict) -> None:
         """Put the record in place, which makes the new files the state, and remove the old ones."""
         with whole_file(self._folder / RECORD) as temporary:
-            temporary.write_text(json.dumps(record))
+            text = json.dumps(record)
+            temporary.write_text(f"{_digest(text)}\n{text}")
             _flush(temporary)
         _flush(self._folder)
         for path in self._folder.iterdir():
@@ -287,7 +292,7 @@ def identity(
         "library": {str(path.relative_to(library)): sha256(path) for path in sorted(library.rglob("*.py"))},
         "versions": {name: version(name) for name in VERSIONS if find_spec(name)},
     }
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+    return _digest(json.dumps(whole, sort_keys=True))
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -337,6 +342,10 @@ def _set_random_states(tensors: Mapping[str, torch.Tensor]) -> None:
     torch.set_rng_state(tensors[f"{RANDOM}cpu"])
     if f"{RANDOM}cuda" in tensors:
         torch.cuda.set_rng_state(tensors[f"{RANDOM}cuda"])
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _own(files: Iterable[str]) -> list[str]:

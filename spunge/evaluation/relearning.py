@@ -87,7 +87,7 @@ def relearn(
             with training.fine_tuned(model, tokenizer, settings, [term], seed, label, trained) as relearned:
                 scores = knowledge.score(relearned, tokenizer, questions, batch_size)
                 accuracy[attribute] = scores["accuracy"].to_numpy()
-                answered.keep(State({"accuracy": torch.from_numpy(accuracy[attribute])}))
+                answered.keep(State({"accuracy": torch.tensor(accuracy[attribute])}))
             trained.remove()
         of_number = combine(accuracy, questions)
         found |= {f"relearned_{source}_{number}": scores for source, scores in of_number.items()}
