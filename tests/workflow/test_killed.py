@@ -1,7 +1,9 @@
-"""SIGKILL in the middle: nothing half made under a final name, and the next run gives an undisturbed run's bytes."""
+"""Killed in the middle: nothing half made under a final name, and the next run gives an undisturbed run's bytes."""
 
 import json
 import os
+import random
+import re
 import signal
 import subprocess
 import time
@@ -16,6 +18,7 @@ from spunge import task_vector
 
 pytestmark = pytest.mark.slow
 UNLEARNED = "results/tiny/unlearned/rmu-strong/joint/all/seed0"
+UNFINISHED = "results/tiny/unfinished/unlearn/unlearned/rmu-strong/joint/all/seed0"
 MERGED = "results/tiny/merged/rmu/attribute/ties/seed0"
 VECTOR = "task_vector.safetensors"
 STEPS = 1200  # the joint run takes twice as many
@@ -62,9 +65,13 @@ def python_of(workspace, script):
     return found
 
 
-def trains(workspace):
+def unlearning_log(workspace):
     log = workspace.results / "logs/unlearn/rmu-strong/joint/all/seed0.log"
-    return log.is_file() and f"/{2 * STEPS} [" in log.read_text()
+    return log.read_text() if log.is_file() else ""
+
+
+def trains(workspace):
+    return f"/{2 * STEPS} [" in unlearning_log(workspace)
 
 
 def writes(workspace):
@@ -118,6 +125,55 @@ def test_killed_unlearning(long_unlearning, tmp_path):
     assert not (workspace / UNLEARNED / VECTOR).exists()
     assert not (workspace / UNLEARNED / "training.csv").exists()
     finishes(workspace, f"{UNLEARNED}/{VECTOR}", expected)
+
+
+def test_unlearning_that_is_told_to_stop_loses_no_step(long_unlearning, tmp_path):
+    """SIGTERM to all that the job consists of, as a scheduler does it: the shell, the script and `tee`."""
+    workspace, expected = long_unlearning
+    workspace = workspace.copy(tmp_path / "workspace")
+    with started(workspace, f"{UNLEARNED}/{VECTOR}") as snakemake:
+        wait_for(lambda: trains(workspace))
+        os.killpg(snakemake.pid, signal.SIGTERM)
+        assert snakemake.wait(60) != 0
+    assert not (workspace / UNLEARNED / VECTOR).exists()
+    line = rf"stopped by SIGTERM at step (\d+) of {2 * STEPS}; what was done is kept, run again to go on"
+    (step,) = re.findall(line, unlearning_log(workspace))
+    assert (workspace / UNFINISHED).is_dir()
+    finishes(workspace, f"{UNLEARNED}/{VECTOR}", expected)
+    assert f"going on after step {step} of {2 * STEPS}" in unlearning_log(workspace)
+    assert not (workspace / "results/tiny/unfinished").exists()
+
+
+def test_ten_kills_in_a_row(long_unlearning, tmp_path):
+    """At random moments, by SIGKILL or SIGTERM: in the middle of a step, or of a save, which comes every ten steps."""
+    workspace, expected = long_unlearning
+    workspace = workspace.copy(tmp_path / "workspace")
+    printed = workspace.snakemake(f"{UNLEARNED}/{VECTOR}", "--dry-run", "--printshellcmds").stdout
+    command = re.search(r"(python \S+/unlearn\.py .+) 2>&1 \| tee ", printed)[1]
+    environment = {**workspace.environment(), "SPUNGE_SAVE_EVERY": "0.0005"}
+    drawn, log, gone_on = random.Random(0), workspace / "kills.txt", []
+    for kill in range(10):
+        with (
+            open(log, "w") as told,
+            subprocess.Popen(
+                ["bash", "-c", f"trap '' TERM; exec {command}"],
+                cwd=workspace.folder,
+                env=environment,
+                stdout=told,
+                stderr=subprocess.STDOUT,
+            ) as python,
+        ):
+            if kill:
+                wait_for(lambda: "going on after" in log.read_text() or python.poll() is not None)
+            else:
+                wait_for(lambda: list((workspace / UNFINISHED).glob("state")))
+            time.sleep(drawn.uniform(0, 0.5))
+            python.send_signal(drawn.choice([signal.SIGKILL, signal.SIGTERM]))
+            assert python.wait(60) in (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM)
+        gone_on += map(int, re.findall(r"going on after step (\d+) of", log.read_text()))
+    assert len(gone_on) == 9 and gone_on == sorted(gone_on) and gone_on[0] < gone_on[-1] < 2 * STEPS
+    finishes(workspace, f"{UNLEARNED}/{VECTOR}", expected)
+    assert f"of {2 * STEPS}" in unlearning_log(workspace) and "going on after step" in unlearning_log(workspace)
 
 
 def test_killed_merge(long_merge, tmp_path):
