@@ -28,19 +28,22 @@ def folder(tmp_path_factory):
     return folder
 
 
-def evaluate(base, folder, names, output):
-    output.mkdir()
+def run(base, folder, names, output, *further):
+    output.mkdir(exist_ok=True)
     described = {"experiment": "tiny", "candidate": "base", "method": "", "split": "", "shard": "", "merge": ""}
-    command = [sys.executable, PROJECT / "scripts" / "evaluate.py", "--dtype=float32"]
+    command = [sys.executable, PROJECT / "scripts" / "evaluate.py", "--dtype=float32", *further]
     command += [f"--evaluations={json.dumps({name: EVALUATIONS[name] for name in names})}"]
     command += ['--statistics={"resamples": 50, "seed": 0}', f"--candidate={json.dumps(described | {'seed': 'all'})}"]
     command += [f"--base={base.folder}", f"--attributes={folder / 'attributes.json'}"]
     command += ["--data", *(folder / f"{name}.parquet" for name in names)]
     command += ["--scores", *(output / f"{name}.parquet" for name in names)]
     command += ["--rows", *(output / f"{name}.csv" for name in names)]
-    done = subprocess.run(
-        command, env={"PYTHONPATH": str(PROJECT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}, capture_output=True
-    )
+    environment = {"PYTHONPATH": str(PROJECT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def evaluate(base, folder, names, output):
+    done = run(base, folder, names, output)
     assert done.returncode == 0, done.stderr
     return {path.name: path.read_bytes() for path in output.iterdir()}
 
@@ -52,3 +55,18 @@ def test_evaluations_in_one_process_equal_those_in_their_own(tiny_base, folder, 
     alone |= evaluate(tiny_base, folder, ["fluency"], tmp_path / "fluency")
     assert set(together) == {f"{name}.{suffix}" for name in EVALUATIONS for suffix in ("parquet", "csv")}
     assert together == turned == alone
+
+
+def test_a_job_that_goes_on_asks_nothing_twice(tiny_base, folder, tmp_path):
+    names, output, unfinished = ["knowledge", "fluency"], tmp_path / "output", tmp_path / "unfinished" / "job"
+    undisturbed = evaluate(tiny_base, folder, names, tmp_path / "undisturbed")
+    (output / "fluency.csv").mkdir(parents=True)  # in the way of the last output
+    failed = run(tiny_base, folder, names, output, f"--unfinished={unfinished}")
+    assert failed.returncode != 0 and "fluency: 100%" in failed.stderr
+    assert sorted(path.name for path in unfinished.iterdir()) == sorted(names)
+    for path in output.iterdir():
+        path.rmdir() if path.is_dir() else path.unlink()
+    done = run(tiny_base, folder, names, output, f"--unfinished={unfinished}")
+    assert done.returncode == 0 and "fluency" not in done.stderr and "Requests" not in done.stderr
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == undisturbed
+    assert not unfinished.parent.exists()
