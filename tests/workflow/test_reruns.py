@@ -71,6 +71,11 @@ def test_added_seed_runs_alone(changing):
     assert changing.dry_run() == sorted(jobs + COMPARED)
 
 
+def test_how_often_states_are_saved_reruns_nothing(changing):
+    changing.configure(save_every_minutes=0)
+    assert changing.dry_run() is None
+
+
 def test_changed_evaluation_option_reruns_evaluations_but_no_unlearning(changing):
     changing.configure(evaluations={"knowledge": {}, "fluency": {"max_tokens": 64}})
     jobs = ["Evaluate base", *evaluated("rmu"), *evaluated("rmu-strong")]
