@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import safe_open
 
 from spunge import safetensors_stream
 from spunge.files import sha256, whole_file
@@ -229,10 +230,27 @@ class Saved:
 
                 table = pd.read_parquet(self._folder / name)
             else:
-                from safetensors.torch import load_file
-
-                tensors = load_file(self._folder / name)
+                tensors = _Stored(self._folder / name)
         return State(tensors, record["facts"], table, record["done"])
+
+
+class _Stored(Mapping):
+    """The tensors of a safetensors file, each read when it is asked for: together they outgrow the weights."""
+
+    def __init__(self, path: Path):
+        self._file = safe_open(path, "pt")
+        self._names = dict.fromkeys(self._file.keys())
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._file.get_tensor(name).clone()  # the file itself goes with the next save
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class _Signals:
@@ -310,16 +328,16 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch
     """Give an optimizer that has made no step yet, and the weights that it trains, what `optimizer_state` returned."""
     for number, (group, parameter) in enumerate(_trained(optimizer)):
         _local(parameter).copy_(tensors[f"{number}.weight"])
-        prefix = f"{number}."
-        own = {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
-        del own["weight"]
-        for name, tensor in own.items():
+        for key in tensors:
+            of, _, name = key.partition(".")
+            if of != str(number) or name == "weight":
+                continue
             if name == "step":
                 on_device = group.get("fused") or group.get("capturable")
-                optimizer.state[parameter][name] = tensor.to(parameter.device if on_device else "cpu")
+                optimizer.state[parameter][name] = tensors[key].to(parameter.device if on_device else "cpu")
             else:
                 optimizer.state[parameter][name] = torch.zeros_like(parameter)
-                _local(optimizer.state[parameter][name]).copy_(tensor)
+                _local(optimizer.state[parameter][name]).copy_(tensors[key])
 
 
 def _trained(optimizer: torch.optim.Optimizer) -> list[tuple[dict, torch.nn.Parameter]]:
