@@ -13,7 +13,7 @@ RECORDS = 60
 
 def say(line: str) -> None:
     """Print a line for the log; where nobody reads it any more, work goes on."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):  # the latter in the middle of a line that a signal cut
         print(line, file=sys.stderr, flush=True)
 
 
