@@ -2,6 +2,7 @@
 #
 #   make demo [CONFIG=experiments/own-data.yaml] [CORES=2]   install, run the experiment, write its report
 #   make test                                                install, lint, test
+#   make test-cluster                                        install, run the tests that bring up a Slurm: docs/cluster.md
 #   make benchmark                                           install, measure against the usual ways: benchmarks/README.md
 #   make unlock                                              after a run was killed, and only if no other run is at work
 #   make clean                                               remove .venv; results/ and resources/ stay
@@ -22,7 +23,7 @@ LINTED := Snakefile rules
 # For the tests, which start snakemake and python by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test benchmark unlock clean
+.PHONY: demo test test-cluster benchmark unlock clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -56,6 +57,9 @@ test: .venv/installed-test
 	$(BIN)/snakemake --lint
 	$(BIN)/python -m pytest
 
+test-cluster: .venv/installed-slurm
+	$(BIN)/python -m pytest tests/cluster
+
 # The default experiment's model, whatever CONFIG says, so that results can be compared.
 benchmark: .venv/installed-test
 	$(BIN)/snakemake --configfile config.yaml --cores $(CORES) base_model
@@ -77,4 +81,8 @@ clean:
 
 .venv/installed-test: .venv/installed requirements-test.txt requirements-mergekit.txt
 	$(PIP) --requirement requirements-test.txt --requirement requirements-mergekit.txt
+	@touch $@
+
+.venv/installed-slurm: .venv/installed-test requirements-slurm.txt
+	$(PIP) --requirement requirements-slurm.txt
 	@touch $@
