@@ -148,6 +148,12 @@ def test_jobs_that_use_a_model_asked_for_a_gpu_and_no_others(ran):
     }  # fmt: skip
 
 
+def test_grouped_jobs_asked_for_what_one_needs_and_the_time_of_all(ran):
+    (evaluations,), (tables,) = ran.records["evaluations"], ran.records["tables"]
+    assert (evaluations["ReqMem"], int(evaluations["TimelimitRaw"])) == ("4000M", 3 * 240)
+    assert "cpu=1," in evaluations["ReqTRES"] and "cpu=1," in tables["ReqTRES"]
+
+
 def test_partition_and_account_are_those_of_the_environment(ran):
     for records in ran.records.values():
         for record in records:

@@ -40,11 +40,9 @@ def test_named_rules_are_there(slurm):
     assert slurm["set-resources"].keys() <= RULES.keys()
 
 
-def test_jobs_of_a_group_share_its_one_gpu(slurm):
-    grouped = {rule: slurm["set-resources"][rule]["shares"] for rule in slurm["groups"]}
-    on_gpu = {rule for rule in grouped if "gpu=" in RULES[rule]}
-    assert {grouped[rule] for rule in on_gpu} == {slurm["resources"]["shares"]}
-    assert slurm["set-resource-scopes"] == {"shares": "local"}
+def test_jobs_of_a_group_share_what_one_needs(slurm):
+    assert {slurm["set-resources"][rule]["in_turn"] for rule in slurm["groups"]} == {slurm["resources"]["in_turn"]}
+    assert slurm["set-resource-scopes"] == {"in_turn": "local"}
 
 
 def test_without_names_the_cluster_decides(monkeypatch):
