@@ -79,7 +79,7 @@ def disturb(workspace, process, slurm, disturbances):
     while len(disturbed) < len(disturbances):
         assert process.poll() is None and time.monotonic() < end, (workspace / "terminal.txt").read_text()[-3000:]
         time.sleep(0.02)
-        saved = {"/".join(path.parts[-4:-1]) for path in workspace.results.glob("unfinished/**/state.json")}
+        saved = {"/".join(path.parts[-4:-1]) for path in workspace.results.glob("unfinished/**/state*")}
         for part in sorted(saved & UNLEARNED - set(disturbed)):
             running = slurm.command("squeue", "--noheader", "--states=running", "--format=%i %k").splitlines()
             (job,) = [line.split()[0] for line in running if line.endswith(wildcards(part))]
