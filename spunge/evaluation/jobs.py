@@ -45,9 +45,7 @@ def identity(arguments: argparse.Namespace, facts: Mapping[str, object], files: 
     from spunge import models, unfinished
 
     model = {"scale": arguments.scale, "dtype": arguments.dtype, "device": models.device()}
-    return unfinished.identity(
-        {**facts, "model": model}, arguments.base, files, filter(None, [arguments.task_vector])
-    )
+    return unfinished.identity({**facts, "model": model}, arguments.base, files, filter(None, [arguments.task_vector]))
 
 
 def write_results(arguments: argparse.Namespace, found: Mapping[str, pd.DataFrame]) -> None:
