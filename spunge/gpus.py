@@ -283,7 +283,8 @@ def choose_devices(gpus: int, memory: int) -> dict[str, str]:
     return {VISIBLE: ",".join(device.name for device in leased), **order}
 
 
-def main() -> None:
+def main(inherited: dict[int, object]) -> None:
+    """Lease and start the command, with the signals' handlers that this process `inherited`."""
     parser = argparse.ArgumentParser(prog="python -P -m spunge.gpus", description=__doc__.partition(":")[0])
     parser.add_argument("--gpus", type=int, required=True, help="devices that the command needs; 0 hides all of them")
     parser.add_argument("--memory", type=int, default=0, help="MB that it needs on each; 0 takes the device alone")
@@ -291,7 +292,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     # Whoever waits is to end at once when told to, also where the shell ignores that signal for the command's sake.
-    inherited = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in inherited:
+        signal.signal(number, signal.SIG_DFL)
     variables = choose_devices(arguments.gpus, arguments.memory)
     for number, handler in inherited.items():
         signal.signal(number, handler)
@@ -304,4 +306,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(errors.run(main))
+    came_with = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    sys.exit(errors.run(lambda: main(came_with)))  # which lets SIGTERM end the process
