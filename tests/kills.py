@@ -7,7 +7,7 @@ the number of kills: some fall in the start of libraries, most in the work. At t
 and nothing may be left in `unfinished`; the exit code is 1 where that isn't so. With --save-every 0.1 a job of a minute
 has states to go on from; with the default of ten minutes the jobs of a small experiment start anew.
 
-    python tests/kills.py --configfile config.yaml --folder /tmp/kills --kills 10 --save-every 0.1 --cores 2
+    python tests/kills.py --configfile config.yaml --folder kills --kills 10 --save-every 0.1 --cores 2
 """
 
 import argparse
