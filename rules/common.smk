@@ -1,4 +1,5 @@
 # Paths, the grid of candidates, and what all scripts need to run; the only functions of the workflow.
+import atexit
 import functools
 import gc
 import json
@@ -27,8 +28,10 @@ try:
 except InputError as error:
     raise WorkflowError(str(error))
 
-# A plan of many jobs is millions of objects that stay; to look through them for garbage again and again takes long.
+# A plan of many jobs is millions of objects that stay; to look through them for garbage again and again takes long, and so
+# does it to take them apart at the end.
 gc.set_threshold(100_000, 50, 100)
+atexit.register(gc.freeze)
 
 # SIGTERM, which a cluster sends to all processes of a job, is for the script, that may have to save its state: the shell
 # and `tee` outlive it. How often it saves is no parameter of a rule, so that another number reruns nothing.
@@ -315,6 +318,11 @@ def states_options(wildcards):
     return json.dumps(configuration.states_options(METHODS[wildcards.method], config["model"]["dtype"]))
 
 
+def if_set(option, function, otherwise):
+    """`function`, or `otherwise` where no method has this option: a plan would ask the function for each of its jobs."""
+    return function if any(METHODS[method].get(option, False) is not False for method in METHODS) else otherwise
+
+
 def method_states(wildcards):
     keep = METHODS[wildcards.method].get("keep_states")
     return f"{RESULTS}/unlearned/{wildcards.method}/frozen_states.safetensors" if keep else []
@@ -352,6 +360,11 @@ def method_launcher(wildcards):
     """What starts the method: python, or accelerate with its file, for several devices."""
     settings = METHODS[wildcards.method].get("accelerate")
     return f"accelerate launch --config_file {shlex.quote(settings)}" if settings else "python"
+
+
+def method_gpu_memory(wildcards):
+    """The MB that a job of the method needs on each GPU."""
+    return METHODS[wildcards.method].get("gpu_memory", GPU_MEMORY)
 
 
 def run_description(wildcards):

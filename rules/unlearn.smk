@@ -29,7 +29,7 @@ rule states:
         ENVS / "model.yaml"
     resources:
         gpu=1,
-        gpu_mem_mb=lambda wildcards: METHODS[wildcards.method].get("gpu_memory", GPU_MEMORY),
+        gpu_mem_mb=if_set("gpu_memory", method_gpu_memory, GPU_MEMORY),
         mem_mb=lambda wildcards, attempt: METHODS[wildcards.method].get("memory", MEMORY) * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
@@ -65,10 +65,10 @@ rule unlearn:
         base=MODEL,
         shard=shard,
         retain=RETAIN,
-        states=method_states,
-        like=method_like,
-        checkpoint=method_checkpoint,
-        accelerate=method_accelerate,
+        states=if_set("keep_states", method_states, []),
+        like=if_set("like", method_like, []),
+        checkpoint=if_set("checkpoint", method_checkpoint, []),
+        accelerate=if_set("accelerate", method_accelerate, []),
         discovered=DISCOVERED,
     output:
         task_vector=f"{RESULTS}/unlearned/{{method}}/{{split}}/{{part}}/seed{{seed}}/task_vector.safetensors",
@@ -81,13 +81,13 @@ rule unlearn:
         ENVS / "model.yaml"
     resources:
         gpu=lambda wildcards: METHODS[wildcards.method]["gpus"],
-        gpu_mem_mb=lambda wildcards: METHODS[wildcards.method].get("gpu_memory", GPU_MEMORY),
+        gpu_mem_mb=if_set("gpu_memory", method_gpu_memory, GPU_MEMORY),
         mem_mb=lambda wildcards, attempt: METHODS[wildcards.method].get("memory", MEMORY) * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         options=method_options,
         run=run_description,
-        launcher=method_launcher,
+        launcher=if_set("accelerate", method_launcher, "python"),
         unfinished=lambda wildcards, output: unfinished("unlearn", output),
         topics=lambda wildcards: topics(),
     message:
