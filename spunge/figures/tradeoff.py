@@ -94,7 +94,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             legend.values(),
             legend.keys(),
             loc="outside lower center",
-            ncols=2 if len(panels) == 1 else 4,
+            # Two panels side by side have no room for four columns of long names.
+            ncols=2 if len(panels) == 1 else 3 if width == 2 and len(legend) > 8 else 4,
             handletextpad=0.3,
         )
     return figure
