@@ -13,7 +13,7 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from spunge.evaluations import Candidate, Estimate, estimate
 from spunge.files import whole_file
@@ -22,6 +22,7 @@ COLUMN = 3.4  # inches: one column of a two-column paper
 PAGE = 7.0
 ROW = 0.17  # inches: one row of dots with its name
 
+MOST_ATTRIBUTES = 20  # more have no room for a bar, a spoke or a row each: figures then show their distribution
 MOST_LARGE = 8  # spokes of a radar whose names are as large as other text
 
 # How all figures mark a model that no longer writes language (`spunge.evaluations.broken`), and what legends call it.
@@ -112,7 +113,10 @@ def radar(
     """Draw shares as radars, one panel per title and lines, one spoke per attribute.
 
     The first `shaded` spokes stand on grey. grid: rows and columns of panels, each of one column's width at most.
+    More than MOST_ATTRIBUTES are sorted curves instead, the shaded ones to the left and the others to the right.
     """
+    if len(attributes) > MOST_ATTRIBUTES:
+        return _sorted_curves(panels, attributes, shaded, grid)
     step = 2 * numpy.pi / len(attributes)
     angles = step * numpy.arange(len(attributes))
     height, width = grid
@@ -168,6 +172,78 @@ def radar(
             columns = 3 if width > 1 else 2 if len(legend) <= 4 else 1
             figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=columns)
             figure.set_figheight(2.8 * height + 0.3 + 0.15 * math.ceil(len(legend) / columns))
+    return figure
+
+
+def boxes(axes: Axes, rows: Sequence[Sequence[float]], colours: Sequence[str], places: Sequence[float]) -> None:
+    """Draw at each place a box for the quartiles of a row, a line for its median, and whiskers to its ends."""
+    look = {"linewidth": 0.8}
+    drawn = axes.boxplot(
+        [[value for value in row if not math.isnan(value)] for row in rows],
+        positions=places,
+        orientation="horizontal",
+        whis=(0, 100),
+        widths=0.6,
+        patch_artist=True,
+        manage_ticks=False,
+        medianprops={"color": "black", "linewidth": 1.2},
+        boxprops=look,
+        whiskerprops=look,
+        capprops=look,
+    )
+    for box, colour in zip(drawn["boxes"], colours, strict=True):
+        box.set_facecolor((colour, 0.7))  # so that the median stays visible
+    axes.grid(True, axis="x")
+    axes.tick_params(axis="y", length=0)
+
+
+def extreme(values: Sequence[float], names: Sequence[str], highest: bool) -> str:
+    """Return the name of the highest or the lowest value, shortened, with the value in percent; "" without any."""
+    known = [(value, name) for value, name in zip(values, names, strict=True) if not math.isnan(value)]
+    if not known:
+        return ""
+    value, name = (max if highest else min)(known, key=lambda pair: pair[0])
+    return f"{textwrap.shorten(name, 24, placeholder='…') or name[:24]} {value:.0%}"
+
+
+def _sorted_curves(
+    panels: Sequence[tuple[str, Sequence[Spokes]]], attributes: Sequence[str], shaded: int, grid: tuple[int, int]
+) -> Figure:
+    """Draw each line of a radar with its values in descending order, and name the worst of SPUNGE's first line."""
+    parts = [("to forget", slice(0, shaded), True), ("to keep", slice(shaded, None), False)]
+    parts = [part for part in parts if attributes[part[1]]] if shaded else [("to forget", slice(None), True)]
+    height, width = (len(panels), len(parts)) if len(parts) > 1 else grid
+    with style():
+        figure = Figure(figsize=(COLUMN * width, 2.4 * height), layout="constrained")
+        whole_grid = figure.subplots(height, width, squeeze=False, sharey=True)
+        shown = [(title, lines, part) for title, lines in panels for part in parts]
+        legend = {}
+        for axes in whole_grid.flat[len(shown) :]:
+            axes.set_axis_off()
+        for (title, lines, (sort, own, highest)), axes in zip(shown, whole_grid.flat, strict=False):
+            names = attributes[own]
+            for candidate, values, broken in lines:
+                curve = sorted((value for value in values[own] if not math.isnan(value)), reverse=True)
+                look = {"color": candidate.colour, "linewidth": 1.8 if candidate.kind == "attribute" else 1.1}
+                look["linestyle"] = "--" if candidate.kind == "base" else "-"
+                legend.setdefault(candidate.name, Line2D([], [], **look))
+                axes.plot(range(1, len(curve) + 1), curve, **look | ({"linestyle": ":"} if broken else {}))
+            note = f"{len(names)} attributes {sort}, each line sorted by itself"
+            first = next((line for line in lines if line.candidate.kind == "attribute"), None)
+            if first and (worst := extreme(first.values[own], names, highest)):
+                note += f"\n{'highest' if highest else 'lowest'} of {first.candidate.name}:\n{worst}"
+            axes.set_xlabel(note)
+            axes.set_ylim(bottom=0)
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            axes.grid(True, axis="y")
+            if len(panels) > 1:
+                axes.set_title(title, weight="bold")
+        if any(line.broken for _, lines in panels for line in lines):
+            legend[BROKEN] = Line2D([], [], color="#333333", linestyle=":", linewidth=1.1)
+        columns = 3 if width > 2 else width
+        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=columns)
+        figure.set_figheight(2.4 * height + 0.3 + 0.15 * math.ceil(len(legend) / columns))
     return figure
 
 

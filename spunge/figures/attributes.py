@@ -1,11 +1,14 @@
 """Accuracy attribute by attribute: grouped bars, forget attributes to the left, retain attributes to the right."""
 
+from collections.abc import Sequence
+
 import pandas
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from spunge import drawing
 from spunge.evaluations import (
+    Candidate,
     accuracy_from,
     candidates,
     estimate,
@@ -21,22 +24,25 @@ GAP = 0.35  # between the two sorts of attributes, in widths of a group
 
 
 def draw(evaluations: pandas.DataFrame) -> Figure:
-    """Draw one group of bars per attribute, one bar per candidate with its 95 % interval, one row per method."""
+    """Draw one group of bars per attribute, one bar per candidate with its 95 % interval, one row per method.
+
+    More attributes than have room are boxes, one per candidate, over all that is to forget and all that is to keep.
+    """
     accuracy = measured(evaluations, accuracy_from(evaluations), "accuracy")
     found = candidates(evaluations)
     panels = methods(evaluations)
     if not found or not panels:
         return drawing.message("This experiment measured no accuracy of an unlearned model.")
     forget, retain = forget_attributes(evaluations), retain_attributes(evaluations)
+    if len(forget) + len(retain) > drawing.MOST_ATTRIBUTES:
+        return _distributions(accuracy, {method: _shown(found, method) for method in panels}, forget, retain)
     places = [*range(len(forget)), *(len(forget) + GAP + number for number in range(len(retain)))]
     with drawing.style():
         figure = Figure(figsize=(drawing.PAGE, 0.7 + 2.1 * len(panels)), layout="constrained")
         rows = figure.subplots(len(panels), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
         legend = {}
         for method, axes in zip(panels, rows, strict=True):
-            shown = [candidate for candidate in found if candidate.method in ("", method)]
-            if sum(candidate.kind in ("shard", "part") for candidate in shown) > MOST_SHARDS:
-                shown = [candidate for candidate in shown if candidate.kind not in ("shard", "part")]
+            shown = _shown(found, method)
             width = 0.82 / len(shown)
             for number, candidate in enumerate(shown):
                 estimates = [estimate(accuracy, candidate, attribute) for attribute in (*forget, *retain)]
@@ -68,4 +74,40 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             ncols=4 if len(legend) in (4, 7, 8) else 3,
             handlelength=1,
         )
+    return figure
+
+
+def _shown(found: Sequence[Candidate], method: str) -> list[Candidate]:
+    shown = [candidate for candidate in found if candidate.method in ("", method)]
+    if sum(candidate.kind in ("shard", "part") for candidate in shown) > MOST_SHARDS:
+        shown = [candidate for candidate in shown if candidate.kind not in ("shard", "part")]
+    return shown
+
+
+def _distributions(
+    accuracy: pandas.DataFrame, panels: dict[str, list[Candidate]], forget: list[str], retain: list[str]
+) -> Figure:
+    """Draw one box per candidate over the attributes of each sort, and name the worst attribute beside it."""
+    sorts = [("to forget", forget, "highest", True), ("to keep", retain, "lowest", False)]
+    sorts = [sort for sort in sorts if sort[1]]
+    heights = [0.35 + drawing.ROW * len(shown) for shown in panels.values()]
+    with drawing.style():
+        figure = Figure(figsize=(drawing.PAGE, sum(heights) + 0.6), layout="constrained")
+        grid = figure.subplots(len(panels), len(sorts), squeeze=False, sharex=True, sharey="row", height_ratios=heights)
+        for (method, shown), row in zip(panels.items(), grid, strict=True):
+            places = range(len(shown))
+            for (_, attributes, _, highest), axes in zip(sorts, row, strict=True):
+                values = [[estimate(accuracy, one, name).value for name in attributes] for one in shown]
+                drawing.boxes(axes, values, [one.colour for one in shown], places)
+                for place, own in zip(places, values, strict=True):
+                    at = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 6}
+                    axes.text(1.02, place, drawing.extreme(own, attributes, highest), **at)
+                axes.set_xlim(0, 1)
+                axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+            row[0].set_yticks(places, [one.name for one in shown])
+            row[0].set_ylim(len(shown) - 0.4, -0.6)
+            if len(panels) > 1:
+                row[0].set_title(written(method), loc="left", weight="bold")
+        for (sort, attributes, end, _), axes in zip(sorts, grid[-1], strict=True):
+            axes.set_xlabel(f"accuracy on {len(attributes)} attributes {sort}\n(beside: the {end})")
     return figure

@@ -1,5 +1,7 @@
 """What the merge did to the task vectors: how much it kept, where they disagreed, how alike they were."""
 
+import math
+
 import numpy
 import pandas
 import seaborn
@@ -12,6 +14,7 @@ from spunge import drawing
 from spunge.evaluations import Candidate, candidates, measured, written
 
 MOST_NUMBERED = 6  # more task vectors than this leave no room for the cosines as numbers
+MATRICES = 4  # side by side
 CELL = 0.27  # inches: a cosine of two decimals fits
 DISAGREEMENT = "#7f7f7f"
 
@@ -19,7 +22,8 @@ DISAGREEMENT = "#7f7f7f"
 def draw(evaluations: pandas.DataFrame) -> Figure:
     """Draw one row per merged candidate: kept shares and sign conflict as bars, cosines as a matrix.
 
-    Bars and cells are means over seeds; dots are single seeds.
+    Bars and cells are means over seeds; dots are single seeds. More task vectors than have room are boxes, and all
+    merges of a method and split share one matrix without names.
     """
     merged = candidates(evaluations, "merge")
     if not merged:
@@ -28,13 +32,16 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         measured(evaluations, "merge", metric) for metric in ("kept_share", "sign_conflict", "cosine")
     )
     several = len({candidate.method for candidate in merged}) > 1
-    heights, panels = [], []
+    heights, panels, most = [], [], 0
     for candidate in merged:
         shares = {shard: list(rows["value"]) for shard, rows in _of(kept, candidate).groupby("shard", sort=False)}
         cosines = _matrix(_of(cosine, candidate))
         panels.append((candidate, shares, list(_of(conflict, candidate)["value"]), cosines))
+        most = max(most, len(shares), len(cosines))
         cell = CELL if len(cosines) <= MOST_NUMBERED else 0.17
         heights.append(0.75 + max(0.17 * len(shares), cell * len(cosines)))
+    if most > drawing.MOST_ATTRIBUTES:
+        return _draw_many(panels, most)
     with drawing.style():
         figure = Figure(figsize=(drawing.PAGE, sum(heights) + 0.8), layout="constrained")
         grid = figure.subplots(len(merged), 2, squeeze=False, height_ratios=heights, width_ratios=[1.5, 1])
@@ -42,9 +49,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         for (candidate, shares, conflicts, cosines), (bars, matrix) in zip(panels, grid, strict=True):
             _draw_shares(bars, shares, conflicts, candidate.colour)
             images.append(_draw_cosines(matrix, cosines))
-            split = {"attribute": "attribute split", "random": "random split", "joint": "joint"}[candidate.kind]
-            method = f"{written(candidate.method)}: " if several else ""
-            bars.set_title(f"{method}{split}, {written(candidate.merge)}", loc="left", weight="bold")
+            name = f"{_split(candidate, several)}, {written(candidate.merge)}"
+            bars.set_title(name, loc="left", weight="bold")
         grid[-1, 0].set_xlabel("share of the entries")
         shown = [image for image in images if image is not None]
         if shown:
@@ -55,8 +61,57 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
 
 
 def _of(rows: pandas.DataFrame, candidate: Candidate) -> pandas.DataFrame:
-    own = rows.index.get_level_values("candidate") == candidate.path
-    return rows[own].reset_index()
+    return rows.loc[candidate.path : candidate.path].reset_index()
+
+
+def _split(candidate: Candidate, several: bool) -> str:
+    split = {"attribute": "attribute split", "random": "random split", "joint": "joint"}[candidate.kind]
+    return f"{written(candidate.method)}: {split}" if several else split
+
+
+def _draw_many(panels: list, most: int) -> Figure:
+    """Draw one row of boxes per candidate, over shards and pairs of them; below, a matrix per method and split."""
+    several = len({candidate.method for candidate, *_ in panels}) > 1
+    matrices: dict[str, list[pandas.DataFrame]] = {}
+    kept, conflicts, pairs = [], [], []
+    for candidate, shares, conflict, cosines in panels:
+        kept.append([numpy.mean(values) for values in shares.values()])
+        conflicts.append(numpy.mean(conflict) if conflict else numpy.nan)
+        pairs.append(cosines.to_numpy()[numpy.triu_indices(len(cosines), 1)])
+        if len(cosines):
+            matrices.setdefault(_split(candidate, several), []).append(cosines)
+    down, across = math.ceil(len(matrices) / MATRICES), min(len(matrices), MATRICES)
+    heights = [0.9 + drawing.ROW * len(panels), 0.6 + 1.8 * down] if matrices else [0.9 + drawing.ROW * len(panels)]
+    with drawing.style():
+        figure = Figure(figsize=(drawing.PAGE, sum(heights)), layout="constrained")
+        parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+        shares, signs, alike = parts[0].subplots(1, 3, sharey=True)
+        places, colours = range(len(panels)), [candidate.colour for candidate, *_ in panels]
+        drawing.boxes(shares, kept, colours, places)
+        drawing.boxes(alike, pairs, colours, places)
+        signs.scatter(conflicts, places, 14, DISAGREEMENT)
+        signs.grid(True, axis="x")
+        signs.tick_params(axis="y", length=0)
+        for axes in (shares, signs):
+            axes.set_xlim(0, 1)
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        shares.set_xlabel(f"share kept of each\nof {most} shards")
+        signs.set_xlabel("signs in conflict")
+        alike.set_xlabel(f"cosines of {most * (most - 1) // 2} pairs")
+        names = [f"{_split(candidate, several)}, {written(candidate.merge)}" for candidate, *_ in panels]
+        shares.set_yticks(places, names)
+        shares.set_ylim(len(panels) - 0.4, -0.6)
+        if matrices:
+            grid = parts[1].subplots(down, across, squeeze=False)
+            for axes in grid.flat:
+                axes.set_axis_off()
+            for (name, own), axes in zip(matrices.items(), grid.flat, strict=False):
+                mean = numpy.mean([cosines.to_numpy() for cosines in own], axis=0)
+                image = axes.imshow(mean, cmap="RdBu_r", vmin=-1, vmax=1)
+                axes.set_title(name)
+            label = f"cosine of task vectors, {most} shards in their order, all merges"
+            parts[1].colorbar(image, ax=list(grid.flat), label=label, location="bottom", shrink=0.6, aspect=40)
+    return figure
 
 
 def _draw_shares(axes: Axes, shares: dict, conflicts: list, colour: str) -> None:
@@ -106,7 +161,6 @@ def _draw_cosines(axes: Axes, cosines: pandas.DataFrame) -> Collection | None:
 def _matrix(rows: pandas.DataFrame) -> pandas.DataFrame:
     """Return the mean cosines as a symmetric matrix with ones on its diagonal, whichever half the rows tell."""
     names = list(dict.fromkeys([*rows["shard"], *rows["attribute"]]))
-    matrix = pandas.DataFrame(numpy.eye(len(names)), index=names, columns=names)
-    for (one, other), value in rows.groupby(["shard", "attribute"])["value"].mean().items():
-        matrix.loc[one, other] = matrix.loc[other, one] = value
-    return matrix
+    told = rows.groupby(["shard", "attribute"])["value"].mean().unstack().reindex(index=names, columns=names)
+    told = told.rename_axis(index=None, columns=None)  # else a heat map takes their names for labels
+    return told.fillna(told.T).fillna(pandas.DataFrame(numpy.eye(len(names)), index=names, columns=names))

@@ -18,7 +18,8 @@ LOGARITHMIC_FROM = 30  # ratio of the largest to the smallest loss
 def draw(evaluations: pandas.DataFrame) -> Figure:
     """Draw every loss that a method recorded in a row of its own, over optimizer steps, one column per split.
 
-    Thin lines are single seeds, thick ones their mean. Methods that take another one's runs have none.
+    Thin lines are single seeds, thick ones their mean; of more shards than have room, median and range over shards and
+    seeds are drawn. Methods that take another one's runs have none.
     """
     runs = candidates(evaluations, "training")
     if not runs:
@@ -34,6 +35,13 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         for (method, metric), line_of_axes in zip(rows, grid, strict=True):
             for kind, axes in zip(kinds, line_of_axes, strict=True):
                 own = [run for run in runs if (run.method, run.kind) == (method, kind)]
+                if len(own) > drawing.MOST_ATTRIBUTES:
+                    paths = [run.path for run in own]
+                    curves = losses[metric][losses[metric].index.isin(paths, level="candidate")]
+                    shown = {"data": curves.reset_index(), "x": "n", "y": "value", "ax": axes, "color": own[0].colour}
+                    seaborn.lineplot(**shown, estimator="median", errorbar=("pi", 100), linewidth=1.4)
+                    axes.grid(True)
+                    continue
                 for number, run in enumerate(own):
                     if run.path not in losses[metric].index:
                         continue
@@ -57,6 +65,10 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             line_of_axes[0].set_ylabel(f"{written(method)}: {LOSSES[metric]}" if several else LOSSES[metric])
         for kind, axes in zip(kinds, grid[0], strict=True):
             count = sum(run.kind == kind for run in runs)
+            of_one = max(sum((run.method, run.kind) == (method, kind) for run in runs) for method in trained)
+            if of_one > drawing.MOST_ATTRIBUTES:
+                axes.set_title(f"{KINDS[kind]} ({of_one}): median, range")
+                continue
             axes.set_title(KINDS[kind] if count <= MOST_NAMED or kind == "joint" else f"{KINDS[kind]} ({count})")
         for axes in grid[-1]:
             axes.set_xlabel("optimizer steps")
