@@ -48,6 +48,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     base = next((one for one in every if one.kind == "base"), None)
     merges = {merge for _, merge in grid}
     numbers = sorted({1, most, *(one.groups for one in every if one.groups)})
+    # Beside a large number the small ones would fall together: then all stand equally far apart.
+    at = {number: rank if most > drawing.MOST_ATTRIBUTES else number for rank, number in enumerate(numbers)}
     with drawing.style():
         figure = Figure(figsize=(drawing.PAGE, 0.55 + ROW * len(grid)), layout="constrained")
         rows = figure.subplots(len(grid), len(MEASURES) + 1, squeeze=False, sharex=True, sharey="col")
@@ -62,16 +64,16 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                     if not own:
                         continue
                     line = {**lines["joint"], **own}  # every split starts from the joint run
-                    places = [number + APART * SIDES[one.kind] for number, one in line.items()]
+                    places = [at[number] + APART * SIDES[one.kind] for number, one in line.items()]
                     values = [estimate(accuracy, one, attribute).value for one in line.values()]
                     axes.plot(places, values, color=list(line.values())[-1].colour, linewidth=1.2, zorder=2)
                     for number, one in own.items():
-                        point = _point(axes, number, one, accuracy, attribute, seeds(evaluations, one))
+                        point = _point(axes, at[number], one, accuracy, attribute, seeds(evaluations, one))
                         legend.setdefault(NAMES[kind], point)
             axes = panels[-1]
             axes.axhline(0, **DASHED)
             for number, one in lines["attribute"].items():
-                _point(axes, number, one, difference, RETAIN_MINUS_FORGET, seeds(evaluations, one))
+                _point(axes, at[number], one, difference, RETAIN_MINUS_FORGET, seeds(evaluations, one))
             name = f"{written(method)}, {written(merge)}" if len(merges) > 1 else written(method)
             panels[0].set_ylabel(name, weight="bold")
         for axes, title in zip(rows[0], [*MEASURES.values(), "SPUNGE \u2212 random, points"], strict=True):
@@ -80,8 +82,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             axes.grid(True, axis="y")
             axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
             axes.yaxis.set_major_formatter(drawing.percent())
-            axes.set_xticks(numbers)
-            axes.set_xlim(0.7, most + 0.3)
+            axes.set_xticks(list(at.values()), [str(number) for number in at])
+            axes.set_xlim(at[1] - 0.3, at[most] + 0.3)
         for axes in rows[-1]:
             axes.set_xlabel("number of shards")
         figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend))
@@ -95,15 +97,15 @@ def _by_number(own: list[Candidate], kind: str, most: int) -> dict[int, Candidat
 
 
 def _point(
-    axes: Axes, number: int, one: Candidate, rows: pandas.DataFrame, attribute: str, single: list[str]
+    axes: Axes, place: int, one: Candidate, rows: pandas.DataFrame, attribute: str, single: list[str]
 ) -> PathCollection:
-    """Draw a candidate's estimate and interval over its number of shards, and its single seeds; return the marker."""
+    """Draw a candidate's estimate and interval at its place, and its single seeds; return the marker."""
     side = SIDES[one.kind]
     found = estimate(rows, one, attribute)
-    drawing.vertical_interval(axes, number + APART * side, found, color=one.colour, linewidth=1.1, zorder=2)
+    drawing.vertical_interval(axes, place + APART * side, found, color=one.colour, linewidth=1.1, zorder=2)
     faint = {"alpha": 0.45, "linewidths": 0, "zorder": 3, "marker": one.marker}
     for seed in single:
         value = estimate(rows, one, attribute, seed).value
-        axes.scatter(number + APART * 2 * (side or 1), value, 8, one.colour, **faint)
+        axes.scatter(place + APART * 2 * (side or 1), value, 8, one.colour, **faint)
     look = {"marker": one.marker, "edgecolors": "white", "linewidths": 0.7, "zorder": 4}
-    return axes.scatter(number + APART * side, found.value, 36, one.colour, **look)
+    return axes.scatter(place + APART * side, found.value, 36, one.colour, **look)

@@ -6,7 +6,7 @@ import toxicity_example
 from evaluations_example import example
 
 from spunge import drawing
-from spunge.figures import attributes, merging, radar, toxicity_radar, training
+from spunge.figures import attributes, merging, radar, shards, toxicity_radar, training
 
 FORGET = tuple(f"group {number}" for number in range(30))
 RETAIN = ("Americas", "Europe", "Oceania")
@@ -113,7 +113,13 @@ def test_training_of_many_shards_is_their_median_and_range(table):
     assert "attribute shards (30): median, range" in texts(figure)
 
 
-@pytest.mark.parametrize("figure", [attributes, merging, radar, training])
+def test_many_numbers_of_shards_stand_equally_far_apart(table):
+    axes = shards.draw(table).axes[-1]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "30"]
+    assert list(axes.get_xticks()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("figure", [attributes, merging, radar, training, shards])
 def test_the_size_does_not_grow_with_the_attributes(figure, table):
     drawn = figure.draw(table)
     with drawing.style():
