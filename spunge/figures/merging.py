@@ -81,7 +81,7 @@ def _draw_many(panels: list, most: int) -> Figure:
         if len(cosines):
             matrices.setdefault(_split(candidate, several), []).append(cosines)
     down, across = math.ceil(len(matrices) / MATRICES), min(len(matrices), MATRICES)
-    heights = [0.9 + drawing.ROW * len(panels), 0.6 + 1.8 * down] if matrices else [0.9 + drawing.ROW * len(panels)]
+    heights = [0.9 + drawing.ROW * len(panels), 0.6 + 1.9 * down] if matrices else [0.9 + drawing.ROW * len(panels)]
     with drawing.style():
         figure = Figure(figsize=(drawing.PAGE, sum(heights)), layout="constrained")
         parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -108,7 +108,7 @@ def _draw_many(panels: list, most: int) -> Figure:
             for (name, own), axes in zip(matrices.items(), grid.flat, strict=False):
                 mean = numpy.mean([cosines.to_numpy() for cosines in own], axis=0)
                 image = axes.imshow(mean, cmap="RdBu_r", vmin=-1, vmax=1)
-                axes.set_title(name)
+                axes.set_title(name.replace(": ", "\n"))
             label = f"cosine of task vectors, {most} shards in their order, all merges"
             parts[1].colorbar(image, ax=list(grid.flat), label=label, location="bottom", shrink=0.6, aspect=40)
     return figure
