@@ -315,7 +315,8 @@ def rough(number: float) -> str:
 
 def seeds(evaluations: pandas.DataFrame, candidate: Candidate) -> list[str]:
     """Return the seeds a candidate was evaluated with; the base model has none."""
-    rows = evaluations.loc[evaluations["seed"] != COMBINED, ["candidate", "seed"]].drop_duplicates()
+    own = evaluations["candidate"].str.startswith(candidate.path) & (evaluations["seed"] != COMBINED)
+    rows = evaluations.loc[own, ["candidate", "seed"]].drop_duplicates()
     rows = rows[_without_seed(rows) == candidate.path]
     return sorted(rows["seed"].unique(), key=lambda seed: (len(seed), seed))
 
