@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.evaluation import statistics
         from spunge.files import whole_file
         from spunge.options import make
+        from spunge.progress import say
 
         names = list(arguments.evaluations)
         kinds = {"knowledge": "questions", "fluency": "fluency"}
@@ -58,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
                     scores = evaluation.score(model, tokenizer, table, **arguments.evaluations[name])
                     found.keep(unfinished.State(table=scores))
                 else:
+                    say(f"going on with the scores of {name} that were kept")
                     scores = before.table
                 scores = scores.assign(**arguments.candidate)
                 resampling = statistics.resampling(scores, attributes, arguments.statistics)

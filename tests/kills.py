@@ -4,15 +4,16 @@ Each run has a fresh folder below --folder, with a copy of the models and wheels
 downloaded twice. A kill is SIGKILL to Snakemake and all its jobs, as when the power fails; then `snakemake --unlock`,
 and the same command again. Moments are drawn uniformly from 0 to the seconds that the undisturbed run took, divided by
 the number of kills: some fall in the start of libraries, most in the work. At the end evaluations.csv must be the same,
-and nothing may be left in `unfinished`; the exit code is 1 where that isn't so. With --save-every 0.1 a job of a minute
+and nothing may be left in `unfinished`; the exit code is 1 where that isn't so. With --save-every 0.01 a job of seconds
 has states to go on from; with the default of ten minutes the jobs of a small experiment start anew.
 
-    python tests/kills.py --configfile config.yaml --folder kills --kills 10 --save-every 0.1 --cores 2
+    python tests/kills.py --configfile config.yaml --folder kills --kills 10 --save-every 0.01 --cores 2
 """
 
 import argparse
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from pathlib import Path
 import yaml
 
 PROJECT = Path(__file__).resolve().parents[1]
+GOING_ON = re.compile("going on (?:after step|with the scores)")  # spunge/unfinished.py, scripts/evaluate.py
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,8 +62,8 @@ def main(argv: list[str] | None = None) -> int:
         subprocess.run([*command(arguments.cores), "--unlock"], cwd=killed, check=True, capture_output=True)
     if finish(killed, arguments.cores) != 0:
         return told(f"the killed run failed in the end: see {killed / 'terminal.txt'}")
-    gone_on = (killed / "terminal.txt").read_text(errors="replace").count("going on after step")
-    print(f"{gone_on} times a job went on from a state", flush=True)
+    terminal = (killed / "terminal.txt").read_text(errors="replace")
+    print(f"{len(GOING_ON.findall(terminal))} times a job went on from a state", flush=True)
     if left := list((killed / results).glob("unfinished")):
         return told(f"{left[0]} is left")
     tables = [(folder / results / "evaluations.csv").read_bytes() for folder in (undisturbed, killed)]

@@ -67,6 +67,9 @@ def test_a_job_that_goes_on_asks_nothing_twice(tiny_base, folder, tmp_path):
     for path in output.iterdir():
         path.rmdir() if path.is_dir() else path.unlink()
     done = run(tiny_base, folder, names, output, f"--unfinished={unfinished}")
-    assert done.returncode == 0 and "fluency" not in done.stderr and "Requests" not in done.stderr
+    assert done.returncode == 0 and "fluency:" not in done.stderr and "Requests" not in done.stderr
+    assert [line for line in done.stderr.splitlines() if "going on" in line] == [
+        f"going on with the scores of {name} that were kept" for name in names
+    ]
     assert {path.name: path.read_bytes() for path in output.iterdir()} == undisturbed
     assert not unfinished.parent.exists()
