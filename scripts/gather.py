@@ -16,12 +16,18 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import pandas as pd
 
+        from spunge.errors import InputError
         from spunge.files import whole_file
 
-        # As text, so that no number changes its digits on the way.
-        tables = [pd.read_csv(path, dtype=str, keep_default_na=False) for path in arguments.rows]
-        with whole_file(arguments.output) as temporary:
-            pd.concat(tables, ignore_index=True).to_csv(temporary, index=False)
+        columns = None
+        with whole_file(arguments.output) as temporary, open(temporary, "w", newline="") as gathered:
+            # One at a time: hundreds of shards make millions of rows. As text, so that no number changes its digits.
+            for path in arguments.rows:
+                table = pd.read_csv(path, dtype=str, keep_default_na=False)
+                if columns is not None and list(table.columns) != columns:
+                    raise InputError(f"{path} has other columns than {arguments.rows[0]}; remove it and run again")
+                table.to_csv(gathered, index=False, header=columns is None)
+                columns = list(table.columns)
 
     return errors.run(work)
 
