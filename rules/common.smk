@@ -319,8 +319,9 @@ def states_options(wildcards):
 
 
 def if_set(option, function, otherwise):
-    """`function`, or `otherwise` where no method has this option: a plan would ask the function for each of its jobs."""
-    return function if any(METHODS[method].get(option, False) is not False for method in METHODS) else otherwise
+    """`function`, or `otherwise` if no method sets this option to anything else: a plan asks a function for every job."""
+    found = [METHODS[method].get(option, False) for method in METHODS]
+    return function if any(value is not False and value != otherwise for value in found) else otherwise
 
 
 def method_states(wildcards):
@@ -360,6 +361,11 @@ def method_launcher(wildcards):
     """What starts the method: python, or accelerate with its file, for several devices."""
     settings = METHODS[wildcards.method].get("accelerate")
     return f"accelerate launch --config_file {shlex.quote(settings)}" if settings else "python"
+
+
+def method_gpus(wildcards):
+    """How many GPUs a run of the method needs."""
+    return METHODS[wildcards.method]["gpus"]
 
 
 def method_gpu_memory(wildcards):

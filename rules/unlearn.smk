@@ -80,7 +80,7 @@ rule unlearn:
     conda:
         ENVS / "model.yaml"
     resources:
-        gpu=lambda wildcards: METHODS[wildcards.method]["gpus"],
+        gpu=if_set("gpus", method_gpus, 1),
         gpu_mem_mb=if_set("gpu_memory", method_gpu_memory, GPU_MEMORY),
         mem_mb=lambda wildcards, attempt: METHODS[wildcards.method].get("memory", MEMORY) * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
