@@ -203,7 +203,7 @@ def extreme(values: Sequence[float], names: Sequence[str], highest: bool) -> str
     if not known:
         return ""
     value, name = (max if highest else min)(known, key=lambda pair: pair[0])
-    return f"{textwrap.shorten(name, 24, placeholder='…') or name[:24]} {value:.0%}"
+    return f"{textwrap.shorten(name, 24, placeholder='…') or name[:24]}: {value:.0%}"
 
 
 def _sorted_curves(

@@ -81,7 +81,7 @@ def _draw_many(panels: list, most: int) -> Figure:
         if len(cosines):
             matrices.setdefault(_split(candidate, several), []).append(cosines)
     down, across = math.ceil(len(matrices) / MATRICES), min(len(matrices), MATRICES)
-    heights = [0.9 + drawing.ROW * len(panels), 0.6 + 1.9 * down] if matrices else [0.9 + drawing.ROW * len(panels)]
+    heights = [0.9 + drawing.ROW * len(panels), *([0.7 + 2.2 * down] if matrices else [])]
     with drawing.style():
         figure = Figure(figsize=(drawing.PAGE, sum(heights)), layout="constrained")
         parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -95,7 +95,7 @@ def _draw_many(panels: list, most: int) -> Figure:
         for axes in (shares, signs):
             axes.set_xlim(0, 1)
             axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-        shares.set_xlabel(f"share kept of each\nof {most} shards")
+        shares.set_xlabel(f"share kept, {most} shards")
         signs.set_xlabel("signs in conflict")
         alike.set_xlabel(f"cosines of {most * (most - 1) // 2} pairs")
         names = [f"{_split(candidate, several)}, {written(candidate.merge)}" for candidate, *_ in panels]
