@@ -19,6 +19,7 @@ rule evaluate:
             "options",
             "unfinished",
             "evaluation/statistics",
+            "evaluation/description",
             "evaluation/shared_context",
             "evaluation/jobs",
             *(["evaluation/generation"] if TOXICITY and not VLLM else []),

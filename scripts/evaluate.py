@@ -30,9 +30,11 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import importlib
 
+        import pandas as pd
+
         from spunge import unfinished
         from spunge.datasets import tables
-        from spunge.evaluation import statistics
+        from spunge.evaluation import description, statistics
         from spunge.files import whole_file
         from spunge.options import make
         from spunge.progress import say
@@ -44,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.prompts:
             from spunge.evaluation import generation
         attributes = json.loads(arguments.attributes.read_text())
-        model, tokenizer = jobs.load_model(arguments)
+        model, tokenizer, realised = jobs.load_candidate(arguments)
+        rows = [] if realised is None else [description.edit(arguments.candidate, realised)]
         identity = jobs.identity(
             arguments,
             {"evaluations": arguments.evaluations, "generation": arguments.generation},
@@ -65,8 +68,10 @@ def main(argv: list[str] | None = None) -> int:
                 resampling = statistics.resampling(scores, attributes, arguments.statistics)
                 with whole_file(scores_path) as temporary:
                     scores.to_parquet(temporary, index=False)
+                rows.append(statistics.estimates(scores, name, resampling))
                 with whole_file(rows_path) as temporary:
-                    statistics.estimates(scores, name, resampling).to_csv(temporary, index=False)
+                    pd.concat(rows, ignore_index=True).to_csv(temporary, index=False)
+                rows = []  # what describes the model stands once, beside its first evaluation
             if arguments.prompts:
                 prompts = tables.read("prompts", arguments.prompts)["prompt"].tolist()
                 options = make("evaluations.toxicity", generation.Options, arguments.generation)

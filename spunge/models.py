@@ -5,8 +5,9 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial, wraps
 from pathlib import Path
 
 import torch
@@ -143,8 +144,8 @@ def _manifest(folder: Path, source: str, revision: str | None) -> dict:
 def load(base: BaseModel, dtype: torch.dtype, device: str, task_vector: TaskVector | None = None) -> torch.nn.Module:
     """Load the whole causal language model in `dtype` onto `device`, with `task_vector` added where one is given.
 
-    Sums are made in fp32 from the loaded weights, then cast to `dtype` again. Raises InputError where the vector
-    belongs to another base model.
+    What the vector changes is kept, and computed with, in fp32: `add`. Raises InputError where the vector belongs to
+    another base model.
     """
     from transformers import AutoModelForCausalLM
 
@@ -157,10 +158,17 @@ def load(base: BaseModel, dtype: torch.dtype, device: str, task_vector: TaskVect
 
 
 @torch.no_grad()
-def add(model: torch.nn.Module, task_vector: Mapping[str, torch.Tensor]) -> None:
-    """Add a task vector to a model's parameters in place; a name that the model lacks raises InputError."""
+def add(model: torch.nn.Module, task_vector: Mapping[str, torch.Tensor]) -> float:
+    """Add a task vector to a model's parameters in place, and return the share of its norm that the sums hold.
+
+    The base's weights lie on the grid of their precision, and most entries of an edit are smaller than half a step of
+    it: a sum in bfloat16 would leave them unchanged. So changed parameters become fp32. A name that the model lacks
+    raises InputError.
+    """
     parameters = dict(model.named_parameters(remove_duplicate=False))
+    dtype = model.dtype
     changed: set[int] = set()  # a checkpoint may name tied weights twice
+    asked, realised = 0.0, 0.0
     for name, delta in task_vector.items():
         if name not in parameters:
             raise InputError(f"the task vector changes {name}, which the base model does not have")
@@ -168,7 +176,40 @@ def add(model: torch.nn.Module, task_vector: Mapping[str, torch.Tensor]) -> None
         if id(parameter) in changed:
             continue
         changed.add(id(parameter))
-        parameter.copy_(parameter.float() + delta.to(parameter.device))
+        before, delta = parameter.data.float(), delta.to(parameter.device)
+        parameter.data = before + delta
+        asked += float(delta.double().square().sum())
+        realised += float((parameter.data.double() - before).square().sum())
+    if dtype != torch.float32:
+        _compute_in_fp32(model, changed, dtype)
+    return (realised / asked) ** 0.5 if asked else 1.0
+
+
+def _compute_in_fp32(model: torch.nn.Module, changed: Collection[int], dtype: torch.dtype) -> None:
+    """Let the layers of the changed parameters compute in fp32, and all others in `dtype` as before.
+
+    Autocast would round the weights again, in every product. A lookup is rounded with what it gives, and a module of
+    several layers computes with all of them: where such a one changes, the whole model computes in fp32.
+    """
+    own = [
+        module
+        for module in model.modules()
+        if any(id(parameter) in changed for parameter in module.parameters(recurse=False))
+    ]
+    if any(isinstance(module, torch.nn.Embedding) or any(module.children()) for module in own):
+        model.float()
+        return
+    for module in own:
+        module.float()
+        module.forward = wraps(module.forward)(partial(_wide, module.forward, dtype))
+
+
+def _wide(forward: Callable, dtype: torch.dtype, *args: object, **kwargs: object) -> torch.Tensor:
+    return forward(*map(_widened, args), **{key: _widened(one) for key, one in kwargs.items()}).to(dtype)
+
+
+def _widened(value: object) -> object:
+    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 @contextmanager

@@ -84,6 +84,11 @@ def merge(candidate: dict, diagnostics: list[dict]) -> pd.DataFrame:
     return _table(candidate, "merge", [{"n": 1} | row for row in diagnostics])
 
 
+def edit(candidate: dict, realised: float) -> pd.DataFrame:
+    """Return the tidy row (COLUMNS) with the share of an edit's norm that the evaluated weights hold."""
+    return _table(candidate, "edit", [{"attribute": "", "metric": "realised_share", "value": realised, "n": 1}])
+
+
 def _table(described: dict, evaluation: str, rows: list[dict]) -> pd.DataFrame:
     described = {column: described[column] for column in CANDIDATE_COLUMNS}
     complete = [{**described, "evaluation": evaluation, "low": "", "high": "", **row} for row in rows]

@@ -28,16 +28,23 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def load_model(arguments: argparse.Namespace):
     """Return the model that the arguments of `add_model` describe, on a GPU if there is one, and its tokenizer."""
+    model, tokenizer, _ = load_candidate(arguments)
+    return model, tokenizer
+
+
+def load_candidate(arguments: argparse.Namespace):
+    """Return what `load_model` returns, and the share of the edit's norm that the weights hold (None for the base)."""
     import torch
 
     from spunge import models, task_vector
 
     base = task_vector.BaseModel.open(arguments.base)
-    change = None
+    model, realised = models.load(base, getattr(torch, arguments.dtype), models.device()), None
     if arguments.task_vector:
-        change = task_vector.Scaled(task_vector.read(arguments.task_vector), arguments.scale)
-    model = models.load(base, getattr(torch, arguments.dtype), models.device(), change)
-    return model, models.load_tokenizer(base)
+        edit = task_vector.Scaled(task_vector.read(arguments.task_vector), arguments.scale)
+        edit.check_base(base, arguments.task_vector)
+        realised = models.add(model, edit)
+    return model, models.load_tokenizer(base), realised
 
 
 def identity(arguments: argparse.Namespace, facts: Mapping[str, object], files: Iterable[str]) -> str:

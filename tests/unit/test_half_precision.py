@@ -1,0 +1,80 @@
+"""Evaluation in half precision: what an edit changes is not rounded to the grid that the base model's weights lie on."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+
+from spunge import models
+
+TOKENS = torch.arange(3, 43)[None]
+LLAMA = {"num_key_value_heads": 1, "intermediate_size": 64}
+CONFIGS = {
+    "llama": lambda: LlamaConfig(
+        vocab_size=320, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, initializer_range=0.2, **LLAMA
+    ),
+    # Its layers have biases, which stay as they are.
+    "gpt2": lambda: GPT2Config(
+        vocab_size=320, n_embd=32, n_layer=2, n_head=2, initializer_range=0.2, bos_token_id=0, eos_token_id=0
+    ),
+}
+DOWN = {"llama": "mlp.down_proj.weight", "gpt2": "mlp.c_proj.weight"}
+
+
+def base(kind):
+    """A model whose weights lie on bfloat16's grid, in fp32."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS[kind]()).eval()
+    return model.to(torch.bfloat16).float()
+
+
+def edit(model, ending, share=1e-3):
+    """A task vector of entries far below half a step of bfloat16, 1/512 of an entry's power of two."""
+    torch.manual_seed(1)
+    parameters = [(name, one) for name, one in model.named_parameters() if name.endswith(ending)]
+    return {name: share * one.std() * torch.randn_like(one) for name, one in parameters}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@torch.no_grad()
+def test_what_a_layer_adds_is_linear_in_the_factor(kind):
+    """Half the edit does half as much, and all of it is there; rounded to the grid most of it would be lost."""
+    reference, half = base(kind), base(kind).to(torch.bfloat16)
+    delta = edit(reference, DOWN[kind])
+    name, change = next(iter(delta.items()))
+    rounded = (reference.get_parameter(name) + change).to(torch.bfloat16).float() - reference.get_parameter(name)
+    assert (rounded == 0).float().mean() > 0.5
+    assert models.add(half, delta) == pytest.approx(1, abs=1e-4)
+    module = half.get_submodule(name.removesuffix(".weight"))
+    states = torch.randn(1, 5, 64 if kind == "llama" else 128).to(torch.bfloat16)
+    product = states.float() @ (change.T if kind == "llama" else change)
+    plain = base(kind).get_submodule(name.removesuffix(".weight"))(states.float())
+    torch.testing.assert_close(module(states).float(), plain + product, rtol=2**-8, atol=1e-6)
+    assert module(states).dtype == torch.bfloat16
+    models.add(half, {name: -change / 2})
+    torch.testing.assert_close(half.get_parameter(name), reference.get_parameter(name) + change / 2, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@torch.no_grad()
+def test_a_changed_embedding_lets_the_whole_model_compute_in_fp32(kind):
+    """A lookup gives the weights themselves, so it would be rounded however it is computed."""
+    reference, half = base(kind), base(kind).to(torch.bfloat16)
+    delta = edit(reference, "weight")
+    assert models.add(half, delta) == pytest.approx(1, abs=1e-4)
+    models.add(reference, delta)
+    torch.testing.assert_close(half(TOKENS).logits, reference(TOKENS).logits, rtol=0, atol=0.02)
+    assert half(TOKENS).logits.dtype == torch.float32
+
+
+@torch.no_grad()
+def test_a_half_precision_candidate_generates_and_is_trained_further():
+    from peft import LoraConfig, get_peft_model
+
+    half = base("llama").to(torch.bfloat16)
+    models.add(half, edit(half.float(), DOWN["llama"]))
+    assert half.generate(TOKENS, max_new_tokens=3, do_sample=False, pad_token_id=0).shape == (1, 43)
+    adapted = get_peft_model(half, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
+        adapted(TOKENS, labels=TOKENS).loss.backward()
+    gradients = [one.grad for one in adapted.parameters() if one.requires_grad]
+    assert all(one is not None and one.isfinite().all() for one in gradients)
