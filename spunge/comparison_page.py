@@ -24,6 +24,7 @@ from spunge.evaluations import (
     forget_attributes,
     measured,
     rough,
+    samples,
     tasks,
     written,
 )
@@ -45,6 +46,7 @@ QUANTITIES = (
 BENCHMARKS = {"wmdpbio": "WMDP-bio", "wmdpcyber": "WMDP-cyber", "mmlu": "MMLU"}
 SHARES = {"toxic share", "general capability", "WMDP-bio", "WMDP-cyber", "MMLU"}
 KINDS = ("base", "joint", "random", "attribute")
+SAMPLES = "25"  # of which the published expected maxima are (Gehman et al. 2020); of fewer it is lower
 SPUNGE = "spunge"
 MERGE_OF_THE_PAPER = "ties"
 
@@ -208,7 +210,8 @@ def _fill_toxicity(evaluations: pandas.DataFrame, evaluation: str, candidate: Ca
         shares = measured(evaluations, evaluation, TOXIC_SHARE + name)
         maxima = measured(evaluations, evaluation, f"expected_maximum_{name}")
         _fill(row, "toxic share", estimate(shares, candidate, FORGET_MEAN))
-        _fill(row, "expected maximum", estimate(maxima, candidate, FORGET_MEAN))
+        if samples(evaluations) == SAMPLES:
+            _fill(row, "expected maximum", estimate(maxima, candidate, FORGET_MEAN))
         for group in forget_attributes(evaluations):
             found = estimate(shares, candidate, group)
             if not math.isnan(found.value):

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy
 import pandas
 
 from spunge import splits
@@ -34,12 +35,16 @@ COMBINED = "all"
 
 FIXED_SEEDS = "_fixed_seeds"  # after a difference's metric: its interval with these very seeds
 
+MINUS = "_minus_"  # between a metric and the rival that it was taken from
 TOXIC_SHARE = "toxic_share_"  # … and the name of a classifier
 QUESTIONS = "questions_"  # … and the name of a task of lm-eval
 
 BEFORE = "as_unlearned"  # what every attack on unlearning is compared with
 # Of what texts are relearned, for people: relearned_{source}_{number}.
 SOURCES = {"forget": "the same attribute", "other": "another attribute", "unrelated": "unrelated prose"}
+
+# Evaluations of a model as it is, before any attack.
+OF_A_MODEL = ("knowledge", "benchmarks", "fluency", "toxicity", "toxicity_neutral")
 
 # When a model is broken rather than unlearned: it would pass for harmless only because it writes no language any more.
 # The bounds are this project's own, wide enough that no model that still writes prose crosses them.
@@ -215,8 +220,14 @@ def families(evaluations: pandas.DataFrame) -> dict[str, tuple[str, float]]:
 def classifiers(evaluations: pandas.DataFrame) -> list[str]:
     """Return the toxicity classifiers in the order of the configuration: the first is the one that answers rest on."""
     metrics = evaluations.loc[evaluations["evaluation"] == "toxicity", "metric"].unique()
-    shares = [metric for metric in metrics if metric.startswith(TOXIC_SHARE) and "_minus_" not in metric]
+    shares = [metric for metric in metrics if metric.startswith(TOXIC_SHARE) and MINUS not in metric]
     return [metric.removeprefix(TOXIC_SHARE) for metric in shares]
+
+
+def samples(evaluations: pandas.DataFrame) -> str:
+    """Return how many continuations a toxic prompt has, or "" where the table does not say it."""
+    found = measured(evaluations, "toxicity", "samples")["value"].get(("base", COMBINED, FORGET_MEAN))
+    return "" if found is None else f"{found:g}"
 
 
 def candidates(evaluations: pandas.DataFrame, evaluation: str | None = None, grouped: bool = False) -> list[Candidate]:
@@ -271,7 +282,7 @@ def measured(evaluations: pandas.DataFrame, evaluation: str, metric: str) -> pan
 
 
 def estimate(rows: pandas.DataFrame, candidate: Candidate, attribute: str = "", seed: str = COMBINED) -> Estimate:
-    """Return what `measured` holds for a candidate, or NaNs if it holds nothing."""
+    """Return what `measured` holds for a candidate, or MISSING if it holds nothing."""
     key = (candidate.path, seed, attribute)
     return Estimate(*rows.loc[key, ["value", "low", "high"]]) if key in rows.index else MISSING
 
@@ -285,25 +296,29 @@ def neutral_overall(evaluations: pandas.DataFrame) -> str:
 def broken(evaluations: pandas.DataFrame, candidate: Candidate) -> str:
     """Return why a candidate no longer writes language, or "" if it does as far as was measured.
 
-    It is broken where its perplexity is no number or more than BROKEN_PERPLEXITY times the base model's, where its
-    continuations have less than BROKEN_DISTINCT times the base model's share of distinct bigrams, or where more than
-    BROKEN_EMPTY of them say nothing. Seeds taken together.
+    It is broken where an estimate of its own evaluations is no number, where its perplexity is more than
+    BROKEN_PERPLEXITY times the base model's, where its continuations have less than BROKEN_DISTINCT times the base
+    model's share of distinct bigrams, or where more than BROKEN_EMPTY of them say nothing. Seeds taken together.
     """
+    combined = evaluations[(evaluations["seed"] == COMBINED) & evaluations["evaluation"].isin(OF_A_MODEL)]
+    key = ["evaluation", "metric", "attribute"]
+    own, base = (combined[combined["candidate"] == path].set_index(key)["value"] for path in (candidate.path, "base"))
+    for (_, metric, attribute), value in own[~numpy.isfinite(own)].items():
+        if MINUS not in metric:
+            of = f" of {attribute}" if attribute else ""
+            return f"{metric.replace('_', ' ')}{of} {'not a number' if math.isnan(value) else 'infinite'}"
 
-    def values(evaluation: str, metric: str, attribute: str) -> tuple[float | None, float | None]:
-        rows = measured(evaluations, evaluation, metric)["value"]
-        return tuple(rows.get((path, COMBINED, attribute)) for path in (candidate.path, "base"))
+    def values(*wanted: str) -> tuple[float, float]:
+        return tuple(rows.get(wanted, math.nan) for rows in (own, base))
 
     perplexity, of_base = values("fluency", "perplexity", "")
-    if perplexity is not None and of_base is not None and not perplexity <= BROKEN_PERPLEXITY * of_base:
-        if math.isnan(perplexity):
-            return "perplexity not a number"
+    if perplexity > BROKEN_PERPLEXITY * of_base:
         return f"perplexity {rough(perplexity)}, {rough(perplexity / of_base)} times the base model's"
     distinct, of_base = values("toxicity", "distinct_2", FORGET_MEAN)
-    if distinct is not None and of_base is not None and distinct < BROKEN_DISTINCT * of_base:
+    if distinct < BROKEN_DISTINCT * of_base:
         return f"{distinct:.0%} of its bigrams are distinct, the base model's {of_base:.0%}"
     empty, _ = values("toxicity", "empty_share", FORGET_MEAN)
-    return f"{empty:.0%} of its continuations say nothing" if empty is not None and empty > BROKEN_EMPTY else ""
+    return f"{empty:.0%} of its continuations say nothing" if empty > BROKEN_EMPTY else ""
 
 
 def rough(number: float) -> str:

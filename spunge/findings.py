@@ -103,7 +103,9 @@ def measures(evaluations: pandas.DataFrame) -> dict[str, tuple[Measure, ...]]:
     shares = [of_all(_toxic_share(name), TOXIC_SHARE + name) for name in scored]
     neutral = of_all("toxic share, neutral prompts", shares[0].metric, "toxicity_neutral", neutral_overall(evaluations))
     prompts = of_all("toxic prompts", f"toxic_prompts_{scored[0]}")
-    maximum = of_all("expected maximum", f"expected_maximum_{scored[0]}", unit="of a score from 0 to 1")
+    maximum = of_all(
+        summary.expected_maximum(evaluations), f"expected_maximum_{scored[0]}", unit="of a score from 0 to 1"
+    )
     at_equal = [measure._replace(evaluation="equal_fluency") for measure in (*shares, prompts, maximum)]
     return {AT_EQUAL_FLUENCY: tuple(at_equal), AS_TRAINED: (*shares, neutral, PERPLEXITY, _capability(evaluations))}
 
@@ -124,7 +126,7 @@ def verdicts(evaluations: pandas.DataFrame) -> pandas.DataFrame:
         for candidate in _attribute_splits(evaluations, comparison):
             count = len(seeds(evaluations, candidate))
             for rival in RIVALS:
-                ruin = _ruin(evaluations, candidate, rival, comparison) if scored else ""
+                ruin = _ruin(evaluations, candidate, rival, comparison)
                 perplexity = verdict(_difference(evaluations, candidate, PERPLEXITY, rival), PERPLEXITY.better)
                 unequal = perplexity in (BETTER, WORSE, NOT_MEASURED)
                 for measure in wanted:
@@ -170,7 +172,11 @@ def _knowledge_answers(evaluations: pandas.DataFrame, judged: pandas.DataFrame) 
     for candidate in _attribute_splits(evaluations, AS_TRAINED):
         own = judged[(judged["candidate"] == candidate.path) & (judged["measure"] == DECISIVE.name)].set_index("rival")
         name = f"{written(candidate.method)}, merged with {written(candidate.merge)}"
-        text = f"With {name}, splitting by the attribute {_clauses(own, DECISIVE, {})}."
+        text = f"With {name}, splitting by the attribute"
+        if reason := broken(evaluations, candidate):
+            texts.append(f"{text} broke the model ({reason}): whatever it no longer knows, that is no success.")
+            continue
+        text += f" {_clauses(own, DECISIVE, _ruins(evaluations, candidate, own, AS_TRAINED))}."
         if base is not None:
             forget, retain = (
                 " to ".join(_percent(estimate(accuracy, each, mean).value) for each in (base, candidate))
@@ -216,11 +222,10 @@ def _toxicity_answer(
     own = judged[(judged["candidate"] == candidate.path) & (judged["comparison"] == comparison)]
     own = own[own["measure"] == decisive.name].set_index("rival")
     beside = {}
-    for rival in RIVALS:
-        if own.loc[rival, "verdict"] == RIVAL_BROKEN:
-            beside[rival] = _broken(evaluations, _rival(evaluations, candidate, rival, comparison), comparison)
-        elif comparison == AS_TRAINED:
-            beside[rival] = f"perplexity {_numbers(_difference(evaluations, candidate, PERPLEXITY, rival), PERPLEXITY)}"
+    if comparison == AS_TRAINED:
+        perplexities = {rival: _difference(evaluations, candidate, PERPLEXITY, rival) for rival in RIVALS}
+        beside = {rival: f"perplexity {_numbers(found, PERPLEXITY)}" for rival, found in perplexities.items()}
+    beside |= _ruins(evaluations, candidate, own, comparison)
     clauses = _clauses(own, decisive._replace(name="toxic share"), beside)
     text += f" {clauses}."
     models = _models(evaluations, candidate, comparison)
@@ -263,6 +268,8 @@ def power_notes(evaluations: pandas.DataFrame) -> list[str]:
     notes = []
     for candidate in _attribute_splits(evaluations, comparison):
         for rival, name in RIVALS.items():
+            if _ruin(evaluations, candidate, rival, comparison):
+                continue
             told = power.note(evaluations, candidate, decisive[1:4], rival, units)
             if told:
                 numbers = _numbers(_difference(evaluations, candidate, decisive, rival), decisive)
@@ -357,7 +364,10 @@ def _models(evaluations: pandas.DataFrame, candidate: Candidate, comparison: str
 
 
 def _rival(evaluations: pandas.DataFrame, candidate: Candidate, rival: str, comparison: str) -> Candidate | None:
-    evaluation = "toxicity" if comparison == AS_TRAINED else "equal_fluency"
+    """Return what a candidate is compared with, a merge by as many shards, if there is such a one."""
+    evaluation = "equal_fluency"
+    if comparison == AS_TRAINED:
+        evaluation = "toxicity" if classifiers(evaluations) else None
     wanted = (candidate.method, rival, "" if rival == "joint" else candidate.merge)
     found = (one for one in candidates(evaluations, evaluation) if (one.method, one.kind, one.merge) == wanted)
     return next(found, None)
@@ -379,6 +389,15 @@ def _ruin(evaluations: pandas.DataFrame, candidate: Candidate, rival: str, compa
         return BROKEN
     other = _rival(evaluations, candidate, rival, comparison)
     return RIVAL_BROKEN if other and _broken(evaluations, other, comparison) else ""
+
+
+def _ruins(
+    evaluations: pandas.DataFrame, candidate: Candidate, own: pandas.DataFrame, comparison: str
+) -> dict[str, str]:
+    """Return why rivals are broken, those that are, from the candidate's verdicts by rival."""
+    ruined = [rival for rival in RIVALS if own.loc[rival, "verdict"] == RIVAL_BROKEN]
+    found = {rival: _rival(evaluations, candidate, rival, comparison) for rival in ruined}
+    return {rival: _broken(evaluations, one, comparison) for rival, one in found.items()}
 
 
 def _difference(evaluations: pandas.DataFrame, candidate: Candidate, measure: Measure, rival: str) -> Estimate:

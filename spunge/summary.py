@@ -8,6 +8,7 @@ import pandas
 
 from spunge.evaluations import (
     FORGET_MEAN,
+    MISSING,
     RETAIN_MEAN,
     RETAIN_MINUS_FORGET,
     TOXIC_SHARE,
@@ -23,6 +24,7 @@ from spunge.evaluations import (
     measured,
     methods,
     neutral_overall,
+    samples,
     seeds,
     written,
 )
@@ -39,6 +41,7 @@ LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "↑": r"$\uparrow$",
     "λ": r"$\lambda$",
 }
+LARGE = 1e6
 MEANS = ((FORGET_MEAN, "↓"), (RETAIN_MEAN, "↑"), (RETAIN_MINUS_FORGET, "↑"))
 
 
@@ -94,9 +97,9 @@ def _of_toxicity(evaluations: pandas.DataFrame) -> list[Quantity]:
     for name in (first, *others):
         title, heading = f"toxic share: {FORGET_MEAN} ({name})", f"toxic, {written(name)} ↓"
         found.append(quantity(title, heading, "toxicity", TOXIC_SHARE + name, FORGET_MEAN))
-    neutral = neutral_overall(evaluations)
+    neutral, maximum = neutral_overall(evaluations), expected_maximum(evaluations)
     found += [
-        quantity("expected maximum", "expected maximum ↓", "toxicity", f"expected_maximum_{first}", FORGET_MEAN, False),
+        quantity(maximum, f"{maximum} ↓", "toxicity", f"expected_maximum_{first}", FORGET_MEAN, False),
         quantity("toxic prompts", "toxic prompts ↓", "toxicity", f"toxic_prompts_{first}", FORGET_MEAN),
         quantity("toxic share: neutral prompts", "toxic, neutral prompts ↓", "toxicity_neutral", share, neutral),
         quantity("distinct-2", "distinct-2 ↑", "toxicity", "distinct_2", FORGET_MEAN, False, interval=False),
@@ -113,17 +116,24 @@ def _of_toxicity(evaluations: pandas.DataFrame) -> list[Quantity]:
     return [one for one in found if (one.evaluation, one.metric, one.attribute) in told]
 
 
-def compared(evaluations: pandas.DataFrame) -> list[Candidate]:
-    """Return the candidates that are compared, labelled for people.
+def expected_maximum(evaluations: pandas.DataFrame) -> str:
+    """Return the name of the expected maximum toxicity, with the number of samples: it grows with them."""
+    number = samples(evaluations)
+    return f"expected maximum of {number}" if number else "expected maximum"
 
-    Where toxicity was measured, a method is told by its family and λ, and a broken model is marked as such.
+
+def compared(evaluations: pandas.DataFrame) -> list[Candidate]:
+    """Return the candidates that are compared, labelled for people; a broken model is marked as such.
+
+    Where toxicity was measured, a method is told by its family and λ.
     """
-    if not classifiers(evaluations):
-        return candidates(evaluations)
+    toxicity = bool(classifiers(evaluations))
     several, names = len(methods(evaluations)) > 1, named(evaluations)
     found = []
-    for candidate in candidates(evaluations, "toxicity"):
-        label = f"{names[candidate.method]}: {candidate.name}" if several and candidate.method else candidate.name
+    for candidate in candidates(evaluations, "toxicity" if toxicity else None):
+        label = candidate.label
+        if toxicity:
+            label = f"{names[candidate.method]}: {candidate.name}" if several and candidate.method else candidate.name
         reason = broken(evaluations, candidate)
         found.append(replace(candidate, label=f"{label}; broken: {reason}" if reason else label))
     return found
@@ -148,7 +158,12 @@ def table(evaluations: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def number(value: float, percent: bool, difference: bool) -> str:
-    """Write a number for people: shares in percent with one decimal, a true minus sign, differences with their sign."""
+    """Write a number for people: shares in percent with one decimal, a true minus sign, differences with their sign.
+
+    From LARGE on (a broken model's perplexity), with the power of ten alone.
+    """
+    if not percent and abs(value) >= LARGE:
+        return f"{value:{'+' if difference else ''}.1e}".replace("-", "−")
     decimals = 1 if percent else 2
     text = f"{value * 100 if percent else value:{'+' if difference else ''}.{decimals}f}"
     if float(text) == 0:
@@ -157,22 +172,25 @@ def number(value: float, percent: bool, difference: bool) -> str:
 
 
 def cell(found: Estimate, quantity: Quantity) -> str:
-    """Write an estimate for people, `26.4 [20.1, 33.0]`, its interval in one piece; a missing one is a dash."""
-    if math.isnan(found.value):
+    """Write an estimate for people, `26.4 [20.1, 33.0]`, its interval in one piece.
+
+    What was not measured is a dash; what was and is no number is `broken`.
+    """
+    if found is MISSING:
         return "–"
+    if not math.isfinite(found.value):
+        return "broken"
     text, low, high = (number(part, quantity.percent, quantity.difference) for part in found)
     return f"{text} [{low},\u00a0{high}]" if quantity.interval and not math.isnan(found.low) else text
 
 
 def readable(evaluations: pandas.DataFrame) -> pandas.DataFrame:
     """Return the table for people: text cells, shares in percent, the candidates' labels as index."""
-    numbers = table(evaluations)
-    columns = {}
+    shown, columns = compared(evaluations), {}
     for quantity in quantities(evaluations):
-        parts = numbers[[quantity.title, f"{quantity.title} low", f"{quantity.title} high"]].itertuples(index=False)
-        columns[quantity.heading] = [cell(Estimate(*part), quantity) for part in parts]
-    index = pandas.Index(numbers["label"], name="model")
-    return pandas.DataFrame(columns, index=index)
+        rows = measured(evaluations, quantity.evaluation, quantity.metric)
+        columns[quantity.heading] = [cell(estimate(rows, one, quantity.attribute), quantity) for one in shown]
+    return pandas.DataFrame(columns, index=pandas.Index([one.label for one in shown], name="model"))
 
 
 def markdown(evaluations: pandas.DataFrame) -> str:

@@ -9,6 +9,7 @@ off at one reference, which perplexity alone decides.
 - Reading: on the first piece of the curve, between two neighbouring λ, that crosses the reference from below,
   linearly in the logarithm of the perplexity. All curves reach the reference at the estimate. A resample in which
   one doesn't prolongs its last piece, if that rises, by at most its own length; else it takes the end of the curve.
+- A λ whose perplexity or toxicity is no number broke the model: the curve ends before it.
 - A split that does not get above MARGIN times the base model's perplexity at any λ is nowhere as little fluent as the
   others, and gets no rows. Where that is so for every split, unlearning cost no fluency, and all are compared at their
   largest λ.
@@ -115,7 +116,14 @@ def _points(
                 by_seed = [of_seed for _, of_seed in one.groupby("seed")]
                 points = found.setdefault((split, merge), {evaluation: [] for evaluation in scores})
                 points[name].append(statistics.replicates(by_seed, name, resampling))
-    return found
+    return {key: _whole(points) for key, points in found.items()}
+
+
+def _whole(points: Mapping[str, list[Replicates]]) -> dict[str, list[Replicates]]:
+    """Return a curve's points, by evaluation, before the first one with an estimate that is no number."""
+    pairs = zip(*points.values(), strict=True)
+    broken = [any(np.isnan(values[0]) for one in pair for values, _ in one.values()) for pair in pairs]
+    return {name: own[: [*broken, True].index(True)] for name, own in points.items()}
 
 
 def _stack(points: Sequence[Replicates], base: Replicates, name: tuple[str, str]) -> np.ndarray:

@@ -3,6 +3,8 @@
 Intervals are percentile bootstraps. Subjects (countries or texts, say) are resampled within each attribute; where seeds
 are combined, seeds are resampled too, crossed with the subjects (Owen 2007, "The pigeonhole bootstrap"). All candidates
 share the resamples, so differences between them are paired.
+
+A score that is not a number (a broken model's) makes every estimate that rests on it none either: nothing is left out.
 """
 
 import zlib
@@ -47,7 +49,8 @@ def metrics(evaluation: str, scores: pd.DataFrame) -> dict[str, Metric]:
 
     A score table of toxicity has a row per prompt, with the sums over its `samples` continuations: for each classifier
     c `toxic_{c}` (how many are toxic) and `score_{c}` (0 … 1 each), then `maximum_{c}` (the highest score), `any_{c}`
-    (0 or 1: is any toxic); `distinct_2` (of the prompt's continuations together), `empty` and `tokens`.
+    (0 or 1: is any toxic); `distinct_2` (of the prompt's continuations together), `empty` and `tokens`. The metric
+    `samples` tells how many continuations a prompt has, over which a maximum grows.
     """
     if evaluation in METRICS:
         return METRICS[evaluation]
@@ -66,6 +69,7 @@ def metrics(evaluation: str, scores: pd.DataFrame) -> dict[str, Metric]:
         "distinct_2": Metric("distinct_2"),
         "empty_share": Metric("empty", "samples"),
         "tokens": Metric("tokens", "samples"),
+        "samples": Metric("samples"),
     }
 
 
@@ -207,7 +211,7 @@ def replicates(
     seed_counts = resample_counts(len(by_seed), resamples, resampling.seed, "seeds")
     if fixed_seeds:
         seed_counts = np.ones_like(seed_counts)
-    sums = [one.assign(rows=1.0).groupby(["attribute", "subject"])[columns].sum() for one in by_seed]
+    sums = [one.assign(rows=1.0).groupby(["attribute", "subject"])[columns].sum(skipna=False) for one in by_seed]
     result = {}
     for attribute in by_seed[0]["attribute"].unique():
         of_attribute = [one.loc[attribute] for one in sums]
@@ -217,7 +221,9 @@ def replicates(
         drawn = dict(zip(columns, resampled_sums(values, subject_counts, seed_counts).T, strict=True))
         n = int((by_seed[0]["attribute"] == attribute).sum())
         for name, metric in wanted.items():
-            result[attribute, name] = metric.transform(drawn[metric.total] / drawn[metric.weight or "rows"]), n
+            with np.errstate(over="ignore"):  # a perplexity beyond all numbers is none
+                values = metric.transform(drawn[metric.total] / drawn[metric.weight or "rows"])
+            result[attribute, name] = np.where(np.isfinite(values), values, np.nan), n
     return {**result, **_means(result, wanted, resampling)}
 
 

@@ -1,5 +1,6 @@
 """A model that no longer writes language is not toxic either: it must never pass for a success."""
 
+import evaluations_example
 import numpy as np
 import pandas as pd
 import pytest
@@ -38,7 +39,7 @@ def measured_as(table, path, evaluation, metric, value, attribute=None):
         ("fluency", "perplexity", 80.1, "perplexity 80, 2.0 times the base model's"),
         ("fluency", "perplexity", 49152.0, "perplexity 49152, 1229 times the base model's"),
         ("fluency", "perplexity", 2.5e10, "perplexity 2.5e+10, 6.2e+08 times the base model's"),
-        ("fluency", "perplexity", float("inf"), "perplexity inf, inf times the base model's"),
+        ("fluency", "perplexity", float("inf"), "perplexity infinite"),
         ("fluency", "perplexity", float("nan"), "perplexity not a number"),
         ("toxicity", "distinct_2", 0.41, ""),
         ("toxicity", "distinct_2", 0.39, "39% of its bigrams are distinct, the base model's 80%"),
@@ -149,6 +150,36 @@ def test_a_family_is_broken_where_a_factor_within_that_perplexity_is():
     table = measured_as(table, "tvn/attribute/ties", "equal_fluency", "perplexity_ratio", 1.27)
     table = measured_as(table, "tvn-half/attribute/ties", "toxicity", "distinct_2", 0.1)
     assert "broke the model (10% of its bigrams are distinct" in findings.answers(table)[0]
+
+
+# Knowledge: a model whose numbers are none, and one that lost its language
+
+
+@pytest.mark.parametrize("lost", [{"accuracy": np.nan}, {"perplexity": 1e9}])
+@pytest.mark.parametrize("path", ["rmu/attribute/ties", "rmu/joint"])
+def test_a_broken_model_is_neither_better_nor_a_rival_in_what_it_knows(path, lost):
+    table = evaluations_example.example()
+    (metric, value), own = *lost.items(), table["candidate"] == path
+    # However far from its rivals it seems to be.
+    table.loc[own & table["metric"].str.startswith(f"{metric}_minus_"), ["value", "low", "high"]] = [0.5, 0.4, 0.6]
+    table.loc[own & (table["metric"] == metric), ["value", "low", "high"]] = value
+    candidate = next(one for one in candidates(table) if one.path == path)
+    assert broken(table, candidate)
+    verdicts = findings.verdicts(table).set_index("rival")["verdict"]
+    (answer,) = findings.answers(table)
+    if path == "rmu/joint":
+        assert set(verdicts["joint"]) == {"the rival is broken"}
+        assert not set(verdicts["random"]) & {"the rival is broken", "broken"}
+        assert "has no rival in unlearning everything at once, which broke the model (" in answer
+    else:
+        assert set(verdicts) == {"broken"}
+        assert "broke the model (" in answer and "better" not in answer
+        assert 'class="text better"' not in page(table)
+    row = summary.readable(table).filter(like="; broken: ", axis="index")
+    assert len(row) == 1
+    shown = row.iloc[0]["perplexity ↓" if metric == "perplexity" else "forget mean ↓"]
+    assert shown == ("1.0e+09 [1.0e+09,\u00a01.0e+09]" if metric == "perplexity" else "broken")
+    assert not any(name in note for note in findings.power_notes(table) for name in (candidate.label,))
 
 
 def test_a_broken_rival_at_equal_fluency_is_no_rival():

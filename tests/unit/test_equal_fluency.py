@@ -130,6 +130,21 @@ def test_intervals_are_those_of_all_draws_of_seeds_and_prompts():
         assert [row["low"], row["high"]] == pytest.approx([min(values), max(values)])
 
 
+@pytest.mark.parametrize("table", ["fluency", "toxicity"])
+def test_a_curve_ends_before_the_factor_that_broke_the_model(table):
+    """Nobody is compared beyond the joint curve's first λ then, at the ratio 1.2 where it has 8 of 16."""
+    tables = scores(HAND_MADE)
+    lost = tables[table]["candidate"].str.startswith("tvn/joint/")
+    columns = {"fluency": "loss", "toxicity": ["toxic_words", "score_words", "maximum_words", "any_words"]}
+    tables[table].loc[lost, columns[table]] = np.nan
+    third = {"tvn-third": ("tvn", 1 / 3), **FAMILIES}
+    added = scores({("tvn-third", "joint", ""): ([[4, 2], [4, 2]], [1.1, 1.1])})
+    tables = {name: pd.concat([one, added[name].query("method != ''")]) for name, one in tables.items()}
+    rows = equal_fluency.rows(tables, third, RESAMPLING, 2.0)
+    assert value(rows, "tvn/joint", "perplexity_ratio", "")["value"] == pytest.approx(1.2)
+    assert value(rows, "tvn/joint")["value"] == pytest.approx(0.5)
+
+
 # What must hold of any
 
 

@@ -1,4 +1,4 @@
-"""Evaluation in half precision: what an edit changes is not rounded to the grid that the base model's weights lie on."""
+"""Evaluation in half precision: an edit is not rounded to the grid that the base model's weights lie on."""
 
 import pytest
 import torch

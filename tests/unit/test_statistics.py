@@ -478,3 +478,39 @@ def test_description_of_training_and_merge():
     merge = description.merge(described("rmu/attribute/ties", "2"), [row]).iloc[0]
     assert (merge["shard"], merge["attribute"], merge["value"], merge["n"]) == ("Africa", "Asia", 0.25, 1)
     assert (merge["evaluation"], merge["merge"], merge["low"], merge["high"]) == ("merge", "ties", "", "")
+
+
+# Numbers that are none
+
+
+def test_a_score_that_is_no_number_is_never_left_out():
+    """One question of one seed: the attribute's estimate and all means of it are none, the other attributes' stand."""
+    scores = all_candidates(knowledge)
+    row = scores.index[(scores["candidate"] == "rmu/joint/seed1") & (scores["attribute"] == "Africa")][3]
+    scores.loc[row, "accuracy"] = np.nan
+    resampling = Resampling(100, 0, forget=("Africa", "Asia"), retain=("Europe", "Americas"))
+    whole = statistics.estimates(all_candidates(knowledge), "knowledge", resampling)
+    single = statistics.estimates(scores, "knowledge", resampling)
+    lost = single[single["value"].isna()]
+    assert set(zip(lost["candidate"], lost["attribute"], lost["metric"], strict=True)) == {
+        ("rmu/joint/seed1", name, "accuracy") for name in ("Africa", FORGET_MEAN, DIFFERENCE)
+    }
+    assert lost[["low", "high"]].isna().all(axis=None)
+    pd.testing.assert_frame_equal(single.drop(lost.index), whole.drop(lost.index))
+    combined = statistics.comparisons(scores, "knowledge", resampling)
+    joint = combined[(combined["candidate"] == "rmu/joint") & (combined["metric"] == "accuracy")]
+    assert joint.set_index("attribute")["value"].isna().to_dict() == {
+        "Africa": True, "Asia": False, "Europe": False, "Americas": False,
+        FORGET_MEAN: True, RETAIN_MEAN: False, DIFFERENCE: True,
+    }  # fmt: skip
+    # Its rivals' differences from it are none, too.
+    spunge = cell(combined, metric="accuracy_minus_joint", candidate="rmu/attribute/ties")
+    assert np.isnan(spunge[["value", "low", "high"]].astype(float)).all()
+
+
+@pytest.mark.parametrize("loss", [np.nan, np.inf, -np.inf, 1e306])
+def test_a_perplexity_beyond_all_numbers_is_none(loss):
+    """A sum that skips NaN would be 0, and the perplexity of a broken model 1, the best there is."""
+    texts = prose("base", texts=3).assign(loss=[50.0, loss, 60.0], tokens=20)
+    found = statistics.estimates(texts, "fluency", Resampling(100, 0))
+    assert np.isnan(found[["value", "low", "high"]].astype(float)).all(axis=None)

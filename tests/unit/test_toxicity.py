@@ -97,6 +97,17 @@ def test_texts_without_a_word_score_nothing_whatever_the_classifier_says():
     assert spoken["empty"].tolist() == [0, 0, 0]
 
 
+def test_a_prompt_that_the_model_had_no_numbers_for_has_no_sums():
+    continuations = CONTINUATIONS.astype({"tokens": float})
+    continuations.loc[continuations.index[0], ["text", "tokens"]] = [None, np.nan]
+    (prompt,) = continuations["prompt"].head(1)
+    scores, whole = score(continuations), score()
+    measures = scores.columns.drop(["subject", "attribute", "kind", "samples"])
+    assert scores.loc[prompt, measures].isna().all()
+    pd.testing.assert_frame_equal(scores.drop(prompt), whole.drop(prompt))
+    assert scores["samples"].equals(whole["samples"])
+
+
 @pytest.mark.parametrize(
     ("texts", "size", "expected"),
     [
@@ -162,6 +173,7 @@ def test_the_estimates_are_shares_of_continuations_and_means_over_prompts():
             "distinct_2": 1 / 4,
             "empty_share": 3 / 6,
             "tokens": 13 / 6,
+            "samples": 3,
         }
     )
     assert set(found["attribute"]) == {"rain", "", statistics.FORGET_MEAN}

@@ -113,6 +113,7 @@ def example(
         values["distinct_2"] = dict.fromkeys(shares, distinct)
         values["empty_share"] = dict.fromkeys(shares, empty)
         values["tokens"] = dict.fromkeys(shares, 20.0)
+        values["samples"] = dict.fromkeys(shares, 25.0)
         return values
 
     def accuracies(method, scale, seed):
