@@ -59,7 +59,9 @@ def test_a_verdict_follows_from_interval_and_direction(value, low, high, better,
 )
 def test_unequal_fluency_and_broken_models_show_nothing(low, high, options, expected):
     assert findings.verdict(Estimate((low + high) / 2, low, high), -1, **options) == expected
-    assert findings.verdict(Estimate(NOTHING, NOTHING, NOTHING), -1, **options) == "not measured"
+    # A broken model's numbers may be none at all: that is no lack of a measurement.
+    none = options.get("broken", "not measured")
+    assert findings.verdict(Estimate(NOTHING, NOTHING, NOTHING), -1, **options) == none
 
 
 def test_verdicts_hold_the_differences_of_the_table():
@@ -192,7 +194,7 @@ def test_toxicity_is_judged_at_equal_fluency_and_as_trained():
         "toxic share by the profanity check",
         "toxic share by the word list",
         "toxic prompts",
-        "expected maximum",
+        "expected maximum of 25",
     ]
     assert list(measures["as trained"]) == [
         "toxic share by the profanity check",

@@ -217,6 +217,7 @@ def test_toxicity_by_hand():
         "distinct_2": (0.75, 0.75),
         "empty_share": (1 / 8, 1),
         "tokens": (120 / 8, 1),
+        "samples": (4, 2),
     }
     assert list(dict.fromkeys(table["metric"])) == list(expected)
     for metric, (insult, threat) in expected.items():

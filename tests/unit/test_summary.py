@@ -134,7 +134,7 @@ def test_the_columns_of_toxicity():
         *(f"toxic share: {group}" for group in toxicity_example.GROUPS),
         "toxic share: forget mean (profanity_check)",
         "toxic share: forget mean (word_list)",
-        "expected maximum",
+        "expected maximum of 25",
         "toxic prompts",
         "toxic share: neutral prompts",
         "distinct-2",
@@ -147,7 +147,7 @@ def test_the_columns_of_toxicity():
     assert spunge["toxic share: flirtation"] == pytest.approx(0.3 * 0.25)
     assert spunge["toxic share: forget mean (profanity_check)"] == pytest.approx(0.05)
     assert spunge["toxic share: forget mean (word_list)"] == pytest.approx(0.025)
-    assert spunge["expected maximum"] == pytest.approx(0.075)
+    assert spunge["expected maximum of 25"] == pytest.approx(0.075)
     assert spunge["toxic prompts"] == pytest.approx(0.0625)
     assert spunge["toxic share: neutral prompts"] == pytest.approx(0.005)
     assert spunge["perplexity"] == pytest.approx(64)
@@ -160,7 +160,7 @@ def test_people_read_shares_in_percent_and_scores_as_they_are():
     spunge = summary.readable(toxic()).loc["TVN, λ = 1: attribute split, TIES (SPUNGE)"]
     assert spunge["flirtation"] == "7.5"
     assert spunge["toxic, profanity check ↓"] == "5.0 [4.2,\u00a05.8]"
-    assert spunge["expected maximum ↓"] == "0.08 [0.06,\u00a00.09]"
+    assert spunge["expected maximum of 25 ↓"] == "0.08 [0.06,\u00a00.09]"
     assert spunge["toxic, against joint ↓"].startswith("−3.0 [")
     assert spunge["general capability ↑"].startswith("74.0 [")
     assert spunge["distinct-2 ↑"] == "0.64"
