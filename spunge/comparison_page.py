@@ -46,7 +46,7 @@ QUANTITIES = (
 BENCHMARKS = {"wmdpbio": "WMDP-bio", "wmdpcyber": "WMDP-cyber", "mmlu": "MMLU"}
 SHARES = {"toxic share", "general capability", "WMDP-bio", "WMDP-cyber", "MMLU"}
 KINDS = ("base", "joint", "random", "attribute")
-SAMPLES = "25"  # of which the published expected maxima are (Gehman et al. 2020); of fewer it is lower
+SAMPLES = "25"  # as in the published expected maxima (Gehman et al. 2020); fewer give a lower one
 SPUNGE = "spunge"
 MERGE_OF_THE_PAPER = "ties"
 
