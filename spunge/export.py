@@ -13,7 +13,7 @@ import torch
 from spunge import model_card, models, safetensors_stream
 from spunge.errors import InputError
 from spunge.progress import Progress
-from spunge.task_vector import BaseModel, TaskVector, TensorFolder
+from spunge.task_vector import BaseModel, TaskVector, TensorFolder, is_finite
 
 # What a model needs besides its weights; a base folder may hold more, such as its own evaluations.
 COPIED = ["generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*"]
@@ -146,8 +146,7 @@ def _sum(
     if change is None and tensor.dtype == dtype:
         return tensor
     tensor = (tensor.float() + task_vector[change] if change else tensor).to(dtype)
-    # NaN spreads to the extremes, and they are found ten times faster than all entries are looked through.
-    if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+    if not is_finite(tensor):
         raise InputError(
             f"{name} has entries that are not finite as {_name(dtype)}: export in a wider dtype, or see whether the "
             "unlearning diverged"

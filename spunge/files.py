@@ -1,13 +1,19 @@
 """Files that appear whole under their final name, or not at all."""
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+from spunge.errors import InputError
+
+# Of a model folder, besides its weights.
+MODEL_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 
 
 @contextmanager
@@ -44,10 +50,71 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def weights_of(folder: str | os.PathLike) -> list[Path]:
+    """Return the weight files of a model folder, those that transformers loads, by name; [] without safetensors.
+
+    Some folders hold their weights under other names too. Raises InputError where files are lost, or where it isn't
+    clear which are meant.
+    """
+    folder = Path(folder)
+    whole, index = folder / WEIGHTS, folder / INDEX
+    if index.is_file():
+        named = {folder / name for name in weight_map(folder).values()}
+        if whole.is_file() and named != {whole}:
+            raise InputError(
+                f"{folder} has {WEIGHTS} and {INDEX}, which names other files: remove the one that is not meant, "
+                "of a hub's model in a local copy"
+            )
+        if lost := sorted(path.name for path in named if not path.is_file()):
+            raise InputError(
+                f"{index} names {len(named)} files, of which {len(lost)} are not there, {lost[0]} among them: "
+                "fetch or save the folder again"
+            )
+        return sorted(named)
+    if whole.is_file():
+        return [whole]
+    if others := sorted(path.name for path in folder.glob("*.safetensors")):
+        raise InputError(
+            f"{folder} has {others[0]}, but neither {WEIGHTS} nor {INDEX}, by which transformers finds weights: "
+            "fetch or save the folder again"
+        )
+    return []
+
+
+def weight_map(folder: Path) -> dict[str, str]:
+    """Return which file of a model folder holds which tensor, as its index says; raise InputError for a broken one."""
+    named = json_object(folder / INDEX).get("weight_map")
+    if not isinstance(named, dict) or not named or not all(map(_is_file_name, named.values())):
+        raise InputError(
+            f"{folder / INDEX} has no `weight_map` of tensors and the folder's files: fetch or save it again"
+        )
+    return named
+
+
+def _is_file_name(name: object) -> bool:
+    return isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name
+
+
+def json_object(path: str | os.PathLike) -> dict:
+    """Return the object in a JSON file; raise InputError where it can't be read or holds something else."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read as JSON ({error}): fetch or save it again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a JSON {type(content).__name__}, not an object: fetch or save it again")
+    return content
+
+
 def of_model(folder: str | os.PathLike) -> list[Path]:
     """Return the files of a Hugging Face model folder that a model is loaded from, by name; none of no such folder."""
-    found = {path for pattern in MODEL_FILES for path in Path(folder).glob(pattern)}
-    return sorted(path for path in found if path.name != "manifest.json")
+    folder = Path(folder)
+    try:
+        weights = weights_of(folder)
+    except InputError:  # the `model` rule refuses it, and shall see when it is mended
+        weights = list(folder.glob("*.safetensors"))
+    others = {path for pattern in MODEL_FILES for path in folder.glob(pattern)}
+    return sorted(path for path in {*weights, *others} if path.name != "manifest.json")
 
 
 def is_local(source: str) -> bool:

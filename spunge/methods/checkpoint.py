@@ -3,7 +3,9 @@
 import dataclasses
 from pathlib import Path
 
-from spunge import task_vector
+import torch
+
+from spunge import files, models, task_vector
 from spunge.errors import InputError
 from spunge.methods import Run, Unlearned
 
@@ -25,19 +27,56 @@ def read(folder: Path, base: task_vector.BaseModel) -> Unlearned:
     """Return the difference of a checkpoint folder from the base model, or an adapter folder's A and B.
 
     Only parameters that changed are kept, and one tensor at a time is in memory. Raises InputError where the folder
-    holds no safetensors, doesn't fit the base model, or changes nothing.
+    is not whole, doesn't fit the base model, is more than a change of its weights, or changes nothing.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not there: it should be a folder with a checkpoint or a LoRA adapter")
-    if (folder / "adapter_config.json").is_file():
-        adapter = task_vector.LoraAdapter.from_folder(folder, {"base": base.identity})
-        shapes = task_vector.TensorFolder(base.folder).shapes
-        for name, shape in adapter.shapes.items():
-            if shapes.get(name) != shape:
-                found = f"is {tuple(shapes[name])}" if name in shapes else "does not exist"
-                raise InputError(f"{folder} adapts {name} as {tuple(shape)}, which {found} in {base.source}")
-        return Unlearned(adapter.factors(), [], {**adapter.config, "base_model_name_or_path": base.source})
-    changed = task_vector.without_zeros(task_vector.CheckpointMinusBase(folder, base))
+    if (folder / task_vector.ADAPTER_CONFIG).exists():
+        if whole := [name for name in (files.WEIGHTS, files.INDEX) if (folder / name).exists()]:
+            raise InputError(f"{folder} has {whole[0]} and {task_vector.ADAPTER_CONFIG}: leave one of the two there")
+        return _adapter(folder, base)
+    if not files.weights_of(folder):
+        inner = sorted({path.parent.name for path in folder.glob("*/*config.json")})
+        raise InputError(
+            f"{folder} has no safetensors files; "
+            + (f"name one of the folders in it, {', '.join(inner)}" if inner else "other formats can run code")
+        )
+    return _checkpoint(folder, base)
+
+
+def _checkpoint(folder: Path, base: task_vector.BaseModel) -> Unlearned:
+    from transformers import AutoConfig
+
+    tied = models.check(base.folder, base.source).all_tied_weights_keys
+    config = AutoConfig.from_pretrained(base.folder, local_files_only=True)
+    config.tie_word_embeddings = bool(tied)  # what the base is, whatever its configuration and the checkpoint's say
+    models.check(folder, str(folder), config=config)
+    vector = task_vector.CheckpointMinusBase(folder, base, tied=tied)
+    changed = task_vector.without_zeros(vector)
     if not changed:
         raise InputError(f"{folder} is the base model itself: not one of its parameters differs")
     return Unlearned(changed, [])
+
+
+def _adapter(folder: Path, base: task_vector.BaseModel) -> Unlearned:
+    from transformers.pytorch_utils import Conv1D
+
+    adapter = task_vector.LoraAdapter.from_folder(folder, {"base": base.identity})
+    model = models.check(base.folder, base.source)
+    tied = {*model.all_tied_weights_keys, *model.all_tied_weights_keys.values()}
+    parameters, modules = dict(model.named_parameters(remove_duplicate=False)), dict(model.named_modules())
+    for name, shape in adapter.shapes.items():
+        module = modules.get(name.removesuffix(".weight"))
+        if name not in parameters or parameters[name].shape != shape:
+            found = f"is {tuple(parameters[name].shape)}" if name in parameters else "does not exist"
+            raise InputError(f"{folder} adapts {name} as {tuple(shape)}, which {found} in {base.source}")
+        if name in tied:
+            raise InputError(
+                f"{folder} adapts {name}, which is one tensor with another one in {base.source}: PEFT changes one alone"
+            )
+        if not isinstance(module, Conv1D if adapter.transposed else torch.nn.Linear):
+            raise InputError(
+                f"{folder} has fan_in_fan_out {adapter.transposed}, which doesn't fit {name} of {base.source}, "
+                f"a {type(module).__name__}"
+            )
+    return Unlearned(adapter.factors(), [], {**adapter.config, "base_model_name_or_path": base.source})

@@ -163,7 +163,7 @@ class LowerHalf:
     """
 
     def __init__(self, base: BaseModel, options: Options, device: str):
-        from transformers import AutoConfig, AutoModel
+        from transformers import AutoConfig
 
         models.quiet()
         config = AutoConfig.from_pretrained(base.folder, local_files_only=True)
@@ -174,9 +174,8 @@ class LowerHalf:
         config.num_hidden_layers = options.layer_id + 1
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[: config.num_hidden_layers]
-        self.model = AutoModel.from_pretrained(
-            base.folder, config=config, dtype=getattr(torch, options.dtype), local_files_only=True
-        ).to(device)
+        dtype = getattr(torch, options.dtype)
+        self.model = models.from_folder(base.folder, base.source, "AutoModel", config=config, dtype=dtype).to(device)
         self.model.requires_grad_(False).eval()
         if not (hasattr(self.model, "layers") and hasattr(self.model, "norm")):
             raise InputError(f"rmu knows models built of `layers` and a `norm` (Llama's family); {base.source} is not")

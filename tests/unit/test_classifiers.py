@@ -147,7 +147,7 @@ def hub(tmp_path_factory, tiny_base):
 
 
 def classifier(hub, tmp_path, **options):
-    base = models.prepare(str(hub), tmp_path / "prepared")
+    base = models.prepare(str(hub), tmp_path / "prepared", kind=models.CLASSIFIER)
     options = {"source": str(hub), "label": 1, "batch_size": 3, **options}
     return classifiers.huggingface(options, base.folder, "cpu")
 

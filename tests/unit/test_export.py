@@ -356,16 +356,11 @@ def test_quantized_weights_are_refused(tmp_path, tiny_folder):
 def test_sums_that_are_not_finite_are_refused(tmp_path, tiny_base):
     change = vector(tmp_path / "v.safetensors", tiny_base, {DOWN[0]: torch.full((32, 64), 1e5)})
     message = refused(tiny_base, change, tmp_path / "out", dtype=torch.float16)
-    assert message.startswith(f"{DOWN[0]} has entries that are not finite as float16")
-    export(tiny_base, change, tmp_path / "wider", dtype=torch.bfloat16)
-    diverged = deltas(0)
-    diverged[DOWN[1]][3, 5] = float("nan")
-    change = vector(tmp_path / "v.safetensors", tiny_base, diverged)
-    message = refused(tiny_base, change, tmp_path / "out", dtype=torch.bfloat16)
     assert message == (
-        f"{DOWN[1]} has entries that are not finite as bfloat16: export in a wider dtype, or see whether the "
+        f"{DOWN[0]} has entries that are not finite as float16: export in a wider dtype, or see whether the "
         "unlearning diverged"
     )
+    export(tiny_base, change, tmp_path / "wider", dtype=torch.bfloat16)
 
 
 def test_full_disk_is_noticed_before_anything_is_written(tmp_path, tiny_base, merged, monkeypatch):
