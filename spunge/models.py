@@ -170,13 +170,8 @@ def check(folder: str | os.PathLike, name: str, kind: str = CAUSAL_LM, config=No
     """
     quiet()
     tensors = TensorFolder(folder)
-    try:
-        model, report = _loaded(kind, folder, name, device_map="meta", **({"config": config} if config else {}))
-    except InputError:
-        raise
-    except Exception as error:  # a configuration can be broken in as many ways as there are models
-        reason = str(error).strip().splitlines()[0].replace(str(folder), name) if str(error).strip() else ""
-        raise InputError(f"transformers can't load {name}: {type(error).__name__}: {reason}") from error
+    with told_by_transformers(name):
+        model, report = _loaded(kind, folder, name, device_map="meta", config=config)
     own = {_any_layer(parameter) for parameter in model.state_dict()}
     if further := sorted(tensor for tensor in report["unexpected_keys"] if _any_layer(tensor) in own):
         raise InputError(
@@ -191,6 +186,18 @@ def check(folder: str | os.PathLike, name: str, kind: str = CAUSAL_LM, config=No
     }
     model.tie_weights(recompute_mapping=False)
     return model
+
+
+@contextmanager
+def told_by_transformers(name: str) -> Iterator[None]:
+    """Turn any error of transformers' about a folder into one sentence, with `name` for the folder."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # a configuration can be broken in as many ways as there are models
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(f"transformers can't load {name}: {type(error).__name__}: {reason}") from error
 
 
 def _any_layer(tensor: str) -> str:

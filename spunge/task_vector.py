@@ -194,7 +194,7 @@ class LoraAdapter(TaskVector):
                 "too; save it with PEFT's path_initial_model_for_weight_conversion, or as a whole checkpoint"
             )
         for field, value in self.config.items():
-            if value and field not in LORA_FIELDS and (field, value) != ("bias", "none"):
+            if field not in LORA_FIELDS and value not in (None, False, [], "none"):
                 raise InputError(
                     f"{self.path} is no plain LoRA adapter: its configuration has {field} {value!r}, so it may be more "
                     "than ΔW = scaling · B · A; give it merged into the base, as a whole checkpoint"

@@ -1,6 +1,7 @@
 """A ready-made checkpoint, or LoRA adapter, of any other tool as an unlearning run."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import torch
@@ -8,6 +9,12 @@ import torch
 from spunge import files, models, task_vector
 from spunge.errors import InputError
 from spunge.methods import Run, Unlearned
+
+# Keys of a config.json that change nothing of what a model computes; learned positions and ties show in the tensors.
+INDIFFERENT = re.compile(
+    ".*_token_id|.*drop.*|.*init.*|.*_coef|.*_noise|output_.*|summary_.*|use_cache|pretraining_tp|tie_word_embeddings"
+    "|max_position_embeddings|n_positions"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +54,10 @@ def read(folder: Path, base: task_vector.BaseModel) -> Unlearned:
 def _checkpoint(folder: Path, base: task_vector.BaseModel) -> Unlearned:
     from transformers import AutoConfig
 
-    tied = models.check(base.folder, base.source).all_tied_weights_keys
     config = AutoConfig.from_pretrained(base.folder, local_files_only=True)
+    if (folder / "config.json").exists():
+        _check_config(folder, base.source, config)
+    tied = models.check(base.folder, base.source).all_tied_weights_keys
     config.tie_word_embeddings = bool(tied)  # what the base is, whatever its configuration and the checkpoint's say
     models.check(folder, str(folder), config=config)
     vector = task_vector.CheckpointMinusBase(folder, base, tied=tied)
@@ -56,6 +65,25 @@ def _checkpoint(folder: Path, base: task_vector.BaseModel) -> Unlearned:
     if not changed:
         raise InputError(f"{folder} is the base model itself: not one of its parameters differs")
     return Unlearned(changed, [])
+
+
+def _check_config(folder: Path, base: str, config) -> None:
+    """Raise InputError where the checkpoint's configuration makes another model of the same weights than the base's."""
+    from transformers import AutoConfig, PreTrainedConfig
+
+    path = folder / "config.json"
+    if files.json_object(path).get("quantization_config"):
+        raise InputError(f"{folder} is quantized (quantization_config in its config.json): give it as plain weights")
+    with models.told_by_transformers(str(folder)):
+        found = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
+    wanted = config.to_dict()
+    of_any_model = PreTrainedConfig().to_dict().keys() - {"model_type"}
+    for key in sorted((found.keys() & wanted.keys()) - of_any_model):
+        if found[key] != wanted[key] and not INDIFFERENT.fullmatch(key):
+            raise InputError(
+                f"{path} has {key} {found[key]!r}, and {base} has {wanted[key]!r}: a checkpoint has to be the base "
+                "model with other weights; where the key is there by mistake, take the base's"
+            )
 
 
 def _adapter(folder: Path, base: task_vector.BaseModel) -> Unlearned:

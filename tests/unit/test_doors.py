@@ -1,13 +1,17 @@
 """The three doors for methods that aren't here: a Python file, a program, a ready-made checkpoint."""
 
 import dataclasses
+import json
+import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from spunge import methods, models, task_vector
 from spunge.errors import InputError
@@ -157,6 +161,278 @@ def test_checkpoints_that_are_none(tmp_path, run):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty has no safetensors files"):
         checkpoint.read(tmp_path / "empty", run.base)
+
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def rewrite(folder, change):
+    """Change the tensors of a checkpoint's only file."""
+    tensors = load_file(folder / "model.safetensors")
+    save_file(change(tensors), folder / "model.safetensors", {"format": "pt"})
+
+
+def without(*names):
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if name not in names}
+
+
+def configure(folder, name, **values):
+    """Set keys of a JSON file; ... takes one out."""
+    content = {**json.loads((folder / name).read_text()), **values}
+    (folder / name).write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+
+
+def refused(folder, base):
+    with pytest.raises(InputError) as error:
+        checkpoint.read(folder, base)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(torch.arange(20, 60)[None]).logits
+
+
+def through_the_door(folder, base, path):
+    """Return the logits of the model that the evaluation loads."""
+    methods.write(checkpoint.read(folder, base), path, {"base": base.identity})
+    return logits(models.load(base, torch.float32, "cpu", task_vector.read(path)))
+
+
+def odd_base(tiny_folder, tmp_path, head, tie_word_embeddings=True):
+    """Return a base model with a head in its files, made from the embedding."""
+    hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
+    rewrite(hub, lambda tensors: {**tensors, HEAD: head(tensors[EMBEDDING])})
+    configure(hub, "config.json", tie_word_embeddings=tie_word_embeddings)
+    return models.prepare(str(hub), tmp_path / "base")
+
+
+def tuned(base, folder):
+    """Save a checkpoint whose every weight changed, as any tool would; return its logits."""
+    model = models.load(base, torch.float32, "cpu")
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return logits(model)
+
+
+def test_a_checkpoint_that_lacks_tensors_is_none(tmp_path, run):
+    tuned(run.base, tmp_path / "ck")
+    rewrite(tmp_path / "ck", without(DOWN))
+    assert f"ck lacks 1 of the tensors that a LlamaForCausalLM has, {DOWN}: " in refused(tmp_path / "ck", run.base)
+    (tmp_path / "ck" / "config.json").unlink()  # weights alone are enough, and no excuse
+    assert f"ck lacks 1 of the tensors that a LlamaForCausalLM has, {DOWN}: " in refused(tmp_path / "ck", run.base)
+
+
+def test_a_checkpoint_that_lost_a_file_is_none(tmp_path, run):
+    models.load(run.base, torch.float32, "cpu").save_pretrained(tmp_path / "ck", max_shard_size="60KB")
+    sorted((tmp_path / "ck").glob("model-*"))[1].unlink()
+    assert "of which 1 are not there, model-00002-of-" in refused(tmp_path / "ck", run.base)
+    (tmp_path / "ck" / "model.safetensors.index.json").unlink()
+    assert "but neither model.safetensors nor" in refused(tmp_path / "ck", run.base)
+
+
+def test_a_tied_checkpoint_of_a_base_that_is_not(tmp_path, tiny_folder):
+    for tie in (False, True):  # a head that differs is not tied, whatever the configuration says
+        base = odd_base(tiny_folder, tmp_path / str(tie), lambda embedding: embedding + 0.1, tie)
+        true = tuned(base, tmp_path / str(tie) / "ck")
+        found = through_the_door(tmp_path / str(tie) / "ck", base, tmp_path / "v.safetensors")
+        torch.testing.assert_close(found, true, rtol=0, atol=1e-4)
+        rewrite(tmp_path / str(tie) / "ck", without(HEAD))
+        configure(tmp_path / str(tie) / "ck", "config.json", tie_word_embeddings=True)
+        assert f"ck lacks 1 of the tensors that a LlamaForCausalLM has, {HEAD}: " in refused(
+            tmp_path / str(tie) / "ck", base
+        )
+
+
+@pytest.mark.parametrize("in_base", [False, True], ids=["tied", "tied and twice in its files"])
+def test_a_head_in_the_checkpoint_of_a_tied_base(tmp_path, tiny_folder, tiny_base, in_base):
+    base = odd_base(tiny_folder, tmp_path, torch.clone) if in_base else tiny_base
+    assert base.parameters == tiny_base.parameters
+    true = tuned(base, tmp_path / "ck")
+    for change in (dict, lambda tensors: {**tensors, HEAD: tensors[EMBEDDING].clone()}):
+        rewrite(tmp_path / "ck", change)
+        found = through_the_door(tmp_path / "ck", base, tmp_path / "v.safetensors")
+        torch.testing.assert_close(found, true, rtol=0, atol=1e-4)
+    rewrite(tmp_path / "ck", lambda tensors: {**tensors, HEAD: tensors[EMBEDDING] + 1})
+    assert f"has a {HEAD} of its own, which in the base model is one tensor with {EMBEDDING}" in refused(
+        tmp_path / "ck", base
+    )
+
+
+def test_a_checkpoint_of_another_function(tmp_path, run):
+    true = tuned(run.base, tmp_path / "ck")
+    configure(tmp_path / "ck", "config.json", eos_token_id=3, use_cache=False, transformers_version="9", of_a_tool=1)
+    found = through_the_door(tmp_path / "ck", run.base, tmp_path / "v.safetensors")
+    torch.testing.assert_close(found, true, rtol=0, atol=1e-4)
+    configure(tmp_path / "ck", "config.json", num_attention_heads=4, head_dim=8, num_key_value_heads=2)
+    assert "config.json has head_dim 8, and " in refused(tmp_path / "ck", run.base)
+    configure(tmp_path / "ck", "config.json", quantization_config={"quant_method": "gptq"})
+    assert "ck is quantized (quantization_config in its config.json)" in refused(tmp_path / "ck", run.base)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", b"{", "config.json can't be read as JSON"),
+        ("config.json", b"3", "config.json holds a JSON int, not an object"),
+        ("config.json", b'{"model_type": "nowhere"}', "transformers can't load "),
+        ("model.safetensors", b"", "model.safetensors can't be read as safetensors"),
+        ("model.safetensors", b"\xff" * 100, "model.safetensors can't be read as safetensors"),
+        ("model.safetensors.index.json", b"[", "index.json can't be read as JSON"),
+        ("adapter_config.json", b"{}", "ck has model.safetensors and adapter_config.json"),
+    ],
+)
+def test_broken_checkpoints(tmp_path, run, name, content, message):
+    tuned(run.base, tmp_path / "ck")
+    (tmp_path / "ck" / name).write_bytes(content)
+    assert message in refused(tmp_path / "ck", run.base)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_checkpoint_with_a_number_that_is_none(tmp_path, run, value):
+    tuned(run.base, tmp_path / "ck")
+    rewrite(tmp_path / "ck", lambda tensors: {**tensors, DOWN: tensors[DOWN].index_fill(0, torch.tensor([3]), value)})
+    found = checkpoint.read(tmp_path / "ck", run.base)
+    with pytest.raises(InputError, match=rf"the change of {DOWN} has entries that are not finite"):
+        methods.write(found, tmp_path / "written" / "v.safetensors", {"base": run.base.identity})
+    assert not list((tmp_path / "written").iterdir())
+
+
+# An adapter
+
+
+def adapter(base, folder, **settings):
+    """Save a LoRA adapter of random factors; return the logits with it."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    settings = {"r": 4, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM", **settings}
+    wrapped = get_peft_model(models.load(base, torch.float32, "cpu"), LoraConfig(**settings))
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    wrapped.save_pretrained(folder)
+    return logits(wrapped.eval())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lora_dropout": 0.1, "layers_to_transform": [1, 2]},
+        {"use_rslora": True, "lora_alpha": 7, "rank_pattern": {"q_proj": 2}},
+        {"alpha_pattern": {r"^model\.layers\.[01]\..*": 32, "q_proj": 1}, "exclude_modules": ["down_proj"]},
+        *({"init_lora_weights": init} for init in (False, "gaussian", "orthogonal", "eva", "mica")),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+def test_an_adapter_that_is_base_plus_b_times_a_is_exact(tmp_path, run, settings):
+    true = adapter(run.base, tmp_path / "ad", **settings)
+    found = through_the_door(tmp_path / "ad", run.base, tmp_path / "v.safetensors")
+    torch.testing.assert_close(found, true, rtol=0, atol=1e-4)
+
+
+def test_every_field_of_pefts_configuration_was_looked_at():
+    """A new one has to be understood before it may be read as base + scaling · B · A."""
+    from peft import LoraConfig
+
+    others = "bias modules_to_save megatron_config trainable_token_indices use_dora velora_config use_qalora lora_bias"
+    others += " alora_invocation_tokens monteclora_config layer_replication runtime_config target_parameters"
+    others += " use_bdlora arrow_config kasa_config ensure_weight_tying"
+    fields = {field.name for field in dataclasses.fields(LoraConfig)}
+    assert fields == task_vector.LORA_FIELDS | set(others.split())
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa'"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights 'pissa_niter_4'"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights 'olora'"),
+        ({"alora_invocation_tokens": [5]}, r"alora_invocation_tokens \[5\]"),
+        ({"use_dora": True}, "use_dora True"),
+        ({"bias": "lora_only"}, "bias 'lora_only'"),
+        ({"layer_replication": [[0, 3], [1, 4]]}, "layer_replication "),
+        ({"target_parameters": ["mlp.up_proj.weight"]}, "target_parameters "),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices "),
+        ({"kasa_config": {}}, "kasa_config "),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore::RuntimeWarning:peft")
+def test_an_adapter_that_is_more_is_refused_by_the_fields_name(tmp_path, run, settings, field):
+    adapter(run.base, tmp_path / "ad", **settings)
+    with pytest.raises(InputError, match=rf"is no plain LoRA adapter: .*{field}"):
+        checkpoint.read(tmp_path / "ad", run.base)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        *(
+            ({"init_lora_weights": init}, f"init_lora_weights '{init}'")
+            for init in ("loftq", "corda", "lora_ga", "new")
+        ),
+        ({"of_a_later_version": {}}, "of_a_later_version {}"),
+        ({"arrow_config": {"top_k": 3}}, "arrow_config {'top_k': 3}"),
+        ({"peft_type": "IA3"}, "its peft_type is 'IA3'"),
+        ({"peft_type": ...}, "its peft_type is None"),
+        ({"lora_alpha": ...}, "it has rank 4 and lora_alpha None"),
+        ({"lora_alpha": "8"}, "it has rank 4 and lora_alpha '8'"),
+        ({"r": 8}, "it has rank 8 and lora_alpha 8, and its factors have rank 4"),
+        ({"alpha_pattern": {"(": 1}}, "alpha_pattern {'(': 1} has no names to match"),
+        ({"rank_pattern": [1]}, "rank_pattern [1] has no names to match"),
+        ({"fan_in_fan_out": True}, "has fan_in_fan_out True, which doesn't fit model.layers.0."),
+    ],
+    ids=str,
+)
+def test_configurations_of_adapters(tmp_path, run, changes, message):
+    adapter(run.base, tmp_path / "ad", target_modules=["q_proj"])  # 32 x 32, so that its shape tells nothing
+    configure(tmp_path / "ad", "adapter_config.json", **changes)
+    assert message.replace("it has", "its configuration has") in refused(tmp_path / "ad", run.base)
+    configure(tmp_path / "ad", "adapter_config.json", of_a_later_version=None)
+
+
+def test_broken_adapters(tmp_path, run):
+    folder, weights = tmp_path / "ad", tmp_path / "ad" / "adapter_model.safetensors"
+    adapter(run.base, folder)
+    whole = load_file(weights)
+    a_factor = "base_model.model.model.layers.0.mlp.down_proj.lora_B.weight"
+    save_file({name: tensor for name, tensor in whole.items() if name != a_factor}, weights)
+    assert "the factors A and B of model.layers.0.mlp.down_proj should be " in refused(folder, run.base)
+    assert refused(folder, run.base).endswith("they are (4, 64) and absent")
+    save_file({name.removeprefix("base_model.model."): tensor for name, tensor in whole.items()}, weights)
+    assert "also holds model.layers.0.mlp.down_proj.lora_A.weight" in refused(folder, run.base)
+    save_file({}, weights)
+    assert "has no LoRA factors" in refused(folder, run.base)
+    os.truncate(weights, 3)
+    assert "adapter_model.safetensors can't be read as safetensors" in refused(folder, run.base)
+    weights.rename(folder / "adapter_model.bin")
+    assert "has adapter_config.json but no adapter_model.safetensors: " in refused(folder, run.base)
+    (folder / "adapter_config.json").write_text("[")
+    assert "adapter_config.json can't be read as JSON" in refused(folder, run.base)
+
+
+def test_an_adapter_with_a_number_that_is_none(tmp_path, run):
+    adapter(run.base, tmp_path / "ad")
+    weights = tmp_path / "ad" / "adapter_model.safetensors"
+    spoiled = {name: tensor / 0 if "layers.1.mlp" in name else tensor for name, tensor in load_file(weights).items()}
+    save_file(spoiled, weights)
+    found = checkpoint.read(tmp_path / "ad", run.base)
+    with pytest.raises(InputError, match=r"layers\.1\.mlp\.down_proj\.lora_A\.weight has entries that are not finite"):
+        methods.write(found, tmp_path / "v.safetensors", {"base": run.base.identity})
+    assert not (tmp_path / "v.safetensors").exists()
+
+
+def test_adapters_one_level_deeper(tmp_path, run):
+    for name in ("one", "other"):
+        adapter(run.base, tmp_path / "many" / name)
+    assert "has no safetensors files; name one of the folders in it, one, other" in refused(tmp_path / "many", run.base)
 
 
 # A program

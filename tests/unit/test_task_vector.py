@@ -141,6 +141,28 @@ def test_files_that_are_no_task_vector_are_refused(tmp_path):
         task_vector.ChangedTensors(tmp_path / "plain.safetensors")
 
 
+def test_broken_metadata_is_told_in_one_sentence(tmp_path):
+    for content in ("{", "3", '["a"]'):
+        metadata = {task_vector.METADATA_KEY: content}
+        safetensors.torch.save_file({"w": torch.zeros(2)}, tmp_path / "v.safetensors", metadata)
+        with pytest.raises(InputError, match=r"v\.safetensors has broken metadata .*: delete it and run again"):
+            task_vector.read(tmp_path / "v.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_change_that_is_not_finite_is_not_written(tmp_path, tiny_base, value):
+    """Whoever makes it: a method, a merge, a checkpoint; what was written under that name before stays."""
+    write_vector(tmp_path / "x.safetensors", tiny_base, down_delta())
+    before = sha256(tmp_path / "x.safetensors")
+    broken = {"a": torch.zeros(3), **down_delta()}
+    broken[DOWN][31, 63] = value
+    with pytest.raises(InputError, match=rf"the change of {DOWN} has entries that are not finite"):
+        write_vector(tmp_path / "x.safetensors", tiny_base, broken)
+    assert sha256(tmp_path / "x.safetensors") == before and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(InputError, match=r"the change of double has entries that are not finite"):
+        write_vector(tmp_path / "x.safetensors", tiny_base, {"double": torch.tensor([1e300], dtype=torch.float64)})
+
+
 # LoRA
 
 
