@@ -34,16 +34,19 @@ def main(argv: list[str] | None = None) -> int:
 
         source = datasets.load(arguments.dataset)
         options = datasets.options(source, arguments.options)
-        built = source.build(options, dict(wheel.split("=", 1) for wheel in arguments.wheel), arguments.forget)
-        tables.check(built)
-        built, attributes = tables.select(built, arguments.forget, arguments.minimum_texts)
+        wheels = dict(wheel.split("=", 1) for wheel in arguments.wheel)
         outputs = {table: getattr(arguments, f"{table}_output") for table in (*TABLES, *BY_EVALUATION)}
-        for table, path in outputs.items():
-            if path and getattr(built, table) is None:
-                raise InputError(
-                    f"data set {arguments.dataset} gives no {table} here, which evaluations.{BY_EVALUATION[table]} "
-                    "needs: leave that evaluation out, or give some in data.options"
-                )
+        with tables.untold():
+            built = source.build(options, wheels, arguments.forget)
+            tables.check(built)
+            for table, path in outputs.items():
+                if path and getattr(built, table) is None:
+                    raise InputError(
+                        f"data set {arguments.dataset} gives no {table} here, which "
+                        f"evaluations.{BY_EVALUATION[table]} needs: leave that evaluation out, or give some in "
+                        "data.options"
+                    )
+            built, attributes = tables.select(built, arguments.forget, arguments.minimum_texts)
         for table, path in outputs.items():
             if path:
                 tables.write(getattr(built, table), table, path)

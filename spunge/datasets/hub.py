@@ -45,5 +45,5 @@ def columns_of(path: Path) -> list[str]:
     """Return the names of a Parquet file's columns."""
     try:
         return pq.read_schema(path).names
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is truncated or not a Parquet file; fetch it again") from error

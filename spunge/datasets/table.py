@@ -13,20 +13,31 @@ Each of the tables is described by a mapping, for example
 column that isn't mapped is looked for under the table's own name for it. `subject` may be absent: a question is then
 its own subject, and a random split deals out single texts. `choices` is a list of columns, or one column with lists
 (in CSV: JSON lists). `answer` is the index of the right choice from 0, or its text; `answer_is: index` or
-`answer_is: text` says which where both readings are possible. `kind` of a prompt is `toxic` or `neutral`, and a neutral
-one needs no attribute. `questions`, `prompts` and `rephrased` may be left out: they are for the evaluations knowledge,
-toxicity and durability. `rephrased` is described as `questions` are.
+`answer_is: text` says which where both readings are possible. Attributes, subjects, choices and answers are text or
+numbers; whole numbers become their digits, and attributes and subjects must not be others. `kind` of a prompt is
+`toxic` or `neutral`, and a neutral one needs no attribute. `questions`, `prompts` and `rephrased` may be left out: they
+are for the evaluations knowledge, toxicity and durability. `rephrased` is described as `questions` are.
 """
 
+import codecs
+import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
+import logging
+import math
+import numbers
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from spunge.datasets.tables import (
+    ASKED,
     COLUMNS,
     Tables,
     attributes_to_forget,
@@ -34,13 +45,14 @@ from spunge.datasets.tables import (
     check_strings,
     check_table,
     listed,
+    reason,
     rows,
 )
 from spunge.errors import InputError
 
 HUB = "hub:"
+INDEX = "__index_level_0__"  # what pandas takes a CSV file's first column for where rows have a field too many
 HUB_KEYS = ("config", "split", "revision")
-ASKED = ("questions", "rephrased")
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,7 @@ def read_source(source: Mapping[str, Any], table: str, minimum_words: int = 0) -
     raw = _read_hub(source, where) if path.startswith(HUB) else _read_file(Path(path), where)
     if raw.empty:
         raise InputError(f"{where} has no rows; at least one is needed")
+    raw = raw.astype(object)  # each value as it is: 2024, not 2024.0 where others are missing
     if minimum_words:
         raw = _of_words(raw, source.get("text", "text"), minimum_words, where)
     frame = pd.DataFrame(index=raw.index)
@@ -101,13 +114,14 @@ def read_source(source: Mapping[str, Any], table: str, minimum_words: int = 0) -
             continue
         _check_columns(raw, [name], where)
         if (table, column) == ("prompts", "attribute"):
-            frame[column] = raw[name].map(str, na_action="ignore").fillna("")
+            names = _names(raw[name].fillna(""), name, where)
+            frame[column] = names.where(names.str.strip() != "", "")
             continue
         check_present(raw[name], name, where)
         if column == "answer":
             frame[column] = raw[name]
         else:
-            frame[column] = raw[name].map(str) if column in ("attribute", "subject") else raw[name]
+            frame[column] = _names(raw[name], name, where) if column in ("attribute", "subject") else raw[name]
             check_strings(frame[column], name, where)
     if table in ASKED:
         frame["answer"] = _answers(frame["answer"], frame["choices"], source.get("answer_is"), where)
@@ -116,48 +130,130 @@ def read_source(source: Mapping[str, Any], table: str, minimum_words: int = 0) -
 
 
 def _read_file(path: Path, where: str) -> pd.DataFrame:
-    readers = {
-        # Only an empty cell is missing: "NA" and "None" are good values (Namibia's code, for one).
-        ".csv": lambda: pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""]),
-        ".jsonl": lambda: _read_jsonl(path),
-        ".parquet": lambda: pd.read_parquet(path),
-    }
+    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     if path.suffix.lower() not in readers:
         raise InputError(f"{where} is none of CSV, JSONL and Parquet by its suffix; rename or convert it")
     try:
-        return readers[path.suffix.lower()]()
+        return readers[path.suffix.lower()](path, where)
     except FileNotFoundError as error:
         beside = sorted(other.name for other in path.parent.glob("*")) if path.parent.is_dir() else []
         there = f"{path.parent} holds {listed(beside)}" if beside else f"{path.parent} is empty or not there"
         raise InputError(f"{where} is not there; {there}") from error
-    except pd.errors.EmptyDataError as error:
-        raise InputError(f"{where} is empty; at least one row is needed") from error
-    except ValueError as error:  # pandas', pyarrow's and the decoder's parse errors; their messages may quote a text
-        raise InputError(f"{where} can't be read as {path.suffix[1:].upper()} in UTF-8; mend or convert it") from error
+    except (OSError, pa.ArrowException, ValueError) as error:
+        kind = path.suffix[1:].upper()
+        raise InputError(f"{where} can't be read as {kind}: {reason(error)}; mend or convert it") from error
 
 
-def _read_jsonl(path: Path) -> pd.DataFrame:
-    # pandas' own reader turns columns with names like "date" into dates.
-    with open(path, encoding="utf-8") as file:
-        records = [json.loads(line) for line in file if line.strip()]
-    if not all(isinstance(record, dict) for record in records):
-        raise ValueError("a line holds something else than an object")
-    return pd.DataFrame(records)
+def _read_csv(path: Path, where: str) -> pd.DataFrame:
+    """Return a CSV file's rows, all cells as strings; only an empty cell is missing, "NA" and "None" are good values.
+
+    pandas' own reader takes the first column for an index where rows have a field too many, and fills up short ones.
+    """
+    text = decode(path.read_bytes(), where)
+    csv.field_size_limit(sys.maxsize)  # a text may be a whole paper
+    lines = io.StringIO(text, newline="").readlines()
+    reader = csv.reader(lines, strict=True)
+    header, found, start = None, [], 1
+    try:
+        for row in reader:
+            blank = not lines[start - 1].strip() and reader.line_num == start
+            if header is None and not blank:
+                header = row
+                _check_columns_of(header, where)
+            elif not blank:
+                if len(row) != len(header):
+                    raise InputError(
+                        f"{where}, line {start}, has {len(row)} fields, but the header has {len(header)}; all need as "
+                        "many, and a text with a comma in it must stand in quotes"
+                    )
+                found.append([cell or None for cell in row])
+            start = reader.line_num + 1
+    except csv.Error as error:  # its message is of quotes, and quotes no text
+        raise InputError(
+            f"{where}, line {start}, can't be read as CSV ({error}); a text with a quotation mark in it must stand in "
+            "quotes, with the mark doubled"
+        ) from error
+    if header is None:
+        raise InputError(f"{where} is empty; at least one row is needed")
+    return pd.DataFrame(found, columns=header, dtype=str)
+
+
+def _check_columns_of(names: Sequence[str], where: str) -> None:
+    if not all(name.strip() for name in names):
+        raise InputError(f"{where} has a column without a name; name it, or remove it")
+    if twice := [name for number, name in enumerate(names) if name in names[:number]]:
+        raise InputError(f"{where} has several columns named {listed(twice)}; rename or remove all but one")
+
+
+def _read_jsonl(path: Path, where: str) -> pd.DataFrame:
+    # pandas' own reader turns columns with names like "date" into dates, and numbers beside missing ones into floats.
+    return pd.DataFrame([record for _, record in json_lines(path, where)], dtype=object)
+
+
+def json_lines(path: Path, where: str) -> Iterator[tuple[int, dict]]:
+    """Yield the number of each line of a JSONL file and the object in it, one at a time; blank lines are left out.
+
+    Raises InputError that names the line, and quotes nothing of it.
+    """
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not (text := decode(line, where, number)).strip():
+                continue
+            try:
+                record = json.loads(text, object_pairs_hook=_object)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{where}, line {number}, is no JSON: {error.msg} at column {error.colno}") from error
+            except KeyError as error:
+                raise InputError(f"{where}, line {number}, has a key twice; rename or remove one") from error
+            if not isinstance(record, dict):
+                raise InputError(f"{where}, line {number}, is no JSON object; write one {{...}} a line")
+            yield number, record
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise KeyError
+    return found
+
+
+def decode(content: bytes, where: str, first: int = 1) -> str:
+    """Return text in UTF-8 without a byte order mark; InputError names the line, where `first` is the first one."""
+    content = content.removeprefix(codecs.BOM_UTF8)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = first + content[: error.start].count(b"\n")
+        raise InputError(f"{where}, line {line}, is not in UTF-8; save the file in UTF-8") from error
+
+
+def _read_parquet(path: Path, where: str) -> pd.DataFrame:
+    found = pq.read_table(path)
+    _check_columns_of(found.column_names, where)
+    return found.to_pandas(ignore_metadata=True)  # pandas would take an index of its own out of the columns
 
 
 def _read_hub(source: Mapping[str, Any], where: str) -> pd.DataFrame:
     import datasets
 
+    # Where a file can't be read, these log what is wrong with which text.
+    logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL + 1)
     name = source["path"].removeprefix(HUB)
     try:
         loaded = datasets.load_dataset(
             name, source.get("config"), split=source.get("split", "train"), revision=source.get("revision")
         )
-    # Whatever goes wrong (no network, no access, no such split) is for the user to mend, and says so in its message.
+        frame = loaded.to_pandas()
+    # Whatever goes wrong (no network, no access, no such split) is for the user to mend.
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{where} could not be loaded from the hub: {reason}") from error
-    return loaded.to_pandas()
+        asked = ", ".join(f"{key} {source[key]}" for key in HUB_KEYS if key in source)
+        asked = f" with {asked}" if asked else ""
+        raise InputError(f"{where} could not be loaded from the hub{asked}: {reason(error)}") from error
+    if INDEX in frame and loaded.info.builder_name == "csv":
+        raise InputError(
+            f"{where} has rows of more fields than its header; a text with a comma in it must stand in quotes"
+        )
+    return frame
 
 
 def _of_words(raw: pd.DataFrame, column: str, fewest: int, where: str) -> pd.DataFrame:
@@ -174,8 +270,33 @@ def _check_columns(raw: pd.DataFrame, names: Sequence[str], where: str) -> None:
         raise InputError(f"{where} has no column {listed(missing)}; it has {listed(raw.columns)}")
 
 
+def _names(values: pd.Series, name: str, where: str) -> pd.Series:
+    """Return attributes or subjects as strings; a value that is neither text nor a whole number is an InputError."""
+    texts = values.map(_text)
+    wrong = texts.isna() | values.map(lambda value: isinstance(value, numbers.Real) and value % 1 != 0).astype(bool)
+    if wrong.any():
+        kind = type(values[wrong].iloc[0]).__name__
+        raise InputError(
+            f"{where}, column {name}: {rows(wrong)} hold {kind} values; text or whole numbers are needed, so write "
+            "one name for each row, in quotes"
+        )
+    return texts
+
+
+def _text(value: Any) -> str | None:
+    """Return text as it is and a number as text, a whole one in its digits (2024 for 2024.0); None for all else."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
+        return str(int(value)) if value % 1 == 0 else str(value)
+    return None
+
+
 def _choices(raw: pd.DataFrame, name: str | Sequence[str], where: str) -> pd.Series:
-    """Return each question's choices as a list of strings, from a list of columns or one column of lists."""
+    """Return each question's choices as a list of strings, from a list of columns or one column of lists.
+
+    What is neither text nor a number becomes None, which `check_table` refuses.
+    """
     if not isinstance(name, str):
         _check_columns(raw, name, where)
         for column in name:
@@ -188,7 +309,7 @@ def _choices(raw: pd.DataFrame, name: str | Sequence[str], where: str) -> pd.Ser
         wrong = pd.Series([choices is None for choices in lists])
         if wrong.any():
             raise InputError(f"{where}, column {name}: {rows(wrong)} hold no (JSON) list; write choices as one")
-    return pd.Series([[str(choice) for choice in choices] for choices in lists], index=raw.index, dtype=object)
+    return pd.Series([[_text(choice) for choice in choices] for choices in lists], index=raw.index, dtype=object)
 
 
 def _as_list(value: Any) -> list | None:
@@ -197,14 +318,14 @@ def _as_list(value: Any) -> list | None:
             value = json.loads(value)
         except json.JSONDecodeError:
             return None
-        return value if isinstance(value, list) else None
-    return list(value)
+    # An array of Parquet's, say; the keys of a mapping are no choices.
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) else None
 
 
 def _answers(answers: pd.Series, choices: pd.Series, answer_is: str | None, where: str) -> pd.Series:
     """Return the index of each right choice; all rows of the column are read in the same way."""
-    indices = pd.to_numeric(answers, errors="coerce")
-    texts = answers.map(str)
+    texts = answers.map(_text)
+    indices = pd.to_numeric(texts, errors="coerce")
     # pandas.Series.isin compares with one set for all rows; here each row has its own choices.
     as_text = [text in own for text, own in zip(texts, choices, strict=True)]
     as_index = (indices.notna() & (indices % 1 == 0)).tolist()

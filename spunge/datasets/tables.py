@@ -15,8 +15,10 @@ Forget texts may be toxic or hazardous: messages name rows (counted from 1) and 
 """
 
 import os
+import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 
 import pandas as pd
@@ -37,6 +39,7 @@ COLUMNS = {
     "rephrased": ("question", "choices", "answer", "attribute", "subject"),
 }
 OPTIONAL = {"forget": ("subject",)}
+ASKED = ("questions", "rephrased")
 KINDS = ("toxic", "neutral")
 SHOWN = 10
 
@@ -82,6 +85,36 @@ def read(table: str, path: str | os.PathLike) -> pd.DataFrame:
     return frame
 
 
+@contextmanager
+def untold() -> Iterator[None]:
+    """Turn an error that nobody foresaw into an InputError that tells where it arose, but not its message.
+
+    Messages of pandas and pyarrow may quote a text. Those of files and the system are told, since they don't.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except OSError as error:
+        raise error from None  # what it came from may quote a text
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise InputError(f"the data can't be read: {reason(error)} at {place.filename}, line {place.lineno}") from None
+
+
+def reason(error: BaseException) -> str:
+    """Return what may be told of an error while texts are read: its message if it is of files or access, else its type.
+
+    What an error came from counts too: `datasets` wraps all that happens while it reads.
+    """
+    found = error
+    while not isinstance(found, OSError) and found.__cause__ is not None:
+        found = found.__cause__
+    if isinstance(found, OSError) and (message := next(iter(str(found).splitlines()), "")):
+        return message
+    return f"{type(error).__name__} (its message may quote a text, so it isn't shown)"
+
+
 def check(tables: Tables) -> None:
     """Check the contents of all tables, and that nothing asked or measured is trained on; raises InputError."""
     for name, frame in tables.present().items():
@@ -111,8 +144,10 @@ def check_table(frame: pd.DataFrame, table: str, path: str | os.PathLike | None 
 def check_strings(values: pd.Series, column: str, where: str) -> None:
     """Raise InputError where a column of strings holds a missing value, something else, or nothing but white space."""
     check_present(values, column, where)
-    if not pd.api.types.is_string_dtype(values):
-        raise InputError(f"{where}, column {column}, holds {values.dtype} values; strings are needed")
+    other = ~values.map(lambda value: isinstance(value, str)).astype(bool)
+    if other.any():
+        kind = type(values[other.to_numpy()].iloc[0]).__name__
+        raise InputError(f"{where}, column {column}: {rows(other)} hold {kind} values; strings are needed")
     empty = values.str.strip() == ""
     if empty.any():
         raise InputError(f"{where}, column {column}: {rows(empty)} are empty; fill or remove them")

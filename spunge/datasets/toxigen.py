@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spunge.datasets import hub
-from spunge.datasets.table import read_source
+from spunge.datasets.table import decode, read_source
 from spunge.datasets.tables import Tables, check_present, listed, occurrences
 from spunge.errors import InputError
 
@@ -151,10 +151,7 @@ def read_prompts(group: str, kind: str, options: Options) -> list[str]:
     name = prompts_file(group, kind)
     as_text = None if options.mirror is None else Path(options.mirror).expanduser() / f"{name}.txt"
     if as_text is not None and as_text.is_file():
-        try:
-            lines = as_text.read_text(encoding="utf-8").split("\n")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{as_text} is not in UTF-8; copy it again") from error
+        lines = decode(as_text.read_bytes(), str(as_text)).split("\n")
     else:
         path = locate(f"{name}-00000-of-00001.parquet", options)
         there = hub.columns_of(path)
@@ -290,7 +287,7 @@ def read_columns(path: Path, columns: Sequence[str], rows: tuple[str, list[str]]
     filters = None if rows is None else [(rows[0], "in", rows[1])]
     try:
         return pq.read_table(path, columns=list(columns), filters=filters).to_pandas()
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is truncated or not a Parquet file; fetch it again") from error
 
 

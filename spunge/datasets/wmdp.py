@@ -11,7 +11,6 @@ read as streams. Messages never show a text.
 
 import hashlib
 import heapq
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spunge.datasets import hub
-from spunge.datasets.table import HUB, read_source
+from spunge.datasets.table import HUB, json_lines, read_source
 from spunge.datasets.tables import Tables, listed
 from spunge.errors import InputError
 
@@ -246,17 +245,12 @@ def read_texts(path: Path) -> Iterator[str]:
                 raise InputError(f"{path}, column {COLUMN}, holds {kind} values; strings are needed")
             for batch in file.iter_batches(batch_size=ROWS, columns=[COLUMN]):
                 yield from (text for text in batch.column(COLUMN).to_pylist() if text is not None)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is truncated or not a Parquet file; fetch it again") from error
 
 
 def _read_lines(path: Path) -> Iterator[str]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                record = json.loads(line)
-                if not isinstance(record, dict) or not isinstance(record.get(COLUMN), str):
-                    raise InputError(f"{path}, line {number}, is no JSON object with a string named {COLUMN}")
-                yield record[COLUMN]
-    except ValueError as error:  # no JSON, or bytes that aren't UTF-8; the message may quote a text
-        raise InputError(f"{path} holds something else than JSON lines in UTF-8; copy it again") from error
+    for number, record in json_lines(path, str(path)):
+        if not isinstance(record.get(COLUMN), str):
+            raise InputError(f"{path}, line {number}, has no string named {COLUMN}")
+        yield record[COLUMN]

@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 import types
 
@@ -142,7 +143,22 @@ def test_bad_mappings_are_one_sentence(sources, tmp_path, name, change, message)
         (f"sentence,topic\n{SECRET},a\n'  ',b\n".replace("'", '"'), r"column sentence: 1 of 2 rows .* are empty"),
         ("sentence,topic\n", "has no rows"),
         ("", "is empty"),
-        (f"sentence,topic\n{SECRET},a,b,c\n{SECRET},a,b,c,d,e\n", "can't be read as CSV"),
+        # The first has a comma too many in every row, so pandas would take its half for an index.
+        (
+            f"sentence,topic\n{SECRET}, yes,a\n{SECRET}, no,b\n",
+            "line 2, has 3 fields, but the header has 2; all need as",
+        ),
+        (f'sentence,topic\n"{SECRET}\nis long",a\n\n{SECRET}\n', "line 5, has 1 fields, but the header has 2"),
+        (
+            f'sentence,topic\n{SECRET},a\n"{SECRET},b\n{SECRET},c\n',
+            "line 3, can't be read as CSV .unexpected end of data",
+        ),
+        (
+            f'sentence,topic\n"{SECRET} "is" secret",a\n',
+            r"line 2, can't be read as CSV .* must stand in quotes, with the",
+        ),
+        (f",sentence,topic\n0,{SECRET},a\n", "has a column without a name; name it, or remove it"),
+        (f"sentence,topic,sentence\n{SECRET},a,{SECRET}\n", "has several columns named sentence; rename or remove"),
     ],
 )
 def test_bad_contents_never_show_a_text(sources, tmp_path, content, message):
@@ -154,7 +170,9 @@ def test_bad_contents_never_show_a_text(sources, tmp_path, content, message):
 
 def test_wrong_encoding_and_truncated_parquet(sources, tmp_path):
     (tmp_path / "forget.csv").write_bytes("sentence,topic\nCôte,a\n".encode("latin-1"))
-    with pytest.raises(InputError, match="can't be read as CSV in UTF-8"):
+    with pytest.raises(
+        InputError, match=r"forget.csv \(table forget\), line 2, is not in UTF-8; save the file in UTF-8"
+    ):
         build(sources)
     path = tmp_path / "fluency.parquet"
     path.write_bytes(path.read_bytes()[:50])
@@ -176,13 +194,113 @@ def test_hub_asks_for_what_is_configured(monkeypatch):
     source = {"path": "hub:o/n", "config": "c", "split": "test", "revision": "abc", "text": "line"}
     assert table.read_source(source, "retain")["text"].tolist() == ["x"]
     assert asked == {"name": "o/n", "config": "c", "split": "test", "revision": "abc"}
-    with pytest.raises(InputError, match=r"hub:o/n \(table retain\) could not be loaded from the hub: Unknown split$"):
+    asked_for = r"hub:o/n \(table retain\) could not be loaded from the hub with config c, split none, revision abc: "
+    with pytest.raises(InputError, match=f"{asked_for}ValueError .its message may quote a text, so it isn't shown.$"):
         table.read_source({**source, "split": "none"}, "retain")
 
 
-@pytest.mark.parametrize("line", ["[1, 2]", '{"text": "cut'])
-def test_lines_that_are_no_json_objects(tmp_path, line):
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"[1, 2]", "line 3, is no JSON object; write one {...} a line"),
+        (f'{{"text": "{SECRET}'.encode(), "line 3, is no JSON: "),
+        (f'{{"text": "{SECRET}", "text": "x"}}'.encode(), "line 3, has a key twice; rename or remove one"),
+        (f'{{"text": "{SECRET} Côte"}}'.encode("latin-1"), "line 3, is not in UTF-8; save the file in UTF-8"),
+    ],
+)
+def test_lines_that_are_no_json_objects(tmp_path, line, message):
     path = tmp_path / "retain.jsonl"
-    path.write_text(f'{{"text": "kept"}}\n{line}\n')
-    with pytest.raises(InputError, match="can't be read as JSONL"):
+    path.write_bytes(b'{"text": "kept"}\n\n' + line + b"\n")
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
         table.read_source({"path": str(path)}, "retain")
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_byte_order_mark_blank_lines_and_line_breaks_in_texts(tmp_path, suffix):
+    content = {
+        "csv": '\ufefftext,more\r\n"one, and\nmore",x\r\n\r\n  \r\n"NA",\r\n',
+        "jsonl": '\ufeff{"text": "one, and\\nmore"}\r\n\r\n{"text": "NA"}',
+    }
+    path = tmp_path / f"retain.{suffix}"
+    path.write_bytes(content[suffix].encode())
+    assert table.read_source({"path": str(path)}, "retain")["text"].tolist() == ["one, and\nmore", "NA"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize("column", ["attribute", "subject"])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(2024, "2024"), (2024.0, "2024"), ("NA", "NA"), *((bad, None) for bad in ([SECRET], {"name": SECRET}, True, 0.5))],
+)
+def test_attributes_and_subjects_are_text_or_whole_numbers(tmp_path, suffix, column, value, expected):
+    path = tmp_path / f"forget.{suffix}"
+    frame = pd.DataFrame({"text": ["x"], "attribute": ["a"], "subject": ["s"]}).assign(**{column: [value]})
+    write = {
+        "jsonl": lambda: frame.to_json(path, orient="records", lines=True),
+        "parquet": lambda: frame.to_parquet(path),
+    }
+    write[suffix]()
+    if expected is not None:
+        assert table.read_source({"path": str(path)}, "forget")[column].tolist() == [expected]
+        return
+    told = rf"column {column}: 1 of 1 rows \(first: row 1\) hold \w+ values; text or whole numbers are needed"
+    with pytest.raises(InputError, match=told) as caught:
+        table.read_source({"path": str(path)}, "forget")
+    assert SECRET not in str(caught.value)
+
+
+def test_numbers_beside_missing_ones_stay_whole(tmp_path):
+    path = tmp_path / "prompts.parquet"
+    pd.DataFrame({"prompt": ["p", "q"], "kind": ["toxic", "neutral"], "attribute": [2024, None]}).to_parquet(path)
+    assert table.read_source({"path": str(path)}, "prompts")["attribute"].tolist() == ["2024", ""]
+
+
+def test_an_index_of_pandas_is_a_column_like_others(tmp_path):
+    path = tmp_path / "retain.parquet"
+    pd.DataFrame({"text": ["x"], "more": [1]}).set_index("text").to_parquet(path)
+    assert table.read_source({"path": str(path)}, "retain")["text"].tolist() == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"choices": {"text": [SECRET, "x"], "label": ["A", "B"]}}, "hold no .JSON. list; write choices as one"),
+        ({"choices": 5}, "hold no .JSON. list; write choices as one"),
+        ({"choices": [SECRET, None]}, "come with a choice that is missing, empty or not a string"),
+        ({"choices": [SECRET, [SECRET]]}, "come with a choice that is missing, empty or not a string"),
+        ({"answer": [SECRET]}, "hold none of the choices, nor an index throughout"),
+        ({"answer": True}, "hold none of the choices, nor an index throughout"),
+        ({"choices": [0, 1, 2], "answer": 1.0}, "may be indices or texts of choices; say so with answer_is"),
+    ],
+)
+def test_choices_and_answers_of_other_kinds(tmp_path, change, message):
+    path = tmp_path / "questions.jsonl"
+    question = {"question": "Who?", "choices": ["x", "y"], "answer": 0, "attribute": "a"}
+    path.write_text(json.dumps(question | change))
+    with pytest.raises(InputError, match=message) as caught:
+        table.read_source({"path": str(path)}, "questions")
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train.csv", f"text\n{SECRET}, yes\n{SECRET}, no\n", "has rows of more fields than its header; a text with a"),
+        (
+            "train.csv",
+            f"text\nx\n{SECRET}, no, yes\n",
+            r"could not be loaded from the hub: \w+ .its message may quote a",
+        ),
+        ("train.jsonl", f'{{"text": "x"}}\n{{"text": "{SECRET}', r"could not be loaded from the hub: \w+ .its message"),
+    ],
+)
+def test_what_datasets_says_of_a_text_is_never_shown(tmp_path, monkeypatch, caplog, capfd, name, content, message):
+    """A folder stands for the hub's repository: the library reads its files in the same way, and logs the same."""
+    library = pytest.importorskip("datasets")
+    monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / name).write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        table.read_source({"path": f"hub:{tmp_path / 'data'}"}, "retain")
+    assert SECRET not in str(caught.value) + caplog.text + "".join(capfd.readouterr())

@@ -1,4 +1,5 @@
 import hashlib
+import traceback
 from dataclasses import replace
 
 import pandas as pd
@@ -43,7 +44,7 @@ def test_good_tables_pass(good):
         ("forget", "text", [SECRET, " "], r"forget, column text: 1 of 2 rows \(first: row 2\) are empty"),
         ("forget", "text", [SECRET, None], r"forget, column text: 1 of 2 rows \(first: row 2\) are missing"),
         ("forget", "attribute", [float("nan"), "B"], r"column attribute: 1 of 2 rows \(first: row 1\) are missing"),
-        ("forget", "text", [1, 2], "column text, holds int64 values; strings"),
+        ("forget", "text", ["x", 2], r"column text: 1 of 2 rows \(first: row 2\) hold int values; strings are needed"),
         ("retain", "text", ["x", ""], "table retain, column text: 1 of 2 rows"),
         ("questions", "answer", [0, 2], r"answer: 1 of 2 rows \(first: row 2\) are out of range"),
         ("questions", "answer", [-1, 1], "out of range"),
@@ -96,6 +97,18 @@ def test_rephrased_questions_must_not_be_trained_on_either(good):
     leaking = rephrased.assign(question=["Which is Kenya's?", good.retain["text"].iloc[0]])
     with pytest.raises(InputError, match=r"table rephrased: 1 of 2 rows \(first: row 2\).*retain row 1"):
         tables.check(replace(good, rephrased=leaking))
+
+
+def test_an_unforeseen_error_tells_where_it_arose_and_not_what_it_says():
+    with pytest.raises(InputError, match=r"TypeError .* at .*test_tables.py, line \d+$") as caught, tables.untold():
+        try:
+            raise ValueError(SECRET)
+        except ValueError as error:
+            raise TypeError(f"not {SECRET}") from error
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    with pytest.raises(FileNotFoundError, match="no such file") as caught, tables.untold():
+        raise FileNotFoundError("no such file") from ValueError(SECRET)
+    assert caught.value.__suppress_context__ or caught.value.__cause__ is None
 
 
 def test_occurrences_agree_with_a_plain_search():
@@ -197,7 +210,7 @@ def test_prompts_pass_with_and_without_questions(prompted):
         ("attribute", ["A", "", "B", ""], r"column attribute: 1 of 2 rows \(first: row 2\) are empty"),
         ("attribute", ["A", "B", None, ""], r"column attribute: 1 of 4 rows \(first: row 3\) are missing"),
         ("prompt", [SECRET + " too", " ", "x", "y"], r"column prompt: 1 of 4 rows \(first: row 2\) are empty"),
-        ("prompt", [1, 2, 3, 4], "column prompt, holds int64 values; strings"),
+        ("prompt", [1, 2, 3, 4], r"column prompt: 4 of 4 rows .* hold int64 values; strings are needed"),
     ],
 )
 def test_bad_prompts_are_one_sentence_without_the_prompt(prompted, column, values, message):

@@ -177,8 +177,8 @@ def test_texts_are_never_shown(mirror):
     good.to_parquet(path)
     wmdp_mirror.write_lines(mirror)
     for message, line in {
-        "bio_remove_dataset.jsonl, line 1, is no JSON object with a string named text": f'["{SECRET}"]',
-        "bio_remove_dataset.jsonl holds something else than JSON lines in UTF-8": f"{{'text': {SECRET}",
+        "bio_remove_dataset.jsonl, line 1, has no string named text": f'{{"body": "{SECRET}"}}',
+        "bio_remove_dataset.jsonl, line 1, is no JSON: Expecting property name": f"{{'text': {SECRET}",
     }.items():
         (mirror / BIO / "bio_remove_dataset.jsonl").write_text(line + "\n")
         with pytest.raises(InputError, match=message) as caught:
