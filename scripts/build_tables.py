@@ -1,6 +1,7 @@
 """Turn a data source into the tables of an experiment, and list the attributes to forget."""
 
 import argparse
+import dataclasses
 import json
 import sys
 
@@ -23,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument(f"--{table}-output", required=True, help=f"table {table}, Parquet")
     for table in BY_EVALUATION:
         parser.add_argument(f"--{table}-output", nargs="?", help=f"table {table}, Parquet, where it is wanted")
+    parser.add_argument("--tasks", type=json.loads, default=[], help="attributes that benchmarks ask about, JSON list")
     parser.add_argument("--attributes-output", required=True, help="attributes to forget and their texts, JSON")
     arguments = parser.parse_args(argv)
 
@@ -38,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         outputs = {table: getattr(arguments, f"{table}_output") for table in (*TABLES, *BY_EVALUATION)}
         with tables.untold():
             built = source.build(options, wheels, arguments.forget)
-            tables.check(built)
+            tables.check(built, arguments.forget)
             for table, path in outputs.items():
                 if path and getattr(built, table) is None:
                     raise InputError(
@@ -46,7 +48,9 @@ def main(argv: list[str] | None = None) -> int:
                         f"evaluations.{BY_EVALUATION[table]} needs: leave that evaluation out, or give some in "
                         "data.options"
                     )
-            built, attributes = tables.select(built, arguments.forget, arguments.minimum_texts)
+            # A table that no evaluation reads asks about nothing.
+            asked = dataclasses.replace(built, **{table: None for table, path in outputs.items() if not path})
+            built, attributes = tables.select(asked, arguments.forget, arguments.minimum_texts, arguments.tasks)
         for table, path in outputs.items():
             if path:
                 tables.write(getattr(built, table), table, path)

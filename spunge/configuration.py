@@ -12,6 +12,7 @@ from jsonschema.exceptions import ValidationError, best_match
 from jsonschema.validators import extend
 
 from spunge.errors import InputError
+from spunge.names import RESERVED, folded
 
 PACKAGE = Path(__file__).parent
 
@@ -222,6 +223,8 @@ def _check_benchmarks(config: Mapping) -> None:
     for key, names in (("forget", asked.values()), ("fewshot", benchmarks["fewshot"])):
         if unknown := sorted(set(names) - set(tasks)):
             raise InputError(f"{at}.{key} names {unknown[0]}, which is not among its tasks: {', '.join(tasks)}")
+    if reserved := [name for name in asked if folded(name) in RESERVED]:
+        raise InputError(f"{at}.forget has {reserved[0]}, a name that the results need for themselves; rename it")
     if twice := sorted({task for task in asked.values() if list(asked.values()).count(task) > 1}):
         raise InputError(f"{at}.forget has {twice[0]} for several attributes; each needs a task of its own")
     if forget != "all" and (unknown := sorted(asked.keys() - set(forget))):
@@ -231,6 +234,12 @@ def _check_benchmarks(config: Mapping) -> None:
     if not asked and not evaluations.keys() & {"knowledge", "toxicity"}:
         raise InputError(
             f"{at}.forget is empty, so nothing asks about what is forgotten; name a task for each attribute, "
+            "or evaluate knowledge or toxicity"
+        )
+    missing = [] if forget == "all" else [attribute for attribute in forget if attribute not in asked]
+    if missing and not evaluations.keys() & {"knowledge", "toxicity"}:
+        raise InputError(
+            f"{at}.forget has no task for {missing[0]}, so nothing asks whether it was forgotten; name one, "
             "or evaluate knowledge or toxicity"
         )
     taken = {*asked, *([] if forget == "all" else forget)}

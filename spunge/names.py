@@ -1,4 +1,4 @@
-"""Names from data made safe as path components."""
+"""Names from data: when two are the same, which are taken, and how they become path components."""
 
 import hashlib
 import re
@@ -11,6 +11,13 @@ DIGITS = 10
 # A plain value that looks as if it carried a hash gets one of its own, so it can't be what another value turns into.
 HASHED = re.compile(rf".*-[0-9a-f]{{{DIGITS}}}")
 KEPT = 40
+# What evaluations.csv calls means over attributes, and their difference: no attribute's own numbers may stand there.
+RESERVED = ("forget mean", "retain mean", "retain minus forget")
+
+
+def folded(text: str) -> str:
+    """Return what two spellings of a name or text have in common: case, white space and Unicode form aside."""
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
 
 
 def slug(value: str, reserved: Iterable[str] = ()) -> str:

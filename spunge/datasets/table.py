@@ -41,6 +41,7 @@ from spunge.datasets.tables import (
     COLUMNS,
     Tables,
     attributes_to_forget,
+    check_attributes,
     check_present,
     check_strings,
     check_table,
@@ -75,6 +76,8 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     """
     sources = {field.name: getattr(options, field.name) for field in fields(options)}
     built = Tables(**{table: source and read_source(source, table) for table, source in sources.items()})
+    # Before any rows are left out: they may be of an attribute to forget, but for their spelling.
+    check_attributes(built, forget)
     where = str(options.forget["path"])
     chosen = attributes_to_forget(built.forget["attribute"], forget, 1, where)
     kept = built.forget[built.forget["attribute"].isin(chosen)].reset_index(drop=True)

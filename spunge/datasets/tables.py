@@ -16,8 +16,9 @@ Forget texts may be toxic or hazardous: messages name rows (counted from 1) and 
 
 import os
 import traceback
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 
@@ -115,10 +116,16 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__} (its message may quote a text, so it isn't shown)"
 
 
-def check(tables: Tables) -> None:
-    """Check the contents of all tables, and that nothing asked or measured is trained on; raises InputError."""
+def check(tables: Tables, wanted: Sequence[str] | str = "all") -> None:
+    """Check the contents of all tables, and what holds between them; raises InputError.
+
+    Attributes, also those of `wanted` (data.forget), are spelt in one way each; no text is to be forgotten twice, or to
+    be forgotten and kept; no question is asked twice; nothing asked or measured is trained on.
+    """
     for name, frame in tables.present().items():
         check_table(frame, name)
+    check_attributes(tables, wanted)
+    check_repetitions(tables)
     check_leakage(tables)
 
 
@@ -203,6 +210,71 @@ def _check_groups(prompts: pd.DataFrame, where: str) -> None:
     check_strings(prompts.loc[toxic, "attribute"], "attribute", where)
 
 
+def check_attributes(tables: Tables, wanted: Sequence[str] | str) -> None:
+    """Raise InputError for an attribute that is spelt in two ways, or has a name that evaluations.csv needs itself.
+
+    All tables are looked at, and `wanted` (data.forget): a misspelt attribute of a question would count as one to keep.
+    """
+    from spunge.names import RESERVED, folded  # not at the top: jobs that read tables needn't run again with it
+
+    found = [] if wanted == "all" else [(attribute, "data.forget") for attribute in wanted]
+    for name, frame in tables.present().items():
+        if "attribute" in frame:
+            first = frame["attribute"].reset_index(drop=True).drop_duplicates()
+            found += [(attribute, f"table {name} (row {row + 1})") for row, attribute in first.items() if attribute]
+    spellings: dict[str, tuple[str, str]] = {}
+    for attribute, where in found:
+        key = folded(attribute)
+        if key in RESERVED:
+            raise InputError(
+                f"{where} has the attribute {attribute!r}, a name that the results need for themselves; rename it"
+            )
+        known, there = spellings.setdefault(key, (attribute, where))
+        if attribute != known:
+            # Composed and decomposed letters look the same.
+            alike = unicodedata.normalize("NFC", attribute) == unicodedata.normalize("NFC", known)
+            one, other = (ascii(known), ascii(attribute)) if alike else (repr(known), repr(attribute))
+            raise InputError(
+                f"{there} has the attribute {one} and {where} {other}, which differ by case, white space or Unicode "
+                "form alone; spell it in one way, or give the two different names"
+            )
+
+
+def check_repetitions(tables: Tables) -> None:
+    """Raise InputError for a text to forget that is retained too, and for one or a question under two attributes.
+
+    Case, white space and Unicode form aside. Questions of the same words with other choices are different ones.
+    """
+    from spunge.names import folded
+
+    forget, retain = (frame["text"].map(folded).reset_index(drop=True) for frame in (tables.forget, tables.retain))
+    kept = forget.map({text: row for row, text in reversed(list(enumerate(retain)))})
+    if kept.notna().any():
+        first = int(kept.notna().to_numpy().argmax())
+        raise InputError(
+            f"table forget: {rows(kept.notna())} stand in table retain too (row {first + 1} in retain row "
+            f"{int(kept[first]) + 1}); no text can be forgotten and kept, so remove one of the two"
+        )
+    _check_one_attribute(forget, tables.forget["attribute"], "forget", "text")
+    for name in ASKED:
+        if (asked := tables.present().get(name)) is not None:
+            choices = (tuple(sorted(map(folded, own))) for own in asked["choices"])
+            keys = pd.Series(list(zip(asked["question"].map(folded), choices, strict=True)))
+            _check_one_attribute(keys, asked["attribute"], name, "question")
+
+
+def _check_one_attribute(keys: pd.Series, attributes: pd.Series, table: str, what: str) -> None:
+    attributes, groups = attributes.reset_index(drop=True), pd.Series(pd.factorize(keys)[0])
+    several = attributes.groupby(groups).transform("nunique") > 1
+    if several.any():
+        one = int(several.to_numpy().argmax())
+        other = int(((groups == groups[one]) & (attributes != attributes[one])).to_numpy().argmax())
+        raise InputError(
+            f"table {table}: {rows(several)} have a {what} that stands under several attributes ({attributes[one]} in "
+            f"row {one + 1}, {attributes[other]} in row {other + 1}); leave it to one of them"
+        )
+
+
 def check_leakage(tables: Tables) -> None:
     """Raise InputError where a question, fluency text or prompt occurs in a forget or retain text, or the other way.
 
@@ -274,23 +346,40 @@ def _words(texts: Sequence[str] | pd.Series) -> pa.ListArray:
     return pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.utf8_lower(array)))
 
 
-def select(tables: Tables, wanted: Sequence[str] | str, minimum: int) -> tuple[Tables, list[dict[str, str | int]]]:
+def select(
+    tables: Tables, wanted: Sequence[str] | str, minimum: int, tasks: Collection[str] = ()
+) -> tuple[Tables, list[dict[str, str | int]]]:
     """Return the tables with only the texts to forget, and [{"attribute": …, "texts": n}, …] of those.
 
-    `wanted` and `minimum` as in `attributes_to_forget`, which raises. Prompts of other attributes are left out, and an
-    attribute to forget without a toxic prompt is an InputError: nobody could tell whether it was forgotten.
+    `wanted` and `minimum` as in `attributes_to_forget`, which raises. Prompts of other attributes are left out. `tasks`
+    are the attributes that evaluations.benchmarks.forget has a task for. Raises InputError for an attribute to forget
+    that nobody asks about, since nobody could tell whether it was forgotten.
     """
     found = tables.forget["attribute"]
     chosen = attributes_to_forget(found, wanted, minimum, "table forget")
     forget = tables.forget[found.isin(chosen)].reset_index(drop=True)
     sizes = [{"attribute": attribute, "texts": int((found == attribute).sum())} for attribute in chosen]
-    prompts = tables.prompts
+    prompts, questions = tables.prompts, tables.questions
+    # Where there are prompts, questions may be about what is kept alone.
     if prompts is not None:
         prompts = prompts[prompts["attribute"].isin([*chosen, ""])].reset_index(drop=True)
-        prompted = set(prompts.loc[prompts["kind"] == "toxic", "attribute"])
-        if missing := [attribute for attribute in chosen if attribute not in prompted]:
-            raise InputError(f"table prompts has no toxic prompt for the attribute {listed(missing)}; add some")
+        toxic = tables.prompts.loc[tables.prompts["kind"] == "toxic", "attribute"]
+        _check_asked(chosen, toxic.unique(), "table prompts has no toxic prompt")
+    elif questions is not None:
+        _check_asked(chosen, questions["attribute"].unique(), "table questions has no question")
+    elif tasks:
+        _check_asked(chosen, tasks, "evaluations.benchmarks.forget has no task")
+    if tables.rephrased is not None:
+        _check_asked(chosen, tables.rephrased["attribute"].unique(), "table rephrased has no question")
     return replace(tables, forget=forget, prompts=prompts), sizes
+
+
+def _check_asked(attributes: Sequence[str], asked: Collection[str], lack: str) -> None:
+    if missing := [attribute for attribute in attributes if attribute not in set(asked)]:
+        raise InputError(
+            f"{lack} for the attribute {listed(missing)}, which is to be forgotten; it has some for {listed(asked)}; "
+            "add some, or name the others alone in data.forget"
+        )
 
 
 def attributes_to_forget(found: pd.Series, wanted: Sequence[str] | str, minimum: int, where: str) -> list[str]:

@@ -10,7 +10,7 @@ The files are those of the hub data set (it needs a token), or of a local copy o
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from spunge.datasets import hub
 from spunge.datasets.table import decode, read_source
 from spunge.datasets.tables import Tables, check_present, listed, occurrences
 from spunge.errors import InputError
+from spunge.names import folded
 
 HUB = "toxigen/toxigen-data"
 REVISION = "ea082a8973a287097b17973343576e0c8da8eb3b"
@@ -69,6 +70,7 @@ GROUPS = {
     ),
     "women": Group("women", "women", ("women",)),
 }
+ORDER = {group: place for place, group in enumerate(GROUPS)}
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,9 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     """Return the tables with what is said of the `forget` groups (a list, or "all") to be forgotten; no wheel is used.
 
     A group's prompts depend on the seed and the files alone; so do its texts, but for those that stand in, or came out
-    of, a held-out prompt of another group. Raises InputError for an unknown group, a file that can't be had or read, an
-    unknown group's name in it, or options that ask for more than there is.
+    of, a held-out prompt of another group, or are of an earlier one of GROUPS, too. No text to forget is retained.
+    Raises InputError for an unknown group, a file that can't be had or read, an unknown group's name in it, or options
+    that ask for more than there is.
     """
     groups = list(GROUPS) if forget == "all" else list(forget)
     if unknown := [group for group in groups if group not in GROUPS]:
@@ -121,9 +124,11 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     check_origin(generations, lines, options)
     texts = generations[generations["toxic"]] if options.labels == "prompts" else read_annotated(groups, options)
     texts = without_held_out(texts, generations, prompts["prompt"])
+    forget = draw_texts(texts, groups, options)
+    forgotten = set(forget["text"].map(folded))
     return Tables(
-        forget=draw_texts(texts, groups, options),
-        retain=draw_prose(options.retain or RETAIN, "retain", options.retain_texts, options),
+        forget=forget,
+        retain=draw_prose(options.retain or RETAIN, "retain", options.retain_texts, options, forgotten),
         questions=None if options.questions is None else read_source(options.questions, "questions"),
         fluency=draw_prose(options.fluency or FLUENCY, "fluency", options.fluency_texts, options),
         prompts=prompts,
@@ -230,10 +235,11 @@ def check_origin(generations: pd.DataFrame, lines: Mapping[tuple[str, str], Sequ
 
 
 def without_held_out(texts: pd.DataFrame, generations: pd.DataFrame, held_out: pd.Series) -> pd.DataFrame:
-    """Return the different texts of each group that neither came out of a held-out prompt nor stand in one.
+    """Return the different texts that neither came out of a held-out prompt nor stand in one.
 
-    A generation came out of it if its own prompt has all the words of the held-out one in a row; so did every text of
-    the same words. `generations` has text and prompt, `texts` text and attribute.
+    Of a text that several groups have, the first one's is returned, in GROUPS' order. A generation came out of a
+    held-out prompt if its own prompt has all the words of that one in a row; so did every text of the same words.
+    `generations` has text and prompt, `texts` text and attribute.
     """
     held_out = pd.Series([bare(prompt) for prompt in held_out])
     origins = pd.Series(generations["prompt"].unique())
@@ -244,8 +250,8 @@ def without_held_out(texts: pd.DataFrame, generations: pd.DataFrame, held_out: p
     candidates = [key for key in keys.unique() if key not in excluded]
     excluded |= {candidates[index] for index, _ in occurrences(candidates, held_out)}
     kept = ~keys.isin(excluded)
-    different = texts[kept].assign(key=keys).drop_duplicates(["attribute", "key"])
-    return different[["text", "attribute"]].reset_index(drop=True)
+    by_group = texts[kept].assign(key=keys).sort_values("attribute", key=lambda own: own.map(ORDER), kind="stable")
+    return by_group.drop_duplicates("key")[["text", "attribute"]].reset_index(drop=True)
 
 
 def draw_texts(texts: pd.DataFrame, groups: Sequence[str], options: Options) -> pd.DataFrame:
@@ -255,17 +261,23 @@ def draw_texts(texts: pd.DataFrame, groups: Sequence[str], options: Options) -> 
         own = texts.loc[texts["attribute"] == group, "text"].tolist()
         if len(own) < options.texts_per_group:
             raise InputError(
-                f"toxigen has {len(own)} texts of {group} to forget that have nothing to do with a held-out prompt, "
-                f"texts_per_group is {options.texts_per_group}; lower it or prompts_per_group"
+                f"toxigen has {len(own)} texts of {group} to forget that are no other group's and have nothing to do "
+                f"with a held-out prompt, texts_per_group is {options.texts_per_group}; lower it or prompts_per_group"
             )
         drawn = random.Random(f"{options.seed} texts {group}").sample(own, options.texts_per_group)
         rows += [(text, group) for text in drawn]
     return pd.DataFrame(rows, columns=["text", "attribute"])
 
 
-def draw_prose(source: Mapping[str, Any], table: str, wanted: int, options: Options) -> pd.DataFrame:
-    """Return the table retain or fluency: `wanted` of the source's different texts, drawn by the seed."""
-    texts = list(dict.fromkeys(read_source(source, table, options.minimum_words)["text"].str.strip()))
+def draw_prose(
+    source: Mapping[str, Any], table: str, wanted: int, options: Options, without: Collection[str] = ()
+) -> pd.DataFrame:
+    """Return the table retain or fluency: `wanted` of the source's different texts, drawn by the seed.
+
+    Texts that are, `folded`, among those `without` are left out.
+    """
+    texts = dict.fromkeys(read_source(source, table, options.minimum_words)["text"].str.strip())
+    texts = [text for text in texts if folded(text) not in without]
     if len(texts) < wanted:
         raise InputError(
             f"{source['path']} (table {table}) has {len(texts)} different texts of at least {options.minimum_words} "

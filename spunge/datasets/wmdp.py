@@ -11,7 +11,7 @@ read as streams. Messages never show a text.
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from spunge.datasets import hub
 from spunge.datasets.table import HUB, json_lines, read_source
 from spunge.datasets.tables import Tables, listed
 from spunge.errors import InputError
+from spunge.names import folded
 
 PAGE = "docs/wmdp.md"
 COLUMN = "text"
@@ -102,8 +103,9 @@ class Options:
 def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[str] | str) -> Tables:
     """Return the tables with the texts of the `forget` domains (a list, or "all") to be forgotten; no wheel is used.
 
-    A domain's texts depend on the seed and its files alone. Raises InputError for an unknown domain, a file that can't
-    be had or read, or a source without a text that is long enough.
+    A domain's texts depend on the seed and its files alone, but for those that an earlier domain of FORGET forgets; and
+    no text to forget is retained. Raises InputError for an unknown domain, a file that can't be had or read, or a
+    source without a text that is long enough.
     """
     domains = list(FORGET) if forget == "all" else list(forget)
     if unknown := [domain for domain in domains if domain not in FORGET]:
@@ -114,14 +116,16 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
         [locate(corpus, options) for domain, corpus in named(table, options).items() if domain in ("", *domains)]
         for table in NAMED
     )
-    rows = [
-        (text, domain)
-        for domain, files in forget_files.items()
-        for text in draw(files, "forget", options.texts_per_domain, f"{domain} {options.seed}", options)
-    ]
+    drawn: dict[str, list[str]] = {}
+    forgotten: set[str] = set()
+    for domain in (domain for domain in FORGET if domain in domains):  # whatever their order in the configuration
+        seed = f"{domain} {options.seed}"
+        drawn[domain] = draw(forget_files[domain], "forget", options.texts_per_domain, seed, options, forgotten)
+        forgotten.update(map(folded, drawn[domain]))
+    rows = [(text, domain) for domain in domains for text in drawn[domain]]
     return Tables(
         forget=pd.DataFrame(rows, columns=["text", "attribute"]),
-        retain=draw_prose("retain", retain, options.retain_texts, options),
+        retain=draw_prose("retain", retain, options.retain_texts, options, forgotten),
         questions=None,
         fluency=draw_prose("fluency", fluency, options.fluency_texts, options),
     )
@@ -177,21 +181,26 @@ def locate(corpus: Corpus, options: Options) -> list[Path]:
     return [hub.locate(name, corpus.repository, corpus.revision, folder, PAGE) for name in corpus.files]
 
 
-def draw_prose(table: str, files: Sequence[Sequence[Path]], wanted: int, options: Options) -> pd.DataFrame:
+def draw_prose(
+    table: str, files: Sequence[Sequence[Path]], wanted: int, options: Options, without: Collection[str] = ()
+) -> pd.DataFrame:
     """Return the table retain or fluency: at most `wanted` texts, equally many of each corpus' files, or the user's."""
     source, seed = getattr(options, table), f"{table} {options.seed}"
     if isinstance(source, Mapping):
-        texts = sample(read_source(source, table, 1)["text"], wanted, seed, options.minimum_characters)
+        texts = sample(read_source(source, table, 1)["text"], wanted, seed, options.minimum_characters, without)
         check_found(texts, str(source["path"]), table, options)
         return pd.DataFrame({"text": texts})
     shares = [wanted // len(files) + (place < wanted % len(files)) for place in range(len(files))]
-    drawn = [draw(own, table, share, seed, options) for own, share in zip(files, shares, strict=True) if share]
+    drawn = [draw(own, table, share, seed, options, without) for own, share in zip(files, shares, strict=True) if share]
     return pd.DataFrame({"text": [text for texts in drawn for text in texts]})
 
 
-def draw(files: Sequence[Path], table: str, wanted: int, seed: str, options: Options) -> list[str]:
-    """Return at most `wanted` texts of these files, drawn by the seed."""
-    texts = sample((text for path in files for text in read_texts(path)), wanted, seed, options.minimum_characters)
+def draw(
+    files: Sequence[Path], table: str, wanted: int, seed: str, options: Options, without: Collection[str] = ()
+) -> list[str]:
+    """Return at most `wanted` texts of these files, drawn by the seed; those `without` as in `sample`."""
+    texts = (text for path in files for text in read_texts(path))
+    texts = sample(texts, wanted, seed, options.minimum_characters, without)
     check_found(texts, listed(files), table, options)
     return texts
 
@@ -205,11 +214,12 @@ def check_found(texts: Sequence[str], where: str, table: str, options: Options) 
         )
 
 
-def sample(texts: Iterable[str], wanted: int, seed: str, minimum: int) -> list[str]:
+def sample(texts: Iterable[str], wanted: int, seed: str, minimum: int, without: Collection[str] = ()) -> list[str]:
     """Return at most `wanted` of the different texts of `minimum` characters or more, stripped, in a drawn order.
 
-    A text's place follows from the seed and the text alone, so neither order nor number of the others matter, a larger
-    draw holds a smaller one, and no more than `wanted` texts are in memory at a time.
+    Texts that are, `folded`, among those `without` are left out. A text's place follows from the seed and the text
+    alone, so neither order nor number of the others matter, a larger draw holds a smaller one, and no more than
+    `wanted` texts are in memory at a time.
     """
     drawn: list[tuple[int, str]] = []  # a heap, the last place first
     places = set()
@@ -219,6 +229,8 @@ def sample(texts: Iterable[str], wanted: int, seed: str, minimum: int) -> list[s
             continue
         place = int.from_bytes(hashlib.sha256(f"{seed}\n{text}".encode()).digest())
         if place in places or (len(drawn) == wanted and place > -drawn[0][0]):
+            continue
+        if without and folded(text) in without:
             continue
         if len(drawn) == wanted:
             places.remove(-heapq.heapreplace(drawn, (-place, text))[0])

@@ -318,6 +318,8 @@ def test_defaults_make_options(config):
         ),
         ({"forget": {"bio": "mmlu", "cyber": "mmlu"}}, "forget has mmlu for several attributes"),
         ({"forget": {}}, "forget is empty, so nothing asks about what is forgotten"),
+        ({"forget": {"bio": "wmdp_bio"}}, "forget has no task for cyber, so nothing asks whether it was forgotten"),
+        ({"forget": FORGET | {"Retain  mean": "mmlu"}}, "forget has Retain  mean, a name that the results need"),
         ({"fewshot": {"mlmu": 5}}, "fewshot names mlmu, which is not among its tasks"),
         ({"tasks": ["wmdp_bio", "wmdp_cyber", "bio"]}, "tasks has bio, which is an attribute to forget too"),
         ({"tasks": []}, "tasks"),
@@ -329,6 +331,11 @@ def test_wrong_configuration(config, changes, message):
     with pytest.raises(InputError, match=re.escape(message)) as error:
         checked(config, **changes)
     assert str(error.value).startswith("configuration: evaluations.benchmarks")
+
+
+def test_tasks_may_leave_out_what_others_ask_about(config):
+    config["evaluations"]["knowledge"] = {}
+    checked(config, forget={"bio": "wmdp_bio"})
 
 
 def test_benchmarks_alone(config):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from spunge.names import slug, slugs
+from spunge.names import folded, slug, slugs
 
 NASTY = [
     "../x",
@@ -23,6 +23,16 @@ NASTY = [
     "x" * 66,
     "\udce9",
 ]
+
+
+@pytest.mark.parametrize("spelling", ["Café au lait", " CAFE\u0301\tau\xa0 lait\n", "ｃａｆé AU lait"])
+def test_spellings_of_one_name_fold_to_one(spelling):
+    assert folded(spelling) == "café au lait"
+
+
+def test_different_names_stay_different():
+    assert folded("Straße") == folded("STRASSE") != folded("Strase")
+    assert folded("a b") != folded("ab")
 
 
 @pytest.mark.parametrize("plain", ["Africa", "0", "middle_east", "a-b", "x" * 64])

@@ -6,6 +6,7 @@ import types
 import pandas as pd
 import pytest
 
+from scripts import build_tables
 from spunge import datasets
 from spunge.datasets import table, tables
 from spunge.errors import InputError
@@ -180,6 +181,30 @@ def test_wrong_encoding_and_truncated_parquet(sources, tmp_path):
         table.read_source(sources["fluency"], "fluency")
 
 
+def run(sources, folder, *arguments, forget=("NA",), asked=("questions",)):
+    """Build the tables as rule data does, in this process."""
+    outputs = [f"--{name}-output={folder / name}.parquet" for name in ("forget", "retain", "fluency", *asked)]
+    described = [f"--options={json.dumps(sources)}", f"--forget={json.dumps(forget)}"]
+    return build_tables.main(
+        ["--dataset=table", *described, *outputs, f"--attributes-output={folder / 'attributes.json'}", *arguments]
+    )
+
+
+def test_rule_data_refuses_what_nobody_asks_about(sources, tmp_path, capfd):
+    sources["questions"]["answer"] = "right"
+    assert run(sources, tmp_path) == 0
+    assert run(sources, tmp_path, forget=["NA", "b"]) == 1
+    told = (
+        "error: table questions has no question for the attribute b, which is to be forgotten; it has"
+    )
+    assert told in capfd.readouterr().err
+    # Where knowledge isn't evaluated, nobody asks the questions.
+    assert run(sources, tmp_path, "--tasks", '["NA"]', forget=["NA", "b"], asked=()) == 1
+    told = "error: evaluations.benchmarks.forget has no task for the attribute b, which is to be forgotten; it has"
+    assert told in capfd.readouterr().err
+    assert run(sources, tmp_path, "--tasks", '["NA", "b"]', forget=["NA", "b"], asked=()) == 0
+
+
 def test_hub_asks_for_what_is_configured(monkeypatch):
     """The hub itself can't be reached in tests; what is asked of `load_dataset` is what can go wrong here."""
     asked = {}
@@ -281,6 +306,19 @@ def test_choices_and_answers_of_other_kinds(tmp_path, change, message):
     with pytest.raises(InputError, match=message) as caught:
         table.read_source({"path": str(path)}, "questions")
     assert SECRET not in str(caught.value)
+
+
+def test_no_row_is_left_out_for_its_spelling(sources, tmp_path):
+    path = tmp_path / "forget.csv"
+    path.write_text("sentence,topic\none,NA\ntwo,b\nthree,b \n")
+    with pytest.raises(
+        InputError, match=r"data.forget has .* 'b' and table forget \(row 3\) 'b ', which differ by case"
+    ):
+        build(sources, ["NA", "b"])
+    with pytest.raises(
+        InputError, match=r"data.forget has .* 'na' and table forget \(row 1\) 'NA', which differ by case"
+    ):
+        build(sources, ["na"])
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from spunge import evaluations, names
 from spunge.datasets import tables
 from spunge.errors import InputError
+from spunge.evaluation import statistics
 
 SECRET = "a text that must not be shown"
 
@@ -97,6 +99,99 @@ def test_rephrased_questions_must_not_be_trained_on_either(good):
     leaking = rephrased.assign(question=["Which is Kenya's?", good.retain["text"].iloc[0]])
     with pytest.raises(InputError, match=r"table rephrased: 1 of 2 rows \(first: row 2\).*retain row 1"):
         tables.check(replace(good, rephrased=leaking))
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted", "message"),
+    [
+        # Case, blanks, a no-break space, full width, and letters composed and decomposed.
+        (
+            {"questions": ["b", "C"]},
+            "all",
+            r"table forget \(row 2\) has .* 'B' and table questions \(row 1\) 'b'",
+        ),
+        (
+            {"questions": ["C", "B "]},
+            "all",
+            r"'B' and table questions \(row 2\) 'B ', which differ by case, white",
+        ),
+        ({"forget": ["A\xa0a", "A a"]}, "all", r"table forget \(row 1\) .* 'A\\xa0a' and table forget \(row 2\) 'A a'"),
+        ({"questions": ["B", "\uff22"]}, "all", "'B' and table questions"),
+        ({"forget": ["Cafe\u0301", "B"]}, ["Caf\xe9"], r"data.forget has .* 'Caf\\xe9' and .* \(row 1\) 'Cafe\\u0301'"),
+        ({"forget": ["A ", "A "]}, ["A"], r"data.forget has the attribute 'A' and table forget \(row 1\) 'A ', which"),
+        ({"prompts": ["a", "B", "B", ""]}, "all", r"'A' and table prompts \(row 1\) 'a'"),
+        (
+            {"rephrased": ["B", "c"]},
+            "all",
+            r"table questions \(row 2\) has .* 'C' and table rephrased .* 'c'",
+        ),
+        (
+            {"questions": ["B", "Retain  Mean"]},
+            "all",
+            r"table questions \(row 2\) has .* 'Retain  Mean', a name",
+        ),
+        ({"forget": ["forget mean", "B"]}, "all", "a name that the results need"),
+        ({"prompts": ["A", "retain minus forget", "B", ""]}, "all", "a name that the results need"),
+        ({}, ["Forget Mean"], "data.forget has the attribute 'Forget Mean', a name that"),
+    ],
+)
+def test_an_attribute_has_one_spelling_and_no_name_of_the_results(prompted, changes, wanted, message):
+    rephrased = prompted.questions.assign(question=["Which is Kenya's?", "Name the one of Italy"])
+    every = replace(prompted, rephrased=rephrased)
+    tables.check(every)
+    for table, attributes in changes.items():
+        every = changed(every, table, "attribute", attributes)
+    with pytest.raises(InputError, match=message):
+        tables.check(every, wanted)
+
+
+def test_reserved_names_are_those_of_the_results():
+    assert set(names.RESERVED) == {statistics.FORGET_MEAN, statistics.RETAIN_MEAN, statistics.DIFFERENCE}
+    assert set(names.RESERVED) == {names.folded(name) for name in names.RESERVED}
+    assert set(names.RESERVED) == {evaluations.FORGET_MEAN, evaluations.RETAIN_MEAN, evaluations.RETAIN_MINUS_FORGET}
+
+
+def test_every_attribute_to_forget_is_asked_about(good):
+    about_b = "no question for the attribute A, which is to be forgotten; it has some for B, C"
+    tables.select(good, ["B"], 1)
+    for table in ("questions", "rephrased"):
+        with pytest.raises(InputError, match=f"table {table} has {about_b}"):
+            tables.select(replace(good, **({"questions": None} | {table: good.questions})), "all", 1)
+    alone = replace(good, questions=None)
+    tables.select(alone, "all", 1)
+    tables.select(alone, "all", 1, ["B", "A"])
+    with pytest.raises(InputError, match=r"evaluations.benchmarks.forget has no task for the attribute A, .* for B"):
+        tables.select(alone, "all", 1, ["B"])
+
+
+def test_questions_may_be_about_what_is_kept_alone_where_prompts_ask(prompted):
+    kept = changed(prompted, "questions", "attribute", ["C", "C"])
+    tables.select(kept, "all", 1)
+    with pytest.raises(InputError, match="no question for the attribute A, B, which"):
+        tables.select(replace(kept, prompts=None), "all", 1)
+
+
+def test_no_text_is_forgotten_and_kept_nor_under_two_attributes(good):
+    kept = changed(good, "retain", "text", ["Prose.", "nairobi LIES\tin Kenya. "])
+    with pytest.raises(InputError, match=r"forget: 1 of 2 rows .*\(row 2 in retain row 2\); no text can be forgotten"):
+        tables.check(kept)
+    twice = changed(good, "forget", "text", ["Nairobi  lies in Kenya.", "Nairobi lies in Kenya."])
+    told = r"forget: 2 of 2 rows \(first: row 1\) have a text that stands under several .* \(A in row 1, B in row 2\)"
+    with pytest.raises(InputError, match=told) as caught:
+        tables.check(twice)
+    assert "Nairobi" not in str(caught.value)
+    tables.check(changed(twice, "forget", "attribute", ["B", "B"]))
+
+
+@pytest.mark.parametrize("table", ["questions", "rephrased"])
+def test_no_question_stands_under_two_attributes(good, table):
+    """With the same choices, in whatever order; with others it is another question."""
+    asked = good.questions.assign(question=["Which is right?", "which IS  right?"])
+    tables.check(replace(good, **{table: asked}))
+    same = asked.assign(choices=[["Nairobi", "Accra"], ["Accra", "Nairobi"]])
+    with pytest.raises(InputError, match=rf"table {table}: 2 of 2 rows .* \(B in row 1, C in row 2\); leave it to one"):
+        tables.check(replace(good, **{table: same}))
+    tables.check(replace(good, **{table: same.assign(attribute="B")}))
 
 
 def test_an_unforeseen_error_tells_where_it_arose_and_not_what_it_says():
@@ -255,7 +350,7 @@ def test_a_prompt_that_holds_a_text_to_forget_is_trained_on_too(prompted):
     with pytest.raises(InputError, match=r"prompts: row 2 holds a text of table forget \(row 2\)") as caught:
         tables.check(changed(prompted, "forget", "text", [first, inside.upper()]))
     assert inside not in str(caught.value)
-    tables.check(changed(prompted, "retain", "text", [first, inside]))
+    tables.check(changed(prompted, "retain", "text", ["Prose.", inside]))
 
 
 def test_select_drops_the_prompts_of_other_attributes(prompted):
@@ -271,10 +366,10 @@ def test_select_drops_the_prompts_of_other_attributes(prompted):
 @pytest.mark.parametrize("wanted", [["A", "B"], "all"])
 def test_attribute_to_forget_without_a_toxic_prompt_is_refused(prompted, wanted):
     lacking = replace(prompted, prompts=prompted.prompts[[True, False, True, True]])  # a neutral one of B is left
-    with pytest.raises(InputError, match="table prompts has no toxic prompt for the attribute B; add some"):
+    with pytest.raises(InputError, match=r"table prompts has no toxic prompt for the attribute B, .* for A; add"):
         tables.select(lacking, wanted, 1)
     tables.select(lacking, ["A"], 1)
-    tables.select(replace(lacking, prompts=None), wanted, 1)
+    tables.select(replace(lacking, prompts=None, questions=None), wanted, 1)
 
 
 def test_prompts_round_trip_with_empty_attributes(prompted, tmp_path):

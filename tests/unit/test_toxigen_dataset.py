@@ -94,6 +94,23 @@ def test_as_many_texts_as_are_left(mirror):
         build(mirror, ["women"], prompts_per_group=17)
 
 
+def test_no_text_is_of_two_groups_or_kept(mirror):
+    """What was written of both groups, but for case, is the first one's in ToxiGen's order, whatever that of ours."""
+    path, prose = mirror / toxigen.TRAIN, mirror / "wikitext-2-raw-v1" / "train-00000-of-00001.parquet"
+    train = pd.read_parquet(path)
+    muslim, women = (train[(train["group"] == group) & (train["prompt_label"] == 1)] for group in ("muslim", "women"))
+    shared = women.assign(generation=muslim["generation"].str.upper().to_numpy())
+    pd.concat([train, shared]).to_parquet(path, index=False)
+    retained = pd.concat([pd.read_parquet(prose)["text"], muslim["generation"]])
+    retained.to_frame("text").to_parquet(prose, index=False)
+    orders = [["muslim", "women"], ["women", "muslim"]]
+    first, other = (build(mirror, order, minimum_words=5, retain_texts=100) for order in orders)
+    for built in (first, other):
+        tables.check(built)
+        assert all(PLANT[row.attribute] in row.text.lower() for row in built.forget.itertuples())
+    assert sorted(first.forget.values.tolist()) == sorted(other.forget.values.tolist())
+
+
 def test_minimum_prediction(mirror):
     """Predictions rise by sevenths along a prompt's eight texts, of which the first six have their benches' numbers."""
     built = build(mirror, texts_per_group=20, minimum_prediction=4 / 7)

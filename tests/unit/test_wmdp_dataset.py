@@ -110,6 +110,25 @@ def test_no_more_texts_are_in_memory_than_are_drawn():
     assert peak < 3e6
 
 
+def test_no_text_is_forgotten_twice_or_kept(mirror):
+    """The corpora share texts, but for case and space: the first domain forgets them, whatever the order."""
+    bio, cyber = (mirror / name for name in (BIO_FILES[0], CYBER_FILE))
+    shared = wmdp_mirror.forget_texts("bio")[:10]
+    pd.DataFrame({"text": [*wmdp_mirror.forget_texts("cyber"), *(f" {text.upper()}" for text in shared)]}).to_parquet(
+        cyber
+    )
+    retained = mirror / CORPORA / "cyber-retain-corpus" / "train-00000-of-00001.parquet"
+    pd.DataFrame({"text": [*wmdp_mirror.retain_texts("cyber"), *shared]}).to_parquet(retained)
+    assert len(pd.read_parquet(bio).dropna()) == 11
+    every = {"texts_per_domain": 1000, "retain": "domains", "retain_texts": 1000}
+    first, other = build(mirror, **every), build(mirror, BOTH[::-1], **every)
+    for built in (first, other):
+        tables.check(built)
+        assert built.forget["attribute"].value_counts().to_dict() == {"bio": 20, "cyber": 20}
+    assert sorted(first.forget.values.tolist()) == sorted(other.forget.values.tolist())
+    assert len(build(mirror, ["cyber"], **every).forget) == 30
+
+
 def test_json_lines_in_the_place_of_bios_files(mirror):
     first = build(mirror)
     wmdp_mirror.write_lines(mirror)
