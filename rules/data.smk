@@ -114,6 +114,7 @@ rule data_rows:
         forget=FORGET,
         questions=QUESTIONS,
         prompts=PROMPTS,
+        rephrased=REPHRASED,
     output:
         f"{RESULTS}/data/data.csv",
     log:
@@ -133,7 +134,7 @@ rule data_rows:
     shell:
         "python {input.script} --experiment {params.experiment} --attributes {input.attributes:q}"
         " --forget {input.forget:q} --questions {input.questions:q} --prompts {input.prompts:q}"
-        " --families {params.families:q} --output {output:q} 2>&1 | tee {log:q}"
+        " --rephrased {input.rephrased:q} --families {params.families:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule shard:

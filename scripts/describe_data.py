@@ -16,6 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--forget", required=True, help="the forget texts, Parquet")
     parser.add_argument("--questions", nargs="?", help="the questions, Parquet, if there are any")
     parser.add_argument("--prompts", nargs="?", help="the prompts, Parquet, if there are any")
+    parser.add_argument("--rephrased", nargs="?", help="the rephrased questions, Parquet, if there are any")
     parser.add_argument("--families", required=True, type=json.loads, help="family and λ of each method, JSON")
     parser.add_argument("--output", required=True, help="rows of evaluations.csv")
     arguments = parser.parse_args(argv)
@@ -29,9 +30,15 @@ def main(argv: list[str] | None = None) -> int:
 
         forget = tables.read("forget", arguments.forget)
         questions = tables.read("questions", arguments.questions) if arguments.questions else None
+        rephrased = tables.read("rephrased", arguments.rephrased) if arguments.rephrased else None
         prompts = tables.read("prompts", arguments.prompts) if arguments.prompts else None
+        places = {
+            table: (found[1], len(frame))
+            for table, frame in (("questions", questions), ("rephrased", rephrased))
+            if frame is not None and (found := tables.commonest_answer_place(frame))
+        }
         attributes = [entry["attribute"] for entry in json.loads(arguments.attributes.read_text())]
-        data = description.data(arguments.experiment, attributes, forget, questions, prompts)
+        data = description.data(arguments.experiment, attributes, forget, questions, prompts, places)
         methods = description.methods(arguments.experiment, arguments.families)
         with whole_file(arguments.output) as temporary:
             pd.concat([data, methods], ignore_index=True).to_csv(temporary, index=False)

@@ -88,6 +88,12 @@ DATA = {
     "subjects": "subjects",
 }
 
+# The tables whose right answers mostly stand at one place, by the metric that says so.
+ANSWER_PLACES = {
+    "commonest_answer_place": "the questions",
+    "commonest_answer_place_rephrased": "the rephrased questions",
+}
+
 AS_TRAINED, AT_EQUAL_FLUENCY = "as trained", "at equal fluency"
 
 
@@ -277,6 +283,16 @@ def power_notes(evaluations: pandas.DataFrame) -> list[str]:
     return notes
 
 
+def answer_places(evaluations: pandas.DataFrame) -> list[str]:
+    """Say where the right answers mostly stand at one place among the choices, one sentence for each such table."""
+    rows = evaluations[(evaluations["evaluation"] == "data") & evaluations["metric"].isin(ANSWER_PLACES)]
+    return [
+        f"{_percent(row.value)} of the right answers to {ANSWER_PLACES[row.metric]} stand at one place among the "
+        "choices: a model that always takes that one, even a broken one, seems to know them."
+        for row in rows.itertuples()
+    ]
+
+
 def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str:
     """Return the findings as one self-contained HTML page.
 
@@ -285,9 +301,8 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
     judged = verdicts(evaluations)
     forget = forget_attributes(evaluations)
     scored = classifiers(evaluations)
-    data = evaluations[evaluations["evaluation"] == "data"].pivot_table(
-        index="attribute", columns="metric", values="value", sort=False
-    )
+    counted = (evaluations["evaluation"] == "data") & evaluations["metric"].isin(DATA)
+    data = evaluations[counted].pivot_table(index="attribute", columns="metric", values="value", sort=False)
     source = accuracy_from(evaluations)
     if source == "benchmarks":
         asked = {name: task.questions for name, task in tasks(evaluations).items() if not task.group}
@@ -311,6 +326,7 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         forget=forget,
         retain=retain_attributes(evaluations),
         data={name: {metric: int(count) for metric, count in row.dropna().items()} for name, row in data.iterrows()},
+        answer_places=answer_places(evaluations),
         panels=len(panels),
         several_scales=len(methods(evaluations)) > len(panels),
         steps={written(method): row.dropna().astype(int).to_dict() for method, row in trained.iterrows()},

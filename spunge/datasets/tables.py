@@ -408,6 +408,17 @@ def check_shard_size(size: int, name: str, minimum: int) -> None:
         raise InputError(f"shard {name!r} has {size} texts, the minimum is {minimum}; add texts or lower minimum_texts")
 
 
+def commonest_answer_place(questions: pd.DataFrame) -> tuple[int, float] | None:
+    """Return the place among the choices (from 0) where most right answers stand, and their share, if they mostly do.
+
+    Mostly: more than half the way from chance to all of them. A model that always takes one choice, broken or not,
+    would then seem to know the answers. None where they stand in several places.
+    """
+    shares = questions["answer"].value_counts(normalize=True)
+    chance = (1 / questions["choices"].map(len)).mean()
+    return (int(shares.index[0]), float(shares.iloc[0])) if shares.iloc[0] > (1 + chance) / 2 else None
+
+
 def listed(names: Sequence[str]) -> str:
     """Return names for a message, at most ten of them."""
     names = [str(name) for name in names]

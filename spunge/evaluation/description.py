@@ -13,11 +13,13 @@ def data(
     forget: pd.DataFrame,
     questions: pd.DataFrame | None,
     prompts: pd.DataFrame | None,
+    answer_places: Mapping[str, tuple[float, int]] | None = None,
 ) -> pd.DataFrame:
     """Return tidy rows (COLUMNS) with the number of forget texts, questions, subjects and prompts of each attribute.
 
     `attributes` are those to forget, in the order wanted; the others follow as the questions have them. Neutral prompts
-    of no group have an empty attribute. Tables that the experiment lacks are None.
+    of no group have an empty attribute. Tables that the experiment lacks are None. `answer_places` gives, for a table
+    whose right answers mostly stand at one place among the choices, their share and the number of questions.
     """
     counts = {"forget_texts": forget.groupby("attribute", sort=False).size().reindex(attributes)}
     if questions is not None:
@@ -31,6 +33,9 @@ def data(
         for metric, by_attribute in counts.items()
         for attribute, count in by_attribute.items()
     ]
+    for table, (share, n) in (answer_places or {}).items():
+        metric = "commonest_answer_place" + ("" if table == "questions" else f"_{table}")
+        rows.append({"attribute": "", "metric": metric, "value": share, "n": n})
     return _table(_base(experiment), "data", rows)
 
 

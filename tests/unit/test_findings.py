@@ -2,6 +2,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas
 import pytest
 import toxicity_example
 from evaluations_example import example
@@ -307,3 +308,14 @@ def test_a_page_of_toxicity_without_an_answer_says_so(table):
     assert_well_formed(text)
     assert "does not answer the question" in text
     assert "There is nothing to judge" in text
+
+
+def test_answers_that_stand_mostly_in_one_place_are_told():
+    table = example()
+    row = table[table["evaluation"] == "data"].iloc[0].to_dict() | {"attribute": "", "value": 0.875, "n": 40}
+    one_sided = [row | {"metric": f"commonest_answer_place{suffix}"} for suffix in ("", "_rephrased")]
+    told = page(pandas.concat([table, pandas.DataFrame(one_sided)], ignore_index=True))
+    sentence = "87.5% of the right answers to the {} stand at one place among the choices: a model that always takes"
+    for asked in ("questions", "rephrased questions"):
+        assert sentence.format(asked) in told and sentence.format(asked) not in page(table)
+    assert "of no attribute" not in told

@@ -454,6 +454,12 @@ def test_description_of_the_data():
         assert found == expected
         assert list(table.columns) == statistics.COLUMNS
         assert (set(table["candidate"]), set(table["seed"])) == ({"base"}, {"all"})
+    places = {"questions": (0.9, 4), "rephrased": (0.8, 2)}
+    told = description.data("example", ["Asia", "Africa"], forget, questions, None, places).iloc[-2:]
+    assert told[["evaluation", "attribute", "metric", "value", "n"]].to_numpy().tolist() == [
+        ["data", "", "commonest_answer_place", 0.9, 4],
+        ["data", "", "commonest_answer_place_rephrased", 0.8, 2],
+    ]
 
 
 def test_description_of_methods():

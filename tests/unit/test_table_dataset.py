@@ -205,6 +205,19 @@ def test_rule_data_refuses_what_nobody_asks_about(sources, tmp_path, capfd):
     assert run(sources, tmp_path, "--tasks", '["NA", "b"]', forget=["NA", "b"], asked=()) == 0
 
 
+def test_rule_data_says_where_answers_stand_mostly_in_one_place(sources, tmp_path, capfd):
+    assert run(sources, tmp_path) == 0
+    assert "warning" not in capfd.readouterr().err, "one of two at each place"
+    sources["questions"]["choices"] = ["b", "a"]
+    frame = pd.read_csv(tmp_path / "questions.csv", keep_default_na=False)
+    frame.assign(right=frame["b"]).to_csv(tmp_path / "questions.csv", index=False)
+    assert run(sources, tmp_path) == 0
+    told = (
+        "warning: table questions: 100% of the right answers stand at place 1 among the choices, so a model"
+    )
+    assert told in capfd.readouterr().err
+
+
 def test_hub_asks_for_what_is_configured(monkeypatch):
     """The hub itself can't be reached in tests; what is asked of `load_dataset` is what can go wrong here."""
     asked = {}

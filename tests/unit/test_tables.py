@@ -194,6 +194,21 @@ def test_no_question_stands_under_two_attributes(good, table):
     tables.check(replace(good, **{table: same.assign(attribute="B")}))
 
 
+@pytest.mark.parametrize(
+    ("answers", "choices", "expected"),
+    [
+        # Four choices: more than (1 + 1/4) / 2 = 5/8 at one place.
+        ([0, 0, 0, 0, 0, 1, 2, 3], 4, None),
+        ([2, 2, 2, 2, 2, 2, 1, 3], 4, (2, 0.75)),
+        ([1, 1, 1, 0], 2, None),
+        ([1, 1, 1, 1, 0], 2, (1, 0.8)),
+    ],
+)
+def test_answers_that_stand_mostly_in_one_place(answers, choices, expected):
+    questions = pd.DataFrame({"answer": answers, "choices": [list("abcd")[:choices]] * len(answers)})
+    assert tables.commonest_answer_place(questions) == expected
+
+
 def test_an_unforeseen_error_tells_where_it_arose_and_not_what_it_says():
     with pytest.raises(InputError, match=r"TypeError .* at .*test_tables.py, line \d+$") as caught, tables.untold():
         try:
