@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
@@ -19,6 +19,7 @@ from spunge.task_vector import ADAPTER_CONFIG, BaseModel, TaskVector, TensorFold
 
 CAUSAL_LM, CLASSIFIER = "AutoModelForCausalLM", "AutoModelForSequenceClassification"
 TOKENIZER_FILES = ["*token*", "vocab*", "merges.txt", "*.model", "*.jinja"]
+POSITIONS = re.compile(r"(wpe|embed_positions|positions?_embed\w*)$")  # modules with a row for each position
 
 
 def prepare(
@@ -324,13 +325,112 @@ def logits_at(model: torch.nn.Module, rows: torch.Tensor, places: torch.Tensor) 
 
 
 def load_tokenizer(base: BaseModel):
-    """Load the model's tokenizer, with a padding token set and padding on the right."""
-    from transformers import AutoTokenizer
+    """Load the model's tokenizer, which appends no token to a text, with a padding token set and padding on the right.
+
+    Raises InputError where it can't be kept from appending.
+    """
+    from transformers import AutoConfig, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base.folder, local_files_only=True, padding_side="right")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    _append_nothing(tokenizer, base.source)
+    vocabulary = AutoConfig.from_pretrained(base.folder, local_files_only=True).get_text_config().vocab_size
+    # Masks hide padding, so any token will do, if only the model knows it.
+    named = [tokenizer.pad_token, tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token]
+    for token in [*named, tokenizer.convert_ids_to_tokens(0)]:
+        if token is not None and tokenizer.convert_tokens_to_ids(token) < vocabulary:
+            tokenizer.pad_token = token
+            break
     return tokenizer
+
+
+def _append_nothing(tokenizer, source: str) -> None:
+    """Keep a tokenizer from ending every text: prompts would end before they start, and choices be equally likely."""
+    from tokenizers.processors import TemplateProcessing
+
+    before, after = _added(tokenizer)
+    if not after:
+        return
+    if tokenizer.is_fast:
+        prefix = tokenizer.convert_ids_to_tokens(before)
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=[*prefix, "$A"], special_tokens=list(zip(prefix, before, strict=True))
+        )
+    else:
+        tokenizer.add_eos_token = False
+    if _added(tokenizer) != (before, []):
+        raise InputError(
+            f"the tokenizer of {source} ends every text with {' '.join(tokenizer.convert_ids_to_tokens(after))}, and "
+            "can't be kept from it: name another one as model.tokenizer, or set its add_eos_token to false"
+        )
+
+
+def _added(tokenizer) -> tuple[list[int], list[int]]:
+    """Return the tokens that a tokenizer puts before a text, and those behind it."""
+    whole, own = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (True, False))
+    start = next((at for at in range(len(whole)) if whole[at : at + len(own)] == own), 0)
+    return whole[:start], whole[start + len(own) :]
+
+
+def check_tokens(
+    model: torch.nn.Module,
+    tokens: Sequence[Sequence[int]],
+    what: str,
+    lower: str = "take shorter ones",
+    further: int = 0,
+) -> None:
+    """Check that the model has an embedding of every token, and a position for it; raises InputError.
+
+    `tokens`: the texts' ids, each text to be continued by `further` tokens. `what` names the texts, `lower` what to do
+    about long ones.
+    """
+    embeddings = model.get_input_embeddings().weight.shape[0]
+    largest = max((max(row, default=0) for row in tokens), default=0)
+    if largest >= embeddings:
+        raise InputError(
+            f"the tokenizer gives {what} the token {largest}, but the model's embedding has {embeddings} rows, counted "
+            "from 0: take the model's own tokenizer, or a model whose embedding was resized to this one"
+        )
+    if (table := learned_positions(model)) is None:
+        return
+    name, positions = table
+    row, longest = max(enumerate(map(len, tokens)), key=lambda one: one[1], default=(0, 0))
+    read = longest + max(further - 1, 0)  # the last one isn't read again
+    if read > positions:
+        added = f" and is to be continued by {further}" if further else ""
+        raise InputError(
+            f"number {row} of {what} has {longest} tokens{added}, but the model's table of positions, {name}, ends at "
+            f"{positions}: {lower}"
+        )
+
+
+def learned_positions(model: torch.nn.Module) -> tuple[str, int] | None:
+    """Return name and length of the model's table of positions; None where positions are computed, as rotary ones."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Embedding) and POSITIONS.search(name):
+            # Some families' tables start with rows that no text reaches.
+            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            return name, module.num_embeddings - getattr(module, "offset", unused)
+    # GPT-J and CodeGen keep the sines themselves.
+    return next(((name, len(table)) for name, table in model.named_buffers() if POSITIONS.search(name)), None)
+
+
+class NotFinite:
+    """A logits processor that changes nothing, and notes where a model's logits were not finite, step by step.
+
+    A logit of −∞ forbids a token, so it counts only where no token is left.
+    """
+
+    def __init__(self):
+        self._steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self._steps.append(~scores.amax(dim=-1).isfinite())  # on the device: to look at it would wait for it
+        # Where nothing can be chosen, generation would stop in an error.
+        return scores.masked_fill(self._steps[-1][:, None], 0.0)
+
+    def table(self) -> torch.Tensor:
+        """Return, (rows, steps), whether a row's logits were not finite."""
+        return torch.stack(self._steps, dim=1)
 
 
 def device() -> str:

@@ -4,19 +4,29 @@ The harness's own model runs question + choice once per choice. Here several que
 one sequence as a tree: texts that start alike share their first tokens, and a mask lets each token attend to those
 before it in its own texts only. The output layer runs only where a choice's token is predicted. The log-likelihoods are
 the same, for less than a third of the work where questions and choices are short.
+
+Where a model can't do that, the harness's own way is taken: one without a mask or positions of its own (ALiBi, state
+spaces), or a question beyond a sliding window, which the mask doesn't tell of.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from lm_eval.models.huggingface import HFLM
+from transformers import LogitsProcessorList
 
 from spunge import models
-from spunge.progress import Progress
+from spunge.errors import InputError
+from spunge.progress import Progress, say
 
-TOLERANCE = 0.02  # nats; half precision differs by about so much between batch shapes
+# By how many nats both ways may differ: in fp32 by rounding alone. In half precision logits too are rounded, those
+# between 16 and 32 to multiples of 16 · eps (0.125 in bfloat16), so that each predicted token may differ by one step.
+TOLERANCE = 1e-3
+LOGITS = 16
 ROW_TOKENS = 512  # longer rows share more, but attention to what is masked costs more
+NO_TEXT = "\0NaN\0"  # stands for what a model wrote whose logits were not finite
 
 
 class Packed(NamedTuple):
@@ -65,48 +75,151 @@ def into_rows(groups: Sequence[Sequence[Sequence[int]]], limit: int) -> list[lis
     return rows
 
 
+def _told_apart(requests, groups: Sequence[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
+    """Divide groups into some that show whether a model honours the mask, and all others.
+
+    These are the shortest and the longest, and as many as fill a row.
+    """
+    by_length = sorted(range(len(groups)), key=lambda one: len(requests[groups[one][0]][1]))
+    chosen, tokens = {*by_length[:1], *by_length[-1:]}, 0
+    for number, own in enumerate(groups):
+        if tokens >= ROW_TOKENS:
+            break
+        chosen.add(number)
+        tokens += len(requests[own[0]][1]) + sum(len(requests[one][2]) for one in own)
+    divided = [group for number, group in enumerate(groups) if number in chosen]
+    return divided, [group for number, group in enumerate(groups) if number not in chosen]
+
+
 class SharedContextLM(HFLM):
     """The harness's model, with log-likelihoods of many continuations of many contexts computed together.
 
-    Whether the model honours the mask is checked on the first context against the harness's own way; where it doesn't,
-    that way is taken for everything.
+    Whether the model honours the mask is checked with every call: on a full row of contexts, the shortest and the
+    longest, against the harness's own way; where it doesn't, that way is taken for everything. `cut` has the contexts
+    whose start was left out, because they are longer than the model's own context.
     """
 
-    _mask_honoured: bool | None = None
+    def __init__(self, pretrained: torch.nn.Module, tokenizer, batch_size: int):
+        # Without a token that starts or ends a text the harness has none to put before a text without context.
+        self._bounds = [one for one in (tokenizer.bos_token_id, tokenizer.eos_token_id) if one is not None]
+        super().__init__(
+            pretrained=pretrained,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            prefix_token_id=None if self._bounds else tokenizer.pad_token_id,
+        )
+        self.cut: set[str] = set()
+        self._mask_honoured = True
 
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, override_bs: int | None = None):
+        self._check_tokens(requests)
+        window = getattr(self.model.config.get_text_config(), "sliding_window", None) or self.max_length
         contexts: dict[tuple[int, ...], list[int]] = {}
-        for number, (_, context, _) in enumerate(requests):
-            contexts.setdefault(tuple(context), []).append(number)
-        longest = max(len(context) + len(continuation) for _, context, continuation in requests)
-        if longest > self.max_length or not self._check(requests, next(iter(contexts.values()))):
-            return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
-
+        plainly = []
+        for number, (_, context, continuation) in enumerate(requests):
+            if len(context) + len(continuation) - 1 > min(window, self.max_length):
+                plainly.append(number)
+            else:
+                contexts.setdefault(tuple(context), []).append(number)
         # Questions that start alike come together.
         groups = [contexts[context] for context in sorted(contexts)]
         results: list[tuple[float, bool] | None] = [None] * len(requests)
         size = override_bs or self.batch_size_per_gpu
-        progress = Progress("questions", len(groups))
-        for start in range(0, len(groups), size):
-            batch = groups[start : start + size]
-            scores = self._score([[requests[number] for number in numbers] for numbers in batch])
+        checked, others = _told_apart(requests, groups)
+        batches = [checked, *(others[start : start + size] for start in range(0, len(others), size))]
+        progress, done = Progress("questions", len(groups)), 0
+        for batch in filter(None, batches):
+            scores = self._checked(requests, batch) if batch is checked else self._score(requests, batch)
+            if scores is None:
+                plainly = list(range(len(requests)))
+                break
             for number, score in zip([number for numbers in batch for number in numbers], scores, strict=True):
                 results[number] = score
-            progress.step(start + len(batch))
+                # What isn't finite spoils all of its row, whatever the mask says.
+                plainly += [] if math.isfinite(score[0]) else [number]
+            done += len(batch)
+            progress.step(done)
+        if plainly:
+            scores = self._plainly([requests[number] for number in plainly], override_bs)
+            for number, score in zip(plainly, scores, strict=True):
+                results[number] = score
         return results
 
-    def _check(self, requests, numbers: list[int]) -> bool:
-        if self._mask_honoured is None:
-            first = [requests[number] for number in numbers]
-            plain = super()._loglikelihood_tokens(first, disable_tqdm=True)
-            shared = self._score([first])
-            pairs = zip(plain, shared, strict=True)
-            self._mask_honoured = all(abs(a - b) <= TOLERANCE * (1 + abs(a)) for (a, _), (b, _) in pairs)
-        return self._mask_honoured
+    def _plainly(self, requests, override_bs: int | None = None) -> list[tuple[float, bool]]:
+        return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+
+    def _check_tokens(self, requests) -> None:
+        """Note what is to be cut; raise InputError for what can't be asked."""
+        models.check_tokens(self.model, [context + asked for _, context, asked in requests], "questions")
+        for (text, _), context, continuation in requests:
+            if not text and not self._bounds:
+                raise InputError(
+                    "a question has no text before its choices, and the tokenizer has no token that starts or ends a "
+                    "text to stand there: ask no such questions, or give the tokenizer an eos_token"
+                )
+            if len(continuation) > self.max_length:
+                raise InputError(
+                    f"a choice has {len(continuation)} tokens, but the model reads {self.max_length} at most: ask no "
+                    "such questions"
+                )
+            if len(context) + len(continuation) > self.max_length + 1:
+                self.cut.add(text)
+
+    def _checked(self, requests, groups: Sequence[list[int]]) -> list[tuple[float, bool]] | None:
+        """Return what `_score` does; None where the harness's own way gives something else."""
+        if not self._mask_honoured:
+            return None
+        try:
+            scores = self._score(requests, groups)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # each kind of model has its own way to say that it takes no such mask
+            self._mask_honoured = False
+            say(f"questions are asked choice by choice, since the model takes no mask: {type(error).__name__}")
+            return None
+        # Of each context the last choice, which stands behind all others: one is enough.
+        asked = [requests[numbers[-1]] for numbers in groups]
+        ends = torch.tensor([len(numbers) for numbers in groups]).cumsum(dim=0) - 1
+        for request, end, (expected, _) in zip(asked, ends.tolist(), self._plainly(asked), strict=True):
+            allowed = TOLERANCE + LOGITS * torch.finfo(self._logits_dtype).eps * len(request[2])
+            if not abs(scores[end][0] - expected) <= allowed:  # so that what isn't finite goes the plain way too
+                self._mask_honoured = False
+                say("questions are asked choice by choice, since asked together they have other likelihoods")
+                return None
+        return scores
+
+    def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
+        if self.tokenizer.eos_token_id is None:
+            raise InputError(
+                "the tokenizer has no eos_token, and lm-eval needs one where a model writes its answers: leave such "
+                "tasks out, or give the tokenizer one"
+            )
+        return super().generate_until(requests, disable_tqdm)
+
+    def tok_batch_encode(self, strings, padding_side="left", left_truncate_len=None, truncation=False):
+        if left_truncate_len is not None:
+            self.cut.update(one for one in strings if len(self.tok_encode(one)) > left_truncate_len)
+        return super().tok_batch_encode(strings, padding_side, left_truncate_len, truncation)
+
+    def _model_generate(self, context, max_length: int, stop: list[str], **generation_kwargs) -> torch.Tensor:
+        models.check_tokens(self.model, context.tolist(), "questions")
+        watch = models.NotFinite()
+        written = super()._model_generate(
+            context, max_length, stop, logits_processor=LogitsProcessorList([watch]), **generation_kwargs
+        )
+        beams = watch.table().reshape(len(written), -1)
+        written[beams.any(dim=1), context.shape[1] :] = -1
+        return written
+
+    def tok_decode(self, tokens, skip_special_tokens: bool = True) -> str:
+        if isinstance(tokens, list) and tokens and tokens[0] < 0:
+            return NO_TEXT
+        return super().tok_decode(tokens, skip_special_tokens)
 
     @torch.no_grad()
-    def _score(self, groups) -> list[tuple[float, bool]]:
+    def _score(self, requests, groups: Sequence[list[int]]) -> list[tuple[float, bool]]:
         """Return (log-likelihood, whether greedy decoding gives it) for every request of every group, in order."""
+        groups = [[requests[number] for number in numbers] for numbers in groups]
         # The last token of a continuation is only predicted, never read.
         read = [[(context + continuation)[:-1] for _, context, continuation in group] for group in groups]
         rows = [pack(row) for row in into_rows(read, ROW_TOKENS)]
@@ -139,6 +252,7 @@ class SharedContextLM(HFLM):
                 position_ids=positions.to(device),
                 use_cache=False,
             ).logits[0]
+        self._logits_dtype = logits.dtype
         likeliest = logits.argmax(dim=-1)
         at, wanted = torch.tensor([chosen[place] for place in predicted_at]), torch.tensor(wanted)
         log_probabilities = logits.float().log_softmax(dim=-1)[at.to(device), wanted.to(device)].cpu()
