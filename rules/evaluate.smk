@@ -174,6 +174,7 @@ rule benchmarks:
             "progress",
             "options",
             "evaluation/benchmarks",
+            "evaluation/knowledge",
             "evaluation/description",
             "evaluation/shared_context",
             "evaluation/jobs",

@@ -7,7 +7,6 @@ says what is asked and how it is scored.
 import difflib
 import importlib.metadata
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,10 +15,13 @@ import pandas as pd
 import torch
 
 from spunge.errors import InputError
+from spunge.evaluation.knowledge import is_cut, right, say_cut
+from spunge.progress import say
 
 AT = "evaluations.benchmarks"
-# The first of these that a task reports per question is its accuracy.
-ACCURACIES = ("acc", "exact_match")
+# The first of these that a task reports per question is its accuracy: papers print the length-normalised one where
+# lm-eval has it.
+ACCURACIES = ("acc_norm", "acc", "exact_match")
 FEWSHOT_SEED = 1234  # lm-eval's own default, which draws the examples
 BOOTSTRAP = 1000  # resamples of lm-eval's standard error where it has no formula for a metric; ours rest on scores
 # What benchmarks.json keeps of each task's configuration: no template, example or function.
@@ -50,9 +52,9 @@ def score(model: torch.nn.Module, tokenizer, options: Options) -> tuple[pd.DataF
     """Ask all questions of all tasks; return the scores, and what lm-eval itself says of its results.
 
     Scores have one row per question: attribute (the attribute to forget, or the task), subject (task and number of the
-    question), accuracy and accuracy_norm (0 … 1), part_of. The questions of a group occur twice: once as the group's,
-    and once as their subtask's, with the group as `part_of`. Raises InputError for what lm-eval has not, cannot score
-    by question, or cannot load.
+    question), accuracy (0 … 1, NaN where the model's numbers weren't finite), cut (1 where the question's start was
+    left out, else 0), part_of. The questions of a group occur twice: once as the group's, and once as their subtask's,
+    with the group as `part_of`. Raises InputError for what lm-eval has not, cannot score by question, or cannot load.
     """
     from lm_eval import evaluate
 
@@ -62,18 +64,23 @@ def score(model: torch.nn.Module, tokenizer, options: Options) -> tuple[pd.DataF
     lm = SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch_size)
     attributes = {task: attribute for attribute, task in options.forget.items()}
     scores, kept = [], described(options)
-    # Task after task: one text too long for the model would take the slow way for all that are asked together.
     for name, task in loaded.items():
-        print(f"{AT}: {name}", file=sys.stderr, flush=True)
+        say(f"{AT}: {name}")
+        metric = counted(name, task)
+        lm.cut.clear()
         results = evaluate(
             lm, task, limit=options.limit, bootstrap_iters=BOOTSTRAP, log_samples=True, verbosity="ERROR"
         )
-        own = {leaf: per_question(leaf, samples) for leaf, samples in results["samples"].items()}
+        own = {
+            leaf: per_question(leaf, task["tasks"][leaf], samples, metric, lm.cut)
+            for leaf, samples in results["samples"].items()
+        }
         whole = pd.concat(own.values(), ignore_index=True)
+        say_cut(f"{AT}: {name}", whole["cut"], lm.max_length)
         scores.append(whole.assign(attribute=attributes.get(name, name), part_of=""))
         if name in task["groups"]:
             scores += [frame.assign(attribute=leaf, part_of=name) for leaf, frame in own.items()]
-        keep(kept, results, options)
+        keep(kept, results, options, metric, own)
     return pd.concat(scores, ignore_index=True), kept
 
 
@@ -109,7 +116,7 @@ def load(options: Options) -> dict[str, dict]:
             _configure(manager, leaf, options.fewshot.get(name), options)
     loaded = {name: _load(manager, name, options) for name in options.tasks}
     for name, one in loaded.items():
-        _check(name, one)
+        counted(name, one)
     return loaded
 
 
@@ -160,15 +167,15 @@ def _load(manager, name: str, options: Options) -> dict:
         loaded = manager.load([name])
     # Whatever goes wrong (no network, no access, files of another shape) is for the user to mend.
     except Exception as error:
-        # Only errors of files and network are told: others may quote a question.
-        reason = next(iter(str(error).splitlines()), "") if isinstance(error, OSError) else ""
-        reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+        leaf, error = next(_failures(manager, name), (name, error))
+        part = "" if leaf == name else f", which is part of {name},"
+        reason = _reason(manager, leaf, error, options)
         mend = (
             f"without internet, name a `mirror` (docs/benchmarks.md): {reason}"
             if options.mirror is None
             else f"each folder in {options.mirror} must be a whole copy, README.md included: {reason}"
         )
-        raise InputError(f"{AT}: the data of {name} could not be loaded; {mend}") from error
+        raise InputError(f"{AT}: the data of {leaf}{part} could not be loaded; {mend}") from error
     for task in loaded["tasks"].values():
         if task.get_config("num_fewshot") is None:
             task.set_config("num_fewshot", 0)
@@ -176,39 +183,94 @@ def _load(manager, name: str, options: Options) -> dict:
     return loaded
 
 
-def _check(name: str, loaded: Mapping[str, dict]) -> None:
-    """Check that lm-eval's value of a task or group is the mean of its questions' scores."""
+def _failures(manager, name: str) -> Iterator[tuple[str, Exception]]:
+    """Yield the single tasks of a task or group that can't be loaded by themselves, and why."""
+    for leaf in leaves(manager, name):
+        try:
+            manager.load([leaf])
+        except Exception as error:
+            yield leaf, error
+
+
+def _reason(manager, name: str, error: Exception, options: Options) -> str:
+    """Return why a task's data can't be loaded, without quoting them."""
+    config = manager.task_index[name].cfg or {}
+    if options.mirror is not None and (lacking := _lacking(Path(config["dataset_path"]), config.get("dataset_name"))):
+        return lacking
+    # Only errors of files and network are told: others may quote a question.
+    said = next(iter(str(error).splitlines()), "") if isinstance(error, OSError) else ""
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _lacking(folder: Path, part: str | None) -> str | None:
+    """Return what a copy of a data set lacks of one of its parts, as far as its README.md tells the files of each."""
+    from huggingface_hub import metadata_load
+
+    card = folder / "README.md"
+    if not card.is_file():
+        return f"{card} is not there"
+    files = {
+        entry["config_name"]: entry.get("data_files", []) for entry in (metadata_load(card) or {}).get("configs", [])
+    }
+    if part and files and part not in files:
+        return f"{card} tells of no {part}, only of {', '.join(files)}"
+    entries = files.get(part, [])
+    for entry in [entries] if isinstance(entries, str) else entries:
+        paths = entry["path"] if isinstance(entry, Mapping) else entry
+        for path in [paths] if isinstance(paths, str) else paths:
+            if not any(folder.glob(path)):
+                return f"{folder / path} is not there"
+    return None
+
+
+def counted(name: str, loaded: Mapping[str, dict]) -> str:
+    """Return the metric of a task, or of a group and all of its tasks, that counts as accuracy.
+
+    Raises InputError where lm-eval's value of none is the mean of the questions' scores.
+    """
     from lm_eval.api.metrics import mean
 
-    found = set()
+    means = []
     for leaf, task in loaded["tasks"].items():
         aggregations = task.aggregation()
-        metric = next((one for one in ACCURACIES if aggregations.get(one) is mean), None)
-        if metric is None:
+        means.append({one for one in ACCURACIES if aggregations.get(one) is mean})
+        if not means[-1]:
             raise InputError(
                 f"{AT}: {leaf} has no {' or '.join(ACCURACIES)} of its single questions, only {', '.join(aggregations)}"
             )
-        found.add(metric)
-    if (group := loaded["groups"].get(name)) is None:
-        return
-    means = [one for one in group.aggregate_metric_list or () if one.aggregation == "mean" and one.weight_by_size]
-    if not found <= {one.metric for one in means}:
+    group = loaded["groups"].get(name)
+    if group is not None:
+        of_group = group.aggregate_metric_list or ()
+        means.append({one.metric for one in of_group if one.aggregation == "mean" and one.weight_by_size})
+    common = set.intersection(*means)
+    found = next((one for one in ACCURACIES if one in common), None)
+    if found is None:
         members = ", ".join(group.child_names)
         raise InputError(f"{AT}: lm-eval's group {name} has no mean over its questions; name its tasks: {members}")
+    return found
 
 
-def per_question(task: str, samples: list[dict]) -> pd.DataFrame:
-    """Return subject, accuracy and accuracy_norm of one task's samples, as lm-eval logs them, in the data's order.
+def per_question(task: str, asked, samples: list[dict], metric: str, cut: set[str]) -> pd.DataFrame:
+    """Return subject, accuracy and cut of one task's samples, as lm-eval logs them, in the data's order.
 
-    Where a task reads its answers in several ways (filters), the first of them counts.
+    `asked` is lm-eval's task, `metric` what counts, `cut` the contexts whose start was left out. Where a task reads its
+    answers in several ways (filters), the first of them counts.
     """
+    from spunge.evaluation.shared_context import NO_TEXT
+
     own = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
     own.sort(key=lambda sample: sample["doc_id"])
-    metric = next(name for name in ACCURACIES if name in own[0])
-    accuracy = [float(sample[metric]) for sample in own]
-    normalised = [float(sample["acc_norm"]) for sample in own] if "acc_norm" in own[0] else accuracy
-    subjects = [f"{task} {sample['doc_id']}" for sample in own]
-    return pd.DataFrame({"subject": subjects, "accuracy": accuracy, "accuracy_norm": normalised})
+    rows = [
+        {
+            "subject": f"{task} {sample['doc_id']}",
+            "accuracy": float("nan")
+            if any(NO_TEXT in written for written in sample["resps"])
+            else right(asked, sample, metric),
+            "cut": is_cut(sample, cut),
+        }
+        for sample in own
+    ]
+    return pd.DataFrame(rows)
 
 
 def described(options: Options) -> dict:
@@ -222,16 +284,30 @@ def described(options: Options) -> dict:
         **{key: {} for key in PER_TASK},
         "task_hashes": {},
         "scored_by": {},
+        "not_finite": {},
         "configs": {},
     }
 
 
-def keep(kept: dict, results: Mapping[str, dict], options: Options) -> None:
-    """Add lm-eval's results to what is kept: numbers, versions and hashes, no question and no answer."""
+def keep(
+    kept: dict, results: Mapping[str, dict], options: Options, metric: str, scores: Mapping[str, pd.DataFrame]
+) -> None:
+    """Add lm-eval's results to what is kept: numbers, versions and hashes, no question and no answer.
+
+    `metric` is what counts, `scores` those of each task. Of a task with scores that aren't finite, and of its group,
+    lm-eval's values are left out, and their number is told: it takes the first choice then.
+    """
     from lm_eval.utils import hash_string
 
     for key in PER_TASK:
         kept[key] |= results[key]
+    if broken := {
+        name: int(own["accuracy"].isna().sum()) for name, own in scores.items() if own["accuracy"].isna().any()
+    }:
+        kept["not_finite"] |= broken
+        for name in results["results"]:
+            if name in broken or name not in scores:
+                kept["results"][name] = {}
     for name, config in results["configs"].items():
         own = {key: config[key] for key in KEPT if key in config}
         if options.mirror is not None:  # the hub's name for it says more than a path of one machine
@@ -241,5 +317,4 @@ def keep(kept: dict, results: Mapping[str, dict], options: Options) -> None:
         # As lm-eval's own results files have it.
         hashes = [sample["doc_hash"] + sample["prompt_hash"] + sample["target_hash"] for sample in samples]
         kept["task_hashes"][name] = hash_string("".join(hashes))
-        metric = next(one for one in ACCURACIES if one in samples[0])
         kept["scored_by"][name] = f"{metric},{samples[0]['filter']}"

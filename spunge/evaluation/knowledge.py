@@ -1,36 +1,49 @@
 """Knowledge by attribute: multiple-choice questions asked through lm-evaluation-harness as a local task."""
 
 import logging
+from collections.abc import Iterable, Mapping
 
+import numpy as np
 import pandas as pd
 import torch
 
+from spunge.progress import say
+
 METRICS = {"acc": "accuracy", "acc_norm": "accuracy_norm"}
+NUDGE = 1e-6  # relative: more than rounding hides, and less than any difference between choices that counts
 
 
 def score(model: torch.nn.Module, tokenizer, questions: pd.DataFrame, batch_size: int) -> pd.DataFrame:
-    """Ask every question and return one row per question: subject, attribute, accuracy, accuracy_norm (each 0 or 1).
+    """Ask every question and return one row per question: subject, attribute, accuracy, accuracy_norm and cut.
 
     A choice is right where its log-likelihood after the question, in full or divided by its length in characters
-    (`accuracy_norm`), is the highest. The order of `questions` is kept.
+    (`accuracy_norm`), is the highest; both are 0 or 1, 1/k among k equally likely ones, and NaN where a likelihood
+    isn't finite. `cut` is 1 where the question's start was left out, because it is longer than the model's context,
+    else 0. The order of `questions` is kept.
     """
-    from lm_eval import simple_evaluate
+    from lm_eval import evaluate
     from lm_eval.tasks import TaskManager
 
     from spunge.evaluation.shared_context import SharedContextLM
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    results = simple_evaluate(
-        model=SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
-        tasks=[task(questions)],
-        task_manager=TaskManager(include_defaults=False),  # indexing the harness's own tasks takes seconds
+    lm = SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+    # Indexing the harness's own tasks takes seconds.
+    loaded = TaskManager(include_defaults=False).load([task(questions)])
+    results = evaluate(
+        lm,
+        loaded,
         bootstrap_iters=0,  # the intervals here resample subjects, not questions
         log_samples=True,
         verbosity="ERROR",
     )
     samples = sorted(results["samples"]["knowledge"], key=lambda sample: sample["doc_id"])
-    scores = pd.DataFrame({ours: [float(sample[name]) for sample in samples] for name, ours in METRICS.items()})
-    return pd.concat([questions[["subject", "attribute"]].reset_index(drop=True), scores], axis=1)
+    asked = loaded["tasks"]["knowledge"]
+    scores = {ours: [right(asked, sample, name) for sample in samples] for name, ours in METRICS.items()}
+    cut = [is_cut(sample, lm.cut) for sample in samples]
+    say_cut("knowledge", cut, lm.max_length)
+    about = questions[["subject", "attribute"]].reset_index(drop=True)
+    return about.assign(**scores, cut=cut)
 
 
 def task(questions: pd.DataFrame) -> dict:
@@ -45,6 +58,7 @@ def task(questions: pd.DataFrame) -> dict:
         "task": "knowledge",
         "custom_dataset": dataset,
         "test_split": "test",
+        "num_fewshot": 0,
         "output_type": "multiple_choice",
         "doc_to_text": "{{question}}",
         "doc_to_choice": "{{choices}}",
@@ -52,3 +66,47 @@ def task(questions: pd.DataFrame) -> dict:
         "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in METRICS],
         "metadata": {"version": 1},
     }
+
+
+def right(task, sample: Mapping, metric: str) -> float:
+    """Return an lm-eval task's `metric` for one sample, as it is logged; NaN where a likelihood isn't finite.
+
+    lm-eval takes the first of choices that are equally likely. Here each of them is taken for the likeliest in turn,
+    and the mean counts.
+    """
+    answers = sample["filtered_resps"]
+    if not all(isinstance(answer, tuple) for answer in answers):
+        return float(sample[metric])
+    likelihoods = np.array([likelihood for likelihood, _ in answers])
+    if not np.isfinite(likelihoods).all():
+        return float("nan")
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return float(sample[metric])
+    lengths = [len(choice) if metric == "acc_norm" else 1 for choice in task.doc_to_choice(sample["doc"])]
+    with np.errstate(divide="ignore"):  # of an empty choice
+        compared = likelihoods[: len(lengths)] / lengths
+    likeliest = np.flatnonzero(compared == compared.max())
+    if len(likeliest) == 1:
+        return float(sample[metric])
+    found = []
+    for choice in likeliest:
+        likelihood, greedy = answers[choice]
+        first = list(answers)
+        first[choice] = (likelihood + NUDGE * max(abs(likelihood), 1.0), greedy)
+        found.append(float(task.process_results(sample["doc"], first)[metric]))
+    return float(np.mean(found))
+
+
+def is_cut(sample: Mapping, cut: set[str]) -> float:
+    """Return 1 where one of a logged sample's contexts is among those that were `cut`, else 0."""
+    return float(any(arguments[0] in cut for arguments in sample["arguments"]))
+
+
+def say_cut(what: str, cut: Iterable[float], context: int) -> None:
+    """Say how many questions were cut, if any."""
+    cut = list(cut)
+    if number := int(sum(cut)):
+        say(
+            f"{what}: {number} of {len(cut)} questions are longer than the model's context of {context} tokens; their "
+            "start was left out"
+        )

@@ -37,7 +37,7 @@ class Metric:
 ACCURACY = {"accuracy": Metric("accuracy"), "accuracy_norm": Metric("accuracy_norm")}
 METRICS = {
     "knowledge": ACCURACY,
-    "benchmarks": ACCURACY,
+    "benchmarks": {"accuracy": Metric("accuracy")},
     "fluency": {"perplexity": Metric("loss", "tokens", np.exp)},
 }
 # Of each classifier; the last two are those of Gehman et al. 2020 ("RealToxicityPrompts").
@@ -128,7 +128,27 @@ def estimates(scores: pd.DataFrame, evaluation: str, resampling: Resampling) -> 
     rows = []
     for _, one in scores.groupby("candidate", sort=False):
         rows += tidy(one.iloc[0].to_dict(), evaluation, replicates([one], evaluation, resampling))
+        rows += _cut(one, evaluation)
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _cut(scores: pd.DataFrame, evaluation: str) -> list[dict]:
+    """Return rows with the numbers of questions whose start was left out, for the attributes that have any."""
+    if "cut" not in scores:
+        return []
+    described = scores[CANDIDATE_COLUMNS].iloc[0].to_dict()
+    return [
+        {
+            **described,
+            "evaluation": evaluation,
+            "attribute": attribute,
+            "metric": "cut",
+            "value": own.sum(),
+            "n": len(own),
+        }
+        for attribute, own in scores.groupby("attribute", sort=False)["cut"]
+        if own.any()
+    ]
 
 
 def comparisons(scores: pd.DataFrame, evaluation: str, resampling: Resampling) -> pd.DataFrame:

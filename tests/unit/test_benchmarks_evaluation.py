@@ -112,15 +112,12 @@ def test_means_are_lm_evals(scored, plain, stem):
     scores, results = scored
     names = {task: attribute for attribute, task in FORGET.items()}
     asked = {*TASKS, *stem}
-    means = scores.groupby("attribute")[["accuracy", "accuracy_norm"]].mean()
+    means = scores.groupby("attribute")["accuracy"].mean()
     assert set(means.index) == {names.get(task, task) for task in asked}
     for task in asked:
         own = plain["results"][task]
-        value = own.get("acc,none", own.get("exact_match,strict-match"))
-        assert means.loc[names.get(task, task), "accuracy"] == pytest.approx(value, abs=1e-4), task
-        assert means.loc[names.get(task, task), "accuracy_norm"] == pytest.approx(
-            own.get("acc_norm,none", value), abs=1e-4
-        )
+        value = own.get("acc_norm,none", own.get("acc,none", own.get("exact_match,strict-match")))
+        assert means[names.get(task, task)] == pytest.approx(value, abs=1e-4), task
         for key, expected in own.items():
             if isinstance(expected, float):
                 assert results["results"][task][key] == pytest.approx(expected, abs=1e-4), (task, key)
@@ -129,8 +126,19 @@ def test_means_are_lm_evals(scored, plain, stem):
     assert results["versions"] == plain["versions"]
     assert results["n-samples"] == plain["n-samples"]
     # Sizes differ, so that a plain mean over the subjects would be another number.
-    by_subject = means.loc[stem, "accuracy"]
-    assert abs(by_subject.mean() - means.loc["mmlu_stem", "accuracy"]) > 1e-3
+    assert abs(means[stem].mean() - means["mmlu_stem"]) > 1e-3
+
+
+def test_every_question_has_lm_evals_own_score(scored, plain):
+    """To the last digit: the tiny model's likelihoods are all different."""
+    scores, results = scored
+    of_question = scores[scores["part_of"] == ""].set_index("subject")["accuracy"]
+    for task, samples in plain["samples"].items():
+        metric, reading = results["scored_by"][task].split(",")
+        for sample in samples:
+            if sample["filter"] == reading and task != "truthfulqa_mc2":  # whose score is a probability
+                assert of_question[f"{task} {sample['doc_id']}"] == sample[metric], task
+    assert not scores["accuracy"].isna().any() and results["not_finite"] == {}
 
 
 def test_same_questions_were_asked(scored, plain):
@@ -147,7 +155,7 @@ def test_a_groups_questions_occur_twice(scored, stem):
     assert set(scores["part_of"]) == {"", "mmlu_stem"}
     parts = scores[scores["part_of"] == "mmlu_stem"]
     assert list(parts["attribute"].unique()) == stem
-    columns = ["subject", "accuracy", "accuracy_norm"]
+    columns = ["subject", "accuracy", "cut"]
     whole = scores.loc[scores["attribute"] == "mmlu_stem", columns]
     pd.testing.assert_frame_equal(parts[columns].reset_index(drop=True), whole.reset_index(drop=True))
     assert not scores.duplicated(["attribute", "subject"]).any()
@@ -161,9 +169,38 @@ def test_results_hold_no_text(scored, mirror, stem):
     assert not [text for text in lm_eval_mirror.texts(mirror) if json.dumps(text)[1:-1] in written]
     assert str(mirror) not in written
     assert scored[1]["configs"]["wmdp_bio"]["dataset_path"] == "cais/wmdp"
-    assert scored[1]["scored_by"] == dict.fromkeys([*(set(TASKS) - {"mmlu_stem", "gsm8k"}), *stem], "acc,none") | {
-        "gsm8k": "exact_match,strict-match"
+    normalised = ["arc_easy", "arc_challenge", "hellaswag", "piqa", "openbookqa"]
+    plain = ["wmdp_bio", "wmdp_cyber", "mmlu_virology", "winogrande", "boolq", "truthfulqa_mc2", *stem]
+    assert scored[1]["scored_by"] == {
+        **dict.fromkeys(normalised, "acc_norm,none"),
+        **dict.fromkeys(plain, "acc,none"),
+        "gsm8k": "exact_match,strict-match",
     }
+
+
+def test_a_broken_models_answers_have_no_score(model, tokenizer, options):
+    """Chosen or written: lm-eval would count the first choice, and a text of the first token."""
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.model.norm.weight.fill_(float("nan"))
+    asked = benchmarks.Options(
+        ("mmlu_stem", "arc_easy", "winogrande", "truthfulqa_mc2", "gsm8k"), {}, options.mirror, limit=1
+    )
+    scores, results = benchmarks.score(broken, tokenizer, asked)
+    assert scores["accuracy"].isna().all() and not scores["cut"].any()
+    assert set(results["not_finite"].values()) == {1}
+    assert set(map(str, results["results"].values())) == {"{}"}
+
+
+def test_questions_beyond_the_models_context_are_counted(tiny_base, tokenizer, options, capfd):
+    short = models.load(tiny_base, torch.float32, "cpu")
+    short.config.max_position_embeddings = 300
+    asked = benchmarks.Options(("boolq", "gsm8k"), {}, options.mirror, limit=2)
+    scores, _ = benchmarks.score(short, tokenizer, asked)
+    assert scores["cut"].tolist() == [0, 0, 1, 1], "gsm8k has 5 examples, and 256 tokens to come"
+    said = capfd.readouterr().err
+    assert "gsm8k: 2 of 2 questions are longer than the model's context of 300 tokens" in said
+    assert "boolq: " not in said.replace("boolq\n", "")
 
 
 def test_limit_takes_the_first_questions(model, tokenizer, options, scored, capfd):
@@ -210,6 +247,20 @@ def test_folder_that_is_no_whole_copy(tmp_path):
     assert message.startswith("evaluations.benchmarks: the data of wmdp_bio could not be loaded; each folder in")
 
 
+def test_subject_that_the_mirror_lacks(tmp_path):
+    lm_eval_mirror.write(tmp_path, ["virology", "nutrition"])
+    folder, start = tmp_path / "cais/mmlu", "evaluations.benchmarks: the data of"
+    of_whole = f"could not be loaded; each folder in {tmp_path} must be a whole copy, README.md included:"
+    assert told(tasks=("mmlu_other",), mirror=str(tmp_path)) == (
+        f"{start} mmlu_business_ethics, which is part of mmlu_other, {of_whole} {folder}/README.md tells of no "
+        "business_ethics, only of virology, nutrition"
+    )
+    (folder / "virology" / "dev-00000-of-00001.parquet").unlink()
+    assert told(tasks=("mmlu_virology",), mirror=str(tmp_path)) == (
+        f"{start} mmlu_virology {of_whole} {folder}/virology/dev-* is not there"
+    )
+
+
 def test_neither_mirror_nor_internet():
     message = told(tasks=("wmdp_bio",))
     assert message.startswith(
@@ -252,9 +303,9 @@ def test_group_whose_mean_is_of_other_things():
 
     group = Group("pair", aggregate_metric_list=[AggMetricConfig("acc", weight_by_size=False)])
     with pytest.raises(InputError, match="lm-eval's group pair has no mean over its questions; name its tasks"):
-        benchmarks._check("pair", {"tasks": {"one": Task()}, "groups": {"pair": group}})
+        benchmarks.counted("pair", {"tasks": {"one": Task()}, "groups": {"pair": group}})
     group.aggregate_metric_list[0].weight_by_size = True
-    benchmarks._check("pair", {"tasks": {"one": Task()}, "groups": {"pair": group}})
+    assert benchmarks.counted("pair", {"tasks": {"one": Task()}, "groups": {"pair": group}}) == "acc"
 
 
 def test_means_over_what_is_kept_leave_subtasks_out(scored, stem):

@@ -8,7 +8,7 @@ import torch
 from lm_eval.api.instance import Instance
 
 from spunge import models
-from spunge.evaluation import knowledge, shared_context
+from spunge.evaluation import knowledge, shared_context, statistics
 
 CITIES = ["Nairobi", "Tokyo", "Yaoundé", "a market", "Yamoussoukro", "old houses 🎉", "東京", "Chișinău"]
 COUNTRIES = ["Kenya", "Japan", "France", "Ghana", "Peru", "Fiji", "Oman", "Chad", "Togo", "Mali", "Cuba", "Laos"]
@@ -66,7 +66,8 @@ def test_scores_equal_plain_log_likelihoods(model, tokenizer, questions):
     scores = knowledge.score(model, tokenizer, questions, batch_size=5)
     expected = plain_scores(model, tokenizer, questions)
     pd.testing.assert_frame_equal(scores[["accuracy", "accuracy_norm"]], expected)
-    assert list(scores.columns) == ["subject", "attribute", "accuracy", "accuracy_norm"]
+    assert list(scores.columns) == ["subject", "attribute", "accuracy", "accuracy_norm", "cut"]
+    assert not scores["cut"].any()
     # What the numbers are could be told from no other rule: in full, by characters (the harness's acc_norm), by bytes.
     assert 0 < expected["accuracy"].mean() < 1
     assert (expected["accuracy"] != expected["accuracy_norm"]).any()
@@ -150,3 +151,58 @@ def test_whether_greedy_decoding_gives_a_continuation(model, tokenizer):
     harness = shared_context.SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=2)
     asked = [(("", ""), context, continuation) for continuation in (greedy, other, greedy[:1])]
     assert [agrees for _, agrees in harness._loglikelihood_tokens(asked)] == [True, False, True]
+
+
+# Models that are broken, and choices that are equally likely
+
+
+def test_choices_that_are_equally_likely_share_the_point(model, tokenizer):
+    """All logits are equal: a choice's likelihood is the number of its tokens alone."""
+    blank = copy.deepcopy(model)
+    with torch.no_grad():
+        blank.model.norm.weight.zero_()
+    choices = [" the", " of", " is", " and"]
+    assert {len(tokenizer(choice)["input_ids"]) for choice in choices} == {1}
+    rows = [(["the", "of", "is", "and"], answer) for answer in range(4)] + [(["the", "is", "old houses"], 0)]
+    rows += [(["the", "is", "old houses"], 2)]
+    questions = pd.DataFrame(rows, columns=["choices", "answer"]).assign(
+        question="the city", attribute="a", subject=list("ABCDEF")
+    )
+    scores = knowledge.score(blank, tokenizer, questions, 4)
+    assert scores["accuracy"].tolist() == [0.25] * 4 + [0.5, 0.0]
+    # By characters "the" and "and" share the first; "old houses" takes 4 tokens for 10 characters.
+    assert scores["accuracy_norm"].tolist() == [0.5, 0.0, 0.0, 0.5, *scores["accuracy_norm"][4:]]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_has_no_accuracy(model, tokenizer, questions, value):
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.model.norm.weight.fill_(value)
+    scores = knowledge.score(broken, tokenizer, questions, 5)
+    assert scores[["accuracy", "accuracy_norm"]].isna().all(axis=None)
+    assert list(scores["subject"]) == list(questions["subject"])
+
+
+def test_questions_that_were_cut_are_counted(model, tokenizer, questions, capfd):
+    short = copy.deepcopy(model)
+    short.config.max_position_embeddings = 30
+    scores = knowledge.score(short, tokenizer, questions, 5)
+    longest = [
+        max(len(tokenizer(f"{row.question} {one}")["input_ids"]) for one in row.choices)
+        for row in questions.itertuples()
+    ]
+    assert scores["cut"].tolist() == [float(length > 31) for length in longest]
+    number = int(scores["cut"].sum())
+    assert 0 < number < len(questions)
+    assert (
+        f"knowledge: {number} of 24 questions are longer than the model's context of 30 tokens"
+        in capfd.readouterr().err
+    )
+    columns = dict.fromkeys(statistics.CANDIDATE_COLUMNS, "")
+    rows = statistics.estimates(scores.assign(**columns), "knowledge", statistics.Resampling(20, 0))
+    cut = rows[rows["metric"] == "cut"].set_index("attribute")
+    assert cut["value"].to_dict() == scores.groupby("attribute")["cut"].sum().to_dict()
+    assert cut["low"].isna().all() and cut["n"].tolist() == [12, 12]
+    whole = statistics.estimates(scores.assign(**columns, cut=0.0), "knowledge", statistics.Resampling(20, 0))
+    assert "cut" not in set(whole["metric"])
