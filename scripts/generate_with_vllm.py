@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import torch
 
-        from spunge import export, task_vector
+        from spunge import export, models, task_vector
         from spunge.datasets import tables
         from spunge.evaluation import generation, vllm_generation
         from spunge.files import scratch_folder, whole_file
@@ -39,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
                 change = task_vector.Scaled(task_vector.read(arguments.task_vector), arguments.scale)
                 export.export(base, change, folder, arguments.candidate, getattr(torch, arguments.dtype))
             model = folder if arguments.task_vector else base.folder
-            continuations = vllm_generation.continue_prompts(model, arguments.dtype, prompts, options)
+            tokenizer = models.load_tokenizer(base)
+            continuations = vllm_generation.continue_prompts(model, arguments.dtype, tokenizer, prompts, options)
         with whole_file(arguments.continuations) as temporary:
             continuations.to_parquet(temporary, index=False)
 

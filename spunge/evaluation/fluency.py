@@ -1,8 +1,10 @@
 """Fluency: perplexity of prose that no shard and no retain set holds."""
 
+import numpy as np
 import pandas as pd
 import torch
 
+from spunge import models
 from spunge.progress import Progress
 
 
@@ -10,10 +12,11 @@ from spunge.progress import Progress
 def score(model: torch.nn.Module, tokenizer, texts: pd.DataFrame, batch_size: int, max_tokens: int) -> pd.DataFrame:
     """Return one row per text of the fluency table, in order, with an empty `attribute` and its number as `subject`.
 
-    `loss` is the summed negative log-likelihood in nats, `tokens` their number. A text's first token is conditioned
-    upon, not predicted. Texts are batched by length, on the model's device.
+    `loss` is the summed negative log-likelihood in nats, NaN where it isn't finite, `tokens` their number. A text's
+    first token is conditioned upon, not predicted. Texts are batched by length, on the model's device.
     """
     tokens = tokenizer(texts["text"].tolist(), truncation=True, max_length=max_tokens)["input_ids"]
+    models.check_tokens(model, tokens, "the fluency texts", "lower evaluations.fluency.max_tokens")
     order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
     losses = torch.zeros(len(tokens), dtype=torch.float64)
     progress = Progress("fluency", len(order))
@@ -28,5 +31,5 @@ def score(model: torch.nn.Module, tokenizer, texts: pd.DataFrame, batch_size: in
             per_token = torch.nn.functional.cross_entropy(predicted[: len(wanted)].float(), wanted, reduction="none")
             losses[row] = per_token.sum(dtype=torch.float64)
         progress.step(start + len(rows))
-    scores = {"loss": losses.numpy(), "tokens": [len(row) - 1 for row in tokens]}
+    scores = {"loss": np.where(losses.isfinite(), losses, np.nan), "tokens": [len(row) - 1 for row in tokens]}
     return pd.DataFrame({"attribute": "", "subject": [str(row) for row in range(len(tokens))], **scores})

@@ -6,12 +6,14 @@ nothing but rounding, and all candidates draw the same numbers, which makes diff
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 
+from spunge import models
 from spunge.errors import InputError
 from spunge.progress import Progress
 from spunge.unfinished import Saved, State
@@ -49,19 +51,25 @@ def continue_prompts(
 ) -> pd.DataFrame:
     """Return COLUMNS with one row per prompt (its number, from 0) and sample: the text that follows, and its tokens.
 
-    Special tokens end a text and aren't part of it. Prompts of similar lengths are continued together. `saved` keeps
-    the continuations of the batches that are done.
+    Special tokens end a text and aren't part of it. Where the model's logits weren't finite, there is no text: `text`
+    is missing, `tokens` NaN. Prompts of similar lengths are continued together. `saved` keeps the continuations of the
+    batches that are done. Raises InputError for prompts that the model has no tokens or positions for.
     """
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, LogitsProcessorList
 
     tokens = tokenizer(list(prompts))["input_ids"]
+    shorter = "take shorter prompts or lower max_new_tokens"
+    models.check_tokens(model, tokens, "the prompts", shorter, further=options.max_new_tokens)
     order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
     config = GenerationConfig(
         max_new_tokens=options.max_new_tokens,
         do_sample=False,  # `_Draw` leaves one token to choose
-        eos_token_id=ends_of_text(model, tokenizer),
+        eos_token_id=ends_of_text(model, tokenizer) or None,  # without any, texts run to their limit
         pad_token_id=tokenizer.pad_token_id,
     )
+    ends = set(config.eos_token_id or [])
+    if tokenizer.eos_token_id is not None:  # else padding is any token, which the model may write
+        ends.add(tokenizer.pad_token_id)
     stop = {"stop_strings": "\n", "tokenizer": tokenizer} if options.stop_at_newline else {}
     progress = Progress("continuations", len(order))
     per_batch, rows = max(1, options.batch_size // options.samples), []
@@ -85,18 +93,28 @@ def continue_prompts(
         ids, mask = ids.to(model.device), mask.to(model.device)
         cache = _read_once(model, ids, mask, options.samples)
         ids, mask = (tensor.repeat_interleave(options.samples, dim=0) for tensor in (ids, mask))
+        watch = models.NotFinite()
         generated = model.generate(
             ids,
             attention_mask=mask,
             past_key_values=cache,
             generation_config=config,
-            logits_processor=_processors(options, batch, model.device),
+            logits_processor=LogitsProcessorList([watch, *_processors(options, batch, model.device)]),
             **stop,
         )[:, longest:].tolist()
-        for number, continuation in enumerate(generated):
+        for number, (continuation, not_finite) in enumerate(zip(generated, watch.table().tolist(), strict=True)):
             row, sample = batch[number // options.samples], number % options.samples
-            kept = list(until_end(continuation, [*config.eos_token_id, tokenizer.pad_token_id]))
-            rows.append((row, sample, finished(tokenizer.decode(kept, skip_special_tokens=True), options), len(kept)))
+            kept = list(until_end(continuation, ends))
+            steps = len(kept) + 1  # with the one that chose the end
+            text = tokenizer.decode(kept, skip_special_tokens=True)
+            if options.stop_at_newline and "\n" in text:
+                steps = next(step for step in range(1, steps) if "\n" in tokenizer.decode(kept[:step]))
+                kept = kept[:steps]
+            rows.append(
+                (row, sample, None, math.nan)
+                if any(not_finite[:steps])
+                else (row, sample, finished(text, options), len(kept))
+            )
         progress.step(min(per_batch * step, len(order)))
     return pd.DataFrame(rows, columns=COLUMNS).sort_values(["prompt", "sample"], ignore_index=True)
 

@@ -16,11 +16,12 @@ ARTICLES = {"a", "an", "the"}
 def score(model: torch.nn.Module, tokenizer, questions: pd.DataFrame) -> pd.DataFrame:
     """Return one row per question, in order: subject, attribute, accuracy (1 where the right choice is named first).
 
-    A question is continued greedily, by at most 10 tokens of its line. What the models write is not kept.
+    The accuracy is NaN where the model wrote nothing because its numbers weren't finite. A question is continued
+    greedily, by at most 10 tokens of its line. What the models write is not kept.
     """
     written = generation.continue_prompts(model, tokenizer, questions["question"].tolist(), OPTIONS)["text"]
     right = [
-        float(first_named(text, choices) == answer)
+        float("nan") if pd.isna(text) else float(first_named(text, choices) == answer)
         for text, choices, answer in zip(written, questions["choices"], questions["answer"], strict=True)
     ]
     return questions[["subject", "attribute"]].reset_index(drop=True).assign(accuracy=right)

@@ -100,7 +100,8 @@ def combine(accuracy: Mapping[str, Sequence[float]], questions: pd.DataFrame) ->
     `accuracy` has, by the attribute whose texts were relearned (UNRELATED for prose), that of every question. After
     `forget`, a question of an attribute is asked where that one's own texts were relearned; after `other`, where those
     of another one were, the mean over these. Other questions, those to retain, have the mean over all attributes in
-    both. Without another attribute there is no `other`.
+    both. Without another attribute there is no `other`. An accuracy that is NaN leaves those means alone that it is no
+    part of.
     """
     attributes = [name for name in accuracy if name != UNRELATED]
     values = np.array([accuracy[name] for name in attributes])
@@ -109,7 +110,7 @@ def combine(accuracy: Mapping[str, Sequence[float]], questions: pd.DataFrame) ->
     weights = {"forget": own | retained}
     if len(attributes) > 1:
         weights["other"] = ~own
-    scores = {name: (values * weight).sum(axis=0) / weight.sum(axis=0) for name, weight in weights.items()}
+    scores = {name: np.where(weight, values, 0).sum(axis=0) / weight.sum(axis=0) for name, weight in weights.items()}
     scores["unrelated"] = np.asarray(accuracy[UNRELATED])
     about = questions[["subject", "attribute"]].reset_index(drop=True)
     return {name: about.assign(accuracy=one) for name, one in scores.items()}

@@ -1,5 +1,6 @@
 """Continuations by vLLM, where the user has installed it: for large models and many prompts."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,11 +21,11 @@ def check_installed() -> None:
         ) from error
 
 
-def continue_prompts(folder: Path, dtype: str, prompts: Sequence[str], options: Options) -> pd.DataFrame:
+def continue_prompts(folder: Path, dtype: str, tokenizer, prompts: Sequence[str], options: Options) -> pd.DataFrame:
     """Return what `generation.continue_prompts` returns, for the Hugging Face model in `folder`.
 
-    vLLM batches on its own and draws its own random numbers, so sampled texts are others. Raises InputError where it is
-    not installed.
+    vLLM is given the prompts as `tokenizer` turns them into tokens. It batches on its own and draws its own random
+    numbers, so sampled texts are others. Raises InputError where it is not installed.
     """
     check_installed()
     from vllm import LLM, SamplingParams
@@ -38,12 +39,16 @@ def continue_prompts(folder: Path, dtype: str, prompts: Sequence[str], options: 
             max_tokens=options.max_new_tokens,
             seed=options.seed + row,  # or all prompts would draw the same numbers
             stop=["\n"] if options.stop_at_newline else None,
+            logprobs=0,  # of the tokens chosen alone: they aren't finite where the model's logits were not
         )
         for row in range(len(prompts))
     ]
-    found = model.generate(list(prompts), sampling, use_tqdm=False)
+    tokens = tokenizer(list(prompts))["input_ids"]
+    found = model.generate([{"prompt_token_ids": one} for one in tokens], sampling, use_tqdm=False)
     rows = [
         (row, sample, finished(completion.text, options), len(completion.token_ids))
+        if math.isfinite(completion.cumulative_logprob)
+        else (row, sample, None, math.nan)
         for row, one in enumerate(found)
         for sample, completion in enumerate(one.outputs)
     ]

@@ -315,3 +315,19 @@ def test_model_without_layers():
     gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=16))
     with pytest.raises(InputError, match="ablate is for models that are built of `layers`"):
         ablation.decoder_layers(gpt2)
+
+
+def test_an_accuracy_that_is_none_spoils_no_other_mean():
+    """By hand: after relearning Asia's texts all is NaN, so it goes into every mean but those that leave it out."""
+    nan, asked = float("nan"), pd.DataFrame({"attribute": ["Africa", "Asia", "Europe"], "subject": PLACES[:3]})
+    accuracy = {"Africa": [0.5, 1.0, 0.25], "Asia": [nan] * 3, durability.UNRELATED: [0.0, nan, 1.0]}
+    found = {name: scores["accuracy"].tolist() for name, scores in relearning.combine(accuracy, asked).items()}
+    assert found["forget"] == pytest.approx([0.5, nan, nan], nan_ok=True)
+    assert found["other"] == pytest.approx([nan, 1.0, nan], nan_ok=True)
+    assert found["unrelated"] == pytest.approx([0.0, nan, 1.0], nan_ok=True)
+
+
+def test_open_answers_of_a_broken_model_are_neither_right_nor_wrong(model, tokenizer, questions):
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    assert open_ended.score(model, tokenizer, questions)["accuracy"].isna().all()

@@ -76,3 +76,14 @@ def test_model_that_knows_nothing_has_the_vocabulary_as_perplexity(model, tokeni
     scores = score(blank, tokenizer)
     perplexity = (scores["loss"].sum() / scores["tokens"].sum()).item()
     assert torch.tensor(perplexity).exp().item() == pytest.approx(model.config.vocab_size, rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stays_so(model, tokenizer):
+    import copy
+
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.model.norm.weight.fill_(float("inf"))
+    scores = score(broken, tokenizer)
+    assert scores.loc[scores["tokens"] > 0, "loss"].isna().all()
+    assert scores["tokens"].tolist() == score(model, tokenizer)["tokens"].tolist()

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from spunge import models
+from spunge import models, unfinished
 from spunge.errors import InputError
 from spunge.evaluation import generation, toxicity, vllm_generation
 
@@ -311,6 +311,58 @@ def test_model_without_weights_says_nothing_and_that_is_counted(model, tokenizer
     assert scores[["empty", "samples", "tokens", "distinct_2"]].to_numpy().tolist() == [[1, 1, 0, 0]] * 2
 
 
+@pytest.mark.parametrize("options", [GREEDY, generation.Options(samples=2), generation.Options(samples=2, top_p=1.0)])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_says_nothing(counting, tokenizer, options, value):
+    """After a 6 the logits aren't finite; texts without one are told."""
+    broken = copy.deepcopy(counting)
+    [six] = tokenizer("6")["input_ids"]
+    with torch.no_grad():
+        broken.model.embed_tokens.weight[six] = value
+    found = generation.continue_prompts(broken, tokenizer, COUNTED, options)
+    expected = ["123456\n789", "6\n789", "", "89"]
+    said = generation.continue_prompts(counting, tokenizer, COUNTED, options)
+    assert texts(said) == [text for text in expected for _ in range(options.samples)]
+    gone = [number for number, text in enumerate(texts(said)) if "6" in text]
+    assert found["text"].isna().tolist() == found["tokens"].isna().tolist() == ["6" in text for text in texts(said)]
+    pd.testing.assert_frame_equal(
+        found.drop(index=gone), said.drop(index=gone), check_dtype=False, check_column_type=False
+    )
+
+
+def test_a_token_that_is_forbidden_is_no_fault(counting, tokenizer):
+    """A logit of -inf forbids a token, as some models do with what their vocabulary holds in reserve."""
+    made = copy.deepcopy(counting)
+    [x] = tokenizer("x")["input_ids"]
+    made.lm_head.register_forward_hook(lambda _, inputs, logits: logits.index_fill(-1, torch.tensor([x]), -torch.inf))
+    assert texts(generation.continue_prompts(made, tokenizer, COUNTED, GREEDY)) == ["123456\n789", "6\n789", "", "89"]
+
+
+def test_what_was_not_finite_is_so_after_a_stop(counting, tokenizer, tmp_path, monkeypatch):
+    broken = copy.deepcopy(counting)
+    with torch.no_grad():
+        broken.model.embed_tokens.weight[tokenizer("6")["input_ids"]] = float("nan")
+    options = generation.Options(samples=1, temperature=0, batch_size=1)
+    whole = generation.continue_prompts(broken, tokenizer, COUNTED, options)
+
+    class Stopped(Exception):
+        pass
+
+    class Progress(generation.Progress):
+        def step(self, done, **_):
+            if done == 3:
+                raise Stopped
+
+    monkeypatch.setattr(generation, "Progress", Progress)
+    with pytest.raises(Stopped), unfinished.Saved(tmp_path / "kept", "a", 0) as saved:
+        generation.continue_prompts(broken, tokenizer, COUNTED, options, saved)
+    monkeypatch.undo()
+    assert list(tmp_path.rglob("*.parquet"))
+    with unfinished.Saved(tmp_path / "kept", "a", 0) as saved:
+        pd.testing.assert_frame_equal(generation.continue_prompts(broken, tokenizer, COUNTED, options, saved), whole)
+    assert whole["text"].isna().tolist() == [True, True, False, False]
+
+
 def test_model_that_says_one_word_over_and_over_has_few_distinct_bigrams(model, tokenizer):
     [the] = tokenizer(" the")["input_ids"]
     last = [tokenizer(prompt)["input_ids"][-1] for prompt in PROMPTS[:2]]
@@ -331,11 +383,11 @@ def test_greedy_decoding_takes_one_sample():
         generation.Options(temperature=0)
 
 
-def test_vllm_that_is_not_installed_is_told_in_one_sentence(tmp_path):
+def test_vllm_that_is_not_installed_is_told_in_one_sentence(tmp_path, tokenizer):
     try:
         import vllm  # noqa: F401
     except ImportError:
         with pytest.raises(InputError, match="not installed beside this workflow: install it, or take transformers"):
-            vllm_generation.continue_prompts(tmp_path, "float32", PROMPTS, GREEDY)
+            vllm_generation.continue_prompts(tmp_path, "float32", tokenizer, PROMPTS, GREEDY)
     else:
         pytest.skip("vLLM is installed")
