@@ -112,6 +112,8 @@ def train(run: Run, options: Options, terms: Sequence[Term]) -> Unlearned | None
     torch.manual_seed(run.seed)
     batched = _batched(terms, models.load_tokenizer(run.base), options, run.seed, accelerator)
     weights = _load(run.base, options)
+    for batches in batched:
+        batches.check_tokens(weights.model, f"lower max_tokens_{batches.term.name}")
     model, losses, _ = _minimise(run.label, options, batched, weights.model, accelerator, run.saved)
     state = accelerator.get_state_dict(model)  # a collective call where the weights are sharded
     if not accelerator.is_main_process:
@@ -141,6 +143,8 @@ def fine_tuned(
     accelerator = _accelerator(model.device.type, options.dtype)
     torch.manual_seed(seed)
     batched = _batched(terms, tokenizer, options, seed, accelerator)
+    for batches in batched:
+        batches.check_tokens(model, "lower max_tokens")
     if options.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     adapted = _with_lora(model, "the model", options)
@@ -288,6 +292,10 @@ class _Batches:
             )
         self._batches = schedule(len(term.texts), options.batch_size, options.steps, generator)
         self.reference: torch.Tensor | None = None  # log π_ref of the texts that the run visits
+
+    def check_tokens(self, model: torch.nn.Module, lower: str) -> None:
+        """Check that the model has an embedding and a position for each token; raises InputError."""
+        models.check_tokens(model, self._tokens, f"the {self.term.name} texts", lower)
 
     def passes(self, number: int) -> list[tuple[list[int], torch.Tensor]]:
         """Return this process's forward passes over batch `number`: their rows and each row's share of the mean."""

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
+from spunge import models
 from spunge.batches import pad
 from spunge.errors import InputError
 from spunge.progress import Progress
@@ -29,7 +30,9 @@ def mean_states(model: torch.nn.Module, tokenizer, texts: Sequence[str]) -> torc
 
     The first position is left out as an attention sink, whose states are many times larger than all others.
     """
-    tokens = tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
+    _, positions = models.learned_positions(model) or ("", MAX_TOKENS)
+    tokens = tokenizer(list(texts), truncation=True, max_length=min(positions, MAX_TOKENS))["input_ids"]
+    models.check_tokens(model, tokens, "the forget texts")
     tokens = sorted((row for row in tokens if len(row) > 1), key=len)
     if not tokens:
         raise InputError("no text to forget has two tokens, so there are no states to compare")

@@ -75,12 +75,18 @@ def huggingface(options: Mapping, file: Path | None, device: str) -> Classifier:
     tokenizer = AutoTokenizer.from_pretrained(file, local_files_only=True)
     model = models.from_folder(file, options["source"], models.CLASSIFIER, dtype=torch.float32)
     model.to(device).eval()
-    label, size = options["label"], options["batch_size"]
+    # Without a padding token the model couldn't tell where a text ends.
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    label, size = options["label"], options["batch_size"] if tokenizer.pad_token is not None else 1
     if label >= model.config.num_labels:
         raise InputError(
             f"the classifier {options['source']} has {model.config.num_labels} classes, counted from 0, so `label` "
             f"can't be {label}: give the number of the toxic one"
         )
+
+    table = models.learned_positions(model)
+    longest = table and min(table[1], tokenizer.model_max_length)
 
     # Where a text can have several classes, or there is but one, each has a probability of its own.
     alone = model.config.num_labels == 1 or model.config.problem_type == "multi_label_classification"
@@ -93,7 +99,14 @@ def huggingface(options: Mapping, file: Path | None, device: str) -> Classifier:
         progress = Progress(options["source"], len(texts))
         for start in range(0, len(order), size):
             rows = order[start : start + size]
-            batch = tokenizer([texts[row] for row in rows], truncation=True, padding=True, return_tensors="pt")
+            batch = tokenizer(
+                [texts[row] for row in rows],
+                truncation=True,
+                max_length=longest,
+                padding=tokenizer.pad_token is not None,
+                return_tensors="pt",
+            )
+            models.check_tokens(model, batch["input_ids"].tolist(), f"texts for the classifier {options['source']}")
             scores[rows] = probabilities(model(**batch.to(device)).logits)[:, label].cpu().numpy()
             progress.step(start + len(rows))
         return scores
