@@ -398,7 +398,7 @@ def check_tokens(
     if read > positions:
         added = f" and is to be continued by {further}" if further else ""
         raise InputError(
-            f"number {row} of {what} has {longest} tokens{added}, but the model's table of positions, {name}, ends at "
+            f"row {row} of {what} has {longest} tokens{added}, but the model's table of positions, {name}, ends at "
             f"{positions}: {lower}"
         )
 
@@ -409,7 +409,7 @@ def learned_positions(model: torch.nn.Module) -> tuple[str, int] | None:
         if isinstance(module, torch.nn.Embedding) and POSITIONS.search(name):
             # Some families' tables start with rows that no text reaches.
             unused = 0 if module.padding_idx is None else module.padding_idx + 1
-            return name, module.num_embeddings - getattr(module, "offset", unused)
+            return name.removeprefix("base_model.model."), module.num_embeddings - getattr(module, "offset", unused)
     # GPT-J and CodeGen keep the sines themselves.
     return next(((name, len(table)) for name, table in model.named_buffers() if POSITIONS.search(name)), None)
 

@@ -150,7 +150,9 @@ class SharedContextLM(HFLM):
 
     def _check_tokens(self, requests) -> None:
         """Note what is to be cut; raise InputError for what can't be asked."""
-        models.check_tokens(self.model, [context + asked for _, context, asked in requests], "questions")
+        # As they are read, and what is predicted.
+        read = [(context + asked)[-self.max_length - 1 : -1] for _, context, asked in requests]
+        models.check_tokens(self.model, [*read, *(asked for _, _, asked in requests)], "questions")
         for (text, _), context, continuation in requests:
             if not text and not self._bounds:
                 raise InputError(
