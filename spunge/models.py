@@ -205,8 +205,8 @@ def _any_layer(tensor: str) -> str:
     return re.sub(r"\.\d+\.", ".N.", tensor)
 
 
-def from_folder(folder: str | os.PathLike, name: str, kind: str = CAUSAL_LM, **options) -> torch.nn.Module:
-    """Load a model by the class of transformers that `kind` names, with the `options` of its from_pretrained.
+def from_folder(folder: str | os.PathLike, name: str, kind: str | type = CAUSAL_LM, **options) -> torch.nn.Module:
+    """Load a model by a class, or by that of transformers' that `kind` names, with `options` of its from_pretrained.
 
     Raises InputError, with `name` for the folder, where its files lack tensors: transformers would fill them with
     random numbers.
@@ -215,10 +215,11 @@ def from_folder(folder: str | os.PathLike, name: str, kind: str = CAUSAL_LM, **o
     return _loaded(kind, folder, name, **options)[0]
 
 
-def _loaded(kind: str, folder: str | os.PathLike, name: str, **options) -> tuple[torch.nn.Module, dict]:
+def _loaded(kind: str | type, folder: str | os.PathLike, name: str, **options) -> tuple[torch.nn.Module, dict]:
     import transformers
 
-    model, report = getattr(transformers, kind).from_pretrained(
+    loader = getattr(transformers, kind) if isinstance(kind, str) else kind
+    model, report = loader.from_pretrained(
         folder,
         local_files_only=True,
         use_safetensors=True,
@@ -322,6 +323,23 @@ def logits_at(model: torch.nn.Module, rows: torch.Tensor, places: torch.Tensor) 
         yield
     finally:
         hook.remove()
+
+
+def decoder_layers(model: torch.nn.Module) -> tuple[str, torch.nn.ModuleList]:
+    """Return the name and the list of a language model's decoder layers; raises InputError where there is none."""
+    count = model.config.get_text_config(decoder=True).num_hidden_layers
+    lists = {name: one for name, one in model.named_modules() if isinstance(one, torch.nn.ModuleList)}
+    lists = {name: one for name, one in lists.items() if len(one) == count}
+    outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
+    if len(outer) > 1:  # what reads images may have as many layers
+        decoder = set(model.get_decoder().modules())
+        outer = [name for name in outer if lists[name] in decoder]
+    if len(outer) != 1:
+        raise InputError(
+            "rmu and evaluations.durability.ablate need a model whose decoder layers are one list; "
+            f"{type(model).__name__} is not: leave them out"
+        )
+    return outer[0], lists[outer[0]]
 
 
 def load_tokenizer(base: BaseModel):

@@ -36,15 +36,15 @@ def mean_states(model: torch.nn.Module, tokenizer, texts: Sequence[str]) -> torc
     tokens = sorted((row for row in tokens if len(row) > 1), key=len)
     if not tokens:
         raise InputError("no text to forget has two tokens, so there are no states to compare")
-    layers = decoder_layers(model)
-    sums = torch.zeros(len(layers), model.config.hidden_size, dtype=torch.float64)
+    _, layers = models.decoder_layers(model)
+    sums = torch.zeros(len(layers), model.config.get_text_config(decoder=True).hidden_size, dtype=torch.float64)
     mask = None
 
     def add(number: int, states: torch.Tensor, _) -> None:
         sums[number] += (states.float() * mask[..., None]).sum(dim=(0, 1)).double().cpu()
 
     progress = Progress("states", len(tokens))
-    with _hooked(layers, add):
+    with _hooked(model, add):
         for start in range(0, len(tokens), BATCH):
             rows = [torch.tensor(row) for row in tokens[start : start + BATCH]]
             mask = pad([torch.ones(len(row)) for row in rows]).to(model.device)
@@ -76,30 +76,21 @@ def ablated(model: torch.nn.Module, directions: torch.Tensor, base: torch.Tensor
         beyond = (states.float() @ directions[number] - wanted[number]).masked_fill(positions == 0, 0.0)
         return (states.float() - beyond[..., None] * directions[number]).to(states.dtype)
 
-    with _hooked(decoder_layers(model), project):
+    with _hooked(model, project):
         yield
-
-
-def decoder_layers(model: torch.nn.Module) -> torch.nn.ModuleList:
-    """Return a causal language model's layers; raises InputError where it isn't built of `layers`."""
-    if not hasattr(model.base_model, "layers"):
-        raise InputError(
-            "evaluations.durability.ablate is for models that are built of `layers`, as Llama's family is, and this "
-            "one is not: leave it out"
-        )
-    return model.base_model.layers
 
 
 @contextmanager
 def _hooked(
-    layers: torch.nn.ModuleList, change: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor | None]
+    model: torch.nn.Module, change: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor | None]
 ) -> Iterator[None]:
     """Within it, `change(number of a layer, its output, positions)` sees every output, and may return another one."""
+    whole: dict[str, torch.Tensor] = {}  # what the whole model was given
 
     def hook_of(number: int):
         def hook(_, inputs, keywords, output):
             states = output[0] if isinstance(output, tuple) else output
-            positions = keywords.get("position_ids")
+            positions = keywords.get("position_ids", whole.get("position_ids"))  # some layers aren't told
             if positions is None:
                 positions = torch.arange(states.shape[1], device=states.device)
             changed = change(number, states, positions)
@@ -109,7 +100,11 @@ def _hooked(
 
         return hook
 
+    def note(_, inputs, keywords):
+        whole["position_ids"] = keywords.get("position_ids")
+
     with ExitStack() as stack:
-        for number, layer in enumerate(layers):
+        stack.enter_context(model.base_model.register_forward_pre_hook(note, with_kwargs=True))
+        for number, layer in enumerate(models.decoder_layers(model)[1]):
             stack.enter_context(layer.register_forward_hook(hook_of(number), with_kwargs=True))
         yield

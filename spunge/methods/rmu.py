@@ -154,61 +154,67 @@ def batch_alpha(alpha: float | Sequence[float], topics: Iterable[int]) -> float:
     return values[0] if len(set(values)) == 1 else sum(values) / len(values)
 
 
+class _Reached(Exception):
+    """Ends a forward pass at the states that were wanted of it."""
+
+    def __init__(self, states: torch.Tensor):
+        self.states = states
+
+
 class LowerHalf:
     """The layers 0 … `layer_id` of a causal language model, cut in two below the first trained layer.
 
-    `prefix` gives what the first trained layer reads, `suffix` the output of `layer_id`. Padding is on the right, so
-    under causal attention it changes nothing before it; an attention mask is needed only where the pads' own states
-    count, which shall not see other pads.
+    `prefix` gives what the first trained layer reads, `suffix` the output of `layer_id`. Both are forward passes of the
+    model itself, so a layer is called as in the whole model, with its own place's kind of attention and positions. In
+    `suffix` the layers below the first trained one do nothing, and that one reads the given states instead of theirs.
+
+    Padding is on the right, so under causal attention it changes nothing before it; an attention mask is needed only
+    where the pads' own states count, which shall not see other pads.
     """
 
     def __init__(self, base: BaseModel, options: Options, device: str):
-        from transformers import AutoConfig
-
-        models.quiet()
-        config = AutoConfig.from_pretrained(base.folder, local_files_only=True)
-        if options.layer_id >= config.num_hidden_layers:
-            raise InputError(
-                f"rmu's layer_id is {options.layer_id}, but {base.source} has {config.num_hidden_layers} layers"
-            )
-        config.num_hidden_layers = options.layer_id + 1
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[: config.num_hidden_layers]
-        dtype = getattr(torch, options.dtype)
-        self.model = models.from_folder(base.folder, base.source, "AutoModel", config=config, dtype=dtype).to(device)
-        self.model.requires_grad_(False).eval()
-        if not (hasattr(self.model, "layers") and hasattr(self.model, "norm")):
-            raise InputError(f"rmu knows models built of `layers` and a `norm` (Llama's family); {base.source} is not")
-        self.hidden_size = config.hidden_size
-        self.device = device
-        self._dtype = getattr(torch, options.dtype)
-        first = min(options.trained_layers)
-        layers = self.model.layers
-        self._halves = torch.nn.ModuleList(layers[:first]), torch.nn.ModuleList(layers[first:])
-        self.model.norm = torch.nn.Identity()  # the loss reads the decoder layer's own output
+        self.device, self._dtype = device, getattr(torch, options.dtype)
+        self.model, self.layers, name = _load_below(base, options.layer_id, self._dtype)
+        self.model.requires_grad_(False).to(device).eval()
+        self.hidden_size = self.model.config.get_text_config(decoder=True).hidden_size
+        self._first = min(options.trained_layers)
 
         self.trained: dict[str, torch.nn.Parameter] = {}
         for number in options.trained_layers:
-            parameters = dict(layers[number].named_parameters())
+            parameters = dict(self.layers[number].named_parameters())
             for wanted in options.trained_parameters:
                 if wanted not in parameters:
                     raise InputError(f"layer {number} of {base.source} has no {wanted}; it has {', '.join(parameters)}")
                 parameter = parameters[wanted]
                 parameter.data = parameter.data.float()  # bf16 would lose updates of this size
-                name = f"{self.model.base_model_prefix}.layers.{number}.{wanted}"
-                self.trained[name] = parameter.requires_grad_(True)
+                self.trained[f"{name}.{number}.{wanted}"] = parameter.requires_grad_(True)
         self.original = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
+        self._skipping: list[Callable] = []  # what the layers below the first trained one do in `suffix`
         self._check_cut(base)
 
     @torch.no_grad()
     def _check_cut(self, base: BaseModel) -> None:
-        """Raise InputError for an architecture whose layers don't simply follow one another."""
-        tokens = torch.arange(8, device=self.device)[None]
-        whole = self._run(torch.nn.ModuleList([*self._halves[0], *self._halves[1]]), input_ids=tokens)
-        in_parts = self.suffix(self.prefix(tokens))
-        if (in_parts - whole).norm() > 0.02 * whole.norm():
+        """Raise InputError for an architecture whose layers read more than the states of the one before.
+
+        Such as the tokens, what another layer keeps, or what follows in the text.
+        """
+        tokens = torch.arange(1, 9, device=self.device)[None]  # other ones than `suffix` gives the model
+        outputs: list[torch.Tensor | tuple] = []
+        below, last = self.layers[: self._first], len(self.layers) - 1
+        hooks = [layer.register_forward_hook(lambda _, __, output: outputs.append(output)) for layer in below]
+        whole = self._run({last: _ending(self.layers[last].forward)}, tokens, None)
+        for hook in hooks:
+            hook.remove()
+        self._skipping = [_skipping(None if isinstance(output, torch.Tensor) else len(output)) for output in outputs]
+        tokens[:, 6:] += 8
+        try:
+            in_parts = self.suffix(self.prefix(tokens))
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):  # what it lacks may show anywhere
+            in_parts = None
+        alike = in_parts is not None and in_parts.shape == whole.shape == (1, 8, self.hidden_size)
+        if not alike or (in_parts - whole)[:, :6].norm() > 0.02 * whole[:, :6].norm():
             raise InputError(
-                f"rmu can't cut {base.source} below layer {len(self._halves[0])}: its parts give other states"
+                f"rmu can't cut {base.source} below layer {self._first}: its parts give other states than the whole"
             )
 
     @torch.no_grad()
@@ -217,11 +223,17 @@ class LowerHalf:
 
         `attention`, here and below: which positions are seen (batch, length); None for all before one's own.
         """
-        return self._run(self._halves[0], input_ids=tokens, attention_mask=attention)
+        return self._run({self._first: _ending(_skipping(None))}, tokens, attention)
 
     def suffix(self, states: torch.Tensor, attention: torch.Tensor | None = None) -> torch.Tensor:
         """Map the first trained layer's input to `layer_id`'s output, both (batch, length, hidden)."""
-        return self._run(self._halves[1], inputs_embeds=states, attention_mask=attention)
+        forward = self.layers[self._first].forward
+        forwards = dict(enumerate(self._skipping))
+        forwards[self._first] = lambda hidden_states, *others, **named: forward(states, *others, **named)
+        last = len(self.layers) - 1
+        forwards[last] = _ending(forwards.get(last, self.layers[last].forward))
+        any_tokens = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
+        return self._run(forwards, any_tokens, attention)
 
     @torch.no_grad()
     def frozen_suffix(self, states: torch.Tensor, attention: torch.Tensor | None = None) -> torch.Tensor:
@@ -239,10 +251,65 @@ class LowerHalf:
         """Return the trained parameters' differences from the base model, in fp32 on the CPU."""
         return {name: (now.detach() - self.original[name]).cpu() for name, now in self.trained.items()}
 
-    def _run(self, layers: torch.nn.ModuleList, **inputs: torch.Tensor | None) -> torch.Tensor:
-        self.model.layers, self.model.config.num_hidden_layers = layers, len(layers)
-        with torch.autocast(self.device, dtype=self._dtype, enabled=self._dtype != torch.float32):
-            return self.model(**inputs, use_cache=False).last_hidden_state
+    def _run(
+        self, forwards: Mapping[int, Callable], tokens: torch.Tensor, attention: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Run the model with other forward passes for some of its layers, until one of them ends it."""
+        for number, forward in forwards.items():
+            self.layers[number].forward = forward
+        try:
+            with torch.autocast(self.device, dtype=self._dtype, enabled=self._dtype != torch.float32):
+                self.model(input_ids=tokens, attention_mask=attention, use_cache=False)
+        except _Reached as reached:
+            return reached.states
+        finally:
+            for number in forwards:
+                del self.layers[number].forward
+
+
+def _load_below(base: BaseModel, layer_id: int, dtype: torch.dtype) -> tuple[torch.nn.Module, torch.nn.ModuleList, str]:
+    """Load a causal language model without its output layer and the layers above `layer_id`.
+
+    Returns it with its layers and the name that their list has in the whole model. Raises InputError for a model that
+    has no such list, or too short a one.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    models.quiet()
+    with torch.device("meta"):
+        whole = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.folder, local_files_only=True))
+    (full_name, layers), (name, _) = models.decoder_layers(whole), models.decoder_layers(whole.base_model)
+    if layer_id >= len(layers):
+        raise InputError(f"rmu's layer_id is {layer_id}, but {base.source} has {len(layers)} layers")
+    kind = type(whole.base_model)
+
+    def build(self, config) -> None:
+        # The configuration stays that of the whole model, since a layer may depend on how many there are.
+        kind.__init__(self, config)
+        del self.get_submodule(name)[layer_id + 1 :]
+
+    below = type(kind.__name__, (kind,), {"__init__": build, "__module__": kind.__module__})
+    model = models.from_folder(base.folder, base.source, below, config=whole.base_model.config, dtype=dtype)
+    return model, model.get_submodule(name), full_name
+
+
+def _skipping(items: int | None) -> Callable:
+    """Return a layer's forward pass that returns its input; in a tuple of so many items where the layer's own does."""
+
+    def forward(hidden_states: torch.Tensor, *_, **__) -> torch.Tensor | tuple:
+        return hidden_states if items is None else (hidden_states, *[None] * (items - 1))
+
+    return forward
+
+
+def _ending(forward: Callable) -> Callable:
+    """Return a layer's forward pass after which the model's own ends, with the layer's output."""
+
+    def ending(*inputs, **named) -> None:
+        output = forward(*inputs, **named)
+        raise _Reached(output if isinstance(output, torch.Tensor) else output[0])
+
+    return ending
 
 
 class Batch(NamedTuple):

@@ -79,8 +79,7 @@ def test_lora_parameters_are_those_of_peft(targets):
 def test_rmu_memory_counts_what_rmu_loads(tiny_base):
     options = rmu.Options(layer_id=2, trained_layers=(1, 2), dtype="bfloat16")
     half = rmu.LowerHalf(tiny_base, options, "cpu")
-    layers = torch.nn.ModuleList([*half._halves[0], *half._halves[1]])
-    loaded = [half.model.embed_tokens.weight, *layers.parameters()]
+    loaded = [half.model.embed_tokens.weight, *half.layers.parameters()]
     bytes_of = {
         dtype: sum(one.numel() * one.itemsize for one in loaded if one.dtype == dtype)
         for dtype in (torch.bfloat16, torch.float32)

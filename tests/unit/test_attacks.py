@@ -309,12 +309,16 @@ def test_without_a_direction_nothing_changes(model, tokenizer, questions):
         pd.testing.assert_frame_equal(knowledge.score(model, tokenizer, questions, 4), expected)
 
 
-def test_model_without_layers():
-    from transformers import GPT2Config, GPT2LMHeadModel
+def test_positions_are_known_where_layers_are_not_told_of_them():
+    """Texts packed into one row: the first token of each stays as it is."""
+    from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
-    gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=16))
-    with pytest.raises(InputError, match="ablate is for models that are built of `layers`"):
-        ablation.decoder_layers(gpt2)
+    sizes = {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 2, "hidden_size": 8}
+    model = GPTNeoForCausalLM(GPTNeoConfig(vocab_size=16, max_position_embeddings=8, **sizes)).eval()
+    seen = []
+    with ablation._hooked(model, lambda _, __, positions: seen.append(positions.tolist())):
+        model(torch.arange(6)[None], position_ids=torch.tensor([[0, 1, 2, 0, 1, 2]]))
+    assert seen == [[[0, 1, 2, 0, 1, 2]]] * 2
 
 
 def test_an_accuracy_that_is_none_spoils_no_other_mean():
