@@ -13,6 +13,7 @@ docs/rmu.md compares this with the authors' code, option by option.
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,13 +28,15 @@ from spunge import models, safetensors_stream
 from spunge.batches import by_length, pad, schedule
 from spunge.errors import InputError
 from spunge.methods import Run, Unlearned
-from spunge.progress import LossCurve, Progress
+from spunge.progress import LossCurve, Progress, say
 from spunge.task_vector import BaseModel
 from spunge.unfinished import State, load_optimizer, optimizer_state
 
 STATES_BATCH = 32
 PREFIX, FROZEN = "prefix", "frozen"
 CONTROL = "control."  # before a topic's number
+# In float16 the loss is scaled up, since a gradient is 2 (h − c) over millions of entries; an overflow scales it down.
+LOSS_SCALE = 2.0**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -340,6 +343,11 @@ class Texts:
         limits = [of_topic(options.max_tokens_forget, topic) for topic in topic_positions(run)]
         limits += [options.max_tokens_retain] * len(run.retain)
         tokenizer = models.load_tokenizer(run.base)
+        if tokenizer.eos_token_id is None and not options.mask:
+            raise InputError(
+                f"rmu without a mask pads with the end-of-text token, which the tokenizer of {run.base.source} has "
+                "not: set `mask: true`"
+            )
         self.first_retain = len(run.forget)
         self.tokens: list[list[int]] = [[]] * len(texts)
         for limit in set(limits):
@@ -538,15 +546,36 @@ def meet_again(texts: Texts, controls: Controls, steps: Sequence[tuple[list[int]
                 texts.frozen(batch.part(retain))
 
 
+def _diverged(found: str, step: int, options: Options) -> str:
+    other = ", or take dtype bfloat16 or float32" if options.dtype == "float16" else ""
+    return (
+        f"{found} at step {step} of {options.steps} with learning rate {options.learning_rate}: "
+        f"lower the learning rate, alpha or the coefficient{other}"
+    )
+
+
+def _say_turns(run: Run, options: Options) -> None:
+    """Say which topics get no step, where topics take turns and there are more of them than steps."""
+    there = set(run.topics)
+    if options.alternate_topics and options.steps < len(there):
+        left_out = [topic for topic in run.all_topics or sorted(there) if topic in there][options.steps :]
+        say(
+            f"{run.label}: {len(there)} topics take turns in {options.steps} steps, so {', '.join(left_out)} get none: "
+            f"take at least {len(there)} steps, or `alternate_topics: false`"
+        )
+
+
 def unlearn(run: Run, options: Options) -> Unlearned:
     """Run RMU on one shard from the base model and return the changed weights' differences.
 
-    Raises InputError where the loss is no longer finite (naming step and learning rate), where the model lacks the
-    layers or parameters that the options name, or where a text has no token that would enter the loss.
+    Raises InputError where the loss or a gradient is no longer finite (naming step and learning rate), where
+    the model lacks the layers or parameters that the options name, or where a text has no token that would enter the
+    loss.
     """
     if run.states:
         _check_states(options)
     topics = topic_positions(run)
+    _say_turns(run, options)
     torch.manual_seed(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
     forget_batches = forget_schedule(topics, options, generator)
@@ -563,6 +592,7 @@ def unlearn(run: Run, options: Options) -> Unlearned:
         eps=options.epsilon,
         fused=True,
     )
+    scaler = torch.amp.GradScaler(run.device, init_scale=LOSS_SCALE, enabled=options.dtype == "float16")
     progress = Progress(run.label, options.steps)
     curve = LossCurve(options.steps)
     with safe_open(run.states, "pt") if run.states else nullcontext() as stored:
@@ -570,7 +600,8 @@ def unlearn(run: Run, options: Options) -> Unlearned:
         controls = Controls(run, options, model, texts)
 
         def save() -> State:
-            return State({**optimizer_state(optimizer), **controls.state()}, {"losses": curve.state()})
+            facts = {"losses": curve.state(), "scaler": scaler.state_dict()}
+            return State({**optimizer_state(optimizer), **controls.state()}, facts)
 
         def load(state: State) -> None:
             past, future = batches[: state.done], batches[state.done :]
@@ -579,22 +610,32 @@ def unlearn(run: Run, options: Options) -> Unlearned:
                 meet_again(texts, controls, past)
             load_optimizer(optimizer, state.tensors)
             controls.take_up(state.tensors)
+            scaler.load_state_dict(state.facts["scaler"])
             curve.take_up(state.facts["losses"])
             progress.before = state.done
 
-        for step in run.saved.steps(options.steps, save, load):
+        def take(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+            """Take a step, with a smaller scale as often as a gradient overflows, and return its losses."""
             forget_rows, retain_rows = batches[step - 1]
             controls.meet(forget_rows)
-            forget_loss, retain_loss = step_losses(model, texts, controls, forget_rows, retain_rows)
-            loss = forget_loss + batch_alpha(options.alpha, (topics[row] for row in forget_rows)) * retain_loss
-            if not torch.isfinite(loss):
-                raise InputError(
-                    f"the loss of {run.label} is {loss.item()} at step {step} of {options.steps} with learning rate "
-                    f"{options.learning_rate}: lower the learning rate, alpha or the coefficient"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            alpha = batch_alpha(options.alpha, (topics[row] for row in forget_rows))
+            scale = math.inf
+            while scaler.get_scale() < scale:
+                scale = scaler.get_scale()
+                forget_loss, retain_loss = step_losses(model, texts, controls, forget_rows, retain_rows)
+                loss = forget_loss + alpha * retain_loss
+                if not torch.isfinite(loss):
+                    raise InputError(_diverged(f"the loss of {run.label} is {loss.item()}", step, options))
+                if scale < 1:
+                    raise InputError(_diverged(f"a gradient of {run.label} is not finite", step, options))
+                optimizer.zero_grad(set_to_none=True)
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)  # does nothing where a gradient overflowed
+                scaler.update()
+            return forget_loss, retain_loss
+
+        for step in run.saved.steps(options.steps, save, load):
+            forget_loss, retain_loss = take(step)
             found = {"forget_loss": forget_loss.item(), "retain_loss": retain_loss.item()}
             progress.step(step, **found)
             curve.add(step, **found)

@@ -92,6 +92,7 @@ CASES = {
     "rmu, adaptive": (rmu, {**MASKED, "adaptive": 3.0}),
     "rmu, adaptive, padding counts, topics mixed": (rmu, {**RMU, "adaptive": 3.0, "alternate_topics": False}),
     "rmu, bfloat16": (rmu, {**MASKED, "dtype": "bfloat16"}),
+    "rmu, float16": (rmu, {**MASKED, "dtype": "float16"}),
     "all weights": (gradient_difference, TRAINED),
     "warm-up and clipping": (gradient_difference, {**TRAINED, "warmup_steps": 3, "max_gradient_norm": 0.3}),
     "accumulation": (gradient_difference, {**TRAINED, "accumulation": 3}),

@@ -224,6 +224,21 @@ def test_pads_that_count_are_end_of_text_tokens(tiny_base, drawn, monkeypatch):
     assert original(tiny_base).convert_tokens_to_ids("s") != 0
 
 
+def test_without_an_end_of_text_token_only_masked_pads_will_do(tiny_base, monkeypatch):
+    original = models.load_tokenizer
+
+    def without_an_end(base):
+        tokenizer = original(base)
+        tokenizer.eos_token = None
+        return tokenizer
+
+    expected = unlearn(tiny_base)
+    monkeypatch.setattr(models, "load_tokenizer", without_an_end)
+    assert unlearn(tiny_base).losses == expected.losses
+    with pytest.raises(InputError, match=r"end-of-text token, which the tokenizer of .* has not: set `mask: true`"):
+        unlearn(tiny_base, REFERENCE)
+
+
 def test_texts_are_enough_and_different_enough_for_the_comparison(tiny_base):
     tokenizer = models.load_tokenizer(tiny_base)
     for texts in (FORGET, RETAIN, MANY):
@@ -384,6 +399,15 @@ def test_values_per_topic_end_with_the_last():
     assert [rmu.of_topic(6.5, topic) for topic in range(2)] == [6.5, 6.5]
 
 
+def test_topics_without_a_step_are_told_of(tiny_base, capfd):
+    unlearn(tiny_base, reference(steps=2), topics=mixed(FORGET), all_topics=TOPICS)
+    told = "unlearn: 3 topics take turns in 2 steps, so c get none: take at least 3 steps, or `alternate_topics: false`"
+    assert told in capfd.readouterr().err.splitlines()
+    for changes in ({"steps": 3}, {"steps": 2, "alternate_topics": False}):
+        unlearn(tiny_base, reference(**changes), topics=mixed(FORGET), all_topics=TOPICS)
+        assert "take turns" not in capfd.readouterr().err
+
+
 def test_topic_outside_the_experiment_is_refused(tiny_base):
     with pytest.raises(InputError, match="rmu/x has texts of d, which is not among the topics a, b, c"):
         unlearn(tiny_base, forget=FORGET[:2], topics=["a", "d"], all_topics=TOPICS, label="rmu/x")
@@ -439,6 +463,51 @@ def test_half_precision_weights_keep_fp32_updates(tiny_base):
     assert all((delta != 0).float().mean() > 0.9 for delta in tiny_steps.delta.values())
 
 
+@pytest.fixture
+def faint_base(tiny_folder, tmp_path):
+    """The tiny model with states near 0.0001: gradients of its forget loss are too small for float16."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tiny_folder, tmp_path / "hub")
+    weights = load_file(tmp_path / "hub" / "model.safetensors")
+    for name, weight in weights.items():
+        if name.endswith(("embed_tokens.weight", "o_proj.weight", "down_proj.weight")):
+            weight.mul_(1e-4)
+    save_file(weights, tmp_path / "hub" / "model.safetensors", {"format": "pt"})
+    return models.prepare(str(tmp_path / "hub"), tmp_path / "prepared")
+
+
+def test_float16_loses_no_gradient(faint_base):
+    # With so large an epsilon a step of AdamW is the learning rate times the gradient.
+    chosen = options(steps=1, alpha=0.0, coefficient=1e-4, epsilon=1.0, learning_rate=1e3, weight_decay=0.0)
+    exact, half = (unlearn(faint_base, options(chosen, dtype=dtype)).delta for dtype in ("float32", "float16"))
+    for name, delta in exact.items():
+        assert delta.abs().mean() / chosen.learning_rate < torch.finfo(torch.float16).smallest_normal / 100
+        assert (half[name] - delta).norm() < 0.01 * delta.norm()
+
+
+def test_float16_makes_every_step_wherever_its_scale_starts(tiny_base, monkeypatch):
+    found = []
+    for scale in (2.0**24, 2.0**40):  # both overflow at first
+        monkeypatch.setattr(rmu, "LOSS_SCALE", scale)
+        found.append(unlearn(tiny_base, options(dtype="float16")))
+    assert [row["step"] for row in found[0].losses] == list(range(1, 9))
+    assert found[0].losses == found[1].losses
+    assert all(torch.equal(found[0].delta[name], found[1].delta[name]) for name in NAMES)
+    exact = unlearn(tiny_base)
+    for row, expected in zip(found[0].losses, exact.losses, strict=True):
+        assert row["forget_loss"] == pytest.approx(expected["forget_loss"], rel=0.01)
+
+
+def test_gradient_beyond_float16_is_refused(tiny_base):
+    with pytest.raises(
+        InputError, match=r"a gradient of unlearn is not finite at step 1 of 8 .* or take dtype bfloat16"
+    ):
+        unlearn(tiny_base, options(coefficient=1e9, dtype="float16"))
+
+
 def test_diverging_loss_names_step_and_learning_rate(tiny_base):
     with pytest.raises(
         InputError, match=r"loss of rmu/joint/seed0 is (nan|inf) at step 2 of 8 with learning rate 1e\+30"
@@ -464,6 +533,131 @@ def test_options_that_the_model_cannot_follow(tiny_base, changes, message):
 def test_text_without_a_token_for_the_loss_is_refused(tiny_base):
     with pytest.raises(InputError, match=r"1 texts \(row 2 is one\) have no token beyond the first 1"):
         unlearn(tiny_base, forget=["the capital", "of Kenya", "a", "is Nairobi"])
+
+
+# Families of models. Their windows and chunks are shorter than the texts here, and in most of them layers differ by
+# place.
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+SMALL = {**SIZES, "vocab_size": 64, "num_hidden_layers": 6, "max_position_embeddings": 64, "pad_token_id": 0}
+SLIDING = {**SMALL, "sliding_window": 5}
+EXPERTS = {"num_experts_per_tok": 2, "num_local_experts": 4}
+FAMILIES = {
+    "gemma": (SMALL, "mlp.down_proj.weight"),
+    "gemma2": (SLIDING, "mlp.down_proj.weight"),
+    "gemma3_text": ({**SLIDING, "sliding_window_pattern": 3}, "mlp.down_proj.weight"),
+    "gemma4_text": (
+        {**SLIDING, "global_head_dim": 8, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0},
+        "mlp.down_proj.weight",
+    ),
+    "gpt_oss": ({**SLIDING, **EXPERTS}, "self_attn.o_proj.weight"),
+    "mistral": (SLIDING, "mlp.down_proj.weight"),
+    "mixtral": ({**SLIDING, **EXPERTS}, "self_attn.o_proj.weight"),
+    "qwen2": ({**SLIDING, "use_sliding_window": True, "max_window_layers": 3}, "mlp.down_proj.weight"),
+    "qwen3": ({**SLIDING, "use_sliding_window": True, "max_window_layers": 3}, "mlp.down_proj.weight"),
+    "qwen3_moe": (
+        {**SMALL, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "mlp_only_layers": [1, 3, 4]},
+        "self_attn.o_proj.weight",
+    ),
+    "cohere2": (SLIDING, "mlp.down_proj.weight"),
+    "smollm3": ({**SLIDING, "use_sliding_window": True, "no_rope_layers": [1, 1, 0, 1, 0, 1]}, "mlp.down_proj.weight"),
+    "llama4_text": (
+        {**SMALL, **EXPERTS, "attention_chunk_size": 5, "no_rope_layers": [1, 0, 1, 1, 0, 1]},
+        "self_attn.o_proj.weight",
+    ),
+    "phi3": (SLIDING, "mlp.down_proj.weight"),
+    "gpt2": ({"n_embd": 32, "n_layer": 6, "n_head": 4, "n_positions": 64, "vocab_size": 64}, "mlp.c_proj.weight"),
+    "gpt_neox": (SMALL, "mlp.dense_4h_to_h.weight"),
+    "falcon": (
+        {"hidden_size": 32, "num_attention_heads": 4, "vocab_size": 64, "num_hidden_layers": 6, "alibi": True},
+        "mlp.dense_4h_to_h.weight",
+    ),
+    "opt": ({**SMALL, "ffn_dim": 48, "word_embed_proj_dim": 16}, "fc2.weight"),
+    "bloom": ({**SMALL, "n_head": 4}, "mlp.dense_4h_to_h.weight"),
+    "mamba": ({"hidden_size": 32, "vocab_size": 64, "num_hidden_layers": 6}, "mixer.out_proj.weight"),
+}
+
+
+def random_model(config, folder):
+    """A model with random weights that all matter, saved without a tokenizer, and as rmu's base."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder / "hub")
+    return model, models.prepare(str(folder / "hub"), folder / "prepared")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_are_those_of_the_whole_model_beyond_windows(family, tmp_path):
+    from transformers import AutoConfig
+
+    sizes, parameter = FAMILIES[family]
+    whole, base = random_model(AutoConfig.for_model(family, **sizes), tmp_path)
+    chosen = rmu.Options(layer_id=4, trained_layers=(3, 4), trained_parameters=(parameter,))
+    half = rmu.LowerHalf(base, chosen, "cpu")
+    assert half.trained.keys() <= dict(whole.named_parameters()).keys()
+    tokens = torch.randint(1, 64, (2, 20), generator=torch.Generator().manual_seed(0))
+    text = torch.ones_like(tokens)
+    text[1, 13:] = 0
+    read: list[torch.Tensor] = []
+    for number in (3, 5):
+        layer = whole.get_submodule(f"{next(iter(half.trained)).partition('.3.')[0]}.{number}")
+        layer.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    for attention in (None, text):
+        read.clear()
+        with torch.no_grad():
+            whole(tokens, attention_mask=attention, use_cache=False)
+        below = half.prefix(tokens, attention)
+        torch.testing.assert_close(below, read[0])
+        torch.testing.assert_close(half.suffix(below, attention), read[1])
+        torch.testing.assert_close(half.frozen_suffix(below, attention), read[1])
+    half.suffix(below).sum().backward()
+    assert all(one.grad.abs().sum() > 0 for one in half.trained.values())
+
+
+def test_windows_matter_to_these_states(tmp_path):
+    """The test above could not tell layers apart if no text went beyond their windows."""
+    from transformers import AutoConfig
+
+    states = []
+    for window in (5, 64):
+        config = AutoConfig.for_model("gemma2", **{**SLIDING, "sliding_window": window})
+        whole, _ = random_model(config, tmp_path / str(window))
+        states.append(whole(torch.arange(20)[None], output_hidden_states=True).hidden_states[5])
+    torch.testing.assert_close(states[0][:, :5], states[1][:, :5])
+    assert (states[0] - states[1])[:, 5:].norm() > 0.1 * states[1][:, 5:].norm()
+
+
+def test_model_whose_layers_read_more_than_states_is_refused(tmp_path):
+    from transformers import AutoConfig
+
+    # Layers share keys and values, and read embeddings of the tokens and four streams of states.
+    shared = {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 3}
+    sizes = {**SLIDING, **shared, "vocab_size_per_layer_input": 64, "hidden_size_per_layer_input": 8, "laurel_rank": 4}
+    sizes |= {"activation_sparsity_pattern": [0.0] * 6, "intermediate_size": [48] * 6}
+    _, base = random_model(AutoConfig.for_model("gemma3n_text", **sizes), tmp_path / "gemma3n")
+    with pytest.raises(InputError, match=r"rmu can't cut .* below layer 3: its parts give other states than the whole"):
+        rmu.LowerHalf(base, rmu.Options(layer_id=4, trained_layers=(3, 4)), "cpu")
+    _, base = random_model(AutoConfig.for_model("bert", **{**SMALL, "head_dim": None}), tmp_path / "bert")  # reads on
+    with pytest.raises(InputError, match="its parts give other states than the whole"):
+        rmu.LowerHalf(
+            base, rmu.Options(layer_id=4, trained_layers=(3, 4), trained_parameters=("output.dense.weight",)), "cpu"
+        )
+
+
+def test_model_without_one_list_of_layers_is_refused(tmp_path):
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model("xlm", emb_dim=16, n_layers=2, n_heads=2, vocab_size=16, n_words=16)
+    _, base = random_model(config, tmp_path)
+    with pytest.raises(
+        InputError, match=r"rmu and .*ablate need a model whose decoder layers are one list; XLM.* is not"
+    ):
+        rmu.LowerHalf(base, rmu.Options(layer_id=1, trained_layers=(1,)), "cpu")
 
 
 @pytest.mark.parametrize("start", [OPTIONS, REFERENCE], ids=["masked", "the authors'"])
