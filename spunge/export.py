@@ -43,7 +43,7 @@ def export(
     """
     task_vector.check_base(base, "the task vector")
     weights, folder = TensorFolder(base.folder), Path(folder)
-    model = _blueprint(base)
+    model = models.blueprint(base)
     changes = _changes(model, weights, task_vector)
     layout = _layout(weights, changes, dtype)
     copied = _copied(base.folder)
@@ -71,41 +71,29 @@ def export(
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _blueprint(base: BaseModel) -> torch.nn.Module:
-    """Return the base model without its weights: it tells names, their order, and which parameters are tied."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    models.quiet()
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.folder, local_files_only=True))
-
-
 def _stored_names(model: torch.nn.Module, weights: TensorFolder) -> dict[str, list[str]]:
     """Return, for every parameter, its tensors in the base's files: its own or, where it is tied, its twin's.
 
-    Files may leave out the model's prefix (`transformer.` of GPT-2). Both of two tied tensors are meant only where
-    they are equal: transformers does not tie them otherwise.
+    The same for every tensor of the files, under its name there. Both of two tied tensors are meant only where they are
+    equal: transformers does not tie them otherwise.
     """
+    files = models.FileNames(model, weights.shapes)
     twins: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         twins.setdefault(id(parameter), []).append(name)
-    prefix = f"{model.base_model_prefix}."
     stored = {}
     for names in twins.values():
-        held = {}
+        held = {name: files.tensors[name] for name in names if name in files.tensors}
+        tensors = sum(held.values(), [])
+        tied = all(torch.equal(weights[tensors[0]], weights[other]) for other in tensors[1:])
         for name in names:
-            if found := next((one for one in (name, name.removeprefix(prefix)) if one in weights.shapes), None):
-                held[name] = found
-        first, *others = held.values() or [None]
-        tied = all(torch.equal(weights[first], weights[other]) for other in others)
-        for name in names:
-            stored[name] = list(held.values()) if tied or name not in held else [held[name]]
-    return stored
+            stored[name] = tensors if tied or name not in held else held[name]
+    return stored | {tensor: stored.get(files.parameters.get(tensor), [tensor]) for tensor in weights.shapes}
 
 
 def _changes(model: torch.nn.Module, weights: TensorFolder, task_vector: TaskVector) -> dict[str, str]:
     """Return, for every tensor of the base's files that changes, the task vector's name for it."""
-    stored = {name: [name] for name in weights.shapes} | _stored_names(model, weights)
+    stored = _stored_names(model, weights)
     changes: dict[str, str] = {}
     for name, shape in task_vector.shapes.items():
         if not stored.get(name):

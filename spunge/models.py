@@ -1,5 +1,6 @@
 """Base models: fetched or converted once to a Hugging Face folder with safetensors, then loaded whole or in part."""
 
+import copy
 import hashlib
 import json
 import logging
@@ -244,14 +245,21 @@ def _loaded(kind: str | type, folder: str | os.PathLike, name: str, **options) -
 def load(base: BaseModel, dtype: torch.dtype, device: str, task_vector: TaskVector | None = None) -> torch.nn.Module:
     """Load the whole causal language model in `dtype` onto `device`, with `task_vector` added where one is given.
 
-    What the vector changes is kept, and computed with, in fp32: `add`. Raises InputError where the vector belongs to
-    another base model.
+    What the vector changes is kept, and computed with, in fp32: `add`. Raises InputError as `apply` does.
     """
     model = from_folder(base.folder, base.source, dtype=dtype)
     if task_vector is not None:
-        task_vector.check_base(base, "the task vector")
-        add(model, task_vector)
+        apply(model, base, task_vector)
     return model.to(device).eval()
+
+
+def apply(model: torch.nn.Module, base: BaseModel, task_vector: TaskVector) -> float:
+    """Add a task vector to the loaded base model in place, as `add` does and with what it returns.
+
+    Raises InputError where the vector belongs to another base model or changes what that one lacks.
+    """
+    task_vector.check_base(base, "the task vector")
+    return add(model, ByParameter(task_vector, model, base))
 
 
 @torch.no_grad()
@@ -307,6 +315,107 @@ def _wide(forward: Callable, dtype: torch.dtype, *args: object, **kwargs: object
 
 def _widened(value: object) -> object:
     return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def blueprint(base: BaseModel) -> torch.nn.Module:
+    """Return the base model without its weights: it tells names, their order, and which parameters are tied."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    quiet()
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.folder, local_files_only=True))
+
+
+class FileNames:
+    """What becomes of the tensors of a folder's files in a model, by transformers' own conversion of checkpoints.
+
+    `parameters` maps a tensor that is only renamed to its parameter (or buffer), `tensors` maps it back, to several
+    where the files hold it more than once. `conversions` has what transformers puts together of several tensors or
+    divides, such as the experts of a mixture. Tensors that the model has no place for are in none of them. `shapes` are
+    those of the files' tensors by their names.
+    """
+
+    def __init__(self, model: torch.nn.Module, shapes: Mapping[str, torch.Size]):
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+
+        known = get_model_conversion_mapping(model)
+        renamings = [one for one in known if isinstance(one, WeightRenaming)]
+        converters = [one for one in known if isinstance(one, WeightConverter)]
+        own, prefix = model.state_dict(), model.base_model_prefix
+        self.parameters: dict[str, str] = {}
+        self.tensors: dict[str, list[str]] = {}
+        conversions: dict[str, _Conversion] = {}
+        for tensor in sorted(shapes, key=dot_natural_key):  # as from_pretrained goes through them
+            name, pattern = rename_source_key(tensor, renamings, converters, prefix, own)
+            if name not in own and tensor in own:
+                name, pattern = rename_source_key(tensor, [], [], prefix, own)
+            if name in own and pattern is None:
+                self.parameters[tensor] = name
+                self.tensors.setdefault(name, []).append(tensor)
+            elif name in own:
+                converter = next(one for one in converters if pattern in one.source_patterns)
+                conversions.setdefault(name, _Conversion(converter, name, model)).patterns[tensor] = pattern
+        self.conversions = list(conversions.values())
+
+
+class _Conversion:
+    """Tensors of the files that together become one or several parameters.
+
+    `patterns` maps each tensor to the pattern of transformers' converter that its name matches.
+    """
+
+    def __init__(self, converter, parameter: str, model: torch.nn.Module):
+        self._converter, self._parameter, self._model = converter, parameter, model
+        self.patterns: dict[str, str] = {}
+
+    def __call__(self, read: Callable[[str], torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the parameters by their names, made of what `read` gives for each tensor's name."""
+        converter = copy.deepcopy(self._converter)
+        for tensor, pattern in self.patterns.items():
+            converter.add_tensor(self._parameter, tensor, pattern, read(tensor))
+        made = converter.convert(self._parameter, model=self._model, config=self._model.config)
+        return {name: one[0] if isinstance(one, list) else one for name, one in made.items()}
+
+
+class ByParameter(Mapping[str, torch.Tensor]):
+    """A task vector under the names of a model's parameters, read one at a time.
+
+    Task vectors have the names of the base model's files; the model's own names are taken as well. What is converted
+    is stacked, divided or permuted, so a difference is converted as the weights are.
+    """
+
+    def __init__(self, vector: Mapping[str, torch.Tensor], model: torch.nn.Module, base: BaseModel):
+        self._vector, self._shapes = vector, TensorFolder(base.folder).shapes
+        names = FileNames(model, self._shapes)
+        self._sources: dict[str, str | _Conversion] = {}
+        converted: set[str] = set()
+        for conversion in names.conversions:
+            if changed := conversion.patterns.keys() & vector.keys():
+                converted |= changed
+                made = conversion(lambda tensor: torch.empty(self._shapes[tensor], device="meta"))
+                self._sources.update(dict.fromkeys(made, conversion))
+        for name in vector:
+            if name in converted:
+                continue
+            parameter = names.parameters.get(name, name)
+            if self._sources.setdefault(parameter, name) != name:
+                raise InputError(
+                    f"the task vector changes {parameter} twice, as {self._sources[parameter]} and as {name}: leave one out"
+                )
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        source = self._sources[name]
+        return source(self._difference)[name] if isinstance(source, _Conversion) else self._vector[source]
+
+    def _difference(self, tensor: str) -> torch.Tensor:
+        return self._vector[tensor] if tensor in self._vector else torch.zeros(self._shapes[tensor])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
 
 
 @contextmanager

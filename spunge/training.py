@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 
@@ -19,7 +19,7 @@ from spunge.batches import by_length, pad, schedule
 from spunge.errors import InputError
 from spunge.methods import Run, Unlearned
 from spunge.progress import LossCurve, Progress
-from spunge.task_vector import BaseModel, TensorFolder
+from spunge.task_vector import LORA_A, LORA_B, PEFT_PREFIX, BaseModel, TensorFolder
 from spunge.unfinished import Saved, State, load_optimizer, optimizer_state
 
 SHOWN = 4  # names in an error
@@ -376,7 +376,7 @@ class _Weights:
         files, delta = TensorFolder(self.base.folder), {}
         for name, stored in self.stored.items():
             now = state[name].detach()
-            delta[name] = now.sub_(files[stored].to(now.device, torch.float32)).cpu()
+            delta[stored] = now.sub_(files[stored].to(now.device, torch.float32)).cpu()
         return Unlearned(delta, losses)
 
     def _adapter(self, model: torch.nn.Module, state: dict[str, torch.Tensor], losses: list[dict]) -> Unlearned:
@@ -399,41 +399,69 @@ def _load(base: BaseModel, options: Options) -> _Weights:
     model = models.load(base, dtype, "cpu")
     if options.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
+    files = models.FileNames(model, TensorFolder(base.folder).shapes)
+    aliases: dict[torch.nn.Parameter, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        aliases.setdefault(parameter, []).append(name)
     if options.trained == "lora":
-        return _Weights(_with_lora(model, base.source, options), base, {})
-    stored = _stored_names(model, base, ".*" if everything else options.trained)
+        adapted = _with_lora(model, base.source, options)
+        alone = {names[0] for names in aliases.values() if len(names) == 1}
+        _check_adapted(adapted, base, options, alone & files.tensors.keys())
+        return _Weights(adapted, base, {})
+    stored = _stored_names(files, aliases.values(), base, options.trained)
     model.requires_grad_(False)
-    parameters, files = dict(model.named_parameters(remove_duplicate=False)), TensorFolder(base.folder)
+    parameters, tensors = dict(model.named_parameters(remove_duplicate=False)), TensorFolder(base.folder)
     for name, tensor in stored.items():
         if dtype != torch.float32:  # small updates would be lost in a half-precision sum
-            parameters[name].data = files[tensor].float()
+            parameters[name].data = tensors[tensor].float()
         parameters[name].requires_grad_(True)
     return _Weights(model, base, stored)
 
 
-def _stored_names(model: torch.nn.Module, base: BaseModel, pattern: str) -> dict[str, str]:
-    """Return {name in the model: name in the base's files} of the parameters that match, tied ones once."""
+def _stored_names(
+    files: models.FileNames, parameters: Iterable[list[str]], base: BaseModel, trained: str
+) -> dict[str, str]:
+    """Return {name in the model: name in the base's files} of the parameters that `trained` names, tied ones once.
+
+    `parameters` has all names of each parameter.
+    """
     try:
-        matches = re.compile(pattern).fullmatch
+        matches = re.compile(".*" if trained == "all" else trained).fullmatch
     except re.error as error:
-        raise InputError(f"`trained: {pattern}` is no regular expression: {error}") from error
-    names: dict[torch.nn.Parameter, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(parameter, []).append(name)
-    files, found = TensorFolder(base.folder), {}
-    for aliases in names.values():
-        if not any(map(matches, aliases)):
+        raise InputError(f"`trained: {trained}` is no regular expression: {error}") from error
+    parameters, found = list(parameters), {}
+    for names in parameters:
+        stored = [(name, tensor) for name in names for tensor in files.tensors.get(name, [])]
+        if not any(map(matches, [*names, *(tensor for _, tensor in stored)])):
             continue
-        prefix = f"{model.base_model_prefix}."  # files of older models lack it
-        stored = {name: name if name in files else name.removeprefix(prefix) for name in aliases}
-        present = {name: tensor for name, tensor in stored.items() if tensor in files}
-        if not present:
-            raise InputError(f"{base.source} has no tensor {aliases[0]} in its files: it can't be trained")
-        found.update([min(present.items(), key=lambda pair: (pair[0] != pair[1], aliases.index(pair[0])))])
+        if not stored:
+            raise InputError(
+                f"`trained: {trained}` takes in {names[0]}, which is no tensor of its own in the files of "
+                f"{base.source}: give a regular expression of parameters that are, or train LoRA factors"
+            )
+        found.update([min(stored, key=lambda pair: pair[0] != pair[1])])
     if not found:
-        some = ", ".join(list(dict(model.named_parameters()))[:SHOWN])
-        raise InputError(f"`trained: {pattern}` matches no parameter of {base.source}; it has {some} and so on")
+        some = ", ".join(names[0] for names in parameters[:SHOWN])
+        raise InputError(f"`trained: {trained}` matches no parameter of {base.source}; it has {some} and so on")
     return found
+
+
+def _check_adapted(adapted: torch.nn.Module, base: BaseModel, options: Options, adaptable: set[str]) -> None:
+    """Raise InputError where the adapter's change is not ΔW = B·A of whole weights among `adaptable`, by their names."""
+    from peft import get_peft_model_state_dict
+
+    model, transposed = adapted.get_base_model(), adapted.peft_config["default"].fan_in_fan_out
+    for key, factor in get_peft_model_state_dict(adapted, save_embedding_layers=False).items():
+        module = key.removeprefix(PEFT_PREFIX).removesuffix(LORA_A).removesuffix(LORA_B)
+        if (
+            f"{module}.weight" not in adaptable
+            or factor.dim() != 2
+            or getattr(model.get_submodule(module), "fan_in_fan_out", None) != transposed
+        ):
+            raise InputError(
+                f"lora_targets {options.lora_targets} adapt {module} of {base.source}, whose change is no B·A of one "
+                "tensor in the model's files: name other modules, such as the attention's projections"
+            )
 
 
 def _with_lora(model: torch.nn.Module, name: str, options: Options) -> torch.nn.Module:

@@ -42,8 +42,7 @@ def load_candidate(arguments: argparse.Namespace):
     model, realised = models.load(base, getattr(torch, arguments.dtype), models.device()), None
     if arguments.task_vector:
         edit = task_vector.Scaled(task_vector.read(arguments.task_vector), arguments.scale)
-        edit.check_base(base, arguments.task_vector)
-        realised = models.add(model, edit)
+        realised = models.apply(model, base, edit)
     return model, models.load_tokenizer(base), realised
 
 

@@ -276,11 +276,7 @@ def _load_below(base: BaseModel, layer_id: int, dtype: torch.dtype) -> tuple[tor
     Returns it with its layers and the name that their list has in the whole model. Raises InputError for a model that
     has no such list, or too short a one.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    models.quiet()
-    with torch.device("meta"):
-        whole = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.folder, local_files_only=True))
+    whole = models.blueprint(base)
     (full_name, layers), (name, _) = models.decoder_layers(whole), models.decoder_layers(whole.base_model)
     if layer_id >= len(layers):
         raise InputError(f"rmu's layer_id is {layer_id}, but {base.source} has {len(layers)} layers")
