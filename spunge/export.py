@@ -84,7 +84,7 @@ def _stored_names(model: torch.nn.Module, weights: TensorFolder) -> dict[str, li
     stored = {}
     for names in twins.values():
         held = {name: files.tensors[name] for name in names if name in files.tensors}
-        tensors = sum(held.values(), [])
+        tensors = [tensor for own in held.values() for tensor in own]
         tied = all(torch.equal(weights[tensors[0]], weights[other]) for other in tensors[1:])
         for name in names:
             stored[name] = tensors if tied or name not in held else held[name]

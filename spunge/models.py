@@ -359,6 +359,20 @@ class FileNames:
         self.conversions = list(conversions.values())
 
 
+def names_in_base(folder: str | os.PathLike, base: BaseModel) -> dict[str, str]:
+    """Return, for a checkpoint's tensors that the base's files call otherwise, the names that they have there."""
+    own, stored = TensorFolder(folder).shapes, TensorFolder(base.folder).shapes
+    if own.keys() <= stored.keys():
+        return {}
+    model = blueprint(base)
+    tensors = FileNames(model, stored).tensors
+    return {
+        tensor: tensors[parameter][0]
+        for tensor, parameter in FileNames(model, own).parameters.items()
+        if tensor not in stored and parameter in tensors
+    }
+
+
 class _Conversion:
     """Tensors of the files that together become one or several parameters.
 
@@ -401,7 +415,8 @@ class ByParameter(Mapping[str, torch.Tensor]):
             parameter = names.parameters.get(name, name)
             if self._sources.setdefault(parameter, name) != name:
                 raise InputError(
-                    f"the task vector changes {parameter} twice, as {self._sources[parameter]} and as {name}: leave one out"
+                    f"the task vector changes {parameter} twice, as {self._sources[parameter]} and as {name}: "
+                    "leave one out"
                 )
 
     def __getitem__(self, name: str) -> torch.Tensor:

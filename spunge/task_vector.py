@@ -4,6 +4,7 @@ A task vector maps parameter names to the difference from the base model, in fp3
 changed tensors alone, a PEFT LoRA adapter, or a whole checkpoint minus its base.
 """
 
+import copy
 import json
 import os
 import re
@@ -240,9 +241,10 @@ class CheckpointMinusBase(TaskVector):
     """A whole Hugging Face checkpoint read as its difference from the base, for results of outside tools.
 
     A checkpoint in another precision is compared with the base rounded to it, so that rounding is no change; parameters
-    that are equal appear as zeros. `tied` maps tensors of the model to those that they are one with; where a checkpoint
-    holds both, the first is left out. Raises InputError where both differ, and for a tensor that the base lacks, in
-    another shape or a quantized form. What the checkpoint lacks is for `spunge.models.check` to find.
+    that are equal appear as zeros. `names` maps the checkpoint's tensors to the base's, where these have other names;
+    `tied` maps tensors to those that they are one with in the base: where a checkpoint holds both, the first is left
+    out. Raises InputError where both differ, and for a tensor that the base lacks, in another shape or a quantized
+    form. What the checkpoint lacks is for `spunge.models.check` to find.
     """
 
     def __init__(
@@ -250,10 +252,11 @@ class CheckpointMinusBase(TaskVector):
         folder: str | os.PathLike,
         base: BaseModel,
         provenance: Mapping | None = None,
+        names: Mapping[str, str] | None = None,
         tied: Mapping[str, str] | None = None,
     ):
         self.provenance = {"base": base.identity, "base_source": base.source, **(provenance or {})}
-        self._base, self._checkpoint = TensorFolder(base.folder), TensorFolder(folder)
+        self._base, self._checkpoint = TensorFolder(base.folder), TensorFolder(folder).renamed(names or {})
         twins = {name for name, other in (tied or {}).items() if name in self._checkpoint and other in self._checkpoint}
         for name in twins:
             if not torch.equal(self._checkpoint[name], self._checkpoint[tied[name]]):
@@ -317,6 +320,7 @@ class TensorFolder(Mapping[str, torch.Tensor]):
     def __init__(self, folder: str | os.PathLike):
         folder = Path(folder)
         self._files: dict[str, Path] = {}
+        self._stored: dict[str, str] = {}  # names in the files, where they are others
         self.shapes: dict[str, torch.Size] = {}
         self.dtypes: dict[str, str] = {}
         for path in weights_of(folder):
@@ -337,9 +341,24 @@ class TensorFolder(Mapping[str, torch.Tensor]):
                         "fetch or save the folder again"
                     )
 
+    def renamed(self, names: Mapping[str, str]) -> "TensorFolder":
+        """Return the same tensors, under other names where `names` has one; raise InputError for one name of two."""
+        other = copy.copy(self)
+        other._stored, shown = {}, {}
+        for name in self._files:
+            new = names.get(name, name)
+            if (first := shown.setdefault(new, name)) != name:
+                raise InputError(
+                    f"{self._files[name].parent} has {first} and {name}, which are one tensor in the model: leave one out"
+                )
+            other._stored[new] = self._stored.get(name, name)
+        for field in ("_files", "shapes", "dtypes"):
+            setattr(other, field, {new: getattr(self, field)[old] for new, old in shown.items()})
+        return other
+
     def __getitem__(self, name: str) -> torch.Tensor:
         with opened(self._files[name]) as file:
-            return file.get_tensor(name)
+            return file.get_tensor(self._stored.get(name, name))
 
     def __contains__(self, name: object) -> bool:
         return name in self._files  # Mapping's own would read the tensor

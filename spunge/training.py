@@ -447,7 +447,7 @@ def _stored_names(
 
 
 def _check_adapted(adapted: torch.nn.Module, base: BaseModel, options: Options, adaptable: set[str]) -> None:
-    """Raise InputError where the adapter's change is not ΔW = B·A of whole weights among `adaptable`, by their names."""
+    """Raise InputError unless the adapter changes nothing but whole weights, all of them `adaptable`, by B·A."""
     from peft import get_peft_model_state_dict
 
     model, transposed = adapted.get_base_model(), adapted.peft_config["default"].fan_in_fan_out

@@ -57,10 +57,14 @@ def _checkpoint(folder: Path, base: task_vector.BaseModel) -> Unlearned:
     config = AutoConfig.from_pretrained(base.folder, local_files_only=True)
     if (folder / "config.json").exists():
         _check_config(folder, base.source, config)
-    tied = models.check(base.folder, base.source).all_tied_weights_keys
+    model = models.check(base.folder, base.source)
+    tied = model.all_tied_weights_keys
     config.tie_word_embeddings = bool(tied)  # what the base is, whatever its configuration and the checkpoint's say
     models.check(folder, str(folder), config=config)
-    vector = task_vector.CheckpointMinusBase(folder, base, tied=tied)
+    tensors = models.FileNames(model, task_vector.TensorFolder(base.folder).shapes).tensors
+    tied = {tensors.get(name, [name])[0]: tensors.get(other, [other])[0] for name, other in tied.items()}
+    names = models.names_in_base(folder, base)
+    vector = task_vector.CheckpointMinusBase(folder, base, names=names, tied=tied)
     changed = task_vector.without_zeros(vector)
     if not changed:
         raise InputError(f"{folder} is the base model itself: not one of its parameters differs")
