@@ -349,7 +349,8 @@ class TensorFolder(Mapping[str, torch.Tensor]):
             new = names.get(name, name)
             if (first := shown.setdefault(new, name)) != name:
                 raise InputError(
-                    f"{self._files[name].parent} has {first} and {name}, which are one tensor in the model: leave one out"
+                    f"{self._files[name].parent} has {first} and {name}, which are one tensor in the model: "
+                    "leave one out"
                 )
             other._stored[new] = self._stored.get(name, name)
         for field in ("_files", "shapes", "dtypes"):
