@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
                 run.base,
                 method=arguments.method.stem,
                 method_sha256=sha256(arguments.method),
-                options=dataclasses.asdict(options),
+                options=methods.recorded(options),
                 seed=run.seed,
                 run=run.label,
                 data={"forget": sha256(arguments.forget), "retain": sha256(arguments.retain)},

@@ -70,6 +70,11 @@ class Saved:
         self._identity, self._every = identity, every
         self._whole, self._signals = self, _Signals()
 
+    @property
+    def folder(self) -> Path | None:
+        """Where a job may keep files of its own; they go with the rest."""
+        return self._folder
+
     def part(self, name: str) -> "Saved":
         """Return the place for a part of the job, in a folder `name` of its own; it goes with the whole."""
         part = Saved(self._folder and self._folder / name, self._identity, self._every)

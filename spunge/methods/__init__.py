@@ -114,6 +114,11 @@ def options(module: ModuleType, given: Mapping[str, object]) -> object:
     return make(name, module.Options, given)
 
 
+def recorded(options: object) -> dict[str, object]:
+    """Return a method's options for provenance: their fields, or what they want told of them, if some are secrets."""
+    return options.recorded() if hasattr(options, "recorded") else dataclasses.asdict(options)
+
+
 def write(unlearned: Unlearned, path: str | Path, provenance: Mapping) -> None:
     """Write what a method returned to one safetensors file, tensor by tensor."""
     if unlearned.adapter is not None:

@@ -1,6 +1,7 @@
 """The three doors for methods that aren't here: a Python file, a program, a ready-made checkpoint."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import shlex
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spunge import methods, models, task_vector
+from spunge import methods, models, task_vector, unfinished
 from spunge.errors import InputError
 from spunge.methods import checkpoint, command
 
@@ -459,9 +460,13 @@ def test_an_external_trainer(tmp_path, run):
     ("line", "message"),
     [
         ("python train.py {model}", "can't be filled in .*'model'.*; there are {base}, {forget}, {retain}, {output}"),
-        ("nowhere-to-be-found {base}", "can't be started: .*nowhere-to-be-found"),
+        ("python train.py {base.nothing}", "can't be filled in .*'nothing'"),
+        ("nowhere-to-be-found {base}", "a/seed3, nowhere-to-be-found, can't be started: No such file or directory$"),
         ("false", "the command of mine/attribute/a/seed3, false, ended with code 1"),
         ("true", "checkpoint is not there"),
+        ("true {env:SPUNGE_ABSENT}", "asks for {env:SPUNGE_ABSENT}, and there is no such variable in the environment"),
+        ("true 'a", "can't be divided into words: No closing quotation"),
+        ("  ", "is empty"),
     ],
 )
 def test_commands_that_fail(run, line, message):
@@ -474,3 +479,87 @@ def test_a_command_starts_without_a_shell(run):
     with pytest.raises(InputError):
         command.unlearn(dataclasses.replace(run, part=f"a; touch {marker}"), command.Options("true {part}"))
     assert not marker.exists()
+
+
+# A program that counts its runs, and leaves what it is told to
+COUNTING = """
+import pathlib, sys
+from safetensors.numpy import load_file, save_file
+base, output, kind, code, token = *map(pathlib.Path, sys.argv[1:3]), *sys.argv[3:6]
+with open("runs", "a") as file:
+    file.write(token)
+output.mkdir()
+tensors = {name: tensor + 1 for name, tensor in load_file(base / "model.safetensors").items()}
+save_file(tensors, output / ("model.safetensors" if kind == "good" else "pytorch_model.bin"))
+sys.exit(int(code))
+"""
+
+
+@pytest.fixture
+def counting(tmp_path, run, monkeypatch):
+    """Return a function that runs the program in a job of its own, and one that tells how often it has run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPUNGE_TOKEN", "|")
+    (tmp_path / "count.py").write_text(COUNTING)
+
+    def job(kind="bin", code=0, then=lambda unlearned: None, **changes):
+        options = {"kind": kind, "code": code, "token": "{env:SPUNGE_TOKEN}"}
+        line = f"{shlex.quote(sys.executable)} count.py {{base}} {{output}} {{kind}} {{code}} {{token}}"
+        with unfinished.Saved(tmp_path / "unfinished" / "job", "of another library each time") as saved:
+            one = dataclasses.replace(run, saved=saved, scratch=None, **changes)
+            then(command.unlearn(one, command.Options(line, options=options)))
+
+    return job, lambda: len((tmp_path / "runs").read_text())
+
+
+def test_what_a_program_left_is_kept_mended_and_taken_up(tmp_path, counting):
+    job, runs = counting
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"no safetensors.*; what .* left is kept in .*job/checkpoint: mend"):
+            job()
+    kept = tmp_path / "unfinished" / "job" / "checkpoint"
+    (kept / "pytorch_model.bin").rename(kept / "model.safetensors")
+    taken = []
+    job(then=lambda unlearned: taken.append(unlearned.delta[DOWN]))
+    assert runs() == 1
+    torch.testing.assert_close(taken[0], torch.ones(32, 64))
+    assert not (tmp_path / "unfinished").exists()
+
+
+def test_a_job_that_dies_while_it_writes_runs_no_program_again(counting):
+    job, runs = counting
+
+    def die(unlearned):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        job("good", then=die)
+    job("good")
+    assert runs() == 1
+
+
+def test_what_a_program_left_of_other_options_or_after_a_failure_is_not_taken_up(tmp_path, counting):
+    job, runs = counting
+    for changes in ({}, {"kind": "other"}, {"seed": 4}, {"code": 3}, {"code": 3}):
+        with pytest.raises(InputError):
+            job(**changes)
+    assert runs() == 5
+    (tmp_path / "forget.parquet").write_bytes((tmp_path / "retain.parquet").read_bytes())
+    for _ in range(2):
+        with pytest.raises(InputError):
+            job()
+    assert runs() == 6
+
+
+def test_secrets_stand_nowhere(tmp_path, run, counting, monkeypatch, capfd):
+    monkeypatch.setenv("SPUNGE_TOKEN", "hf_secret")
+    with pytest.raises(InputError) as error:
+        counting[0](code=3)
+    assert (tmp_path / "runs").read_text() == "hf_secret"
+    assert "hf_secret" not in str(error.value) + "".join(capfd.readouterr())
+    options = command.Options("train.py --key hf_other {output}", steps=2, options={"token": "hf_third"})
+    told = methods.recorded(options)
+    assert told["command"] == "train.py" and told["steps"] == 2
+    assert told["command_sha256"] == hashlib.sha256(b"train.py --key hf_other {output}").hexdigest()
+    assert "hf_" not in str(told)
+    assert methods.recorded(checkpoint.Options("folder")) == {"checkpoint": "folder"}
