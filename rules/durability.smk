@@ -37,7 +37,7 @@ rule draw_durability:
     message:
         "Draw the questions and texts that durability is measured with"
     shell:
-        "python {input.script} --experiment {params.experiment} --forget {input.forget:q} --retain {input.retain:q}"
+        "python {input.script:q} --experiment {params.experiment} --forget {input.forget:q} --retain {input.retain:q}"
         " --questions {input.questions:q} --rephrased {input.rephrased:q} --attributes {input.attributes:q}"
         " --texts {params.texts} --most {params.most} --seed {params.seed} --relearned {output.relearned:q}"
         " --sampled {output.sampled:q} --asked {output.asked:q} --asked-rephrased {output.rephrased:q}"
@@ -70,7 +70,7 @@ rule as_unlearned:
     message:
         "Take what {wildcards.candidate} answered before any attack"
     shell:
-        "python {input.script} --evaluations as_unlearned --statistics {params.statistics:q}"
+        "python {input.script:q} --evaluations as_unlearned --statistics {params.statistics:q}"
         " --candidate {params.candidate:q} --attributes {input.attributes:q} --questions {input.questions:q}"
         " --knowledge {input.knowledge:q} --scores {output.scores:q} --rows {output.rows:q} 2>&1 | tee {log:q}"
 
@@ -129,9 +129,9 @@ rule relearn:
         "Let {wildcards.candidate} relearn"
     shell:
         "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " python {input.script} --evaluations {params.evaluations} --statistics {params.statistics:q}"
+        " python {input.script:q} --evaluations {params.evaluations} --statistics {params.statistics:q}"
         " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
-        " --task-vector {input.task_vector:q} --scale {params.scale} --dtype {params.dtype} --texts {input.texts:q}"
+        " --task-vector {input.task_vector:q} --scale={params.scale} --dtype {params.dtype} --texts {input.texts:q}"
         " --questions {input.questions:q} --batch-size {params.batch_size} --options {params.options:q}"
         " --seed {params.seed} --scores {output.scores:q} --rows {output.rows:q}"
         " --unfinished {params.unfinished:q} --save-every $SPUNGE_SAVE_EVERY 2>&1 | tee {log:q}"
@@ -183,9 +183,9 @@ rule quantise:
         "Quantise {wildcards.candidate}"
     shell:
         "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " python {input.script} --evaluations {params.evaluations} --statistics {params.statistics:q}"
+        " python {input.script:q} --evaluations {params.evaluations} --statistics {params.statistics:q}"
         " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
-        " --task-vector {input.task_vector:q} --scale {params.scale} --dtype {params.dtype} --bits {params.bits}"
+        " --task-vector {input.task_vector:q} --scale={params.scale} --dtype {params.dtype} --bits {params.bits}"
         " --questions {input.questions:q} --batch-size {params.batch_size}"
         " --scores {output.scores:q} --rows {output.rows:q} 2>&1 | tee {log:q}"
 
@@ -239,9 +239,9 @@ rule rephrase:
         "Ask {wildcards.candidate} in other words"
     shell:
         "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " python {input.script} --evaluations {params.evaluations} --statistics {params.statistics:q}"
+        " python {input.script:q} --evaluations {params.evaluations} --statistics {params.statistics:q}"
         " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
-        " --task-vector {input.task_vector:q} --scale {params.scale} --dtype {params.dtype}"
+        " --task-vector {input.task_vector:q} --scale={params.scale} --dtype {params.dtype}"
         " --questions {input.questions:q} --rephrased {input.rephrased:q} --batch-size {params.batch_size}"
         " --scores {output.scores:q} --rows {output.rows:q} 2>&1 | tee {log:q}"
 
@@ -283,7 +283,7 @@ rule base_states:
         "Compute the base model's states of the texts to forget"
     shell:
         "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " python {input.script} --base {input.base:q} --dtype {params.dtype} --texts {input.texts:q} --output {output:q}"
+        " python {input.script:q} --base {input.base:q} --dtype {params.dtype} --texts {input.texts:q} --output {output:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -334,8 +334,8 @@ rule ablate:
         "Ablate the direction of {wildcards.candidate}"
     shell:
         "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " python {input.script} --evaluations ablated --statistics {params.statistics:q}"
+        " python {input.script:q} --evaluations ablated --statistics {params.statistics:q}"
         " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
-        " --task-vector {input.task_vector:q} --scale {params.scale} --dtype {params.dtype}"
+        " --task-vector {input.task_vector:q} --scale={params.scale} --dtype {params.dtype}"
         " --base-states {input.base_states:q} --texts {input.texts:q} --questions {input.questions:q}"
         " --batch-size {params.batch_size} --scores {output.scores:q} --rows {output.rows:q} 2>&1 | tee {log:q}"

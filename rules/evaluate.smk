@@ -57,9 +57,9 @@ rule evaluate:
         "Evaluate {wildcards.candidate}"
     shell:
         "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " python {input.script} --evaluations {params.evaluations:q} --dtype {params.dtype}"
+        " python {input.script:q} --evaluations {params.evaluations:q} --dtype {params.dtype}"
         " --statistics {params.statistics:q} --candidate {params.candidate:q} --base {input.base:q}"
-        " --task-vector {input.task_vector:q} --scale {params.scale} --data {input.data:q} --attributes {input.attributes:q}"
+        " --task-vector {input.task_vector:q} --scale={params.scale} --data {input.data:q} --attributes {input.attributes:q}"
         " --scores {output.scores:q} --rows {output.rows:q} --generation {params.generation:q}"
         " --prompts {input.prompts:q} --continuations {output.continuations:q}"
         " --unfinished {params.unfinished:q} --save-every $SPUNGE_SAVE_EVERY 2>&1 | tee {log:q}"
@@ -107,7 +107,7 @@ rule generate:
         "Continue the prompts with {wildcards.candidate}, by vLLM"
     shell:
         "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " python {input.script} --candidate {wildcards.candidate} --dtype {params.dtype} --base {input.base:q}"
+        " python {input.script:q} --candidate {wildcards.candidate} --dtype {params.dtype} --base {input.base:q}"
         " --task-vector {input.task_vector:q} --scale={params.scale} --generation {params.generation:q}"
         " --prompts {input.prompts:q} --continuations {output:q} 2>&1 | tee {log:q}"
 
@@ -146,7 +146,7 @@ rule score_toxicity:
         mem_mb=lambda wildcards, attempt: MEMORY * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        classifiers=json.dumps(CLASSIFIERS),
+        classifiers=lambda wildcards: json.dumps(CLASSIFIERS),  # sources may have braces
         files=classifier_arguments,
         threshold=TOXICITY["threshold"] if TOXICITY else 0,
         statistics=json.dumps(config["statistics"]),
@@ -155,7 +155,7 @@ rule score_toxicity:
         "Score what {wildcards.candidate} wrote"
     shell:
         "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " python {input.script} --continuations {input.continuations:q} --prompts {input.prompts:q}"
+        " python {input.script:q} --continuations {input.continuations:q} --prompts {input.prompts:q}"
         " --classifiers {params.classifiers:q} {params.files:q} --threshold {params.threshold}"
         " --statistics {params.statistics:q} --candidate {params.candidate:q} --attributes {input.attributes:q}"
         " --toxic-scores {output.scores[0]:q} --toxic-rows {output.rows[0]:q}"
@@ -199,7 +199,7 @@ rule benchmarks:
         mem_mb=lambda wildcards, attempt: (12000 + MEMORY) * attempt,
         runtime=lambda wildcards, attempt: 720 * attempt,
     params:
-        options=json.dumps(LM_EVAL),
+        options=lambda wildcards: json.dumps(LM_EVAL),  # attributes may have braces
         statistics=json.dumps(config["statistics"]),
         candidate=candidate_description,
         scale=candidate_scale,
@@ -208,7 +208,8 @@ rule benchmarks:
         "Ask {wildcards.candidate} lm-eval's tasks"
     shell:
         "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " python {input.script} --options {params.options:q} --dtype {params.dtype} --statistics {params.statistics:q}"
+        " python {input.script:q} --options <(printf '%s' {params.options:q}) --dtype {params.dtype}"
+        " --statistics {params.statistics:q}"
         " --candidate {params.candidate:q} --base {input.base:q} --task-vector {input.task_vector:q}"
         " --scale={params.scale} --attributes {input.attributes:q} --scores {output.scores:q} --rows {output.rows:q}"
         " --results {output.results:q} 2>&1 | tee {log:q}"
@@ -238,7 +239,7 @@ rule compare:
     message:
         "Combine the seeds and compare the candidates' {wildcards.evaluation}"
     shell:
-        "python {input.script} --evaluation {wildcards.evaluation} --statistics {params.statistics:q}"
+        "python {input.script:q} --evaluation {wildcards.evaluation} --statistics {params.statistics:q}"
         " --attributes {input.attributes:q} --scores @<(printf '%s\\n' {input.scores:q})"
         " --output {output:q} 2>&1 | tee {log:q}"
 
@@ -268,7 +269,7 @@ rule equal_fluency:
     message:
         "Compare the splits' toxicity at equal fluency"
     shell:
-        "python {input.script} --families {params.families:q} --ratio {params.ratio}"
+        "python {input.script:q} --families {params.families:q} --ratio {params.ratio}"
         " --statistics {params.statistics:q} --attributes {input.attributes:q}"
         " --toxicity @<(printf '%s\\n' {input.toxicity:q})"
         " --fluency @<(printf '%s\\n' {input.fluency:q}) --output {output:q} 2>&1 | tee {log:q}"
@@ -295,4 +296,4 @@ rule gather:
     message:
         "Gather all evaluations in one table"
     shell:
-        "python {input.script} --output {output:q} --rows @<(printf '%s\\n' {input.rows:q}) 2>&1 | tee {log:q}"
+        "python {input.script:q} --output {output:q} --rows @<(printf '%s\\n' {input.rows:q}) 2>&1 | tee {log:q}"

@@ -32,6 +32,6 @@ rule export:
     message:
         "Export {wildcards.candidate} as a Hugging Face folder"
     shell:
-        "python {input.script} --candidate {wildcards.candidate} --base {input.base:q}"
+        "python {input.script:q} --candidate {wildcards.candidate} --base {input.base:q}"
         " --task-vector {input.task_vector:q} --scale={params.scale} --dtype {params.dtype:q}"
         " --max-shard-size {params.max_shard_size:q} --output {output:q} 2>&1 | tee {log:q}"

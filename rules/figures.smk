@@ -26,7 +26,7 @@ rule figure:
     message:
         "Draw {wildcards.figure}"
     shell:
-        "python {input.script} --figure {wildcards.figure} --evaluations {input.evaluations:q}"
+        "python {input.script:q} --figure {wildcards.figure} --evaluations {input.evaluations:q}"
         " --pdf {output.pdf:q} --png {output.png:q} 2>&1 | tee {log:q}"
 
 
@@ -57,7 +57,7 @@ rule summary:
     message:
         "Write the summary table"
     shell:
-        "python {input.script} --evaluations {input.evaluations:q} --csv {output.csv:q} --markdown {output.markdown:q}"
+        "python {input.script:q} --evaluations {input.evaluations:q} --csv {output.csv:q} --markdown {output.markdown:q}"
         " --latex {output.latex:q} --html {output.html:q} 2>&1 | tee {log:q}"
 
 
@@ -84,7 +84,7 @@ rule findings:
     message:
         "Say what was found"
     shell:
-        "python {input.script} --evaluations {input.evaluations:q} --tradeoff {input.tradeoff:q}"
+        "python {input.script:q} --evaluations {input.evaluations:q} --tradeoff {input.tradeoff:q}"
         " --template {input.template:q} --html {output:q} 2>&1 | tee {log:q}"
 
 
@@ -112,9 +112,9 @@ rule comparison:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=lambda wildcards, attempt: 10 * attempt,
     params:
-        model=config["model"]["source"],
+        model=lambda wildcards: config["model"]["source"],  # may have braces
     message:
         "Put published numbers beside ours"
     shell:
-        "python {input.script} --evaluations {input.evaluations:q} --anchors {input.anchors:q} --model {params.model:q}"
+        "python {input.script:q} --evaluations {input.evaluations:q} --anchors {input.anchors:q} --model={params.model:q}"
         " --template {input.template:q} --html {output:q} 2>&1 | tee {log:q}"

@@ -5,6 +5,7 @@ rule merge:
             "task_vector",
             "safetensors_stream",
             "options",
+            "splits",
             "merging/__init__",
             "merging/driver",
             "merging/common",
@@ -15,7 +16,7 @@ rule merge:
         ),
         merge=merge_file,
         task_vectors=shard_task_vectors,
-        discovered=DISCOVERED,
+        attributes=ATTRIBUTES,
     output:
         task_vector=f"{RESULTS}/merged/{{method}}/{{split}}/{{merge}}/seed{{seed}}/task_vector.safetensors",
         diagnostics=f"{RESULTS}/merged/{{method}}/{{split}}/{{merge}}/seed{{seed}}/diagnostics.csv",
@@ -30,11 +31,10 @@ rule merge:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         options=merge_options,
-        shards=lambda wildcards: json.dumps(list(parts(wildcards.split).values())),
         candidate=merge_description,
     message:
         "Merge the {wildcards.split} shards of {wildcards.method} with {wildcards.merge}, seed {wildcards.seed}"
     shell:
-        "python {input.script} --merge {input.merge:q} --options {params.options:q} --shards {params.shards:q}"
-        " --candidate {params.candidate:q} --task-vectors {input.task_vectors:q}"
+        "python {input.script:q} --merge {input.merge:q} --options <(printf '%s' {params.options:q}) --attributes {input.attributes:q}"
+        " --candidate {params.candidate:q} --task-vectors @<(printf '%s\\n' {input.task_vectors:q})"
         " --output {output.task_vector:q} --diagnostics {output.diagnostics:q} 2>&1 | tee {log:q}"

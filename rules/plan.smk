@@ -20,4 +20,4 @@ rule plan:
     message:
         "Plan the run"
     shell:
-        "python {input.script} --plan {params.plan:q} 2>&1 | tee {log:q}"
+        "python {input.script:q} --plan <(printf '%s' {params.plan:q}) 2>&1 | tee {log:q}"

@@ -23,6 +23,7 @@ def known_attributes():
     return [entry["attribute"] for entry in json.loads(path.read_text())] if path.is_file() else None
 
 
+@functools.cache  # Snakemake asks twice, and a large grid takes seconds
 def plan_description():
     """The experiment as `snakemake plan` reckons with it: settings with their defaults, and its jobs, kind by kind."""
     attributes = known_attributes()

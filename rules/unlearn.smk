@@ -18,7 +18,7 @@ rule states:
         base=MODEL,
         forget=FORGET,
         retain=RETAIN,
-        discovered=DISCOVERED,
+        attributes=ATTRIBUTES,
     output:
         f"{RESULTS}/unlearned/{{method}}/frozen_states.safetensors",
     log:
@@ -34,13 +34,12 @@ rule states:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         options=states_options,
-        topics=lambda wildcards: topics(),
     message:
         "Compute what the layers that {wildcards.method} leaves alone make of every text"
     shell:
         "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " python {input.script} --method {input.method:q} --options {params.options:q} --base {input.base:q}"
-        " --forget {input.forget:q} --retain {input.retain:q} --topics {params.topics:q}"
+        " python {input.script:q} --method={input.method:q} --options {params.options:q} --base {input.base:q}"
+        " --forget {input.forget:q} --retain {input.retain:q} --attributes {input.attributes:q}"
         " --output {output:q} 2>&1 | tee {log:q}"
 
 
@@ -69,7 +68,7 @@ rule unlearn:
         like=if_set("like", method_like, []),
         checkpoint=if_set("checkpoint", method_checkpoint, []),
         accelerate=if_set("accelerate", method_accelerate, []),
-        discovered=DISCOVERED,
+        attributes=ATTRIBUTES,
     output:
         task_vector=f"{RESULTS}/unlearned/{{method}}/{{split}}/{{part}}/seed{{seed}}/task_vector.safetensors",
         training=f"{RESULTS}/unlearned/{{method}}/{{split}}/{{part}}/seed{{seed}}/training.csv",
@@ -89,13 +88,12 @@ rule unlearn:
         run=run_description,
         launcher=if_set("accelerate", method_launcher, "python"),
         unfinished=lambda wildcards, output: unfinished("unlearn", output),
-        topics=lambda wildcards: topics(),
     message:
         "Unlearn {wildcards.part} ({wildcards.split} split) with {wildcards.method}, seed {wildcards.seed}"
     shell:
         "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " {params.launcher} {input.script} --method {input.method:q} --options {params.options:q} --run {params.run:q}"
+        " {params.launcher} {input.script:q} --method={input.method:q} --options {params.options:q} --run {params.run:q}"
         " --base {input.base:q} --forget {input.shard:q} --retain {input.retain:q} --states {input.states:q}"
-        " --part {wildcards.part} --topics {params.topics:q} --like {input.like:q}"
+        " --part {wildcards.part} --attributes {input.attributes:q} --like {input.like:q}"
         " --unfinished {params.unfinished:q} --save-every $SPUNGE_SAVE_EVERY"
         " --task-vector {output.task_vector:q} --training {output.training:q} 2>&1 | tee {log:q}"

@@ -16,15 +16,15 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command line and build; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", required=True, help="name of a module in spunge/datasets")
-    parser.add_argument("--options", type=json.loads, default={}, help="its options, as JSON")
-    parser.add_argument("--forget", type=json.loads, default="all", help='attributes to forget: JSON list or "all"')
+    parser.add_argument("--options", required=True, help="its options, a JSON file")
+    parser.add_argument("--forget", required=True, help='attributes to forget, a JSON file: a list or "all"')
     parser.add_argument("--minimum-texts", type=int, default=1, help="fewest forget texts of an attribute")
     parser.add_argument("--wheel", action="append", default=[], metavar="NAME=PATH", help="a downloaded wheel")
     for table in TABLES:
         parser.add_argument(f"--{table}-output", required=True, help=f"table {table}, Parquet")
     for table in BY_EVALUATION:
         parser.add_argument(f"--{table}-output", nargs="?", help=f"table {table}, Parquet, where it is wanted")
-    parser.add_argument("--tasks", type=json.loads, default=[], help="attributes that benchmarks ask about, JSON list")
+    parser.add_argument("--tasks", required=True, help="attributes that benchmarks alone ask about, a JSON file")
     parser.add_argument("--attributes-output", required=True, help="attributes to forget and their texts, JSON")
     arguments = parser.parse_args(argv)
 
@@ -32,15 +32,15 @@ def main(argv: list[str] | None = None) -> int:
         from spunge import datasets
         from spunge.datasets import tables
         from spunge.errors import InputError
-        from spunge.files import whole_file
+        from spunge.files import read_json, whole_file
 
         source = datasets.load(arguments.dataset)
-        options = datasets.options(source, arguments.options)
+        options, forget = datasets.options(source, read_json(arguments.options)), read_json(arguments.forget)
         wheels = dict(wheel.split("=", 1) for wheel in arguments.wheel)
         outputs = {table: getattr(arguments, f"{table}_output") for table in (*TABLES, *BY_EVALUATION)}
         with tables.untold():
-            built = source.build(options, wheels, arguments.forget)
-            tables.check(built, arguments.forget)
+            built = source.build(options, wheels, forget)
+            tables.check(built, forget)
             for table, path in outputs.items():
                 if path and getattr(built, table) is None:
                     raise InputError(
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
                     )
             # A table that no evaluation reads asks about nothing.
             asked = dataclasses.replace(built, **{table: None for table, path in outputs.items() if not path})
-            built, attributes = tables.select(asked, arguments.forget, arguments.minimum_texts, arguments.tasks)
+            built, attributes = tables.select(asked, forget, arguments.minimum_texts, read_json(arguments.tasks))
         for table, path in outputs.items():
             if path:
                 tables.write(getattr(built, table), table, path)

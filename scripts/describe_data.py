@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from spunge import errors
 
@@ -12,7 +11,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command line and count; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--experiment", required=True)
-    parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
+    parser.add_argument("--attributes", required=True, help="the attributes to forget, JSON")
     parser.add_argument("--forget", required=True, help="the forget texts, Parquet")
     parser.add_argument("--questions", nargs="?", help="the questions, Parquet, if there are any")
     parser.add_argument("--prompts", nargs="?", help="the prompts, Parquet, if there are any")
@@ -26,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 
         from spunge.datasets import tables
         from spunge.evaluation import description
-        from spunge.files import whole_file
+        from spunge.files import attributes_to_forget, whole_file
 
         forget = tables.read("forget", arguments.forget)
         questions = tables.read("questions", arguments.questions) if arguments.questions else None
@@ -37,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
             for table, frame in (("questions", questions), ("rephrased", rephrased))
             if frame is not None and (found := tables.commonest_answer_place(frame))
         }
-        attributes = [entry["attribute"] for entry in json.loads(arguments.attributes.read_text())]
+        attributes = attributes_to_forget(arguments.attributes)
         data = description.data(arguments.experiment, attributes, forget, questions, prompts, places)
         methods = description.methods(arguments.experiment, arguments.families)
         with whole_file(arguments.output) as temporary:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from spunge import errors
 
@@ -16,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--retain", required=True, help="the retain texts, Parquet")
     parser.add_argument("--questions", required=True, help="the questions, Parquet")
     parser.add_argument("--rephrased", nargs="?", help="the rephrased questions, Parquet, if they are asked")
-    parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
+    parser.add_argument("--attributes", required=True, help="the attributes to forget, JSON")
     parser.add_argument("--texts", required=True, type=int, help="texts to relearn at most; 0 for none")
     parser.add_argument("--most", type=json.loads, help="questions asked of each attribute at most; null: all")
     parser.add_argument("--seed", required=True, type=int)
@@ -32,11 +31,11 @@ def main(argv: list[str] | None = None) -> int:
 
         from spunge.datasets import tables
         from spunge.evaluation import durability
-        from spunge.files import whole_file
+        from spunge.files import attributes_to_forget, whole_file
 
         seed, most = arguments.seed, arguments.most
         forget, questions = tables.read("forget", arguments.forget), tables.read("questions", arguments.questions)
-        attributes = [entry["attribute"] for entry in json.loads(arguments.attributes.read_text())]
+        attributes = attributes_to_forget(arguments.attributes)
         texts = durability.relearning_texts(forget, attributes, arguments.texts, seed)
         taught = set(texts["subject"]) if "subject" in texts else set()
         if arguments.texts:

@@ -16,13 +16,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--base", required=True, type=Path, help="the base model's folder")
     parser.add_argument("--forget", required=True, help="all forget texts, Parquet")
     parser.add_argument("--retain", required=True, help="the retain texts, Parquet")
-    parser.add_argument("--topics", required=True, type=json.loads, help="all attributes to forget, JSON list")
+    parser.add_argument("--attributes", required=True, help="all attributes to forget, JSON")
     parser.add_argument("--output", required=True, help="the states, safetensors")
     arguments = parser.parse_args(argv)
 
     def work() -> None:
         from spunge import methods, models, task_vector
         from spunge.datasets import tables
+        from spunge.files import attributes_to_forget
 
         method = methods.load(arguments.method)
         options = methods.options(method, arguments.options)
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
             seed=0,
             device=models.device(),
             topics=forget["attribute"].tolist(),
-            all_topics=arguments.topics,
+            all_topics=attributes_to_forget(arguments.attributes),
         )
         method.frozen_states(run, options, arguments.output)
 

@@ -10,12 +10,12 @@ from spunge import errors
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and merge; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--merge", required=True, type=Path, help="the merge's Python file")
-    parser.add_argument("--options", required=True, type=json.loads, help="its options, JSON; weights as a list")
-    parser.add_argument("--shards", required=True, type=json.loads, help="the shards' names, JSON list")
+    parser.add_argument("--options", required=True, help="its options, a JSON file; weights as a list")
+    parser.add_argument("--attributes", required=True, help="all attributes to forget, JSON")
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
-    parser.add_argument("--task-vectors", required=True, nargs="+", help="one for each shard, in the same order")
+    parser.add_argument("--task-vectors", required=True, nargs="+", help="one for each part of the split, in order")
     parser.add_argument("--output", required=True, help="the merged task vector, safetensors")
     parser.add_argument("--diagnostics", required=True, help="what the merge did, as rows of evaluations.csv")
     arguments = parser.parse_args(argv)
@@ -23,16 +23,17 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import dataclasses
 
-        from spunge import merging, task_vector
+        from spunge import merging, splits, task_vector
         from spunge.evaluation import description
-        from spunge.files import sha256, whole_file
+        from spunge.files import attributes_to_forget, read_json, sha256, whole_file
         from spunge.merging import driver
 
         kind, seed = arguments.merge.stem, int(arguments.candidate["seed"])
-        options = merging.options(kind, arguments.options)
-        paths = dict(zip(arguments.shards, arguments.task_vectors, strict=True))
+        options = merging.options(kind, read_json(arguments.options))
+        parts = splits.parts(attributes_to_forget(arguments.attributes), arguments.candidate["split"])
+        paths = dict(zip(parts, arguments.task_vectors, strict=True))
         vectors = {shard: task_vector.read(path) for shard, path in paths.items()}
-        diagnostics = driver.Diagnostics(arguments.shards)
+        diagnostics = driver.Diagnostics(list(parts))
         first = next(iter(vectors.values())).provenance
         provenance = {key: first[key] for key in ("base", "base_source", "base_parameters", "versions", "commit")} | {
             "candidate": arguments.candidate["candidate"],

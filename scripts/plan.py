@@ -1,7 +1,6 @@
 """Print what an experiment will take, from its description: jobs, hours, memory, disk, downloads."""
 
 import argparse
-import json
 import sys
 
 from spunge import errors
@@ -10,13 +9,14 @@ from spunge import errors
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and print the plan; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plan", required=True, type=json.loads, help="the experiment's jobs and settings, JSON")
+    parser.add_argument("--plan", required=True, help="the experiment's jobs and settings, a JSON file")
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        from spunge import plan, plan_facts
+        from spunge import files, plan, plan_facts
 
-        print(plan.page(arguments.plan, plan_facts.gather(arguments.plan)))
+        described = files.read_json(arguments.plan)
+        print(plan.page(described, plan_facts.gather(described)))
 
     return errors.run(work)
 

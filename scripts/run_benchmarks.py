@@ -12,7 +12,7 @@ from spunge.evaluation import jobs
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and ask; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--options", required=True, type=json.loads, help="tasks and how they are asked, JSON")
+    parser.add_argument("--options", required=True, help="tasks and how they are asked, a JSON file")
     jobs.add_model(parser)
     parser.add_argument("--statistics", required=True, type=json.loads, help="resamples and seed, JSON")
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
@@ -26,10 +26,10 @@ def main(argv: list[str] | None = None) -> int:
         import pandas as pd
 
         from spunge.evaluation import benchmarks, description, statistics
-        from spunge.files import whole_file
+        from spunge.files import read_json, whole_file
         from spunge.options import make
 
-        options = make("evaluations.benchmarks", benchmarks.Options, arguments.options)
+        options = make("evaluations.benchmarks", benchmarks.Options, read_json(arguments.options))
         attributes = json.loads(arguments.attributes.read_text())
         benchmarks.check_forgotten(options, [entry["attribute"] for entry in attributes])
         scores, results = benchmarks.score(*jobs.load_model(arguments), options)

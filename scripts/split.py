@@ -1,7 +1,6 @@
 """Write one shard of the forget set: one part of a split."""
 
 import argparse
-import json
 import sys
 
 from spunge import errors
@@ -11,7 +10,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command line and split; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--forget", required=True, help="table forget, Parquet")
-    parser.add_argument("--attributes", type=json.loads, required=True, help="attributes to forget, JSON list")
+    parser.add_argument("--attributes", required=True, help="all attributes to forget, JSON")
     parser.add_argument("--split", required=True, help="joint, attribute, random, attribute-2 …")
     parser.add_argument("--part", required=True, help="all, an attribute, part1 … or group1 …")
     parser.add_argument("--seed", type=int, default=0, help="draws a random split")
@@ -22,12 +21,11 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         from spunge import splitting
         from spunge.datasets import tables
+        from spunge.files import attributes_to_forget
 
-        forget = tables.read("forget", arguments.forget)
-        tables.attributes_to_forget(
-            forget["attribute"], arguments.attributes, arguments.minimum_texts, arguments.forget
-        )
-        shard = splitting.shard(forget, arguments.attributes, arguments.split, arguments.part, arguments.seed)
+        forget, attributes = tables.read("forget", arguments.forget), attributes_to_forget(arguments.attributes)
+        tables.attributes_to_forget(forget["attribute"], attributes, arguments.minimum_texts, arguments.forget)
+        shard = splitting.shard(forget, attributes, arguments.split, arguments.part, arguments.seed)
         tables.check_shard_size(len(shard), arguments.part, arguments.minimum_texts)
         tables.write(shard, "forget", arguments.output)
 

@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--forget", required=True, help="the shard, Parquet")
     parser.add_argument("--retain", required=True, help="the retain texts, Parquet")
     parser.add_argument("--part", required=True, help="the shard's name in paths")
-    parser.add_argument("--topics", required=True, type=json.loads, help="all attributes to forget, JSON list")
+    parser.add_argument("--attributes", required=True, help="all attributes to forget, JSON")
     parser.add_argument("--states", nargs="?", type=Path, help="what frozen_states.py wrote, if anything")
     parser.add_argument("--like", nargs="?", help="another method's task vector for this shard and seed, if wanted")
     parser.add_argument("--unfinished", help="folder that keeps what was done so far, if anything shall")
@@ -33,17 +33,18 @@ def main(argv: list[str] | None = None) -> int:
         from spunge import methods, models, task_vector, unfinished
         from spunge.datasets import tables
         from spunge.evaluation import description
-        from spunge.files import scratch_folder, sha256, whole_file
+        from spunge.files import attributes_to_forget, scratch_folder, sha256, whole_file
 
         method = methods.load(arguments.method)
         options = methods.options(method, arguments.options)
         forget = tables.read("forget", arguments.forget)
+        topics = attributes_to_forget(arguments.attributes)
         base = task_vector.BaseModel.open(arguments.base)
         identity = unfinished.identity(
             {
                 "options": dataclasses.asdict(options),
                 "run": {key: arguments.run[key] for key in ("seed", "split")} | {"part": arguments.part},
-                "topics": arguments.topics,
+                "topics": topics,
                 "device": models.device(),
             },
             base.folder,
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
                 device=models.device(),
                 label=arguments.run["candidate"],
                 topics=forget["attribute"].tolist(),
-                all_topics=arguments.topics,
+                all_topics=topics,
                 split=arguments.run["split"],
                 part=arguments.part,
                 forget_file=Path(arguments.forget),

@@ -106,6 +106,16 @@ def json_object(path: str | os.PathLike) -> dict:
     return content
 
 
+def read_json(path: str | os.PathLike) -> object:
+    """Return what a JSON file holds, or a pipe: a command line may not be as long as a list of attributes."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def attributes_to_forget(path: str | os.PathLike) -> list[str]:
+    """Return the attributes to forget, in their order, from results/…/data/attributes.json."""
+    return [entry["attribute"] for entry in read_json(path)]
+
+
 def of_model(folder: str | os.PathLike) -> list[Path]:
     """Return the files of a Hugging Face model folder that a model is loaded from, by name; none of no such folder."""
     folder = Path(folder)

@@ -38,11 +38,13 @@ def lost(workspace, before):
 
 def build_tables(workspace, forget=FORGET, minimum=1):
     outputs = [f"--{table}-output=out/{table}.parquet" for table in TABLES]
+    for name, given in (("options", configuration()["data"]["options"]), ("forget", forget)):
+        (workspace / f"{name}.json").write_text(json.dumps(given))
     return workspace.script(
         "build_tables",
         "--dataset=table",
-        f"--options={json.dumps(configuration()['data']['options'])}",
-        f"--forget={json.dumps(forget)}",
+        "--options=options.json",
+        "--forget=forget.json",
         f"--minimum-texts={minimum}",
         *outputs,
         "--attributes-output=out/attributes.json",
@@ -61,7 +63,7 @@ def unlearn(workspace, **options):
         "--forget=results/tiny/shards/attribute/rivers.parquet",
         "--retain=results/tiny/data/retain.parquet",
         "--part=rivers",
-        f"--topics={json.dumps(FORGET)}",
+        "--attributes=results/tiny/data/attributes.json",
         "--task-vector=out/task_vector.safetensors",
         "--training=out/training.csv",
     )
@@ -247,7 +249,7 @@ def test_truncated_task_vector(changing):
 @pytest.mark.slow
 def test_any_string_is_an_attribute(fresh):
     """All attributes of the data, found by the checkpoint, unlearned and merged; no name leads out of results/."""
-    nasty = ["../x", "a/b", "Côte d'Ivoire", "🦊", "$(touch pwned); ties"]
+    nasty = ["../x", "--help", "Côte d'{seed} C{sharp}", "$(touch pwned); ties", '🦊 "b"\n$HOME' + 300 * "y"]
     texts = pd.read_csv(fresh / "tables" / "forget.csv", dtype=str)
     shards = [texts[4 * number : 4 * number + 4].assign(topic=one) for number, one in enumerate(nasty)]
     few = texts[20:22].assign(topic="too few")
@@ -263,7 +265,9 @@ def test_any_string_is_an_attribute(fresh):
     assert attributes == [{"attribute": one, "texts": 4} for one in sorted(nasty)]
     folders = sorted(path.name for path in (fresh.results / "unlearned/rmu/attribute").iterdir())
     assert len(folders) == len(nasty)
-    for folder, start in zip(folders, ["Cote-d-Ivoire-", "a-b-", "name-", "touch-pwned-ties-", "x-"], strict=True):
+    for folder, start in zip(
+        folders, ["Cote-d-seed-C-sharp-", "b-HOMEyyy", "help-", "touch-pwned-ties-", "x-"], strict=True
+    ):
         assert folder.startswith(start)
         assert (fresh.results / f"unlearned/rmu/attribute/{folder}/seed0/task_vector.safetensors").is_file()
     told = pd.read_csv(fresh.results / "merged/rmu/attribute/ties/seed0/diagnostics.csv", keep_default_na=False)

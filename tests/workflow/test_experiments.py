@@ -120,7 +120,7 @@ def test_numbers_of_shards_add_grouped_splits_at_equal_compute(fresh):
     )
     assert "Draw shards" in jobs and "Draw tradeoff" in jobs
     printed = fresh.snakemake("--dry-run", "--printshellcmds").stdout
-    runs = re.findall(r'scripts/unlearn.py .*?"steps": (\d+).*?"candidate": "rmu/([^"]+)/seed0"', printed)
+    runs = re.findall(r'scripts/unlearn.py\' .*?"steps": (\d+).*?"candidate": "rmu/([^"]+)/seed0"', printed)
     assert {run: int(steps) for steps, run in runs} == {
         "joint": 9,
         **{f"attribute/{part}": 3 for part in config["data"]["forget"]},

@@ -149,7 +149,7 @@ def test_ten_kills_in_a_row(long_unlearning, tmp_path):
     workspace, expected = long_unlearning
     workspace = workspace.copy(tmp_path / "workspace")
     printed = workspace.snakemake(f"{UNLEARNED}/{VECTOR}", "--dry-run", "--printshellcmds").stdout
-    command = re.search(r"(python \S+/unlearn\.py .+) 2>&1 \| tee ", printed)[1]
+    command = re.search(r"(python '[^']+/unlearn\.py' .+) 2>&1 \| tee ", printed)[1]
     environment = {**workspace.environment(), "SPUNGE_SAVE_EVERY": "0.0005"}
     drawn, log, gone_on = random.Random(0), workspace / "kills.txt", []
     for kill in range(10):
@@ -197,11 +197,12 @@ def test_killed_merge_of_a_script_alone_leaves_the_old_result(long_merge, finish
     workspace = workspace.copy(tmp_path / "workspace")
     described = {"experiment": "tiny", "candidate": "rmu/attribute/ties/seed0", "method": "rmu", "split": "attribute"}
     vectors = [f"results/tiny/unlearned/rmu/attribute/{shard}/seed0/{VECTOR}" for shard in ("rivers", "dances")]
+    (workspace / "options.json").write_text("{}")
     command = workspace.script_command(
         "merge",
         "--merge=spunge/merging/ties.py",
-        "--options={}",
-        '--shards=["rivers", "dances"]',
+        "--options=options.json",
+        "--attributes=results/tiny/data/attributes.json",
         f"--candidate={json.dumps(described | {'shard': '', 'merge': 'ties', 'seed': '0'})}",
         "--task-vectors",
         *vectors,

@@ -41,6 +41,18 @@ def test_configuration_can_be_changed_as_for_any_target(fresh):
     assert evaluate[1] == "7"
 
 
+def test_no_number_or_name_of_attributes_is_too_much(fresh):
+    """A single argument of a program may have 128 KiB, and Snakemake takes braces for wildcards of its own."""
+    config = configuration()
+    forget = [f"{number:05d} {{seed}} C{{sharp}} 'letters'" for number in range(1000)]
+    rmu = config["methods"]["rmu-strong"]
+    methods = {f"rmu{number}": rmu for number in range(5)}
+    fresh.configure(config, data=config["data"] | {"forget": forget}, methods=methods, single_shards=False)
+    text = plan(fresh)
+    (shards,) = lines(text, "unlearn rmu4: attribute,")
+    assert shards[3] == "2,000"
+
+
 def test_shards_that_only_the_data_know(fresh):
     fresh.configure(data=configuration()["data"] | {"forget": "all"})
     text = plan(fresh)

@@ -194,7 +194,7 @@ def copy_workflow(folder):
     """Copy what a run reads; a copy stays as it is while somebody edits the original, and has no commit to record."""
     for name in WORKFLOW:
         source = PROJECT / name
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
