@@ -19,12 +19,21 @@ PROJECT = Path(str(workflow.current_basedir)).parent
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]))
 if str(PROJECT) not in sys.path:
     sys.path.insert(0, str(PROJECT))
+if {"{", "}"} & set(str(PROJECT)):
+    raise WorkflowError(f"the workflow lies in {PROJECT}, and Snakemake takes braces in a path for wildcards; move it")
 
-from spunge import configuration, files, names, splits
+from spunge import configuration, files, names, splits, yaml_values
 from spunge.errors import InputError
 
 try:
-    configuration.check(config, yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text()))
+    if workflow.is_main_process:
+        for path in workflow.configfiles:
+            yaml_values.check_file(path)
+    schema = yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text())
+    configuration.check(config, schema, workflow.config_settings.config)
+    # Within another workflow the files may be what its rules make.
+    if workflow.is_main_process and not workflow.modifier.is_module:
+        configuration.check_files(config)
 except InputError as error:
     raise WorkflowError(str(error))
 
@@ -85,7 +94,7 @@ if "knowledge" in config["evaluations"] and any("shards" in METHODS[method] for 
 
 def model_folder(section):
     """The name in resources/models of a model or classifier, from its section of the configuration."""
-    parts = [section.get(key) for key in ("source", "file", "revision", "tokenizer")]
+    parts = [section.get(key) for key in ("source", "file", "revision", "tokenizer", "tokenizer_revision")]
     return names.slug("@".join(filter(None, parts)))
 
 
@@ -199,17 +208,6 @@ def named_parts(attributes, split):
     )
 
 
-@functools.cache
-def as_json(attributes):
-    """A tuple of attributes as a JSON list; the jobs share one string of it."""
-    return json.dumps(attributes)
-
-
-def topics():
-    """The attributes to forget as a JSON list, for the jobs' parameters."""
-    return as_json(tuple(forget_attributes()))
-
-
 def splits_of(method):
     """The splits that a method is run on: those of the experiment, and the same with its numbers of `shards`."""
     wanted = [(split, into) for into in METHODS[method].get("shards", []) for split in splits.GROUPED]
@@ -304,8 +302,9 @@ def shard_data(wildcards):
 def method_options(wildcards):
     """The method's options for one run; a run on several attributes' texts takes as many steps as their shards would."""
     options = own_options(wildcards.method)
-    if "steps" in options:
-        options["steps"] *= named_parts(tuple(forget_attributes()), wildcards.split)[1][wildcards.part]
+    of = named_parts(tuple(forget_attributes()), wildcards.split)[1][wildcards.part]
+    for key in options.keys() & {"steps", "warmup_steps"}:
+        options[key] *= of
     return json.dumps(options)
 
 

