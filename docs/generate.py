@@ -22,8 +22,15 @@ HEAD = """\
 
 An experiment is one YAML file: `config.yaml` is the default, the others lie in `experiments/` and are given with
 `--configfile`, which replaces the default and mixes nothing. It is checked before anything runs; a misspelt key, a
-wrong type or an unknown name ends in one sentence. Only `experiment`, `seeds`, `model`, `data` and `methods` must be
-there.
+wrong type, an unknown name or a key that stands twice ends in one sentence. Only `experiment`, `seeds`, `model`, `data`
+and `methods` must be there.
+
+- YAML reads `no`, `on`, `2024`, `2024_01`, `2024-01-01` and `null` as truth values, numbers, dates and nothing. Where a
+  name is meant, an attribute say, write it in quotes.
+- `--config KEY=VALUE` changes a key for one run: `single_shards=false`, `"seeds=[1, 2]"`,
+  `"methods={rmu: {learning_rate: 5e-3}}"`. Mappings are mixed with those of the file, all else replaces it.
+- Seeds are at most 4294967295, which everything that draws by them takes.
+- A method can't be called `base`, a merge not `all`, `part1` or `group1`: so are other things in the paths of results.
 
 ## Keys
 

@@ -253,6 +253,8 @@ def _check_evaluations(config: Mapping, schema: Mapping) -> None:
             if default is None and key not in section:
                 raise InputError(f"{at}.classifiers.{name} lacks the key `{key}`")
             section.setdefault(key, default)
+        if section.get("tokenizer_revision") and not section["tokenizer"]:
+            raise InputError(f"{at}.classifiers.{name} has a tokenizer_revision, but no tokenizer; name one")
 
 
 def _check_benchmarks(config: Mapping) -> None:

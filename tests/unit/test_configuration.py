@@ -583,6 +583,10 @@ TOXIC_MISTAKES = {
         ".classifiers.mine has the option `wheel`, which huggingface has not; "
         "it has source, label, batch_size, revision, tokenizer, tokenizer_revision",
     ),
+    "revision of no tokenizer": (
+        {"classifiers": {"mine": {**HUGGINGFACE, "tokenizer_revision": "abc"}}},
+        ".classifiers.mine has a tokenizer_revision, but no tokenizer; name one",
+    ),
     "option where there are none": (
         {"classifiers": {"profanity_check": {"label": 1}}},
         ".classifiers.profanity_check has the option `label`, which profanity_check has not; it has none",

@@ -11,6 +11,8 @@ from workspace import FORGET, configuration, sentences
 
 from spunge.configuration import OF_THE_WORKFLOW
 
+MISSING = configuration()["data"]
+MISSING["options"] = MISSING["options"] | {"fluency": {"path": "tables/verse.csv"}}
 TABLES = ("forget", "retain", "questions", "fluency")
 
 
@@ -80,6 +82,7 @@ def unlearn(workspace, **options):
         ({"methods": {"mine": {"method": "rmv", "steps": 3}}}, "configuration: methods.mine.method is 'rmv'"),
         ({"methods": {"rmu": {"steps": 3, "learning_rte": 1}}}, "`learning_rte`; did you mean `learning_rate`?"),
         ({"experiment": "../elsewhere"}, "experiment"),
+        ({"data": MISSING}, "configuration: data.options.fluency.path is tables/verse.csv, and there is no such file"),
     ],
 )
 def test_wrong_configuration(changing, changes, told):
@@ -97,6 +100,15 @@ def test_configuration_that_is_no_yaml(fresh):
     done = fresh.snakemake()
     assert done.returncode != 0 and "Config file is not valid JSON or YAML" in done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_a_key_that_stands_twice(fresh):
+    path = fresh / "experiment.yaml"
+    path.write_text(path.read_text() + "seeds: [1]\n")
+    done = fresh.snakemake("--dry-run")
+    assert done.returncode != 0 and "Traceback" not in done.stdout
+    line = len(path.read_text().splitlines())
+    assert f"{path}, line {line}: the key `seeds` stands there again, after line 2" in done.stdout
 
 
 def test_attribute_that_the_data_lack(changing):

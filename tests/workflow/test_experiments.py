@@ -9,6 +9,7 @@ import yaml
 from workspace import FORGET, PROJECT, Workspace, configuration
 
 from spunge import names
+from spunge.splits import GROUPED
 
 EXPERIMENTS = ["config.yaml", *sorted(f"experiments/{path.name}" for path in (PROJECT / "experiments").glob("*.yaml"))]
 
@@ -104,16 +105,18 @@ def test_numbers_of_shards_add_grouped_splits_at_equal_compute(fresh):
     config["data"]["forget"] = ["rivers", "dances", "trees"]
     config["methods"]["rmu"]["shards"] = [2]
     del config["methods"]["rmu"]["keep_states"]
+    config["methods"]["npo"] = {"steps": 3, "warmup_steps": 2, "shards": [2]}
+    config["methods"].pop("rmu-strong")
     fresh.configure(config, single_shards=False)
     jobs = fresh.dry_run()
-    added = [job for job in jobs if "-2" in job]
+    added, methods = [job for job in jobs if "-2" in job], ("rmu", "npo")
     groups, drawn = ["group1", "group2"], ["part1", "part2"]
     assert sorted(added) == sorted(
         [
-            *(f"Unlearn {part} (attribute-2 split) with rmu, seed 0" for part in groups),
-            *(f"Unlearn {part} (random-2 split) with rmu, seed 0" for part in drawn),
-            *(f"Merge the {split}-2 shards of rmu with ties, seed 0" for split in ("attribute", "random")),
-            *(f"Evaluate rmu/{split}-2/ties/seed0" for split in ("attribute", "random")),
+            *(f"Unlearn {part} (attribute-2 split) with {one}, seed 0" for part in groups for one in methods),
+            *(f"Unlearn {part} (random-2 split) with {one}, seed 0" for part in drawn for one in methods),
+            *(f"Merge the {split}-2 shards of {one} with ties, seed 0" for split in GROUPED for one in methods),
+            *(f"Evaluate {one}/{split}-2/ties/seed0" for split in GROUPED for one in methods),
             *(f"Cut shard {part} of the attribute-2 split" for part in groups),
             *(f"Cut shard {part} of the random-2-seed0 split" for part in drawn),
         ]
@@ -121,6 +124,10 @@ def test_numbers_of_shards_add_grouped_splits_at_equal_compute(fresh):
     assert "Draw shards" in jobs and "Draw tradeoff" in jobs
     printed = fresh.snakemake("--dry-run", "--printshellcmds").stdout
     runs = re.findall(r'scripts/unlearn.py\' .*?"steps": (\d+).*?"candidate": "rmu/([^"]+)/seed0"', printed)
+    warmed = re.findall(r'"steps": (\d+), "warmup_steps": (\d+).*?"candidate": "npo/([^"]+)/seed0"', printed)
+    assert {run: (steps, 2 * int(steps) // 3) for steps, run in runs} == {
+        run: (steps, int(warmup)) for steps, warmup, run in warmed
+    }, "the same part of every run"
     assert {run: int(steps) for steps, run in runs} == {
         "joint": 9,
         **{f"attribute/{part}": 3 for part in config["data"]["forget"]},

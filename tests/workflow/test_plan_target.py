@@ -37,8 +37,8 @@ def test_a_local_model_tables_and_earlier_jobs(fresh):
 def test_configuration_can_be_changed_as_for_any_target(fresh):
     (evaluate,) = lines(plan(fresh), "evaluate")
     assert evaluate[1] == "11", "base, two methods' joint runs, their four merges and four single shards"
-    (evaluate,) = lines(plan(fresh, "--config", "single_shards=False"), "evaluate")
-    assert evaluate[1] == "7"
+    (evaluate,) = lines(plan(fresh, "--config", "single_shards=false", "seeds=[1,2]"), "evaluate")
+    assert evaluate[1] == "13", "no single shards, and twice as many of all but the base"
 
 
 def test_no_number_or_name_of_attributes_is_too_much(fresh):
