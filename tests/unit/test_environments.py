@@ -77,7 +77,7 @@ def test_the_workflow_imports_what_is_pinned_for_it():
     rules = "\n".join(path.read_text() for path in [PROJECT / "Snakefile", *(PROJECT / "rules").glob("*.smk")])
     imported = set(re.findall(r"^(?:import|from) (\w+)", rules, re.MULTILINE)) - set(sys.stdlib_module_names)
     assert imported == {"snakemake", "yaml", "spunge"}
-    assert generate.needed([PROJECT / "spunge" / "configuration.py"]) == {"jsonschema"}
+    assert generate.needed([PROJECT / "spunge" / "configuration.py"]) == {"jsonschema", "PyYAML"}
 
 
 def test_the_container_has_the_environments_python_and_all_pins():
