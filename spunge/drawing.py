@@ -1,9 +1,9 @@
-"""What figures share: sizes, type, interval bars, radars, rows of dots, and files whose bytes are the data's alone."""
+"""What figures share: sizes, type, interval bars, broken models, radars, rows of dots, and how they are written."""
 
 import math
 import os
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from spunge.evaluations import Candidate, Estimate, estimate
+from spunge.evaluations import COMBINED, MISSING, Candidate, Estimate, broken, estimate
 from spunge.files import whole_file
 
 COLUMN = 3.4  # inches: one column of a two-column paper
@@ -28,6 +28,8 @@ MOST_LARGE = 8  # spokes of a radar whose names are as large as other text
 # How all figures mark a model that no longer writes language (`spunge.evaluations.broken`), and what legends call it.
 BROKEN = "broken: no longer writes language"
 CROSS = {"color": "black", "marker": "x", "markersize": 4.5, "markeredgewidth": 0.9, "linestyle": "", "zorder": 6}
+BESIDE = {"start": -0.01, "ha": "left"}  # the word of `cross_out`, where a row has other candidates' dots
+MOST_EXPLAINED = 3  # broken models without a place in a panel, each with its reason
 
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -87,24 +89,81 @@ def percent() -> FuncFormatter:
 
 
 def vertical_interval(axes: Axes, x: float, estimate: Estimate, **line) -> None:
-    """Draw a 95 % interval over `x`; a missing one leaves nothing.
+    """Draw a 95 % interval over `x`; a missing or an infinite one leaves nothing.
 
     Not `errorbar`, which refuses an estimate outside its interval, as a percentile bootstrap can give.
     """
-    axes.plot([x, x], [estimate.low, estimate.high], marker="", **line)
+    if math.isfinite(estimate.low + estimate.high):
+        axes.plot([x, x], [estimate.low, estimate.high], marker="", **line)
 
 
 def horizontal_interval(axes: Axes, y: float, estimate: Estimate, **line) -> None:
-    """Draw a 95 % interval at the height `y`; a missing one leaves nothing."""
-    axes.plot([estimate.low, estimate.high], [y, y], marker="", **line)
+    """Draw a 95 % interval at the height `y`; a missing or an infinite one leaves nothing."""
+    if math.isfinite(estimate.low + estimate.high):
+        axes.plot([estimate.low, estimate.high], [y, y], marker="", **line)
+
+
+def broken_ones(evaluations: pandas.DataFrame, candidates: Iterable[Candidate]) -> dict[str, str]:
+    """Return why candidates are broken, those that are: path → reason."""
+    combined = evaluations[evaluations["seed"] == COMBINED]  # else a large table is searched for every candidate
+    reasons = {one.path: broken(combined, one) for one in candidates}
+    return {path: reason for path, reason in reasons.items() if reason}
+
+
+def lost(estimate: Estimate) -> bool:
+    """Return whether something was measured that is no finite number, as a broken model's may be."""
+    return estimate is not MISSING and not math.isfinite(estimate.value)
+
+
+def shown_broken(one: Candidate, estimate: Estimate, wrecked: Collection[str]) -> bool:
+    """Return whether an estimate is to be crossed out: a number of a model of `wrecked`, or one that isn't finite."""
+    return lost(estimate) or (estimate is not MISSING and one.path in wrecked)
+
+
+def cross_out(axes: Axes, x: float, y: float, colour: str, start: float = 0.02, **text) -> None:
+    """Cross out the point of a broken model; where one of its numbers is not finite, a word at the edge says so.
+
+    start: where the word stands along the other axis, as a share of the panel. text: how, beside the usual.
+    """
+    if math.isfinite(x + y):
+        axes.plot(x, y, **CROSS)
+        return
+    look = {"color": colour, "fontsize": 5.5, "zorder": 6}
+    if math.isfinite(x):
+        at, look["transform"] = (x, start), axes.get_xaxis_transform()
+        look |= {"rotation": 90, "ha": "center", "va": "bottom"}
+    else:
+        at, look["transform"] = (1 - start, y), axes.get_yaxis_transform()
+        look |= {"ha": "right", "va": "center"}
+    axes.text(*at, "broken", **look | text)
+
+
+def not_drawn(reasons: Mapping[str, str], width: int = 54) -> str:
+    """Return lines below a panel's label that tell of the broken models without a place in it; "" without any.
+
+    reasons: name → why it is broken.
+    """
+    if not reasons:
+        return ""
+    told = [f"{name}: {reason}" for name, reason in reasons.items()][:MOST_EXPLAINED]
+    if len(reasons) > len(told):
+        told.append(f"and {len(reasons) - len(told)} more")
+    return "\n" + textwrap.fill(f"broken, not drawn: {'; '.join(told)}", width)
+
+
+def reference(of_base: float, values: Iterable[float]) -> float:
+    """Return what a panel's limit is a multiple of: the base model's value or, where it has none, the lowest."""
+    if math.isfinite(of_base):
+        return of_base
+    return min((value for value in values if math.isfinite(value)), default=math.nan)
 
 
 class Spokes(NamedTuple):
-    """One line of a radar: a candidate's values, one per spoke, and whether it is dotted as that of a broken model."""
+    """One line of a radar: a candidate's values, one per spoke, and why it is broken: such a line is dotted."""
 
     candidate: Candidate
     values: Sequence[float]
-    broken: bool = False
+    broken: str = ""
 
 
 def radar(
@@ -120,7 +179,7 @@ def radar(
     step = 2 * numpy.pi / len(attributes)
     angles = step * numpy.arange(len(attributes))
     height, width = grid
-    values = [value for _, lines in panels for line in lines for value in line.values if not math.isnan(value)]
+    values = [value for _, lines in panels for line in lines for value in line.values if math.isfinite(value)]
     top = max([*values, 0.01])
     names = [textwrap.fill(attribute, 16, break_long_words=False) for attribute in attributes]
     with style():
@@ -132,7 +191,8 @@ def radar(
             axes.set_axis_off()
         legend = {}
         for (title, lines), axes in zip(panels, whole_grid.flat, strict=False):
-            for candidate, own, broken in lines:
+            for candidate, values, reason in lines:
+                own = _finite(values)
                 look = {
                     "color": candidate.colour,
                     "marker": candidate.marker,
@@ -142,8 +202,9 @@ def radar(
                     "markeredgewidth": 0,
                 }
                 legend.setdefault(candidate.name, Line2D([], [], **look))
-                look |= {"linestyle": ":"} if broken else {}
+                look |= {"linestyle": ":"} if reason else {}
                 axes.plot([*angles, angles[0]], [*own, own[0]], **look)
+            axes.set_xlabel(_without_values(lines).lstrip())
             axes.set_theta_zero_location("N")
             axes.set_theta_direction(-1)
             axes.bar(angles[:shaded], 1.05 * top, step, color="#000000", alpha=0.06, linewidth=0, zorder=0)
@@ -175,11 +236,28 @@ def radar(
     return figure
 
 
+def _finite(values: Iterable[float]) -> list[float]:
+    """Return the values with NaN for each that is infinite."""
+    return [value if math.isfinite(value) else math.nan for value in values]
+
+
+def _without_values(lines: Sequence[Spokes]) -> str:
+    """Tell of the broken models that have no line."""
+    return not_drawn(
+        {
+            line.candidate.name: line.broken
+            for line in lines
+            if line.broken and not any(map(math.isfinite, line.values))
+        },
+        44,
+    )
+
+
 def boxes(axes: Axes, rows: Sequence[Sequence[float]], colours: Sequence[str], places: Sequence[float]) -> None:
     """Draw at each place a box for the quartiles of a row, a line for its median, and whiskers to its ends."""
     look = {"linewidth": 0.8}
     drawn = axes.boxplot(
-        [[value for value in row if not math.isnan(value)] for row in rows],
+        [[value for value in row if math.isfinite(value)] for row in rows],
         positions=places,
         orientation="horizontal",
         whis=(0, 100),
@@ -199,7 +277,7 @@ def boxes(axes: Axes, rows: Sequence[Sequence[float]], colours: Sequence[str], p
 
 def extreme(values: Sequence[float], names: Sequence[str], highest: bool) -> str:
     """Return the name of the highest or the lowest value, shortened, with the value in percent; "" without any."""
-    known = [(value, name) for value, name in zip(values, names, strict=True) if not math.isnan(value)]
+    known = [(value, name) for value, name in zip(values, names, strict=True) if math.isfinite(value)]
     if not known:
         return ""
     value, name = (max if highest else min)(known, key=lambda pair: pair[0])
@@ -222,17 +300,17 @@ def _sorted_curves(
             axes.set_axis_off()
         for (title, lines, (sort, own, highest)), axes in zip(shown, whole_grid.flat, strict=False):
             names = attributes[own]
-            for candidate, values, broken in lines:
-                curve = sorted((value for value in values[own] if not math.isnan(value)), reverse=True)
+            for candidate, values, reason in lines:
+                curve = sorted((value for value in values[own] if math.isfinite(value)), reverse=True)
                 look = {"color": candidate.colour, "linewidth": 1.8 if candidate.kind == "attribute" else 1.1}
                 look["linestyle"] = "--" if candidate.kind == "base" else "-"
                 legend.setdefault(candidate.name, Line2D([], [], **look))
-                axes.plot(range(1, len(curve) + 1), curve, **look | ({"linestyle": ":"} if broken else {}))
+                axes.plot(range(1, len(curve) + 1), curve, **look | ({"linestyle": ":"} if reason else {}))
             note = f"{len(names)} attributes {sort}, each line sorted by itself"
             first = next((line for line in lines if line.candidate.kind == "attribute"), None)
             if first and (worst := extreme(first.values[own], names, highest)):
                 note += f"\n{'highest' if highest else 'lowest'} of {first.candidate.name}:\n{worst}"
-            axes.set_xlabel(note)
+            axes.set_xlabel(note + _without_values(lines))
             axes.set_ylim(bottom=0)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -250,8 +328,8 @@ def _sorted_curves(
 class Column(NamedTuple):
     """One panel of dots: the rows it shows (as `measured` gives them), for which attribute, and how.
 
-    percent: shares, shown in percent. limit: how many times the base model's value leaves the panel; its number then
-    stands at an arrow. width: relative to the other panels.
+    percent: shares, shown in percent. limit: how many times the base model's value (or the lowest, where that is none)
+    leaves the panel; its number then stands at an arrow. width: relative to the other panels.
     """
 
     rows: pandas.DataFrame
@@ -266,12 +344,12 @@ def dots(
     groups: Sequence[tuple[str, Sequence[tuple[str, Candidate]]]],
     columns: Sequence[Column],
     base: Candidate | None,
-    broken: Collection[str] = (),
+    wrecked: Mapping[str, str],
 ) -> Figure:
     """Draw one row per named candidate and one panel per column: a dot with its 95 % interval.
 
-    groups: heading (or "") and its rows, from above. The dashed lines are the base model. Candidates whose path is in
-    `broken` are named so, and their dots crossed.
+    groups: heading (or "") and its rows, from above. The dashed lines are the base model. Candidates of `wrecked`
+    (`broken_ones`) are named so, and their dots crossed.
     """
     rows: list[tuple[float, str, Candidate]] = []
     headings: list[tuple[float, str]] = []
@@ -289,28 +367,32 @@ def dots(
         )[0]
         for axes, column in zip(panels, columns, strict=True):
             of_base = estimate(column.rows, base, column.attribute).value if base else math.nan
-            if not math.isnan(of_base):
+            if math.isfinite(of_base):
                 axes.axvline(of_base, color="#999999", linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
-            limit = column.limit * of_base if of_base > 0 else math.inf
-            for y, _, candidate in rows:
-                found = estimate(column.rows, candidate, column.attribute)
-                if found.value > limit:
+            estimates = [estimate(column.rows, candidate, column.attribute) for _, _, candidate in rows]
+            usual = reference(of_base, (found.value for found in estimates))
+            limit = column.limit * usual if usual > 0 else math.inf
+            for (y, _, candidate), found in zip(rows, estimates, strict=True):
+                if limit < found.value:
                     text = f"{found.value:.3g} \u2192" if found.value < 1e6 else f"{found.value:.0e} \u2192"
                     at = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center", "fontsize": 6.5}
                     axes.text(0.98, y, text, **at)
                     continue
-                horizontal_interval(axes, y, found, color=candidate.colour, linewidth=1.1, zorder=2)
+                seen = found._replace(high=min(found.high, limit))
+                horizontal_interval(axes, y, seen, color=candidate.colour, linewidth=1.1, zorder=2)
                 look = {"color": candidate.colour, "marker": candidate.marker, "markersize": 4, "zorder": 3}
                 axes.plot(found.value, y, **look)
-                if candidate.path in broken:
-                    axes.plot(found.value, y, **CROSS)
+                if shown_broken(candidate, found, wrecked):
+                    cross_out(axes, found.value, y, candidate.colour)
+            if any(found.value <= limit < found.high for found in estimates):
+                axes.set_xlim(right=limit)
             axes.grid(True, axis="x")
             axes.tick_params(axis="y", length=0)
             axes.xaxis.set_major_locator(MaxNLocator(5 if len(columns) > 2 else 8, steps=[1, 2, 5, 10]))
             if column.percent:
                 axes.xaxis.set_major_formatter(percent())
             axes.set_xlabel(column.label)
-        names = [f"{name} (broken)" if candidate.path in broken else name for _, name, candidate in rows]
+        names = [f"{name} (broken)" if candidate.path in wrecked else name for _, name, candidate in rows]
         panels[0].set_yticks([y for y, _, _ in rows], names)
         panels[0].set_ylim(place - 0.4, -0.8)
         for y, heading in headings:

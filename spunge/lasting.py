@@ -1,8 +1,9 @@
 """What the findings page says beside its answer: does unlearning last, and does the number of shards matter?"""
 
+import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas
 
@@ -10,18 +11,20 @@ from spunge import summary
 from spunge.evaluations import (
     BEFORE,
     FORGET_MEAN,
+    MISSING,
     RETAIN_MINUS_FORGET,
     SOURCES,
     Candidate,
     Estimate,
     accuracy_from,
+    broken,
     candidates,
     estimate,
     forget_attributes,
     measured,
     written,
 )
-from spunge.verdict import BETTER, WORSE, verdict
+from spunge.verdict import BETTER, BROKEN, RIVAL_BROKEN, WORSE, verdict
 
 ATTACKS = {
     BEFORE: "nothing: the same questions, as unlearned",
@@ -38,18 +41,21 @@ def lasting(evaluations: pandas.DataFrame) -> list[dict]:
     """Return a line for each method, merge and attack, `as_unlearned` first; none where nothing was attacked.
 
     A line has the mean accuracy on the forget attributes of base, joint, random and attribute, and the verdicts on the
-    attribute split against its rivals: better where less came back, whatever it had forgotten before.
+    attribute split against its rivals: better where less came back, whatever it had forgotten before. A number that is
+    not finite reads `broken`, and a broken model is never better, nor is another one better than it.
     """
     there = [name for name in evaluations["evaluation"].unique() if attack(name)]
     lines = []
-    for one in candidates(evaluations, BEFORE):
+    found = candidates(evaluations, BEFORE)
+    for one in found:
         if one.kind != "attribute":
             continue
+        ruined = _ruined(evaluations, one, found)
         for name in sorted(there, key=lambda name: list(ATTACKS).index(name) if name in ATTACKS else len(ATTACKS)):
             rows = measured(evaluations, name, "accuracy")
             line = {"name": _name(one), "attack": attack(name), "before": name == BEFORE}
             line |= {kind: _cell(rows, candidates(evaluations, name), one, kind, FORGET_MEAN) for kind in _KINDS}
-            lines.append(line | _against(evaluations, one, name, FORGET_MEAN, -1))
+            lines.append(line | _against(evaluations, one, name, FORGET_MEAN, -1, ruined))
     return lines
 
 
@@ -61,10 +67,11 @@ def sum_up(lines: Sequence[dict]) -> list[str]:
         told = []
         for rival in RIVALS:
             found = Counter(line[f"{rival}_kind"] for line in own)
-            told.append(
+            text = (
                 f"than the {'joint run' if rival == 'joint' else 'random split'}: less after {found[BETTER]}, more "
-                f"after {found[WORSE]}, not shown to differ after {len(own) - found[BETTER] - found[WORSE]}"
+                f"after {found[WORSE]}, not shown to differ after {found['open']}"
             )
+            told.append(f"{text}, one of the two broken after {found['broken']}" if found["broken"] else text)
         if own:
             text = f"{name}, {len(own)} attacks: how much the attribute split knows of what was to be forgotten"
             texts.append(f"{text}, {'; '.join(told)}.")
@@ -83,7 +90,8 @@ def of_numbers_of_shards(evaluations: pandas.DataFrame) -> list[dict]:
             line = {"name": _name(one), "number": one.groups or len(forget_attributes(evaluations))}
             alike = [other for other in every if other.kind in ("base", "joint") or other.groups == one.groups]
             line |= {kind: _cell(rows, alike, one, kind, RETAIN_MINUS_FORGET) for kind in _KINDS}
-            lines.append(line | _against(evaluations, one, source, RETAIN_MINUS_FORGET, 1))
+            ruined = _ruined(evaluations, one, alike)
+            lines.append(line | _against(evaluations, one, source, RETAIN_MINUS_FORGET, 1, ruined))
     return sorted(lines, key=lambda line: (line["name"], line["number"]))
 
 
@@ -101,25 +109,51 @@ def _name(one: Candidate) -> str:
     return f"{written(one.method)}, {written(one.merge)}"
 
 
+def _other(found: Sequence[Candidate], one: Candidate, kind: str) -> Candidate | None:
+    """Return the base model, or the candidate of a kind that `one` is compared with."""
+    wanted = {"base": ("", ""), "joint": (one.method, "")}.get(kind, (one.method, one.merge))
+    return next((other for other in found if (other.kind, other.method, other.merge) == (kind, *wanted)), None)
+
+
+def _ruined(evaluations: pandas.DataFrame, one: Candidate, found: Sequence[Candidate]) -> dict[str, str]:
+    """Return for each rival what its verdicts are because `one` or the rival is broken, or ""."""
+    if broken(evaluations, one):
+        return dict.fromkeys(RIVALS, BROKEN)
+    others = {rival: _other(found, one, rival) for rival in RIVALS}
+    return {rival: RIVAL_BROKEN if other and broken(evaluations, other) else "" for rival, other in others.items()}
+
+
 def _cell(rows: pandas.DataFrame, found: Sequence[Candidate], one: Candidate, kind: str, attribute: str) -> str:
     """Write the value and interval of the base model, or of the candidate of a kind that `one` is compared with."""
-    wanted = {"base": ("", ""), "joint": (one.method, "")}.get(kind, (one.method, one.merge))
-    other = next((other for other in found if (other.kind, other.method, other.merge) == (kind, *wanted)), None)
+    other = _other(found, one, kind)
     return _written(estimate(rows, other, attribute)) if other else "–"
 
 
-def _against(evaluations: pandas.DataFrame, one: Candidate, evaluation: str, attribute: str, better: int) -> dict:
+def _against(
+    evaluations: pandas.DataFrame,
+    one: Candidate,
+    evaluation: str,
+    attribute: str,
+    better: int,
+    ruined: Mapping[str, str],
+) -> dict:
     line = {}
     for rival in RIVALS:
         difference = estimate(measured(evaluations, evaluation, f"accuracy_minus_{rival}"), one, attribute)
-        judged = verdict(difference, better)
+        state = ruined[rival]
+        if not state and difference is not MISSING and not math.isfinite(difference.value):
+            own = estimate(measured(evaluations, evaluation, "accuracy"), one, attribute)
+            state = RIVAL_BROKEN if math.isfinite(own.value) else BROKEN
+        judged = state or verdict(difference, better)
         line |= {f"minus_{rival}": _written(difference, True), f"{rival}_verdict": judged}
-        line[f"{rival}_kind"] = judged if judged in (BETTER, WORSE) else "open"
+        line[f"{rival}_kind"] = judged if judged in (BETTER, WORSE) else "broken" if state else "open"
     return line
 
 
 def _written(found: Estimate, difference: bool = False) -> str:
-    if found.value != found.value:
+    if found is MISSING:
         return "–"
+    if not math.isfinite(found.value):
+        return "broken"
     value, low, high = (summary.number(number, percent=True, difference=difference) for number in found)
     return f"{value} [{low},\u00a0{high}]"

@@ -1,9 +1,11 @@
 """Accuracy attribute by attribute: grouped bars, forget attributes to the left, retain attributes to the right."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 
 import pandas
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from spunge import drawing
@@ -26,7 +28,8 @@ GAP = 0.35  # between the two sorts of attributes, in widths of a group
 def draw(evaluations: pandas.DataFrame) -> Figure:
     """Draw one group of bars per attribute, one bar per candidate with its 95 % interval, one row per method.
 
-    More attributes than have room are boxes, one per candidate, over all that is to forget and all that is to keep.
+    Crosses mark broken models; the word stands where one has no bar. More attributes than have room are boxes, one per
+    candidate, over all that is to forget and all that is to keep.
     """
     accuracy = measured(evaluations, accuracy_from(evaluations), "accuracy")
     found = candidates(evaluations)
@@ -34,23 +37,27 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     if not found or not panels:
         return drawing.message("This experiment measured no accuracy of an unlearned model.")
     forget, retain = forget_attributes(evaluations), retain_attributes(evaluations)
+    groups = {method: _shown(found, method) for method in panels}
+    wrecked = drawing.broken_ones(evaluations, dict.fromkeys(one for shown in groups.values() for one in shown))
     if len(forget) + len(retain) > drawing.MOST_ATTRIBUTES:
-        return _distributions(accuracy, {method: _shown(found, method) for method in panels}, forget, retain)
+        return _distributions(accuracy, groups, forget, retain, wrecked)
     places = [*range(len(forget)), *(len(forget) + GAP + number for number in range(len(retain)))]
     with drawing.style():
         figure = Figure(figsize=(drawing.PAGE, 0.7 + 2.1 * len(panels)), layout="constrained")
         rows = figure.subplots(len(panels), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
         legend = {}
-        for method, axes in zip(panels, rows, strict=True):
-            shown = _shown(found, method)
+        for (method, shown), axes in zip(groups.items(), rows, strict=True):
             width = 0.82 / len(shown)
             for number, candidate in enumerate(shown):
                 estimates = [estimate(accuracy, candidate, attribute) for attribute in (*forget, *retain)]
                 middles = [place + (number - (len(shown) - 1) / 2) * width for place in places]
-                bars = axes.bar(middles, [each.value for each in estimates], width * 0.9, color=candidate.colour)
+                heights = [each.value if math.isfinite(each.value) else math.nan for each in estimates]
+                bars = axes.bar(middles, heights, width * 0.9, color=candidate.colour)
                 legend.setdefault(candidate.name, bars)
                 for middle, each in zip(middles, estimates, strict=True):
                     drawing.vertical_interval(axes, middle, each, color="black", linewidth=0.7)
+                    if drawing.shown_broken(candidate, each, wrecked):
+                        drawing.cross_out(axes, middle, each.value, candidate.colour)
             axes.grid(True, axis="y")
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
             axes.set_ylabel("accuracy" if len(panels) == 1 else f"{written(method)}: accuracy")
@@ -67,6 +74,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         rows[-1].set_xticks(places, [*forget, *retain], **turned)
         for axes in rows:
             axes.tick_params(axis="x", length=0)
+        if wrecked:
+            legend[drawing.BROKEN] = Line2D([], [], **drawing.CROSS)
         figure.legend(
             legend.values(),
             legend.keys(),
@@ -85,9 +94,16 @@ def _shown(found: Sequence[Candidate], method: str) -> list[Candidate]:
 
 
 def _distributions(
-    accuracy: pandas.DataFrame, panels: dict[str, list[Candidate]], forget: list[str], retain: list[str]
+    accuracy: pandas.DataFrame,
+    panels: dict[str, list[Candidate]],
+    forget: list[str],
+    retain: list[str],
+    wrecked: Collection[str],
 ) -> Figure:
-    """Draw one box per candidate over the attributes of each sort, and name the worst attribute beside it."""
+    """Draw one box per candidate over the attributes of each sort, and name the worst attribute beside it.
+
+    Candidates whose path is in `wrecked` are named broken.
+    """
     sorts = [("to forget", forget, "highest", True), ("to keep", retain, "lowest", False)]
     sorts = [sort for sort in sorts if sort[1]]
     heights = [0.35 + drawing.ROW * len(shown) for shown in panels.values()]
@@ -104,7 +120,8 @@ def _distributions(
                     axes.text(1.02, place, drawing.extreme(own, attributes, highest), **at)
                 axes.set_xlim(0, 1)
                 axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-            row[0].set_yticks(places, [one.name for one in shown])
+            names = [f"{one.name} (broken)" if one.path in wrecked else one.name for one in shown]
+            row[0].set_yticks(places, names)
             row[0].set_ylim(len(shown) - 0.4, -0.6)
             if len(panels) > 1:
                 row[0].set_title(written(method), loc="left", weight="bold")

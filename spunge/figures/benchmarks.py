@@ -1,7 +1,7 @@
 """What unlearning did to each of lm-eval's tasks: the change from the base model, task by task."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas
 from matplotlib.axes import Axes
@@ -42,6 +42,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     """Draw one row per task with the change in accuracy from the base model, one panel per family of methods and merge.
 
     Dots with 95 % intervals: joint, random and attribute split (both merged), a family at λ = 1 or its λ nearest to 1.
+    Crosses mark broken models; the word stands where one has no dot.
     Groups also show the neighbours of what is forgotten (NEIGHBOURS) and the subtasks that changed most. Numbers at the
     names are the base model's accuracies.
     """
@@ -59,7 +60,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         return drawing.message("This experiment asked no benchmark of an unlearned model.")
     base = next((one for one in found if one.kind == "base"), None)
     everyone = list(dict.fromkeys(one for _, shown in panels for one in shown))
-    groups = sections(evaluations, change, everyone)
+    groups, wrecked = sections(evaluations, change, everyone), drawing.broken_ones(evaluations, everyone)
 
     rows, headings, place = [], [], 0.0
     for heading, own, standing_out in groups:
@@ -67,7 +68,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         for name, attribute in own:
             place += 1
             value = estimate(accuracy, base, attribute).value if base else math.nan
-            label = name if math.isnan(value) else f"{name}  {100 * value:.0f}"
+            label = f"{name}  {100 * value:.0f}" if math.isfinite(value) else name
             rows.append((place, label, attribute, standing_out))
         place += 1.4
     with drawing.style():
@@ -79,7 +80,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             axes.set_axis_off()
         legend: dict[str, Line2D] = {}
         for (title, shown), axes in zip(panels, grid.flat, strict=False):
-            _panel(axes, shown, rows, change, legend)
+            _panel(axes, shown, rows, change, wrecked, legend)
             axes.set_title(title, loc="right", weight="bold")
             axes.set_xlabel("change in accuracy\nfrom base, points")
         first = grid[0, 0]
@@ -92,7 +93,11 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                 at = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center"}
                 axes.text(-0.02, y, heading, color="#555555", style="italic", **at)
         order = [name for kind in KINDS for name in legend if name.startswith(kind)]
-        figure.legend([legend[name] for name in order], order, loc="outside lower center", ncols=len(order))
+        if wrecked:
+            order.append(drawing.BROKEN)
+            legend[drawing.BROKEN] = Line2D([], [], **drawing.CROSS)
+        columns = len(order) if across > 1 or not wrecked else 2
+        figure.legend([legend[name] for name in order], order, loc="outside lower center", ncols=columns)
     return figure
 
 
@@ -113,7 +118,7 @@ def sections(
 
         def largest(attribute: str) -> float:
             changes = [abs(estimate(change, one, attribute).value) for one in shown]
-            return max((value for value in changes if not math.isnan(value)), default=0)
+            return max((value for value in changes if math.isfinite(value)), default=0)
 
         def readable(attributes: Sequence[str], group: str = group) -> list[tuple[str, str]]:
             return [(one.removeprefix(f"{group}_").replace("_", " "), one) for one in attributes]
@@ -127,7 +132,12 @@ def sections(
 
 
 def _panel(
-    axes: Axes, shown: Sequence[Candidate], rows: Sequence[tuple], change: pandas.DataFrame, legend: dict[str, Line2D]
+    axes: Axes,
+    shown: Sequence[Candidate],
+    rows: Sequence[tuple],
+    change: pandas.DataFrame,
+    wrecked: Collection[str],
+    legend: dict[str, Line2D],
 ) -> None:
     axes.axvline(0, color="#999999", linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
     for y, _, attribute, standing_out in rows:
@@ -139,6 +149,8 @@ def _panel(
             drawing.horizontal_interval(axes, at, found, color=one.colour, linewidth=0.9, zorder=2)
             look = {"color": one.colour, "marker": one.marker, "markersize": 3.2, "linestyle": "", "markeredgewidth": 0}
             (dot,) = axes.plot(found.value, at, zorder=3, **look)
+            if drawing.shown_broken(one, found, wrecked):
+                drawing.cross_out(axes, found.value, at, one.colour, **drawing.BESIDE)
             name = {"joint": "joint", "random": "random split (control)", "attribute": "attribute split (SPUNGE)"}
             legend.setdefault(name[one.kind], dot)
     axes.grid(True, axis="x")

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas
 from matplotlib.axes import Axes
@@ -19,7 +19,6 @@ from spunge.evaluations import (
     SOURCES,
     Candidate,
     Estimate,
-    broken,
     candidates,
     estimate,
     forget_attributes,
@@ -53,7 +52,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
 
     Left, a panel per source of the texts: accuracy over the number of texts relearned, from 0, as unlearned. Right:
     after the other attacks. Bars are 95 % intervals with the seeds combined, dashed lines the base model after the
-    same, dotted ones the accuracy of guessing.
+    same, dotted ones the accuracy of guessing. Crosses mark broken models; the word stands where one has no number.
     """
     found = candidates(evaluations, BEFORE)
     accuracy = {
@@ -75,11 +74,14 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             len(rows), len(sources) + dots, squeeze=False, width_ratios=[1] * len(sources) + [1.5] * dots
         )
         legend: dict[str, Line2D] = {}
+        wrecked = drawing.broken_ones(
+            evaluations, (one for one in found if any(_belongs(one, method, merge) for method, merge in rows))
+        )
         for (method, merge), grid in zip(rows, whole_grid, strict=True):
             shown = [one for one in found if _belongs(one, method, merge)]
-            wrecked = {one.path for one in shown if broken(evaluations, one)}
             for source, axes in zip(sources, grid, strict=False):
-                _curves(axes, shown, [BEFORE, *(f"relearned_{source}_{number}" for number in numbers)], accuracy)
+                attacks = [BEFORE, *(f"relearned_{source}_{number}" for number in numbers)]
+                _curves(axes, shown, attacks, accuracy, wrecked)
                 axes.set_xticks(range(len(numbers) + 1), ["0", *map(str, numbers)])
                 axes.set_xlabel(f"texts relearned, of\n{SOURCES[source]}" if (method, merge) == rows[-1] else "")
                 axes.set_ylim(0, 1)
@@ -97,20 +99,22 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             for one in shown:
                 look = {"linestyle": "--" if one.kind == "base" else "-", "marker": MARKERS[one.kind], "markersize": 4}
                 legend.setdefault(NAMES[one.kind], Line2D([], [], color=COLOURS[one.kind], linewidth=1.1, **look))
-            if wrecked and dots:
-                legend[drawing.BROKEN] = Line2D([], [], **drawing.CROSS)
+        if wrecked:
+            legend[drawing.BROKEN] = Line2D([], [], **drawing.CROSS)
         if chance:
             legend["guessing"] = Line2D([], [], **CHANCE)
         order = [*NAMES.values(), drawing.BROKEN, "guessing"]
         labels = sorted(legend, key=order.index)
-        figure.legend(
-            [legend[label] for label in labels], labels, loc="outside lower center", ncols=5 if sources else 2
-        )
+        columns = 2 if not sources else 3 if wrecked else 5
+        figure.legend([legend[label] for label in labels], labels, loc="outside lower center", ncols=columns)
     return figure
 
 
-def _curves(axes: Axes, shown: Sequence[Candidate], names: Sequence[str], accuracy: dict) -> None:
+def _curves(
+    axes: Axes, shown: Sequence[Candidate], names: Sequence[str], accuracy: dict, wrecked: Collection[str]
+) -> None:
     """Draw one line per candidate over the attacks `names`, which stand at 0, 1 …"""
+    words = [0] * len(names)  # that stand above each other
     for place, one in enumerate(shown):
         found = [_estimate(accuracy, name, one) for name in names]
         offset = BESIDE * (place - (len(shown) - 1) / 2)
@@ -121,9 +125,13 @@ def _curves(axes: Axes, shown: Sequence[Candidate], names: Sequence[str], accura
         look = {"marker": MARKERS[one.kind], "markersize": 5 if one.kind == "base" else 3.5, "markeredgewidth": 0}
         look |= {"linestyle": "--" if one.kind == "base" else "-", "linewidth": 1.1, "zorder": front}
         axes.plot(xs, [each.value for each in found], color=colour, **look)
+        for number, (x, each) in enumerate(zip(xs, found, strict=True)):
+            if drawing.shown_broken(one, each, wrecked):
+                drawing.cross_out(axes, x, each.value, colour, start=0.02 + 0.25 * words[number])
+                words[number] += drawing.lost(each)
 
 
-def _dots(axes: Axes, shown, ways: Sequence[str], accuracy: dict, wrecked: set[str], chance: float) -> None:
+def _dots(axes: Axes, shown, ways: Sequence[str], accuracy: dict, wrecked: Collection[str], chance: float) -> None:
     """Draw one row per attack, and in it one dot with its interval per candidate."""
     for row, name in enumerate(ways):
         for place, one in enumerate(shown):
@@ -132,8 +140,8 @@ def _dots(axes: Axes, shown, ways: Sequence[str], accuracy: dict, wrecked: set[s
             drawing.horizontal_interval(axes, y, found, color=COLOURS[one.kind], linewidth=1.0, zorder=2)
             look = {"color": COLOURS[one.kind], "marker": MARKERS[one.kind], "zorder": 3, "markeredgewidth": 0}
             axes.plot(found.value, y, markersize=5 if one.kind == "base" else 3.5, **look)
-            if one.path in wrecked:
-                axes.plot(found.value, y, **drawing.CROSS)
+            if drawing.shown_broken(one, found, wrecked):
+                drawing.cross_out(axes, found.value, y, COLOURS[one.kind], **drawing.BESIDE)
     multiple_choice = len(ways) - ("open_ended" in ways)
     if chance:
         axes.plot([chance, chance], [-0.5, multiple_choice - 0.5], zorder=1, **CHANCE)

@@ -22,8 +22,9 @@ DISAGREEMENT = "#7f7f7f"
 def draw(evaluations: pandas.DataFrame) -> Figure:
     """Draw one row per merged candidate: kept shares and sign conflict as bars, cosines as a matrix.
 
-    Bars and cells are means over seeds; dots are single seeds. More task vectors than have room are boxes, and all
-    merges of a method and split share one matrix without names.
+    Bars and cells are means over seeds; dots are single seeds. Broken models are named so; a cell without a finite
+    number stays empty. More task vectors than have room are boxes, and all merges of a method and split share one
+    matrix without names.
     """
     merged = candidates(evaluations, "merge")
     if not merged:
@@ -32,6 +33,9 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         measured(evaluations, "merge", metric) for metric in ("kept_share", "sign_conflict", "cosine")
     )
     several = len({candidate.method for candidate in merged}) > 1
+    wrecked = drawing.broken_ones(evaluations, merged)
+    names = {one: f"{_split(one, several)}, {written(one.merge)}" for one in merged}
+    names = {one: f"{name} (broken)" if one.path in wrecked else name for one, name in names.items()}
     heights, panels, most = [], [], 0
     for candidate in merged:
         shares = {shard: list(rows["value"]) for shard, rows in _of(kept, candidate).groupby("shard", sort=False)}
@@ -41,7 +45,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         cell = CELL if len(cosines) <= MOST_NUMBERED else 0.17
         heights.append(0.75 + max(0.17 * len(shares), cell * len(cosines)))
     if most > drawing.MOST_ATTRIBUTES:
-        return _draw_many(panels, most)
+        return _draw_many(panels, names, most)
     with drawing.style():
         figure = Figure(figsize=(drawing.PAGE, sum(heights) + 0.8), layout="constrained")
         grid = figure.subplots(len(merged), 2, squeeze=False, height_ratios=heights, width_ratios=[1.5, 1])
@@ -49,8 +53,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         for (candidate, shares, conflicts, cosines), (bars, matrix) in zip(panels, grid, strict=True):
             _draw_shares(bars, shares, conflicts, candidate.colour)
             images.append(_draw_cosines(matrix, cosines))
-            name = f"{_split(candidate, several)}, {written(candidate.merge)}"
-            bars.set_title(name, loc="left", weight="bold")
+            bars.set_title(names[candidate], loc="left", weight="bold")
         grid[-1, 0].set_xlabel("share of the entries")
         shown = [image for image in images if image is not None]
         if shown:
@@ -61,7 +64,9 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
 
 
 def _of(rows: pandas.DataFrame, candidate: Candidate) -> pandas.DataFrame:
-    return rows.loc[candidate.path : candidate.path].reset_index()
+    """Return a candidate's rows, with NaN for each value that is infinite."""
+    own = rows.loc[candidate.path : candidate.path].reset_index()
+    return own.assign(value=own["value"].where(numpy.isfinite(own["value"])))
 
 
 def _split(candidate: Candidate, several: bool) -> str:
@@ -69,7 +74,7 @@ def _split(candidate: Candidate, several: bool) -> str:
     return f"{written(candidate.method)}: {split}" if several else split
 
 
-def _draw_many(panels: list, most: int) -> Figure:
+def _draw_many(panels: list, names: dict[Candidate, str], most: int) -> Figure:
     """Draw one row of boxes per candidate, over shards and pairs of them; below, a matrix per method and split."""
     several = len({candidate.method for candidate, *_ in panels}) > 1
     matrices: dict[str, list[pandas.DataFrame]] = {}
@@ -90,6 +95,10 @@ def _draw_many(panels: list, most: int) -> Figure:
         drawing.boxes(shares, kept, colours, places)
         drawing.boxes(alike, pairs, colours, places)
         signs.scatter(conflicts, places, 14, DISAGREEMENT)
+        for axes, values in ((shares, kept), (signs, [conflict for _, _, conflict, _ in panels]), (alike, pairs)):
+            for place, own in zip(places, values, strict=True):
+                if len(own) and numpy.isnan(own).all():
+                    drawing.cross_out(axes, math.nan, place, "black")
         signs.grid(True, axis="x")
         signs.tick_params(axis="y", length=0)
         for axes in (shares, signs):
@@ -98,8 +107,7 @@ def _draw_many(panels: list, most: int) -> Figure:
         shares.set_xlabel(f"share kept, {most} shards")
         signs.set_xlabel("signs in conflict")
         alike.set_xlabel(f"cosines of {most * (most - 1) // 2} pairs")
-        names = [f"{_split(candidate, several)}, {written(candidate.merge)}" for candidate, *_ in panels]
-        shares.set_yticks(places, names)
+        shares.set_yticks(places, [names[candidate] for candidate, *_ in panels])
         shares.set_ylim(len(panels) - 0.4, -0.6)
         if matrices:
             grid = parts[1].subplots(down, across, squeeze=False)
@@ -121,11 +129,11 @@ def _draw_shares(axes: Axes, shares: dict, conflicts: list, colour: str) -> None
         bars.append(("sign conflict", conflicts, DISAGREEMENT))
         names.append("signs in conflict")
     for place, (_, values, bar_colour) in enumerate(bars):
-        axes.barh(place, numpy.mean(values), 0.7, color=bar_colour)
+        mean = numpy.mean(values)
+        axes.barh(place, mean, 0.7, color=bar_colour)
         axes.plot(values, [place] * len(values), ".", color="black", markersize=2.5, clip_on=False)
-        axes.text(
-            max(values) + 0.02, place, f"{numpy.mean(values):.0%}", va="center", ha="left", fontsize=7, clip_on=False
-        )
+        text, end = ("broken", 0) if numpy.isnan(mean) else (f"{mean:.0%}", max(values))
+        axes.text(end + 0.02, place, text, va="center", ha="left", fontsize=7, clip_on=False)
     axes.set_yticks(range(len(bars)), names)
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
@@ -159,8 +167,12 @@ def _draw_cosines(axes: Axes, cosines: pandas.DataFrame) -> Collection | None:
 
 
 def _matrix(rows: pandas.DataFrame) -> pandas.DataFrame:
-    """Return the mean cosines as a symmetric matrix with ones on its diagonal, whichever half the rows tell."""
+    """Return the mean cosines as a symmetric matrix with ones on its diagonal, whichever half the rows tell.
+
+    A mean over a seed without a finite cosine is NaN.
+    """
     names = list(dict.fromkeys([*rows["shard"], *rows["attribute"]]))
-    told = rows.groupby(["shard", "attribute"])["value"].mean().unstack().reindex(index=names, columns=names)
+    means = rows.groupby(["shard", "attribute"])["value"].mean(skipna=False)
+    told = means.unstack().reindex(index=names, columns=names)
     told = told.rename_axis(index=None, columns=None)  # else a heat map takes their names for labels
-    return told.fillna(told.T).fillna(pandas.DataFrame(numpy.eye(len(names)), index=names, columns=names))
+    return told.fillna(told.T).where(~numpy.eye(len(names), dtype=bool), 1.0)

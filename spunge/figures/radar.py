@@ -19,22 +19,22 @@ from spunge.evaluations import (
 def draw(evaluations: pandas.DataFrame) -> Figure:
     """Draw one spoke per attribute and one line per base, joint and merged candidate, one panel per method.
 
-    The spokes of the forget attributes stand on grey.
+    The spokes of the forget attributes stand on grey. Lines of broken models are dotted.
     """
     accuracy = measured(evaluations, accuracy_from(evaluations), "accuracy")
     found = [candidate for candidate in candidates(evaluations) if candidate.kind not in ("shard", "part")]
     asked = set(accuracy.index.get_level_values("attribute"))
     forget = [attribute for attribute in forget_attributes(evaluations) if attribute in asked]
     attributes = [*forget, *retain_attributes(evaluations)]
-    panels = [
-        (
-            written(method),
-            [
-                drawing.Spokes(candidate, [estimate(accuracy, candidate, attribute).value for attribute in attributes])
-                for candidate in found
-                if candidate.method in ("", method)
-            ],
+    wrecked = drawing.broken_ones(evaluations, found)
+    lines = {
+        one: drawing.Spokes(
+            one, [estimate(accuracy, one, attribute).value for attribute in attributes], wrecked.get(one.path, "")
         )
+        for one in found
+    }
+    panels = [
+        (written(method), [line for one, line in lines.items() if one.method in ("", method)])
         for method in methods(evaluations)
     ]
     if not found or not panels:

@@ -1,9 +1,13 @@
 """The effect of the split against the number of shards, from the joint run to a shard for each attribute."""
 
+import math
+from collections.abc import Collection
+
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from spunge import drawing
@@ -36,7 +40,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     """Draw accuracy over the number of shards, one row per method and merge that has several numbers of them.
 
     Panels: retain minus forget, both means, and the attribute splits minus the random ones, paired; 95 % intervals with
-    the seeds combined, faint dots for single seeds, dashed lines for the base model and for no difference.
+    the seeds combined, faint dots for single seeds, dashed lines for the base model and for no difference. Crosses mark
+    broken models, and differences from one; the word stands where they have no number.
     """
     accuracy = measured(evaluations, "knowledge", "accuracy")
     difference = measured(evaluations, "knowledge", "accuracy_minus_random")
@@ -46,6 +51,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     if not grid:
         return drawing.message("No method of this experiment was run with several numbers of shards.")
     base = next((one for one in every if one.kind == "base"), None)
+    wrecked = drawing.broken_ones(evaluations, every)
     merges = {merge for _, merge in grid}
     numbers = sorted({1, most, *(one.groups for one in every if one.groups)})
     # Beside a large number the small ones would fall together: then all stand equally far apart.
@@ -59,7 +65,10 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             lines = {kind: _by_number(own, kind, most) for kind in SIDES}
             for axes, attribute in zip(panels, MEASURES, strict=False):
                 if base:
-                    legend["base model"] = axes.axhline(estimate(accuracy, base, attribute).value, **DASHED)
+                    of_base = estimate(accuracy, base, attribute)
+                    name = "base model (broken)" if drawing.lost(of_base) else "base model"
+                    height = of_base.value if math.isfinite(of_base.value) else math.nan
+                    legend[name] = axes.axhline(height, **DASHED)
                 for kind, own in lines.items():
                     if not own:
                         continue
@@ -68,12 +77,14 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                     values = [estimate(accuracy, one, attribute).value for one in line.values()]
                     axes.plot(places, values, color=list(line.values())[-1].colour, linewidth=1.2, zorder=2)
                     for number, one in own.items():
-                        point = _point(axes, at[number], one, accuracy, attribute, seeds(evaluations, one))
+                        point = _point(axes, at[number], one, accuracy, attribute, seeds(evaluations, one), wrecked)
                         legend.setdefault(NAMES[kind], point)
             axes = panels[-1]
             axes.axhline(0, **DASHED)
             for number, one in lines["attribute"].items():
-                _point(axes, at[number], one, difference, RETAIN_MINUS_FORGET, seeds(evaluations, one))
+                rival = lines["random"].get(number)
+                either = {one.path} if rival and rival.path in wrecked else wrecked
+                _point(axes, at[number], one, difference, RETAIN_MINUS_FORGET, seeds(evaluations, one), either)
             name = f"{written(method)}, {written(merge)}" if len(merges) > 1 else written(method)
             panels[0].set_ylabel(name, weight="bold")
         for axes, title in zip(rows[0], [*MEASURES.values(), "SPUNGE \u2212 random, points"], strict=True):
@@ -86,7 +97,9 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             axes.set_xlim(at[1] - 0.3, at[most] + 0.3)
         for axes in rows[-1]:
             axes.set_xlabel("number of shards")
-        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend))
+        if wrecked:
+            legend[drawing.BROKEN] = Line2D([], [], **drawing.CROSS)
+        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=min(len(legend), 4))
     return figure
 
 
@@ -97,7 +110,13 @@ def _by_number(own: list[Candidate], kind: str, most: int) -> dict[int, Candidat
 
 
 def _point(
-    axes: Axes, place: int, one: Candidate, rows: pandas.DataFrame, attribute: str, single: list[str]
+    axes: Axes,
+    place: int,
+    one: Candidate,
+    rows: pandas.DataFrame,
+    attribute: str,
+    single: list[str],
+    wrecked: Collection[str],
 ) -> PathCollection:
     """Draw a candidate's estimate and interval at its place, and its single seeds; return the marker."""
     side = SIDES[one.kind]
@@ -107,5 +126,8 @@ def _point(
     for seed in single:
         value = estimate(rows, one, attribute, seed).value
         axes.scatter(place + APART * 2 * (side or 1), value, 8, one.colour, **faint)
+    if drawing.shown_broken(one, found, wrecked):
+        words = {"ha": {-1: "right", 0: "center", 1: "left"}[side]}  # beside each other, as the points
+        drawing.cross_out(axes, place + APART * side, found.value, one.colour, **words)
     look = {"marker": one.marker, "edgecolors": "white", "linewidths": 0.7, "zorder": 4}
     return axes.scatter(place + APART * side, found.value, 36, one.colour, **look)

@@ -7,7 +7,6 @@ from spunge import drawing
 from spunge.evaluations import (
     FORGET_MEAN,
     TOXIC_SHARE,
-    broken,
     candidates,
     classifiers,
     measured,
@@ -54,7 +53,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     perplexity = measured(evaluations, "fluency", "perplexity")
     if len(perplexity):
         columns.append(drawing.Column(perplexity, "", "\u2190 perplexity\nof prose", limit=BEYOND))
-    wrecked = {one.path for _, own in groups for _, one in own if broken(evaluations, one)}
+    wrecked = drawing.broken_ones(evaluations, (one for _, own in groups for _, one in own))
     figure = drawing.dots(groups, columns, base, wrecked)
     for axes, column in zip(figure.axes, columns, strict=True):
         if column.percent:

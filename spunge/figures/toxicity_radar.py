@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from spunge import drawing
 from spunge.evaluations import (
     TOXIC_SHARE,
-    broken,
     candidates,
     classifiers,
     estimate,
@@ -40,11 +39,11 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     def lines(found: list, evaluation: str) -> list[drawing.Spokes]:
         rows = measured(evaluations, evaluation, metric)
         values = {one: [estimate(rows, one, group).value for group in groups] for one in found}
-        wrecked = {one for one in found if evaluation == "toxicity" and broken(evaluations, one)}
+        wrecked = drawing.broken_ones(evaluations, found if evaluation == "toxicity" else ())
         return [
-            drawing.Spokes(one, own, one in wrecked)
+            drawing.Spokes(one, own, wrecked.get(one.path, ""))
             for one, own in values.items()
-            if not all(math.isnan(value) for value in own)
+            if one.path in wrecked or any(map(math.isfinite, own))
         ]
 
     panels = []

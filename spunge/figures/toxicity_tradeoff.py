@@ -19,7 +19,6 @@ from spunge.evaluations import (
     TOXIC_SHARE,
     Candidate,
     Estimate,
-    broken,
     candidates,
     classifiers,
     estimate,
@@ -42,7 +41,7 @@ class Point(NamedTuple):
     candidate: Candidate
     perplexity: Estimate
     toxic: Estimate
-    broken: bool
+    broken: str
 
 
 def draw(evaluations: pandas.DataFrame) -> Figure:
@@ -50,7 +49,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
 
     A line runs from the base model (λ = 0) through the λ of one split and merge, with 95 % bars in both directions;
     a family with a single λ has points alone. The dashed line is the perplexity at which all are compared, hollow
-    markers on it are the interpolated shares; crosses mark broken models.
+    markers on it are the interpolated shares; crosses mark broken models, and those without a place are told of under
+    the panel.
     """
     scored = classifiers(evaluations)
     perplexity = measured(evaluations, "fluency", "perplexity")
@@ -60,18 +60,20 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     toxic = measured(evaluations, "toxicity", metric)
     of = families(evaluations)
 
-    base, panels = None, {}
-    for one in candidates(evaluations, "toxicity"):
+    base, panels, found = None, {}, candidates(evaluations, "toxicity")
+    wrecked = drawing.broken_ones(evaluations, (one for one in found if one.kind in ("base", *KINDS)))
+    for one in found:
         family, scale = of.get(one.method, ("", 0.0))
-        found = estimate(perplexity, one), estimate(toxic, one, FORGET_MEAN)
-        point = Point(scale, one, *found, bool(broken(evaluations, one)))
+        place = estimate(perplexity, one), estimate(toxic, one, FORGET_MEAN)
+        point = Point(scale, one, *place, wrecked.get(one.path, ""))
         if one.kind == "base":
             base = point
         elif one.kind in KINDS:
             panels.setdefault(family, {}).setdefault((one.kind, one.merge), []).append(point)
     if not panels or base is None:
         return drawing.message("This experiment measured no toxicity of an unlearned model.")
-    fluent = base.perplexity.value
+    every = [point.perplexity.value for lines in panels.values() for line in lines.values() for point in line]
+    fluent = drawing.reference(base.perplexity.value, every)
     equal = [
         (
             one,
@@ -93,7 +95,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         labels = []
         for (family, lines), axes in zip(panels.items(), grid.flat, strict=False):
             curves = [sorted(line, key=lambda point: point.scale) for line in lines.values()]
-            _panel(axes, base, curves, [one for one in equal if one[0].method == family], legend)
+            _panel(axes, base, curves, [one for one in equal if one[0].method == family], fluent, legend)
             axes.set_title(written(family), loc="right", weight="bold")
             several = [point for curve in curves if len(curve) > 1 for point in curve]
             if several:
@@ -113,10 +115,16 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, base: Point, curves: list[list[Point]], equal: list, legend: dict[str, Line2D]) -> None:
-    """Draw the curves of one family, and its (candidate, perplexity, toxic share) at equal fluency."""
-    fluent = base.perplexity.value
-    shown, hidden = [*base.perplexity], []
+def _panel(
+    axes: Axes, base: Point, curves: list[list[Point]], equal: list, fluent: float, legend: dict[str, Line2D]
+) -> None:
+    """Draw the curves of one family, and its (candidate, perplexity, toxic share) at equal fluency.
+
+    fluent: the perplexity that the panel's limit is a multiple of.
+    """
+    shown, hidden, lost = [*base.perplexity], [], {}
+    if drawing.lost(base.perplexity) or drawing.lost(base.toxic):
+        lost[base.candidate.name] = base.broken or "not a number"
     for curve in curves:
         if len(curve) > 1:
             look = {"color": curve[0].candidate.colour, "zorder": 3}
@@ -124,29 +132,33 @@ def _panel(axes: Axes, base: Point, curves: list[list[Point]], equal: list, lege
             whole = [base, *curve]
             axes.plot([point.perplexity.value for point in whole], [point.toxic.value for point in whole], **look)
         for point in curve:
-            if point.perplexity.value > BEYOND * fluent:
+            beyond = point.perplexity.value > BEYOND * fluent
+            if beyond or drawing.lost(point.perplexity) or drawing.lost(point.toxic):
+                scale = f", λ = {point.scale:g}" if len(curve) > 1 else ""
+                lost[point.candidate.name + scale] = point.broken or "not a number"
+            if beyond:
                 hidden.append(point.perplexity.value)
                 continue
             shown += point.perplexity
             legend.setdefault(point.candidate.name, _mark(axes, point))
-            if point.broken:
+            if point.broken and math.isfinite(point.perplexity.value + point.toxic.value):
                 (cross,) = axes.plot(point.perplexity.value, point.toxic.value, **drawing.CROSS)
                 legend.setdefault(drawing.BROKEN, cross)
     legend.setdefault(base.candidate.name, _mark(axes, base))
     for one, x, y in equal:
-        if not math.isnan(x + y):
+        if math.isfinite(x + y):
             shown.append(x)
             axes.axvline(x, color="#999999", linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
             axes.plot(x, y, color=one.colour, marker=one.marker, **INTERPOLATED)
             name = f"interpolated at {x / fluent:.3g} times the base\nmodel's perplexity (dashed)"
             legend.setdefault(name, Line2D([], [], color="#777777", marker="o", **INTERPOLATED))
-    _scale(axes, [min(value, BEYOND * fluent) for value in shown if value > 0])
+    _scale(axes, [min(value, BEYOND * fluent) for value in shown if value > 0 and math.isfinite(value)])
     axes.grid(True)
     axes.yaxis.set_major_formatter(drawing.percent())
     axes.yaxis.set_tick_params(labelleft=True)
     count = f"{len(hidden)} points" if len(hidden) > 1 else "1 point"
     beyond = f"\n{count} beyond the panel, up to {rough(max(hidden))} \u2192" if hidden else ""
-    axes.set_xlabel(f"\u2190 perplexity of prose{beyond}")
+    axes.set_xlabel(f"\u2190 perplexity of prose{drawing.not_drawn(lost)}{beyond}")
 
 
 def _mark(axes: Axes, point: Point) -> Line2D:

@@ -1,7 +1,10 @@
 """What was forgotten against what was kept: the one figure that shows the whole trade."""
 
+import math
+
 import pandas
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from spunge import drawing
@@ -24,7 +27,8 @@ AREA = {"base": 110, "attribute": 50, "joint": 44, "random": 40, "shard": 26, "p
 def draw(evaluations: pandas.DataFrame) -> Figure:
     """Plot mean accuracy on the retain attributes over that on the forget attributes, one panel per method.
 
-    Large markers with 95 % bars are seeds combined, small faint ones are single seeds.
+    Large markers with 95 % bars are seeds combined, small faint ones are single seeds. Crosses mark broken models;
+    those without a place are told of under the panel.
     """
     accuracy = measured(evaluations, accuracy_from(evaluations), "accuracy")
     found = candidates(evaluations)
@@ -38,10 +42,11 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         grid = whole_grid.flat[: len(panels)]
         for axes in whole_grid.flat[len(panels) :]:
             axes.set_axis_off()
-        legend = {}
+        legend, wrecked = {}, drawing.broken_ones(evaluations, found)
         for method, axes in zip(panels, grid, strict=True):
             shown = [candidate for candidate in found if candidate.method in ("", method)]
             single_shards = [candidate for candidate in shown if candidate.kind in ("shard", "part")]
+            lost = {}
             for candidate in shown:
                 many = candidate in single_shards and len(single_shards) > MOST_SHARDS
                 colour = single_shards[0].colour if many else candidate.colour
@@ -76,20 +81,26 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                     zorder=front,
                 )
                 legend.setdefault("one attribute alone" if many else candidate.name, points)
-                if candidate.kind == "base":
+                if drawing.lost(forget) or drawing.lost(retain):
+                    lost[candidate.name] = wrecked.get(candidate.path, "not a number")
+                elif candidate.path in wrecked:
+                    axes.plot(forget.value, retain.value, **drawing.CROSS)
+                if candidate.kind == "base" and math.isfinite(retain.value):
                     axes.axhline(retain.value, color="#999999", linewidth=0.6, linestyle=(0, (4, 3)), zorder=1)
             axes.grid(True)
             axes.margins(0.08)
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))  # 2.5 % would need a decimal
                 axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-            axes.set_xlabel("mean accuracy, forget attributes")
+            axes.set_xlabel("mean accuracy, forget attributes" + drawing.not_drawn(lost))
             # The corner is named above the frame, where no marker can ever lie.
             axes.set_title("↖ forgets, keeps the rest", loc="left", color="#555555", style="italic")
             if len(panels) > 1:
                 axes.set_title(written(method), loc="right", weight="bold")
         for axes in whole_grid[:, 0]:
             axes.set_ylabel("mean accuracy, retain attributes")
+        if wrecked:
+            legend[drawing.BROKEN] = Line2D([], [], **drawing.CROSS)
         figure.legend(
             legend.values(),
             legend.keys(),

@@ -1,8 +1,14 @@
 """Loss curves of every unlearning run."""
 
+import math
+import textwrap
+
+import numpy
 import pandas
 import seaborn
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from spunge import drawing
@@ -13,22 +19,26 @@ KINDS = {"joint": "joint", "shard": "attribute shards", "part": "random shards"}
 LINES = ("-", "--", ":", "-.")
 MOST_NAMED = 4
 LOGARITHMIC_FROM = 30  # ratio of the largest to the smallest loss
+BEYOND = 1e4  # a loss this many times the first ones and the median has run away
 
 
 def draw(evaluations: pandas.DataFrame) -> Figure:
     """Draw every loss that a method recorded in a row of its own, over optimizer steps, one column per split.
 
     Thin lines are single seeds, thick ones their mean; of more shards than have room, median and range over shards and
-    seeds are drawn. Methods that take another one's runs have none.
+    seeds are drawn. Methods that take another one's runs have none. A line ends where its loss has run away or is no
+    number, and a cross stands at the end of such a run, and of one whose model is broken.
     """
     runs = candidates(evaluations, "training")
     if not runs:
         return drawing.message("This experiment recorded no training losses.")
-    losses = {metric: measured(evaluations, "training", metric) for metric in LOSSES}
+    losses = {metric: _until_broken(measured(evaluations, "training", metric)) for metric in LOSSES}
+    wrecked = drawing.broken_ones(evaluations, runs)
     kinds = [kind for kind in KINDS if any(run.kind == kind for run in runs)]
     trained = [method for method in methods(evaluations) if any(run.method == method for run in runs)]
     rows = [(method, metric) for method in trained for metric in LOSSES if (losses[metric]["method"] == method).any()]
     several = len(trained) > 1
+    crossed = False
     with drawing.style():
         figure = Figure(figsize=(drawing.PAGE, 0.4 + 1.6 * len(rows)), layout="constrained")
         grid = figure.subplots(len(rows), len(kinds), squeeze=False, sharey="row", sharex=False if several else "col")
@@ -38,19 +48,35 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                 if len(own) > drawing.MOST_ATTRIBUTES:
                     paths = [run.path for run in own]
                     curves = losses[metric][losses[metric].index.isin(paths, level="candidate")]
+                    ended = {*curves[curves["value"].isna()].index.unique("candidate"), *wrecked}.intersection(paths)
+                    if ended:
+                        _note(axes, f"{len(ended)} of {len(own)} broken")
                     shown = {"data": curves.reset_index(), "x": "n", "y": "value", "ax": axes, "color": own[0].colour}
                     seaborn.lineplot(**shown, estimator="median", errorbar=("pi", 100), linewidth=1.4)
                     axes.grid(True)
                     continue
+                lost = []
                 for number, run in enumerate(own):
                     if run.path not in losses[metric].index:
                         continue
                     curves = losses[metric].loc[run.path].reset_index()
                     look = {"color": run.colour, "linestyle": LINES[number % len(LINES)]}
-                    shown = {"data": curves, "x": "n", "y": "value", "ax": axes, "legend": False, **look}
-                    seaborn.lineplot(**shown, units="seed", estimator=None, linewidth=0.6, alpha=0.5)
-                    seaborn.lineplot(**shown, errorbar=None, linewidth=1.4)
-                    axes.lines[-1].set_label(run.shard)
+                    shown = {"x": "n", "y": "value", "ax": axes, "legend": False, **look}
+                    ended = curves["value"].isna()
+                    broken = ended.any() or run.path in wrecked
+                    # A mean without the seed that broke would tell of the others alone.
+                    whole = curves[~(curves["n"] >= curves["n"][ended].min())]
+                    if whole.empty:
+                        lost.append(run.shard or KINDS[kind])
+                        continue
+                    seaborn.lineplot(data=curves, **shown, units="seed", estimator=None, linewidth=0.6, alpha=0.5)
+                    seaborn.lineplot(data=whole, **shown, errorbar=None, linewidth=1.4)
+                    axes.lines[-1].set_label(f"{run.shard} (broken)" if broken else run.shard)
+                    if broken:
+                        drawing.cross_out(axes, *axes.lines[-1].get_xydata()[-1], run.colour)
+                        crossed = True
+                if lost:
+                    _note(axes, textwrap.fill(f"broken, not drawn: {textwrap.shorten(', '.join(lost), 80)}", 34))
                 axes.grid(True)
                 if 1 < len(own) <= MOST_NAMED and metric == next(iter(LOSSES)):
                     axes.legend(loc="best")
@@ -72,4 +98,23 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             axes.set_title(KINDS[kind] if count <= MOST_NAMED or kind == "joint" else f"{KINDS[kind]} ({count})")
         for axes in grid[-1]:
             axes.set_xlabel("optimizer steps")
+        if crossed:
+            figure.legend([Line2D([], [], **drawing.CROSS)], [drawing.BROKEN], loc="outside lower center")
     return figure
+
+
+def _until_broken(losses: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the losses with NaN from the step on at which a run's is no finite number or has run away."""
+    rows = losses.reset_index()
+    by_run, by_method = [rows["candidate"], rows["seed"]], rows["method"]
+    size = rows["value"].abs()
+    size = size.where(size < numpy.finfo("float32").max)
+    first = size.where(rows["n"] == rows["n"].groupby(by_run).transform("min"))
+    usual = numpy.fmax(size.groupby(by_method).transform("median"), first.groupby(by_method).transform("max"))
+    broken = ~(size <= (BEYOND * usual).where(usual > 0, math.inf))
+    since = rows["n"].where(broken).groupby(by_run).transform("min")
+    return rows.assign(value=rows["value"].where(~(rows["n"] >= since))).set_index(losses.index.names)
+
+
+def _note(axes: Axes, text: str) -> None:
+    axes.text(0.98, 0.96, text, transform=axes.transAxes, ha="right", va="top", fontsize=6, color="#555555")

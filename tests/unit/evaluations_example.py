@@ -58,8 +58,9 @@ def example(
             kept = kind == "base" or attribute in retain
             values[attribute] = known[number] if number < len(known) else made_up + 0.5 * kept
         values["forget mean"] = numpy.mean([values[attribute] for attribute in forget])
-        values["retain mean"] = numpy.mean([values[attribute] for attribute in retain]) if retain else numpy.nan
-        values["retain minus forget"] = values["retain mean"] - values["forget mean"]
+        if retain:
+            values["retain mean"] = numpy.mean([values[attribute] for attribute in retain])
+            values["retain minus forget"] = values["retain mean"] - values["forget mean"]
         return values
 
     def perplexity(kind, seed):
