@@ -1,7 +1,7 @@
 rule figure:
     input:
         script=source_file(SCRIPTS / "figure.py"),
-        library=library("evaluations", "splits", "drawing", "scales"),
+        library=library("evaluations", "splits", "drawing", "fonts", "scales"),
         figure=source_file(PROJECT / "spunge" / "figures" / "{figure}.py"),
         evaluations=EVALUATIONS,
     output:

@@ -36,7 +36,11 @@ def main(argv: list[str] | None = None) -> int:
         from spunge import drawing, evaluations
 
         draw = import_module(f"spunge.figures.{arguments.figure}").draw
-        drawing.save(draw(evaluations.read(arguments.evaluations)), arguments.pdf, arguments.png)
+        table = evaluations.read(arguments.evaluations)
+        with drawing.writing(evaluations.texts(table)) as sentence:
+            if sentence:
+                print(sentence, file=sys.stderr)
+            drawing.save(draw(table), arguments.pdf, arguments.png)
 
     return run(work)
 

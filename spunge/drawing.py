@@ -1,10 +1,12 @@
 """What figures share: sizes, type, interval bars, broken models, radars, rows of dots, and how they are written."""
 
+import logging
 import math
 import os
 import textwrap
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
 import matplotlib
@@ -15,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from spunge import fonts
 from spunge.evaluations import COMBINED, MISSING, Candidate, Estimate, broken, estimate
 from spunge.files import whole_file
 
@@ -58,6 +61,38 @@ STYLE = {
 def style() -> AbstractContextManager:
     """Return a context in which matplotlib draws as all figures here do."""
     return matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE})
+
+
+@contextmanager
+def writing(texts: Iterable[str]) -> Iterator[str]:
+    """Return a context in which figures are drawn with installed fonts too, where ours lacks characters of `texts`.
+
+    It gives a sentence on the characters that no font has, which are drawn as boxes, or "". Without any that are
+    lacking, nothing is looked for and all is drawn as ever.
+    """
+    own = STYLE["font.family"]
+    lacking = fonts.lacking(own, texts)
+    families, missing = fonts.fallbacks(lacking) if lacking else ([], set())
+    sentence = ""
+    if missing:
+        named = ", ".join(fonts.scripts(missing))
+        sentence = (
+            f"{len(missing)} characters are drawn as boxes, since no installed font has them ({named}): install a font"
+            " that does, such as Noto Sans of that script or Noto Emoji, and draw the figures again"
+        )
+    log = logging.getLogger("matplotlib.font_manager")
+    level = log.level
+    with warnings.catch_warnings():
+        if lacking:
+            # The sentence says it once; matplotlib would for each of them, and for each weight that a font lacks.
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+            log.setLevel(logging.ERROR)
+            STYLE["font.family"] = [own, *families]
+        try:
+            yield sentence
+        finally:
+            STYLE["font.family"] = own
+            log.setLevel(level)
 
 
 def save(figure: Figure, pdf: str | os.PathLike, png: str | os.PathLike) -> None:

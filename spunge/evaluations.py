@@ -5,6 +5,7 @@ Its columns are described in docs/evaluations.md.
 
 import math
 import os
+import unicodedata
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -129,6 +130,8 @@ class Candidate:
 def read(path: str | os.PathLike) -> pandas.DataFrame:
     """Read evaluations.csv: text columns as str (never NaN), `value`, `low`, `high` and `n` as float64.
 
+    Attributes become one line each.
+
     Raises InputError for a missing file or column, a number that is none, several experiments or a row told twice.
     """
     try:
@@ -147,6 +150,10 @@ def read(path: str | os.PathLike) -> pandas.DataFrame:
         evaluations = pandas.read_csv(path, dtype=types, keep_default_na=False, na_values=empty)
     except (ValueError, pandas.errors.ParserError) as error:
         raise InputError(f"{path} cannot be read as evaluations: {error}") from None
+    for column in ("attribute", "shard"):
+        # The user's words; a line break or a tab in one would break rows of tables and labels of figures.
+        shown = {text: one_line(text) for text in evaluations[column].unique()}
+        evaluations[column] = evaluations[column].map(shown).astype(str)
     experiments = evaluations["experiment"].unique()
     if len(experiments) > 1:
         raise InputError(f"{path} holds several experiments ({', '.join(experiments)}); give one file for each")
@@ -157,6 +164,17 @@ def read(path: str | os.PathLike) -> pandas.DataFrame:
         row = ", ".join(f"{column} {twice.iloc[0][column]!r}" for column in key)
         raise InputError(f"{path} has {len(twice)} rows twice, the first is {row}; keep one of each")
     return evaluations
+
+
+def texts(evaluations: pandas.DataFrame) -> set[str]:
+    """Return every text of the table but paths."""
+    return {text for column in TEXT_COLUMNS if column != "candidate" for text in evaluations[column].unique()}
+
+
+def one_line(text: str) -> str:
+    """Return a text without control characters, each stretch of white space as one space."""
+    visible = (" " if unicodedata.category(character) == "Cc" else character for character in text)
+    return " ".join("".join(visible).split())
 
 
 def forget_attributes(evaluations: pandas.DataFrame) -> list[str]:

@@ -24,6 +24,7 @@ from spunge.evaluations import (
     measured,
     methods,
     neutral_overall,
+    one_line,
     samples,
     seeds,
     written,
@@ -222,7 +223,7 @@ def latex(evaluations: pandas.DataFrame) -> str:
 
 
 def _markdown(text: str) -> str:
-    return "".join(f"\\{character}" if character in "\\|*_`<[#" else character for character in text)
+    return "".join(f"\\{character}" if character in "\\|*_`<[#" else character for character in one_line(text))
 
 
 def _latex(text: str) -> str:

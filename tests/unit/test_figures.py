@@ -5,11 +5,14 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy
+import pandas
 import pytest
+from durability_example import attacked
 from evaluations_example import ACCURACY, example
+from toxicity_example import example as toxic
 
 from scripts import figure as figure_script
-from spunge import drawing, evaluations
+from spunge import drawing, evaluations, summary
 from spunge.errors import InputError
 
 FIGURES = figure_script.FIGURES
@@ -50,6 +53,101 @@ def test_every_figure_draws_from_every_table(name, table):
         with drawing.style():
             figure.draw_without_rendering()
     assert texts(figure) - {""}
+
+
+def spoilt(table, candidate, number, metric=None, seeds=("all", "0", "1")):
+    """Return the table with another value and interval in all rows of one candidate, or in those of one metric."""
+    paths = [candidate, *(f"{candidate}/seed{seed}" for seed in seeds)]
+    rows = table["candidate"].isin(paths) & table["seed"].isin(seeds)
+    rows &= True if metric is None else table["metric"] == metric
+    assert rows.any()
+    return table.assign(**{column: table[column].mask(rows, number) for column in ("value", "low", "high")})
+
+
+def as_benchmarks(table):
+    asked = table[table["metric"] == "questions"]
+    asked = asked.assign(evaluation="task", metric="questions_" + asked["attribute"], shard="")
+    table = table[table["metric"] != "questions"]
+    return pandas.concat([asked, table.replace({"evaluation": {"knowledge": "benchmarks"}})], ignore_index=True)
+
+
+KNOWLEDGE = attacked(("relearned_forget_10", "ablated"), forget=("Africa", "Asia", "Oceania"), shards=(2,))
+MANY = example(forget=tuple(f"group {number}" for number in range(21)), seeds=("0",))
+TOXIC = toxic(families={"rmu": {"rmu": 1.0}}, merges=("ties",), seeds=("0",))
+WHOLE = {
+    **dict.fromkeys(FIGURES, KNOWLEDGE),
+    **dict.fromkeys(("toxicity_overview", "toxicity_radar", "toxicity_tradeoff"), TOXIC),
+    **dict.fromkeys(("attributes of many", "radar of many", "merging of many"), MANY),
+    "benchmarks": as_benchmarks(KNOWLEDGE),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_model_without_numbers_is_shown_as_broken(name):
+    with warnings.catch_warnings(), drawing.style():
+        warnings.simplefilter("error")
+        table = spoilt(spoilt(WHOLE[name], "rmu/joint", numpy.nan), "rmu/attribute/ties", numpy.inf)
+        figure = draw(name.removesuffix(" of many"), table)
+        figure.draw_without_rendering()
+    assert any("broken" in text for text in texts(figure) - {drawing.BROKEN})
+    for axes in figure.axes:
+        assert numpy.isfinite([*axes.get_xlim(), *axes.get_ylim()]).all()
+
+
+@pytest.mark.parametrize("name", ["tradeoff", "attributes", "shards", "benchmarks", "durability"])
+def test_a_model_that_no_longer_writes_language_is_crossed_out(name):
+    figure = draw(name, spoilt(WHOLE[name], "rmu/joint", 1e300, "perplexity"))
+    assert drawing.BROKEN in texts(figure)
+    assert any(line.get_marker() == "x" for axes in figure.axes for line in axes.lines)
+
+
+def test_tradeoff_crosses_the_point_or_tells_why_there_is_none():
+    table = spoilt(example(), "rmu/joint", 400.0, "perplexity")
+    assert drawing.BROKEN not in texts(draw("tradeoff", example()))
+    axes = draw("tradeoff", table).axes[0]
+    (cross,) = [line for line in axes.lines if line.get_marker() == "x"]
+    means = [
+        numpy.mean([numpy.mean(ACCURACY["joint"][name]) for name in names])
+        for names in (("Africa", "Asia"), ("Americas", "Europe"))
+    ]
+    assert cross.get_xydata()[0] == pytest.approx(means)
+    axes = draw("tradeoff", spoilt(table, "rmu/joint", numpy.nan, "accuracy")).axes[0]
+    assert not [line for line in axes.lines if line.get_marker() == "x"]
+    told = axes.get_xlabel().replace("\n", " ")
+    assert "broken, not drawn: joint (all at once): " in told
+
+
+def test_an_endless_interval_leaves_the_panel():
+    table = example()
+    rows = (table["candidate"] == "rmu/joint") & (table["metric"] == "perplexity")
+    for high in (1e300, numpy.inf):
+        table.loc[rows, "high"] = high
+        assert draw("overview", table).axes[1].get_xlim()[1] <= 402
+
+
+def test_without_the_base_models_perplexity_the_lowest_bounds_the_panel():
+    table = spoilt(spoilt(example(), "base", numpy.nan, "perplexity"), "rmu/joint", 1e300, "perplexity")
+    axes = draw("overview", table).axes[1]
+    assert axes.get_xlim()[1] < 100
+    assert "1e+300 \u2192" in texts(axes.figure)
+
+
+@pytest.mark.parametrize("number", [numpy.nan, numpy.inf, 1e300])
+def test_a_loss_that_runs_away_ends_its_curve_and_the_mean(number):
+    table = example(forget=("Africa",))
+    rows = (table["candidate"] == "rmu/joint/seed1") & (table["metric"] == "forget_loss") & (table["n"] >= 31)
+    axes = draw("training", table.assign(value=table["value"].mask(rows, number))).axes[0]
+    first, second, mean, cross = axes.lines
+    assert max(first.get_xdata()) == 60
+    assert max(second.get_xdata()) == max(mean.get_xdata()) == 28 == cross.get_xdata()[0]
+    assert cross.get_marker() == "x"
+    assert axes.get_ylim()[1] < 100
+
+
+def test_a_cosine_that_is_no_number_is_none():
+    table = spoilt(example(), "rmu/attribute/ties", numpy.nan, "cosine", seeds=("0",))
+    matrix = draw("merging", table).axes[3].collections[0].get_array()
+    assert numpy.ma.getmaskarray(matrix).tolist() == [[False, True], [True, False]]
 
 
 def test_tradeoff_plots_the_combined_means_and_the_single_seeds():
@@ -213,6 +311,15 @@ def test_a_missing_or_empty_table_is_told_in_one_sentence(tmp_path, capsys):
     paths = ["--evaluations", str(tmp_path / "none.csv"), "--pdf", "x.pdf", "--png", "x.png"]
     assert figure_script.main(["--figure", "radar", *paths]) == 1
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_an_attribute_is_one_line(tmp_path):
+    example(forget=("two\nlines\r\n\tand\x07more", "Asia")).to_csv(tmp_path / "evaluations.csv", index=False)
+    table = evaluations.read(tmp_path / "evaluations.csv")
+    assert evaluations.forget_attributes(table) == ["two lines and more", "Asia"]
+    assert "only two lines and more" in texts(draw("attributes", table))
+    assert len({row.count("|") for row in summary.markdown(table).splitlines()}) == 1
+    assert len(summary.markdown(example(forget=("a\nb",))).splitlines()) == 2 + 5
 
 
 def test_candidates_are_ordered_and_named():

@@ -1,5 +1,8 @@
 """The findings page beside its answer: attacks and numbers of shards, judged by the one verdict."""
 
+import math
+
+import pytest
 from durability_example import BACK, attacked
 from evaluations_example import example
 from test_findings import assert_well_formed, page
@@ -28,6 +31,36 @@ def test_every_attack_is_judged_against_both_rivals():
     # The prototype's .257 and four tenths of the way from there to .8.
     assert lines["10 texts relearned, of the same attribute"]["attribute"].startswith("47.4 [")
     assert lines["10 texts relearned, of the same attribute"]["base"].startswith("80.0 [")
+
+
+def broken(table, candidate, number):
+    rows = (table["candidate"] == candidate) & (table["metric"] == "perplexity")
+    return table.assign(value=table["value"].mask(rows, number))
+
+
+@pytest.mark.parametrize("number", [math.nan, 400.0])
+def test_what_a_broken_model_forgot_is_no_success(number):
+    table = with_difference(attacked(("ablated",)), "ablated", "joint", -0.2, -0.1)
+    table = with_difference(table, "ablated", "random", -0.2, -0.1)
+    line = lasting.lasting(broken(table, "rmu/attribute/ties", number))[1]
+    assert [line[f"{rival}_{part}"] for rival in lasting.RIVALS for part in ("verdict", "kind")] == ["broken"] * 4
+    lines = lasting.lasting(broken(table, "rmu/joint", number))
+    assert [lines[1][f"{rival}_verdict"] for rival in lasting.RIVALS] == ["the rival is broken", "better"]
+    (text,) = lasting.sum_up(lines)
+    assert "less after 0, more after 0, not shown to differ after 0, one of the two broken after 1;" in text
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_number_that_is_none_reads_broken(number):
+    table = attacked(("ablated",), forget=("Africa", "Asia", "Oceania"), shards=(2,))
+    rows = (table["evaluation"].isin(["ablated", "knowledge"])) & (table["candidate"] == "rmu/random/ties")
+    rows |= (table["evaluation"].isin(["ablated", "knowledge"])) & (table["metric"] == "accuracy_minus_random")
+    table = table.assign(**{column: table[column].mask(rows, number) for column in ("value", "low", "high")})
+    line = lasting.lasting(table)[1]
+    assert (line["random"], line["minus_random"], line["random_verdict"]) == ("broken", "broken", "the rival is broken")
+    assert line["joint_verdict"] not in ("broken", "the rival is broken")
+    line = lasting.of_numbers_of_shards(table)[1]
+    assert (line["random"], line["minus_random"], line["random_verdict"]) == ("broken", "broken", "the rival is broken")
 
 
 def test_the_sum_counts_the_attacks_and_not_what_was_before():
