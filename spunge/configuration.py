@@ -51,7 +51,7 @@ _Validator = extend(
 )
 
 # Names of methods and merges that are the base model's, or a part's of some split, in paths.
-RESERVED = {
+TAKEN = {
     "methods": (re.compile("base"), "the base model's"),
     "merges": (re.compile(r"all|(part|group)\d+"), "a part's of a split"),
 }
@@ -104,7 +104,7 @@ def check_files(config: Mapping) -> None:
 
 def _check_names(config: Mapping) -> None:
     """Check that no two methods or merges, and no part of a split, share a path, on any file system."""
-    for section, (reserved, whose) in RESERVED.items():
+    for section, (reserved, whose) in TAKEN.items():
         spelled = {}
         for name in config[section]:
             folded = name.casefold()

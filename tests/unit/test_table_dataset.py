@@ -194,9 +194,7 @@ def test_rule_data_refuses_what_nobody_asks_about(sources, tmp_path, capfd):
     sources["questions"]["answer"] = "right"
     assert run(sources, tmp_path) == 0
     assert run(sources, tmp_path, forget=["NA", "b"]) == 1
-    told = (
-        "error: table questions has no question for the attribute b, which is to be forgotten; it has"
-    )
+    told = "error: table questions has no question for the attribute b, which is to be forgotten; it has"
     assert told in capfd.readouterr().err
     # Where knowledge isn't evaluated, nobody asks the questions.
     assert run(sources, tmp_path, "--tasks", '["NA"]', forget=["NA", "b"], asked=()) == 1
@@ -212,9 +210,7 @@ def test_rule_data_says_where_answers_stand_mostly_in_one_place(sources, tmp_pat
     frame = pd.read_csv(tmp_path / "questions.csv", keep_default_na=False)
     frame.assign(right=frame["b"]).to_csv(tmp_path / "questions.csv", index=False)
     assert run(sources, tmp_path) == 0
-    told = (
-        "warning: table questions: 100% of the right answers stand at place 1 among the choices, so a model"
-    )
+    told = "warning: table questions: 100% of the right answers stand at place 1 among the choices, so a model"
     assert told in capfd.readouterr().err
 
 
