@@ -200,8 +200,12 @@ def told_by_transformers(name: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # a configuration can be broken in as many ways as there are models
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(f"transformers can't load {name}: {type(error).__name__}: {reason}") from error
+        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        if "automatic conversion of the weights" in reason:  # it says no more, and names a report that is kept out
+            reason = (
+                "tensors that make one parameter together, as a mixture's experts do, don't fit; one may be missing"
+            )
+        raise InputError(f"transformers can't load {name}: {reason}") from error
 
 
 def _any_layer(tensor: str) -> str:

@@ -47,6 +47,10 @@ def rewrite(folder, change):
     save_file(change(tensors), folder / "model.safetensors", {"format": "pt"})
 
 
+def without(lost):
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if name != lost}
+
+
 def configure(folder, name="config.json", **values):
     path = folder / name
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
@@ -56,7 +60,7 @@ def configure(folder, name="config.json", **values):
 
 
 def test_missing_tensors_are_named(hub):
-    rewrite(hub, lambda tensors: {name: tensor for name, tensor in tensors.items() if ".norm." not in name})
+    rewrite(hub, without("model.norm.weight"))
     assert refused(hub) == (
         f"{hub} lacks 1 of the tensors that a LlamaForCausalLM has, model.norm.weight: fetch or save it again, whole"
     )
@@ -94,7 +98,7 @@ def test_every_place_that_loads_a_model_looks(tmp_path, hub):
     from spunge.methods import rmu
 
     base = prepare(hub)
-    rewrite(hub, lambda tensors: {name: tensor for name, tensor in tensors.items() if name != DOWN})
+    rewrite(hub, without(DOWN))
     for load in (
         lambda: models.load(base, torch.float32, "cpu"),
         lambda: rmu.LowerHalf(base, rmu.Options(steps=1, layer_id=2, trained_layers=(1,)), "cpu"),
@@ -113,17 +117,31 @@ def test_a_classifier_needs_its_head_and_a_language_model_its_own(hub):
     prepare(hub, kind=models.CLASSIFIER)
 
 
+EXPERT = "model.layers.0.block_sparse_moe.experts.1"
+
+
 @pytest.mark.parametrize(
-    ("name", "options", "prefix"),
+    ("name", "options", "losses"),
     [
-        ("GPTNeoX", {"intermediate_size": 64}, ""),
-        ("GPT2", {"n_positions": 64}, "transformer."),
-        ("Mixtral", {"intermediate_size": 64, "num_key_value_heads": 1, "num_local_experts": 3}, ""),
-        ("Mamba", {"state_size": 8}, ""),
-        ("Gemma3Text", {"intermediate_size": 64, "num_key_value_heads": 1, "head_dim": 16}, ""),
+        ("GPTNeoX", {"intermediate_size": 64}, {"embed_out.weight": "lacks 1 of the tensors"}),
+        ("GPT2", {"n_positions": 64}, {"wte.weight": "lm_head.weight, transformer.wte.weight"}),
+        (
+            "Mixtral",
+            {"intermediate_size": 64, "num_key_value_heads": 1, "num_local_experts": 3},
+            {
+                f"{EXPERT}.w1.weight": "as a mixture's experts do, don't fit; one may be missing",
+                f"{EXPERT}.w2.weight": "mlp.experts.down_proj is (2, 32, 64) in its files, and (3, 32, 64)",
+            },
+        ),
+        ("Mamba", {"state_size": 8}, {"backbone.layers.1.mixer.A_log": "lacks 1 of the tensors"}),
+        (
+            "Gemma3Text",
+            {"intermediate_size": 64, "num_key_value_heads": 1, "head_dim": 16},
+            {"model.layers.1.self_attn.q_norm.weight": "lacks 1 of the tensors"},
+        ),
     ],
 )
-def test_names_that_transformers_converts_are_no_missing_ones(tmp_path, name, options, prefix):
+def test_names_that_transformers_converts_are_no_missing_ones(tmp_path, name, options, losses):
     """Heads under another name, files without the model's prefix, experts one by one, tied heads."""
     import transformers
 
@@ -131,13 +149,13 @@ def test_names_that_transformers_converts_are_no_missing_ones(tmp_path, name, op
     model = transformers.AutoModelForCausalLM.from_config(config)
     hub = tmp_path / "hub"
     model.save_pretrained(hub)
-    if prefix:
-        rewrite(hub, lambda tensors: {name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+    # As on the hub: GPT-2's have no prefix.
+    rewrite(hub, lambda tensors: {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()})
     assert prepare(hub).parameters == model.num_parameters()
-    shutil.rmtree(tmp_path / "prepared")
-    lost = sorted(load_file(hub / "model.safetensors"))[-1 if name != "Mixtral" else 9]
-    rewrite(hub, lambda tensors: {name: tensor for name, tensor in tensors.items() if name != lost})
-    refused(hub)
+    for lost, message in losses.items():
+        spoiled = Path(shutil.copytree(hub, tmp_path / lost / "hub"))
+        rewrite(spoiled, without(lost))
+        assert message in refused(spoiled)
 
 
 # Files
