@@ -108,7 +108,9 @@ def continue_prompts(
             steps = len(kept) + 1  # with the one that chose the end
             text = tokenizer.decode(kept, skip_special_tokens=True)
             if options.stop_at_newline and "\n" in text:
-                steps = next(step for step in range(1, steps) if "\n" in tokenizer.decode(kept[:step]))
+                steps = next(
+                    step for step in range(1, steps) if "\n" in tokenizer.decode(kept[:step], skip_special_tokens=True)
+                )
                 kept = kept[:steps]
             rows.append(
                 (row, sample, None, math.nan)

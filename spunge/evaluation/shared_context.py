@@ -15,16 +15,18 @@ from typing import NamedTuple
 
 import torch
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs
 from transformers import LogitsProcessorList
 
 from spunge import models
 from spunge.errors import InputError
 from spunge.progress import Progress, say
 
-# By how many nats both ways may differ: in fp32 by rounding alone. In half precision logits too are rounded, those
-# between 16 and 32 to multiples of 16 · eps (0.125 in bfloat16), so that each predicted token may differ by one step.
+# By how many nats both ways may differ: in fp32 by rounding alone, 3e-5 at -40 (SmolLM2-135M). In half precision logits
+# between 16 and 32 are rounded to multiples of 16 · eps (0.125 in bfloat16), and the harness rounds log-likelihoods so
+# too: each predicted token may differ by a step of either (0.13 was seen in bfloat16, 0.02 in float16).
 TOLERANCE = 1e-3
-LOGITS = 16
+ROUNDED = 2 * 16
 ROW_TOKENS = 512  # longer rows share more, but attention to what is masked costs more
 NO_TEXT = "\0NaN\0"  # stands for what a model wrote whose logits were not finite
 
@@ -183,7 +185,7 @@ class SharedContextLM(HFLM):
         asked = [requests[numbers[-1]] for numbers in groups]
         ends = torch.tensor([len(numbers) for numbers in groups]).cumsum(dim=0) - 1
         for request, end, (expected, _) in zip(asked, ends.tolist(), self._plainly(asked), strict=True):
-            allowed = TOLERANCE + LOGITS * torch.finfo(self._logits_dtype).eps * len(request[2])
+            allowed = TOLERANCE + ROUNDED * torch.finfo(self._logits_dtype).eps * len(request[2])
             if not abs(scores[end][0] - expected) <= allowed:  # so that what isn't finite goes the plain way too
                 self._mask_honoured = False
                 say("questions are asked choice by choice, since asked together they have other likelihoods")
@@ -195,6 +197,12 @@ class SharedContextLM(HFLM):
             raise InputError(
                 "the tokenizer has no eos_token, and lm-eval needs one where a model writes its answers: leave such "
                 "tasks out, or give the tokenizer one"
+            )
+        longest = max(normalize_gen_kwargs(one.args[1], self.max_gen_toks)["max_gen_toks"] for one in requests)
+        if longest >= self.max_length:
+            raise InputError(
+                f"answers of up to {longest} tokens are to be written, but the model's context has {self.max_length}: "
+                "leave such tasks out"
             )
         return super().generate_until(requests, disable_tqdm)
 

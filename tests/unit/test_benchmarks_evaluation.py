@@ -214,6 +214,21 @@ def test_limit_takes_the_first_questions(model, tokenizer, options, scored, capf
     assert "wmdp_bio" in said and not [text for text in lm_eval_mirror.texts(options.mirror) if text in said]
 
 
+def test_answers_that_the_context_has_no_room_for(tiny_base, tokenizer, options):
+    short = models.load(tiny_base, torch.float32, "cpu")  # of 256 tokens, all of which gsm8k's answers may take
+    with pytest.raises(
+        InputError, match="answers of up to 256 tokens are to be written, but the model's context has 256"
+    ):
+        benchmarks.score(short, tokenizer, benchmarks.Options(("gsm8k",), {}, options.mirror, limit=1))
+
+
+def test_answers_need_an_end(model, tiny_base, options):
+    tokenizer = models.load_tokenizer(tiny_base)
+    tokenizer.eos_token = None
+    with pytest.raises(InputError, match="the tokenizer has no eos_token, and lm-eval needs one where"):
+        benchmarks.score(model, tokenizer, benchmarks.Options(("gsm8k",), {}, options.mirror, limit=1))
+
+
 def told(**changes):
     with pytest.raises(InputError) as error:
         benchmarks.load(benchmarks.Options(**changes))
