@@ -208,6 +208,13 @@ class _Loop:
             trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
             self._accelerator.clip_grad_norm_(trained, options.max_gradient_norm)
         self._optimizer.step()
+        if (
+            self._optimizer.step_was_skipped
+        ):  # in float16 a gradient overflowed, and the loss is scaled less from here on
+            if self._accelerator.scaler.get_scale() < 1:
+                raise InputError(_diverged(f"a gradient of {self._label} is not finite", step, options))
+            self.step(step)
+            return
         named = dict(zip(self._names, found, strict=True))
         self.curve.add(step, **named)
         if self._accelerator.is_main_process:

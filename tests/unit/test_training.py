@@ -487,3 +487,42 @@ def test_sharded_weights_give_what_whole_ones_give(tiny_base, tmp_path, method, 
     settings = ["--config_file", PROFILE]  # its 8 processes and bf16 give way to the test's
     found = in_two_processes(tiny_base, tmp_path, method, changes, settings, AS_ON_GPUS + LAUNCHED, "cuda")
     equal(*found, unlearn(tiny_base, method, **changes))
+
+
+def test_step_that_overflowed_is_made_again(tiny_base, monkeypatch):
+    """A loss scaled beyond fp32 overflows as float16 does; a power of two changes no other bit."""
+    original = training._accelerator
+
+    def scaled(device, dtype):
+        accelerator = original(device, dtype)
+        accelerator.scaler = torch.amp.GradScaler(device, init_scale=2.0**127)
+        return accelerator
+
+    exact = unlearn(tiny_base)
+    monkeypatch.setattr(training, "_accelerator", scaled)
+    found = unlearn(tiny_base)
+    assert found.losses == exact.losses
+    assert all(torch.equal(delta, exact.delta[name]) for name, delta in found.delta.items())
+
+
+def test_gradient_that_overflows_at_any_scale_is_refused(tiny_base, monkeypatch):
+    original = training._accelerator
+
+    def scaled(device, dtype):
+        accelerator = original(device, dtype)
+        accelerator.scaler = torch.amp.GradScaler(device, init_scale=1.0)
+        return accelerator
+
+    class Infinite(torch.autograd.Function):
+        @staticmethod
+        def forward(context, values):
+            return values.clone()
+
+        @staticmethod
+        def backward(context, gradients):
+            return gradients * torch.inf
+
+    monkeypatch.setattr(training, "_accelerator", scaled)
+    monkeypatch.setattr(training, "token_nll", lambda *given: Infinite.apply(-given[0] / given[1]))
+    with pytest.raises(InputError, match="a gradient of unlearn is not finite at step 1 of 3"):
+        unlearn(tiny_base, gradient_difference)
