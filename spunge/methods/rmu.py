@@ -351,6 +351,7 @@ class Texts:
             tokens = tokenizer([texts[row] for row in rows], truncation=True, max_length=limit)["input_ids"]
             for row, one in zip(rows, tokens, strict=True):
                 self.tokens[row] = one
+        models.check_tokens(model.model, self.tokens, "the texts", "lower max_tokens_forget and max_tokens_retain")
         short = [row for row, tokens in enumerate(self.tokens) if len(tokens) <= options.skip_first]
         if short:
             raise InputError(
