@@ -48,6 +48,7 @@ from spunge.datasets.tables import (
     listed,
     reason,
     rows,
+    told,
 )
 from spunge.errors import InputError
 
@@ -185,7 +186,7 @@ def _check_columns_of(names: Sequence[str], where: str) -> None:
     if not all(name.strip() for name in names):
         raise InputError(f"{where} has a column without a name; name it, or remove it")
     if twice := [name for number, name in enumerate(names) if name in names[:number]]:
-        raise InputError(f"{where} has several columns named {listed(twice)}; rename or remove all but one")
+        raise InputError(f"{where} has several columns named {told(twice)}; rename or remove all but one")
 
 
 def _read_jsonl(path: Path, where: str) -> pd.DataFrame:
@@ -270,7 +271,7 @@ def _of_words(raw: pd.DataFrame, column: str, fewest: int, where: str) -> pd.Dat
 def _check_columns(raw: pd.DataFrame, names: Sequence[str], where: str) -> None:
     missing = [name for name in names if name not in raw]
     if missing:
-        raise InputError(f"{where} has no column {listed(missing)}; it has {listed(raw.columns)}")
+        raise InputError(f"{where} has no column {listed(missing)}; it has {told(raw.columns)}")
 
 
 def _names(values: pd.Series, name: str, where: str) -> pd.Series:

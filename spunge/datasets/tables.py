@@ -43,6 +43,7 @@ OPTIONAL = {"forget": ("subject",)}
 ASKED = ("questions", "rephrased")
 KINDS = ("toxic", "neutral")
 SHOWN = 10
+LONGEST_NAME = 40
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def check_attributes(tables: Tables, wanted: Sequence[str] | str) -> None:
         if attribute != known:
             # Composed and decomposed letters look the same.
             alike = unicodedata.normalize("NFC", attribute) == unicodedata.normalize("NFC", known)
-            one, other = (ascii(known), ascii(attribute)) if alike else (repr(known), repr(attribute))
+            one, other = (told([(ascii if alike else repr)(name)]) for name in (known, attribute))
             raise InputError(
                 f"{there} has the attribute {one} and {where} {other}, which differ by case, white space or Unicode "
                 "form alone; spell it in one way, or give the two different names"
@@ -267,11 +268,12 @@ def _check_one_attribute(keys: pd.Series, attributes: pd.Series, table: str, wha
     attributes, groups = attributes.reset_index(drop=True), pd.Series(pd.factorize(keys)[0])
     several = attributes.groupby(groups).transform("nunique") > 1
     if several.any():
-        one = int(several.to_numpy().argmax())
-        other = int(((groups == groups[one]) & (attributes != attributes[one])).to_numpy().argmax())
+        first = int(several.to_numpy().argmax())
+        second = int(((groups == groups[first]) & (attributes != attributes[first])).to_numpy().argmax())
+        one, other = (f"{told([attributes[row]])} in row {row + 1}" for row in (first, second))
         raise InputError(
-            f"table {table}: {rows(several)} have a {what} that stands under several attributes ({attributes[one]} in "
-            f"row {one + 1}, {attributes[other]} in row {other + 1}); leave it to one of them"
+            f"table {table}: {rows(several)} have a {what} that stands under several attributes ({one}, {other}); "
+            "leave it to one of them"
         )
 
 
@@ -377,7 +379,7 @@ def select(
 def _check_asked(attributes: Sequence[str], asked: Collection[str], lack: str) -> None:
     if missing := [attribute for attribute in attributes if attribute not in set(asked)]:
         raise InputError(
-            f"{lack} for the attribute {listed(missing)}, which is to be forgotten; it has some for {listed(asked)}; "
+            f"{lack} for the attribute {told(missing)}, which is to be forgotten; it has some for {told(asked)}; "
             "add some, or name the others alone in data.forget"
         )
 
@@ -396,7 +398,7 @@ def attributes_to_forget(found: pd.Series, wanted: Sequence[str] | str, minimum:
         return chosen
     unknown = [attribute for attribute in wanted if attribute not in counts.index]
     if unknown:
-        raise InputError(f"{where} has no attribute {listed(unknown)}; it has {listed(sorted(counts.index))}")
+        raise InputError(f"{where} has no attribute {listed(unknown)}; it has {told(sorted(counts.index))}")
     for attribute in wanted:
         check_shard_size(counts[attribute], attribute, minimum)
     return list(wanted)
@@ -424,6 +426,11 @@ def listed(names: Sequence[str]) -> str:
     names = [str(name) for name in names]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
+
+
+def told(names: Sequence[str]) -> str:
+    """Return names out of a table, as `listed`, but for long ones: where columns are mixed up these may be texts."""
+    return listed([name if len(name) <= LONGEST_NAME else f"(one of {len(name)} characters)" for name in names])
 
 
 def rows(wrong: pd.Series) -> str:

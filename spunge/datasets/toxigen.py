@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from spunge.datasets import hub
 from spunge.datasets.table import decode, read_source
-from spunge.datasets.tables import Tables, check_present, listed, occurrences
+from spunge.datasets.tables import Tables, check_present, listed, occurrences, told
 from spunge.errors import InputError
 from spunge.names import folded
 
@@ -33,7 +33,6 @@ ANNOTATED = ("annotated/train-00000-of-00001.parquet", "annotated/test-00000-of-
 KINDS = {"toxic": "hate", "neutral": "neutral"}
 LABELS = ("prompts", "annotated")
 TOXIC = 5.5
-LONGEST_NAME = 40
 
 WIKITEXT = {"path": f"hub:{hub.WIKITEXT}", "config": hub.WIKITEXT_CONFIG, "revision": hub.WIKITEXT_REVISION}
 RETAIN = {**WIKITEXT, "split": "train"}
@@ -313,10 +312,8 @@ def read_groups(
     found = read_columns(path, [column])[column]
     check_present(found, column, str(path))
     if unknown := sorted(set(found.astype(str)) - names.keys()):
-        # In a file whose columns are mixed up these may be texts.
-        shown = [name if len(name) <= LONGEST_NAME else f"(one of {len(name)} characters)" for name in unknown]
         raise InputError(
-            f"{path}, column {column}, has the unknown group {listed(shown)}; known are {', '.join(names)}"
+            f"{path}, column {column}, has the unknown group {told(unknown)}; known are {', '.join(names)}"
         )
     wanted = [name for name, group in names.items() if group in groups]
     frame = read_columns(path, [column, *columns], (column, wanted)).dropna().reset_index(drop=True)

@@ -317,6 +317,16 @@ def test_choices_and_answers_of_other_kinds(tmp_path, change, message):
     assert SECRET not in str(caught.value)
 
 
+def test_mixed_up_columns_and_a_header_that_lacks_show_no_text(sources, tmp_path):
+    text = f"{SECRET}, whatever it says"
+    (tmp_path / "forget.csv").write_text(f'sentence,topic\na,"{text}"\n')
+    with pytest.raises(InputError, match=r"has no attribute a; it has \(one of 47 characters\)$"):
+        build(sources, ["a"])
+    (tmp_path / "forget.csv").write_text(f'"{text}",a\nx,b\n')
+    with pytest.raises(InputError, match=r"has no column sentence; it has \(one of 47 characters\), a$"):
+        build(sources)
+
+
 def test_no_row_is_left_out_for_its_spelling(sources, tmp_path):
     path = tmp_path / "forget.csv"
     path.write_text("sentence,topic\none,NA\ntwo,b\nthree,b \n")

@@ -269,7 +269,7 @@ def test_any_string_is_an_attribute(fresh):
     config = configuration()
     config["data"]["forget"] = "all"
     config["methods"] = {"rmu": config["methods"]["rmu"] | {"steps": 2, "keep_states": False}}
-    fresh.configure(config, splits=["attribute"])
+    fresh.configure(config, splits=["attribute"], evaluations={"fluency": {}})  # the questions ask about others
     beside = set(os.listdir(fresh.folder.parent))
     done = fresh.snakemake("results/tiny/merged/rmu/attribute/ties/seed0/diagnostics.csv")
     assert done.returncode == 0, done.stdout
