@@ -23,6 +23,9 @@ LINTED := Snakefile rules
 # For the tests, which start snakemake and python by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+# A run starts hundreds of Pythons: where their bytecode may not be kept, each compiles all that it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-cluster benchmark unlock clean
 .DELETE_ON_ERROR:
 
@@ -55,7 +58,7 @@ test: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check $(LINTED)
 	$(BIN)/snakemake --lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup
 
 test-cluster: .venv/installed-slurm
 	$(BIN)/python -m pytest tests/cluster
