@@ -122,7 +122,7 @@ def with_rmu(case: Case) -> Made:
     model = case.plain()
     with torch.no_grad():
         for name, delta in found.delta.items():
-            model.get_parameter(name).add_(delta)
+            (model.base_model if case.family.unprefixed else model).get_parameter(name).add_(delta)
     return logits(model), case.written(found)
 
 

@@ -29,7 +29,7 @@ from spunge.batches import by_length, pad, schedule
 from spunge.errors import InputError
 from spunge.methods import Run, Unlearned
 from spunge.progress import LossCurve, Progress, say
-from spunge.task_vector import BaseModel
+from spunge.task_vector import BaseModel, TensorFolder
 from spunge.unfinished import State, load_optimizer, optimizer_state
 
 STATES_BATCH = 32
@@ -177,7 +177,12 @@ class LowerHalf:
 
     def __init__(self, base: BaseModel, options: Options, device: str):
         self.device, self._dtype = device, getattr(torch, options.dtype)
-        self.model, self.layers, name = _load_below(base, options.layer_id, self._dtype)
+        whole = models.blueprint(base)
+        name, layers = models.decoder_layers(whole)
+        if options.layer_id >= len(layers):
+            raise InputError(f"rmu's layer_id is {options.layer_id}, but {base.source} has {len(layers)} layers")
+        stored = models.FileNames(whole, TensorFolder(base.folder).shapes).tensors
+        self.model, self.layers = _load_below(base, whole.base_model, options.layer_id, self._dtype)
         self.model.requires_grad_(False).to(device).eval()
         self.hidden_size = self.model.config.get_text_config(decoder=True).hidden_size
         self._first = min(options.trained_layers)
@@ -190,7 +195,9 @@ class LowerHalf:
                     raise InputError(f"layer {number} of {base.source} has no {wanted}; it has {', '.join(parameters)}")
                 parameter = parameters[wanted]
                 parameter.data = parameter.data.float()  # bf16 would lose updates of this size
-                self.trained[f"{name}.{number}.{wanted}"] = parameter.requires_grad_(True)
+                full_name = f"{name}.{number}.{wanted}"
+                # The files may hold a mixture's experts one by one: what they are put together to has the model's name.
+                self.trained[stored.get(full_name, [full_name])[0]] = parameter.requires_grad_(True)
         self.original = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
         self._skipping: list[Callable] = []  # what the layers below the first trained one do in `suffix`
         self._check_cut(base)
@@ -270,17 +277,14 @@ class LowerHalf:
                 del self.layers[number].forward
 
 
-def _load_below(base: BaseModel, layer_id: int, dtype: torch.dtype) -> tuple[torch.nn.Module, torch.nn.ModuleList, str]:
-    """Load a causal language model without its output layer and the layers above `layer_id`.
+def _load_below(
+    base: BaseModel, whole: torch.nn.Module, layer_id: int, dtype: torch.dtype
+) -> tuple[torch.nn.Module, torch.nn.ModuleList]:
+    """Load a model without the layers above `layer_id`, and return it with its layers.
 
-    Returns it with its layers and the name that their list has in the whole model. Raises InputError for a model that
-    has no such list, or too short a one.
+    `whole` is the model as it would be with them, without weights.
     """
-    whole = models.blueprint(base)
-    (full_name, layers), (name, _) = models.decoder_layers(whole), models.decoder_layers(whole.base_model)
-    if layer_id >= len(layers):
-        raise InputError(f"rmu's layer_id is {layer_id}, but {base.source} has {len(layers)} layers")
-    kind = type(whole.base_model)
+    kind, (name, _) = type(whole), models.decoder_layers(whole)
 
     def build(self, config) -> None:
         # The configuration stays that of the whole model, since a layer may depend on how many there are.
@@ -288,8 +292,8 @@ def _load_below(base: BaseModel, layer_id: int, dtype: torch.dtype) -> tuple[tor
         del self.get_submodule(name)[layer_id + 1 :]
 
     below = type(kind.__name__, (kind,), {"__init__": build, "__module__": kind.__module__})
-    model = models.from_folder(base.folder, base.source, below, config=whole.base_model.config, dtype=dtype)
-    return model, model.get_submodule(name), full_name
+    model = models.from_folder(base.folder, base.source, below, config=whole.config, dtype=dtype)
+    return model, model.get_submodule(name)
 
 
 def _skipping(items: int | None) -> Callable:
