@@ -172,10 +172,13 @@ def check(folder: str | os.PathLike, name: str, kind: str = CAUSAL_LM, config=No
     `config` takes the place of the folder's own. Raises InputError, with `name` for the folder, where tensors are
     missing, have other shapes, or belong to layers that the configuration lacks.
     """
+    from transformers import GenerationConfig
+
     quiet()
     tensors = TensorFolder(folder)
+    generation = GenerationConfig()  # a checkpoint may be its weights alone, and transformers looks for one
     with told_by_transformers(name):
-        model, report = _loaded(kind, folder, name, device_map="meta", config=config)
+        model, report = _loaded(kind, folder, name, device_map="meta", config=config, generation_config=generation)
     own = {_any_layer(parameter) for parameter in model.state_dict()}
     if further := sorted(tensor for tensor in report["unexpected_keys"] if _any_layer(tensor) in own):
         raise InputError(
