@@ -3,13 +3,17 @@
 import json
 import os
 import re
+from importlib import import_module
 from itertools import product
 
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from safetensors import safe_open
 from safetensors.torch import load_file
 from workspace import FORGET, NAMES, RETAIN, Workspace, sentences
+
+from spunge.evaluations import broken, candidates, read
 
 METHODS = ["rmu", "rmu-strong"]
 FIGURES = ["tradeoff", "overview", "attributes", "radar", "training", "merging"]
@@ -244,3 +248,29 @@ def test_gathering_and_comparing_again_gives_the_same_bytes(changing, finished):
     done = changing.snakemake("results/tiny/evaluations.csv")
     assert done.returncode == 0, done.stdout
     assert (changing.results / "evaluations.csv").read_bytes() == (finished.results / "evaluations.csv").read_bytes()
+
+
+# A method that diverges
+
+
+def test_a_diverged_model_is_shown_as_broken_everywhere(changing):
+    """Gradient ascent at a learning rate of 1 leaves weights that are finite, and a model that writes nothing."""
+    ascent = {"method": "gradient_ascent", "steps": 6, "learning_rate": 1.0, "batch_size": 4}
+    changing.configure(methods={"ascent": ascent}, single_shards=False, splits=["joint", "attribute"])
+    done = changing.snakemake()
+    assert done.returncode == 0, done.stdout
+    table = read(changing.results / "evaluations.csv")
+    reasons = {one.path: broken(table, one) for one in candidates(table)}
+    assert not reasons.pop("base")
+    assert set(reasons) == {"ascent/joint", "ascent/attribute/ties"} and all(reasons.values())
+    lines = (changing.results / "summary.md").read_text().splitlines()
+    assert sum("; broken: perplexity" in line for line in lines) == 2
+    page = (changing.results / "findings.html").read_text()
+    assert "broke the model (perplexity" in page
+    assert 'class="text better"' not in page and "did better" not in page
+    drawn = sorted(path.stem for path in (changing.results / "figures").glob("*.png"))
+    assert len(drawn) == 6
+    for name in drawn:
+        figure = import_module(f"spunge.figures.{name}").draw(table)
+        texts = [text.get_text() for text in figure.findobj(Text)]
+        assert any("broken" in text for text in texts), name
