@@ -378,7 +378,9 @@ def opened(path: Path) -> Iterator[safe_open]:
         with safe_open(path, "pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} can't be read as safetensors ({error}): fetch or make it again") from error
+        raise InputError(
+            f"{path} can't be read as safetensors ({error}): delete it, then fetch it or run again"
+        ) from error
 
 
 class Scaled(TaskVector):

@@ -99,7 +99,7 @@ def test_truncated_weights_are_noticed_when_preparing(hub, tmp_path, cut):
     weights = hub / "model.safetensors"
     os.truncate(weights, weights.stat().st_size - cut)
     with pytest.raises(
-        InputError, match=r"hub/model\.safetensors can't be read as safetensors .*fetch or make it again"
+        InputError, match=r"hub/model\.safetensors can't be read as safetensors .*delete it, then fetch it or run again"
     ):
         prepare(hub, tmp_path / "model")
     assert {path.name for path in tmp_path.iterdir()} == {"hub"}

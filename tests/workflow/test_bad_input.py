@@ -162,7 +162,10 @@ def test_truncated_weights(fresh):
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
     told = sentence(fresh.snakemake("resources/models/model"))
-    assert "model/model.safetensors can't be read as safetensors" in told and "fetch or make it again" in told
+    assert (
+        "model/model.safetensors can't be read as safetensors" in told
+        and "delete it, then fetch it or run again" in told
+    )
     assert set(fresh.files("resources")) == {"logs/model/model.log"}
     weights.write_bytes(whole)
     targets = ["resources/models/model", "results/tiny/shards/attribute/rivers.parquet"]
