@@ -55,13 +55,15 @@ class Unlearned:
     """What a method returns: `delta` maps parameter names to fp32 differences from the base model.
 
     Where `adapter` is given, a PEFT LoRA configuration, `delta` has the adapter's A and B under PEFT's names instead.
-    `losses` has one row per recorded stretch of steps: `step` (steps done) and each loss's mean over the stretch. A
-    method that was launched over several processes returns None in all but the first.
+    `losses` has one row per recorded stretch of steps: `step` (steps done) and each loss's mean over the stretch.
+    `kept` tells where to find what it was made from, should it be refused. A method that was launched over several
+    processes returns None in all but the first.
     """
 
     delta: Mapping[str, torch.Tensor]
     losses: list[dict[str, float]]
     adapter: Mapping | None = None
+    kept: str = ""
 
 
 def known() -> list[str]:
@@ -121,8 +123,12 @@ def recorded(options: object) -> dict[str, object]:
 
 def write(unlearned: Unlearned, path: str | Path, provenance: Mapping) -> None:
     """Write what a method returned to one safetensors file, tensor by tensor."""
-    if unlearned.adapter is not None:
-        task_vector.write_lora(path, unlearned.delta, unlearned.adapter, provenance)
-        return
-    shapes = getattr(unlearned.delta, "shapes", None) or {name: delta.shape for name, delta in unlearned.delta.items()}
-    task_vector.write(path, shapes, unlearned.delta.items(), provenance)
+    delta = unlearned.delta
+    try:
+        if unlearned.adapter is not None:
+            task_vector.write_lora(path, delta, unlearned.adapter, provenance)
+            return
+        shapes = getattr(delta, "shapes", None) or {name: tensor.shape for name, tensor in delta.items()}
+        task_vector.write(path, shapes, delta.items(), provenance)
+    except InputError as error:
+        raise InputError(f"{error}{unlearned.kept}") from error

@@ -77,15 +77,14 @@ def unlearn(run: Run, options: Options) -> Unlearned:
         _start(run, options, output)
         with whole_file(finished) as temporary:
             temporary.write_text(identity)
+    kept = (
+        f"; what {options.program} left is kept in {output}: mend it there and run again, which takes it up as it is, "
+        "or delete it to have the program run anew"
+    )
     try:
-        return checkpoint.read(output, run.base)
+        return dataclasses.replace(checkpoint.read(output, run.base), kept=kept)
     except InputError as error:
-        if not output.exists():
-            raise
-        raise InputError(
-            f"{error}; what {options.program} left is kept in {output}: mend it there and run again, which takes it up "
-            "as it is, or delete it to have the program run anew"
-        ) from error
+        raise InputError(f"{error}{kept if output.exists() else ''}") from error
 
 
 def _identity(run: Run, options: Options) -> str:

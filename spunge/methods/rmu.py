@@ -193,11 +193,15 @@ class LowerHalf:
             for wanted in options.trained_parameters:
                 if wanted not in parameters:
                     raise InputError(f"layer {number} of {base.source} has no {wanted}; it has {', '.join(parameters)}")
+                full_name = f"{name}.{number}.{wanted}"
+                if full_name not in stored:  # the experts of a mixture, which its files hold one by one
+                    raise InputError(
+                        f"rmu's trained_parameters take in {full_name}, which is no tensor of its own in the files of "
+                        f"{base.source}: name others"
+                    )
                 parameter = parameters[wanted]
                 parameter.data = parameter.data.float()  # bf16 would lose updates of this size
-                full_name = f"{name}.{number}.{wanted}"
-                # The files may hold a mixture's experts one by one: what they are put together to has the model's name.
-                self.trained[stored.get(full_name, [full_name])[0]] = parameter.requires_grad_(True)
+                self.trained[stored[full_name][0]] = parameter.requires_grad_(True)
         self.original = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
         self._skipping: list[Callable] = []  # what the layers below the first trained one do in `suffix`
         self._check_cut(base)

@@ -489,8 +489,9 @@ base, output, kind, code, token = *map(pathlib.Path, sys.argv[1:3]), *sys.argv[3
 with open("runs", "a") as file:
     file.write(token)
 output.mkdir()
-tensors = {name: tensor + 1 for name, tensor in load_file(base / "model.safetensors").items()}
-save_file(tensors, output / ("model.safetensors" if kind == "good" else "pytorch_model.bin"))
+added = float("nan") if kind == "nan" else 1
+tensors = {name: tensor + added for name, tensor in load_file(base / "model.safetensors").items()}
+save_file(tensors, output / ("model.safetensors" if kind in ("good", "nan") else "pytorch_model.bin"))
 sys.exit(int(code))
 """
 
@@ -524,6 +525,13 @@ def test_what_a_program_left_is_kept_mended_and_taken_up(tmp_path, counting):
     assert runs() == 1
     torch.testing.assert_close(taken[0], torch.ones(32, 64))
     assert not (tmp_path / "unfinished").exists()
+
+
+def test_a_change_that_is_not_finite_is_kept_too(tmp_path, counting):
+    job, _ = counting
+    with pytest.raises(InputError, match=r"not finite.*; what .* left is kept in .*job/checkpoint: mend"):
+        job("nan", then=lambda unlearned: methods.write(unlearned, tmp_path / "v.safetensors", {}))
+    assert (tmp_path / "unfinished" / "job" / "checkpoint").is_dir()
 
 
 def test_a_job_that_dies_while_it_writes_runs_no_program_again(counting):

@@ -1,5 +1,6 @@
 """Families of models through all methods, as the table in docs/methods.md says."""
 
+import dataclasses
 import re
 
 import families
@@ -55,6 +56,13 @@ def test_factors_that_are_no_change_of_one_tensor_are_refused(tmp_path, name, ta
     case = case_of(name, tmp_path)
     with pytest.raises(InputError, match=rf"adapt {re.escape(module)}\S* of .*: name other modules"):
         families.with_gradients(case, trained="lora", lora_targets=targets)
+
+
+def test_rmu_refuses_experts_that_the_files_hold_one_by_one(tmp_path):
+    case = case_of("Mixtral", tmp_path)
+    family = dataclasses.replace(case.family, weight="mlp.experts.down_proj")
+    with pytest.raises(InputError, match=r"take in model\.layers\.0\.mlp\.experts\.down_proj, which is no tensor of"):
+        families.with_rmu(dataclasses.replace(case, family=family))
 
 
 def test_a_checkpoint_that_holds_one_parameter_under_two_names_is_refused(tmp_path):
