@@ -32,7 +32,7 @@ try:
     schema = yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text())
     configuration.check(config, schema, workflow.config_settings.config)
     # Within another workflow the files may be what its rules make.
-    if workflow.is_main_process and not workflow.modifier.is_module:
+    if workflow.is_main_process and workflow.modifier.parent_modifier is None:
         configuration.check_files(config)
 except InputError as error:
     raise WorkflowError(str(error))
