@@ -173,7 +173,7 @@ def cross_out(axes: Axes, x: float, y: float, colour: str, start: float = 0.02, 
     axes.text(*at, "broken", **look | text)
 
 
-def not_drawn(reasons: Mapping[str, str], width: int = 54) -> str:
+def not_drawn(reasons: Mapping[str, str], width: int = 46) -> str:
     """Return lines below a panel's label that tell of the broken models without a place in it; "" without any.
 
     reasons: name → why it is broken.

@@ -115,9 +115,10 @@ def _distributions(
             for (_, attributes, _, highest), axes in zip(sorts, row, strict=True):
                 values = [[estimate(accuracy, one, name).value for name in attributes] for one in shown]
                 drawing.boxes(axes, values, [one.colour for one in shown], places)
-                for place, own in zip(places, values, strict=True):
+                for place, one, own in zip(places, shown, values, strict=True):
                     at = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 6}
-                    axes.text(1.02, place, drawing.extreme(own, attributes, highest), **at)
+                    worst = drawing.extreme(own, attributes, highest) or ("broken" if one.path in wrecked else "")
+                    axes.text(1.02, place, worst, **at)
                 axes.set_xlim(0, 1)
                 axes.xaxis.set_major_formatter(PercentFormatter(1.0))
             names = [f"{one.name} (broken)" if one.path in wrecked else one.name for one in shown]
