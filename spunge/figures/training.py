@@ -78,7 +78,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                 if lost:
                     _note(axes, textwrap.fill(f"broken, not drawn: {textwrap.shorten(', '.join(lost), 80)}", 34))
                 axes.grid(True)
-                if 1 < len(own) <= MOST_NAMED and metric == next(iter(LOSSES)):
+                if 1 < len(own) <= MOST_NAMED and len(lost) < len(own) and metric == next(iter(LOSSES)):
                     axes.legend(loc="best")
             values = losses[metric]["value"][losses[metric]["method"] == method]
             if len(values) and values.min() > 0 and values.max() > LOGARITHMIC_FROM * values.min():

@@ -144,6 +144,16 @@ def test_a_loss_that_runs_away_ends_its_curve_and_the_mean(number):
     assert axes.get_ylim()[1] < 100
 
 
+def test_runs_without_a_loss_are_named():
+    table = example(seeds=("0",))
+    table = table.assign(value=table["value"].mask(table["evaluation"] == "training"))
+    with warnings.catch_warnings(), drawing.style():
+        warnings.simplefilter("error")
+        figure = draw("training", table)
+        figure.draw_without_rendering()
+    assert {"broken, not drawn: joint", "broken, not drawn: Africa, Asia"} <= texts(figure)
+
+
 def test_a_cosine_that_is_no_number_is_none():
     table = spoilt(example(), "rmu/attribute/ties", numpy.nan, "cosine", seeds=("0",))
     matrix = draw("merging", table).axes[3].collections[0].get_array()
