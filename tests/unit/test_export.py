@@ -112,8 +112,11 @@ def logits(model, folder):
 def assert_same_model(folder, base, change, dtype=torch.float32):
     found, expected = loaded(folder), models.load(base, dtype, "cpu", change)
     assert found.dtype == dtype
-    torch.testing.assert_close(found.state_dict(), expected.state_dict(), rtol=0, atol=0)
-    assert torch.equal(logits(found, folder), logits(expected, base.folder))
+    # In 16 bits an evaluation keeps in fp32 what changed, and a file can't.
+    rounded = {name: tensor.to(dtype) for name, tensor in expected.state_dict().items()}
+    torch.testing.assert_close(found.state_dict(), rounded, rtol=0, atol=0)
+    if dtype == torch.float32:
+        assert torch.equal(logits(found, folder), logits(expected, base.folder))
 
 
 def test_plain_transformers_loads_base_plus_task_vector(tmp_path, tiny_base, merged):
