@@ -140,8 +140,13 @@ def horizontal_interval(axes: Axes, y: float, estimate: Estimate, **line) -> Non
 
 def broken_ones(evaluations: pandas.DataFrame, candidates: Iterable[Candidate]) -> dict[str, str]:
     """Return why candidates are broken, those that are: path → reason."""
-    combined = evaluations[evaluations["seed"] == COMBINED]  # else a large table is searched for every candidate
-    reasons = {one.path: broken(combined, one) for one in candidates}
+    # Each is judged by its own rows and the base model's: a large table is not to be searched for every candidate.
+    rows = dict(list(evaluations[evaluations["seed"] == COMBINED].groupby("candidate", sort=False)))
+    reasons = {
+        one.path: broken(pandas.concat([rows[path] for path in {one.path, "base"} & rows.keys()]), one)
+        for one in candidates
+        if one.path in rows
+    }
     return {path: reason for path, reason in reasons.items() if reason}
 
 
