@@ -181,13 +181,14 @@ def test_wrong_encoding_and_truncated_parquet(sources, tmp_path):
         table.read_source(sources["fluency"], "fluency")
 
 
-def run(sources, folder, *arguments, forget=("NA",), asked=("questions",)):
+def run(sources, folder, forget=("NA",), asked=("questions",), tasks=()):
     """Build the tables as rule data does, in this process."""
+    described = ["--dataset=table", f"--attributes-output={folder / 'attributes.json'}"]
+    for name, value in {"options": sources, "forget": forget, "tasks": tasks}.items():
+        (folder / f"{name}.json").write_text(json.dumps(value))
+        described.append(f"--{name}={folder / name}.json")
     outputs = [f"--{name}-output={folder / name}.parquet" for name in ("forget", "retain", "fluency", *asked)]
-    described = [f"--options={json.dumps(sources)}", f"--forget={json.dumps(forget)}"]
-    return build_tables.main(
-        ["--dataset=table", *described, *outputs, f"--attributes-output={folder / 'attributes.json'}", *arguments]
-    )
+    return build_tables.main([*described, *outputs])
 
 
 def test_rule_data_refuses_what_nobody_asks_about(sources, tmp_path, capfd):
@@ -197,10 +198,10 @@ def test_rule_data_refuses_what_nobody_asks_about(sources, tmp_path, capfd):
     told = "error: table questions has no question for the attribute b, which is to be forgotten; it has"
     assert told in capfd.readouterr().err
     # Where knowledge isn't evaluated, nobody asks the questions.
-    assert run(sources, tmp_path, "--tasks", '["NA"]', forget=["NA", "b"], asked=()) == 1
+    assert run(sources, tmp_path, forget=["NA", "b"], asked=(), tasks=["NA"]) == 1
     told = "error: evaluations.benchmarks.forget has no task for the attribute b, which is to be forgotten; it has"
     assert told in capfd.readouterr().err
-    assert run(sources, tmp_path, "--tasks", '["NA", "b"]', forget=["NA", "b"], asked=()) == 0
+    assert run(sources, tmp_path, forget=["NA", "b"], asked=(), tasks=["NA", "b"]) == 0
 
 
 def test_rule_data_says_where_answers_stand_mostly_in_one_place(sources, tmp_path, capfd):
