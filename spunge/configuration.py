@@ -133,6 +133,8 @@ def _check_methods(config: Mapping, schema: Mapping) -> None:
             _check_variant(config, name, section)
             continue
         section["method"] = section.get("method", name) if door == "method" else door
+        if door == "checkpoint":
+            _check_placeholders(f"{at}.checkpoint", section["checkpoint"])
         needs_steps = section["method"] not in ("random_vector", "file", "command", "checkpoint")
         if needs_steps and "steps" not in section:
             raise InputError(f"{at} lacks the key `steps`")
@@ -149,6 +151,17 @@ def _check_methods(config: Mapping, schema: Mapping) -> None:
         _check_merges_of(at, section, config["merges"])
         if "shards" in section:
             _check_shards(at, config, section)
+
+
+def _check_placeholders(at: str, path: str) -> None:
+    """Check that a checkpoint's path asks for nothing but what a run has."""
+    try:
+        path.format(split="", part="", seed="")
+    except (LookupError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{at} is {path!r}, which can't be filled in ({error}); it may have {{split}}, {{part}} and {{seed}}, and "
+            "braces of its own doubled"
+        ) from None
 
 
 def _check_shards(at: str, config: Mapping, section: Mapping) -> None:

@@ -276,20 +276,23 @@ def add(model: torch.nn.Module, task_vector: Mapping[str, torch.Tensor]) -> floa
     """Add a task vector to a model's parameters in place, and return the share of its norm that the sums hold.
 
     The base's weights lie on the grid of their precision, and most entries of an edit are smaller than half a step of
-    it: a sum in bfloat16 would leave them unchanged. So changed parameters become fp32. A name that the model lacks
-    raises InputError.
+    it: a sum in bfloat16 would leave them unchanged. So changed parameters become fp32. Raises InputError for a name
+    that the model lacks, and for two changes of one tensor that differ.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     dtype = model.dtype
-    changed: set[int] = set()  # a checkpoint may name tied weights twice
+    changed: dict[int, str] = {}  # a checkpoint may name tied weights twice
     asked, realised = 0.0, 0.0
     for name, delta in task_vector.items():
         if name not in parameters:
             raise InputError(f"the task vector changes {name}, which the base model does not have")
         parameter = parameters[name]
-        if id(parameter) in changed:
+        if (twin := changed.setdefault(id(parameter), name)) != name:
+            if not torch.equal(task_vector[twin], delta):
+                raise InputError(
+                    f"the task vector changes {twin} and {name} differently, which are one tensor in the model"
+                )
             continue
-        changed.add(id(parameter))
         before, delta = parameter.data.float(), delta.to(parameter.device)
         parameter.data = before + delta
         asked += float(delta.double().square().sum())
@@ -511,7 +514,7 @@ def _append_nothing(tokenizer, source: str) -> None:
     if _added(tokenizer) != (before, []):
         raise InputError(
             f"the tokenizer of {source} ends every text with {' '.join(tokenizer.convert_ids_to_tokens(after))}, and "
-            "can't be kept from it: name another one as model.tokenizer, or set its add_eos_token to false"
+            "can't be kept from it: name a local copy of the model whose tokenizer_config.json has add_eos_token false"
         )
 
 

@@ -319,6 +319,12 @@ MISTAKES = {
         "configuration: methods.mine has both `method` and `command`; "
         "it is one of method, file, command, checkpoint, of",
     ),
+    "a checkpoint's path with another name": (
+        ("methods", "mine"),
+        {"checkpoint": "made/{shard}"},
+        "configuration: methods.mine.checkpoint is 'made/{shard}', which can't be filled in ('shard'); it may have "
+        "{split}, {part} and {seed}, and braces of its own doubled",
+    ),
     "options of a known method": (
         ("methods", "rmu", "options"),
         {"alpha": 1},

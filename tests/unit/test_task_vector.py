@@ -344,6 +344,18 @@ def test_vector_minus_itself_gives_the_base_again(hub_model):
     torch.testing.assert_close(model.state_dict(), original.state_dict())
 
 
+def test_two_changes_of_one_tensor_have_to_be_equal(hub_model):
+    tied = {
+        name: torch.full_like(hub_model().lm_head.weight, 0.5)
+        for name in ("model.embed_tokens.weight", "lm_head.weight")
+    }
+    model = hub_model()
+    models.add(model, tied)
+    torch.testing.assert_close(model.lm_head.weight, hub_model().lm_head.weight + 0.5)
+    with pytest.raises(InputError, match=r"changes model\.embed_tokens\.weight and lm_head\.weight differently"):
+        models.add(hub_model(), tied | {"lm_head.weight": torch.zeros_like(tied["lm_head.weight"])})
+
+
 def test_vector_with_a_parameter_that_the_model_lacks_is_refused(hub_model):
     with pytest.raises(
         InputError, match=r"the task vector changes layers\.9\.weight, which the base model does not have"
