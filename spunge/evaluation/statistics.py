@@ -241,9 +241,10 @@ def replicates(
         drawn = dict(zip(columns, resampled_sums(values, subject_counts, seed_counts).T, strict=True))
         n = int((by_seed[0]["attribute"] == attribute).sum())
         for name, metric in wanted.items():
+            ratio = drawn[metric.total] / drawn[metric.weight or "rows"]
             with np.errstate(over="ignore"):  # a perplexity beyond all numbers is none
-                values = metric.transform(drawn[metric.total] / drawn[metric.weight or "rows"])
-            result[attribute, name] = np.where(np.isfinite(values), values, np.nan), n
+                values = metric.transform(ratio)
+            result[attribute, name] = np.where(np.isfinite(ratio) & np.isfinite(values), values, np.nan), n
     return {**result, **_means(result, wanted, resampling)}
 
 
