@@ -18,6 +18,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
+@pytest.fixture(autouse=True)
+def signals_as_before():
+    """A job that is done answers no signal any more, since it has only to exit; the next test is not done."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """A Hugging Face folder of the tiny model, shared by all tests: read it, never write into it."""

@@ -64,14 +64,6 @@ class Interrupted(Saved):
             yield step
 
 
-@pytest.fixture(autouse=True)
-def signals_as_before():
-    before = {number: signal.getsignal(number) for number in unfinished.STOPPING}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 def unlearn(base, method, chosen, saved=None, **others):
     run = methods.Run(base, FORGET, RETAIN, 0, "cpu", topics=TOPICS, saved=saved or Saved(), **others)
     return method.unlearn(run, method.Options(**chosen))
