@@ -40,13 +40,14 @@ def lost(workspace, before):
 
 def build_tables(workspace, forget=FORGET, minimum=1):
     outputs = [f"--{table}-output=out/{table}.parquet" for table in TABLES]
-    for name, given in (("options", configuration()["data"]["options"]), ("forget", forget)):
+    for name, given in (("options", configuration()["data"]["options"]), ("forget", forget), ("tasks", [])):
         (workspace / f"{name}.json").write_text(json.dumps(given))
     return workspace.script(
         "build_tables",
         "--dataset=table",
         "--options=options.json",
         "--forget=forget.json",
+        "--tasks=tasks.json",
         f"--minimum-texts={minimum}",
         *outputs,
         "--attributes-output=out/attributes.json",
