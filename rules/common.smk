@@ -31,9 +31,6 @@ try:
             yaml_values.check_file(path)
     schema = yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text())
     configuration.check(config, schema, workflow.config_settings.config)
-    # Within another workflow the files may be what its rules make.
-    if workflow.is_main_process and workflow.modifier.parent_modifier is None:
-        configuration.check_files(config)
 except InputError as error:
     raise WorkflowError(str(error))
 

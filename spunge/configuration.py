@@ -89,19 +89,6 @@ def fill_defaults(config: object, schema: Mapping) -> None:
             fill_defaults(config[key], others)
 
 
-def check_files(config: Mapping) -> None:
-    """Check that the files and the folder that a data set's options name are there; raises InputError."""
-    for name, value in config["data"]["options"].items():
-        path = value.get("path", "hub:") if isinstance(value, Mapping) else value if name == "mirror" else None
-        if path is None or path.startswith("hub:"):
-            continue
-        key = "data.options." + (name if name == "mirror" else f"{name}.path")
-        there = Path(path).is_dir if name == "mirror" else Path(path).is_file
-        if not there():
-            what = "folder" if name == "mirror" else "file"
-            raise InputError(f"configuration: {key} is {path}, and there is no such {what}, seen from {Path.cwd()}")
-
-
 def _check_names(config: Mapping) -> None:
     """Check that no two methods or merges, and no part of a split, share a path, on any file system."""
     for section, (reserved, whose) in TAKEN.items():

@@ -11,8 +11,6 @@ from workspace import FORGET, configuration, sentences
 
 from spunge.configuration import OF_THE_WORKFLOW
 
-MISSING = configuration()["data"]
-MISSING["options"] = MISSING["options"] | {"fluency": {"path": "tables/verse.csv"}}
 TABLES = ("forget", "retain", "questions", "fluency")
 
 
@@ -83,7 +81,6 @@ def unlearn(workspace, **options):
         ({"methods": {"mine": {"method": "rmv", "steps": 3}}}, "configuration: methods.mine.method is 'rmv'"),
         ({"methods": {"rmu": {"steps": 3, "learning_rte": 1}}}, "`learning_rte`; did you mean `learning_rate`?"),
         ({"experiment": "../elsewhere"}, "experiment"),
-        ({"data": MISSING}, "configuration: data.options.fluency.path is tables/verse.csv, and there is no such file"),
     ],
 )
 def test_wrong_configuration(changing, changes, told):
