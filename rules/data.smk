@@ -64,9 +64,7 @@ rule data:
         forget=lambda wildcards: json.dumps(config["data"]["forget"]),
         minimum_texts=config["data"]["minimum_texts"],
         # Where nothing else asks about what is forgotten.
-        tasks=lambda wildcards: json.dumps(
-            sorted(LM_EVAL["forget"]) if LM_EVAL and not (QUESTIONS or TOXICITY) else []
-        ),
+        tasks=lambda wildcards: json.dumps(sorted(LM_EVAL["forget"]) if LM_EVAL and not (QUESTIONS or TOXICITY) else []),
         wheels=lambda wildcards, input: [
             f"--wheel={requirement.partition('==')[0]}={path}"
             for requirement, path in zip(config["data"]["wheels"], input.wheels)
