@@ -88,7 +88,7 @@ def test_nothing_half_done_is_left(finished):
 def test_evaluations_have_the_documented_columns_and_candidates(evaluations, project):
     assert list(evaluations.columns) == COLUMNS
     assert set(evaluations["experiment"]) == {"tiny"}
-    assert set(evaluations["evaluation"]) == {"knowledge", "fluency", "training", "merge", "data", "method"}
+    assert set(evaluations["evaluation"]) == {"knowledge", "fluency", "training", "merge", "edit", "data", "method"}
     described = evaluations[COLUMNS[1:7]].drop_duplicates()
     rows = {row[0]: row[1:] for row in described[described["candidate"] != "base"].itertuples(index=False, name=None)}
     for method in METHODS:
@@ -115,6 +115,13 @@ def test_every_candidate_is_asked_about_every_attribute(evaluations):
     assert keys(rows) == expected
     assert len(rows) == len(expected), "none twice"
     assert (rows["n"].astype(int) == rows["attribute"].map(QUESTIONS)).all()
+
+
+def test_every_candidate_holds_its_whole_edit(evaluations):
+    rows = evaluations[evaluations["evaluation"] == "edit"]
+    assert set(rows["metric"]) == {"realised_share"}
+    assert sorted(rows["candidate"]) == sorted(f"{path}/seed0" for method in METHODS for path in of_a_method(method))
+    assert rows["value"].astype(float).tolist() == pytest.approx([1] * len(rows), abs=1e-4)
 
 
 def test_every_candidate_has_its_perplexity(evaluations):
