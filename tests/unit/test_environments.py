@@ -14,7 +14,7 @@ specification.loader.exec_module(generate)
 ENVIRONMENTS = generate.environments()
 # The rest of what snakemake itself runs and reads: pinned, but in no rule's environment.
 WORKFLOW = {"snakemake", "jsonschema", "PyYAML"}
-TOOLS = {"ruff", "snakefmt"}
+TOOLS = {"ruff", "snakefmt", "pytest-xdist"}
 
 
 def test_every_environment_has_a_rule_and_every_script_an_environment():
