@@ -24,9 +24,11 @@ def main(argv: list[str] | None = None) -> int:
         from spunge import models
 
         wheel_member = (arguments.wheel, arguments.member) if arguments.wheel else None
-        tokenizer = (arguments.tokenizer, arguments.tokenizer_revision)
+        # The rule gives an empty string where there is none.
+        named = (arguments.revision, arguments.tokenizer, arguments.tokenizer_revision)
+        revision, *tokenizer = (value or None for value in named)
         kind = models.CLASSIFIER if arguments.classifier else models.CAUSAL_LM
-        models.prepare(arguments.source, arguments.output, arguments.revision, wheel_member, *tokenizer, kind)
+        models.prepare(arguments.source, arguments.output, revision, wheel_member, *tokenizer, kind)
 
     return errors.run(work)
 
