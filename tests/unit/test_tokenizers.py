@@ -93,7 +93,7 @@ def test_tokenizer_that_can_not_be_kept_from_it(changed):
         (folder / "tokenizer.json").unlink()
         transformers.ByT5Tokenizer().save_pretrained(folder)
 
-    with pytest.raises(InputError, match=r"ends every text with </s>, and can't be kept from it: name another one as"):
+    with pytest.raises(InputError, match=r"ends every text with </s>, and can't be kept from it: name a local copy"):
         models.load_tokenizer(changed(change))
 
 
