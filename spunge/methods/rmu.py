@@ -371,6 +371,7 @@ class Texts:
         self._keys = [state_key(tokens) for tokens in self.tokens] if stored else []
         self._visits = Counter(visits)
         self._kept: dict[str, dict[int, torch.Tensor]] = {PREFIX: {}, FROZEN: {}}
+        self._ahead: dict[tuple, torch.Tensor] = {}
 
     def batches(self, *sets: list[int]) -> list[Batch]:
         """Put the rows of these sets into batches.
@@ -378,8 +379,23 @@ class Texts:
         With `mask` texts of like length go together, of whichever set: padding costs what text costs, and one large
         batch costs less than two small ones. Without it padding is part of the loss, and each set is one batch.
         """
+        return [self._batch(rows) for rows in self._groups(*sets)]
+
+    def read_ahead(self, *sets: list[int]) -> None:
+        """Read the stored states of the batches that `batches` makes next, so that a GPU need not wait for them."""
+        if self._stored is None:
+            return
+        for rows in self._groups(*sets):
+            longest = max(len(self.tokens[row]) for row in rows)
+            retain = [row for row in rows if row >= self.first_retain]
+            for kind, wanted in ((PREFIX, rows), (FROZEN, retain)):
+                key = kind, longest, *wanted
+                if wanted and key not in self._ahead:
+                    self._ahead[key] = self._read(kind, wanted, longest)
+
+    def _groups(self, *sets: list[int]) -> list[list[int]]:
         groups = by_length([row for rows in sets for row in rows], self.tokens) if self._options.mask else sets
-        return [self._batch(sorted(group)) for group in groups]
+        return [sorted(group) for group in groups]
 
     def frozen(self, batch: Batch) -> torch.Tensor:
         """Return the frozen model's output at `layer_id`, (rows, length, hidden)."""
@@ -409,7 +425,8 @@ class Texts:
     ) -> torch.Tensor:
         """Return these rows' states, (rows, longest, hidden); `compute` makes those at some places of a batch."""
         if self._stored is not None:
-            return self._padded([self._stored.get_tensor(f"{kind}.{self._keys[row]}") for row in rows], longest)
+            ahead = self._ahead.pop((kind, longest, *rows), None)
+            return self._read(kind, rows, longest) if ahead is None else ahead
         kept = self._kept[kind]
         # Where all positions count, so do the pads' states.
         lengths = [len(self.tokens[row]) if self._options.mask else longest for row in rows]
@@ -422,14 +439,23 @@ class Texts:
         if len(missing) == len(rows):
             return made
         computed = dict(zip(missing, made, strict=True))
-        return self._padded([computed.get(place, kept.get(row)) for place, row in enumerate(rows)], longest)
+        states = [computed.get(place, kept.get(row)) for place, row in enumerate(rows)]
+        return _padded(states, longest, device=self._model.device)
 
-    def _padded(self, states: list[torch.Tensor], longest: int) -> torch.Tensor:
-        padded = states[0].new_zeros((len(states), longest, states[0].shape[1]), device=self._model.device)
-        for row, one in zip(padded, states, strict=True):
-            length = min(longest, len(one))
-            row[:length] = one[:length]
-        return padded
+    def _read(self, kind: str, rows: list[int], longest: int) -> torch.Tensor:
+        """Return these rows' stored states; from pinned memory a GPU fetches them while it computes."""
+        states = [self._stored.get_tensor(f"{kind}.{self._keys[row]}") for row in rows]
+        padded = _padded(states, longest, pin_memory=self._model.device == "cuda")
+        return padded.to(self._model.device, non_blocking=True)
+
+
+def _padded(states: list[torch.Tensor], longest: int, **place) -> torch.Tensor:
+    """Return states of (length, hidden) each as (rows, longest, hidden), with zeros after shorter ones."""
+    padded = states[0].new_zeros((len(states), longest, states[0].shape[1]), **place)
+    for row, one in zip(padded, states, strict=True):
+        length = min(longest, len(one))
+        row[:length] = one[:length]
+    return padded
 
 
 class Controls:
@@ -619,7 +645,7 @@ def unlearn(run: Run, options: Options) -> Unlearned:
             curve.take_up(state.facts["losses"])
             progress.before = state.done
 
-        def take(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        def take(step: int) -> dict[str, float]:
             """Take a step, with a smaller scale as often as a gradient overflows, and return its losses."""
             forget_rows, retain_rows = batches[step - 1]
             controls.meet(forget_rows)
@@ -627,21 +653,22 @@ def unlearn(run: Run, options: Options) -> Unlearned:
             scale = math.inf
             while scaler.get_scale() < scale:
                 scale = scaler.get_scale()
-                forget_loss, retain_loss = step_losses(model, texts, controls, forget_rows, retain_rows)
-                loss = forget_loss + alpha * retain_loss
-                if not torch.isfinite(loss):
-                    raise InputError(_diverged(f"the loss of {run.label} is {loss.item()}", step, options))
                 if scale < 1:
                     raise InputError(_diverged(f"a gradient of {run.label} is not finite", step, options))
+                losses = step_losses(model, texts, controls, forget_rows, retain_rows)
                 optimizer.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()
+                scaler.scale(losses[0] + alpha * losses[1]).backward()
                 scaler.step(optimizer)  # does nothing where a gradient overflowed
                 scaler.update()
-            return forget_loss, retain_loss
+                if step < len(batches):
+                    texts.read_ahead(*batches[step])
+                forget_loss, retain_loss = torch.stack(losses).tolist()  # the one place where a step waits for a GPU
+                if not math.isfinite(total := forget_loss + alpha * retain_loss):
+                    raise InputError(_diverged(f"the loss of {run.label} is {total}", step, options))
+            return {"forget_loss": forget_loss, "retain_loss": retain_loss}
 
         for step in run.saved.steps(options.steps, save, load):
-            forget_loss, retain_loss = take(step)
-            found = {"forget_loss": forget_loss.item(), "retain_loss": retain_loss.item()}
+            found = take(step)
             progress.step(step, **found)
             curve.add(step, **found)
     return Unlearned(model.delta(), curve.rows)
