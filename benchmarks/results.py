@@ -3,7 +3,6 @@
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,6 @@ TARGETS = {
     ("rmu_step", "time per step"): 6,
     ("rmu_step_cached", "time per step"): 12,
     ("rmu_memory", "peak memory"): 3,
-    ("rmu_step_7b_gpu", "time per step"): 5,
-    ("rmu_memory_7b_gpu", "peak memory"): 4,
     ("ties_rmu_3", "time"): 10,
     ("ties_rmu_8", "time"): 10,
     ("ties_memory_3", "peak memory"): 5,
@@ -31,6 +28,11 @@ TARGETS = {
     ("disk_rmu", "disk"): 10,
     ("disk_lora", "disk"): 4,
     ("generation", "scored continuations"): 3,
+    # gpu.sh
+    ("rmu_step_7b_gpu", "time per step"): 5,
+    ("rmu_memory_7b_gpu", "peak memory"): 4,
+    ("ties_rmu_8_7b_gpu", "time"): 10,
+    ("generation_7b_gpu", "tokens"): 1,
 }
 
 
@@ -100,10 +102,3 @@ def cpu() -> str:
     model = re.search(r"^model name\s*:\s*(.+)$", information, re.MULTILINE)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{model[1].strip() if model else platform.processor() or platform.machine()}, {cores} cores"
-
-
-def commit() -> str:
-    """Return `git describe` of the project, with `-dirty` where files were changed."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    described = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return described.stdout.strip() or "unknown"

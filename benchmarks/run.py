@@ -14,11 +14,10 @@ if str(PROJECT) not in sys.path:
 from spunge import errors  # noqa: E402
 
 RMU = ("rmu_step", "rmu_step_cached"), ("rmu_memory",)
-BIG = ("rmu_step_7b_gpu", "rmu_memory_7b_gpu")
 TIES = ("ties_rmu_3", "ties_rmu_8", "ties_full_3")
 MEMORY = ("ties_memory_3", "ties_full_memory_3")
 DISK = ("disk_rmu", "disk_lora")
-NAMES = [*RMU[0], *RMU[1], *BIG, *TIES, *MEMORY, "ties_memory_by_size", *DISK, "generation"]
+NAMES = [*RMU[0], *RMU[1], *TIES, *MEMORY, "ties_memory_by_size", *DISK, "generation"]
 
 
 def default_model() -> Path:
@@ -39,26 +38,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"some of: {', '.join(NAMES)}")
     parser.add_argument("--steps", type=int, default=10, help="RMU steps of each run")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each merge, and of the generation")
-    parser.add_argument("--shape", choices=["7b", "tiny"], default="7b", help="tiny: try the GPU's rows anywhere")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results.csv")
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        import torch
-
         from benchmarks import disk, figure, generation, results, rmu, ties
-        from spunge import drawing
+        from spunge import drawing, task_vector
         from spunge.task_vector import BaseModel
 
-        wanted = arguments.only or [name for name in NAMES if name not in BIG or torch.cuda.is_available()]
+        wanted = arguments.only or NAMES
         base = None
-        if set(wanted) - {*BIG, "ties_memory_by_size"}:
+        if set(wanted) - {"ties_memory_by_size"}:
             base = BaseModel.open(arguments.model or default_model())
         trained = {"rmu": ties.RMU_TRAINED, "full": None}
         benchmarks = [
             (RMU[0], lambda: rmu.step_times(base, arguments.steps)),
             (RMU[1], lambda: rmu.peak_memory(base, arguments.steps)),
-            (BIG, lambda: rmu.big(arguments.steps, arguments.shape)),
             (("ties_rmu_3",), lambda: ties.times("ties_rmu_3", base, 3, trained["rmu"], arguments.repeats)),
             (("ties_rmu_8",), lambda: ties.times("ties_rmu_8", base, 8, trained["rmu"], arguments.repeats)),
             (("ties_memory_3",), lambda: ties.peak_memory("ties_memory_3", base, 3, trained["rmu"])),
@@ -69,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
             (("disk_lora",), lambda: disk.lora(base)),
             (("generation",), lambda: generation.throughput(base, arguments.repeats)),
         ]
-        commit = results.commit()  # before results.csv changes
+        commit = task_vector.commit()  # before results.csv changes
         table = results.read(arguments.output)
         for names, benchmark in benchmarks:
             if chosen := [name for name in names if name in wanted]:

@@ -30,7 +30,7 @@ sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "cluster")]
 import one_node_slurm  # noqa: E402
 
 from benchmarks import results  # noqa: E402
-from spunge import errors  # noqa: E402
+from spunge import errors, task_vector  # noqa: E402
 from spunge.errors import InputError  # noqa: E402
 from spunge.files import whole_file  # noqa: E402
 
@@ -86,7 +86,7 @@ def compare_ways(ways: list[str], configfile: Path, runs: Path) -> Iterator[tupl
 
 def write(experiment: str, way: str, seconds: float, output: Path) -> pd.DataFrame:
     """Put a row into the table in place of an earlier one of the same experiment, way and machine; return the table."""
-    table = pd.DataFrame([[experiment, way, round(seconds), results.cpu(), results.commit()]], columns=COLUMNS)
+    table = pd.DataFrame([[experiment, way, round(seconds), results.cpu(), task_vector.commit()]], columns=COLUMNS)
     if output.exists():
         table = pd.concat([pd.read_csv(output, dtype={"way": str}), table])
     table = table.drop_duplicates(["experiment", "way", "machine"], keep="last")

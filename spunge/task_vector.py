@@ -484,11 +484,12 @@ def make_provenance(base: BaseModel, **facts: object) -> dict:
         "base_parameters": base.parameters,
         **facts,
         "versions": {name: version(name) for name in ("torch", "transformers", "safetensors")},
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Return `git describe` of the project, `-dirty` where files were changed; `unknown` where git has no answer."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         described = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)

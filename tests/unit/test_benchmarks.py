@@ -10,7 +10,7 @@ from spunge.errors import InputError
 from spunge.task_vector import TensorFolder
 
 NAMES = [
-    *("rmu_step", "rmu_step_cached", "rmu_memory", "rmu_step_7b_gpu", "rmu_memory_7b_gpu"),
+    *("rmu_step", "rmu_step_cached", "rmu_memory"),
     *("ties_rmu_3", "ties_rmu_8", "ties_memory_3", "ties_full_3", "disk_rmu", "disk_lora"),
 ]
 DOWN = ("model.layers.1.mlp.down_proj.weight", "model.layers.2.mlp.down_proj.weight")
@@ -22,7 +22,7 @@ def row(name="rmu_step", metric="time per step", ours=1.0, reference=6.5, machin
 
 def test_every_name_has_a_target_and_can_be_chosen():
     assert set(NAMES) <= set(run.NAMES)
-    assert {name for name, _ in results.TARGETS} == set(run.NAMES)
+    assert {name for name, _ in results.TARGETS if not name.endswith("_gpu")} == set(run.NAMES)
 
 
 def test_rows_are_replaced_by_name_metric_and_machine(tmp_path):
@@ -34,10 +34,10 @@ def test_rows_are_replaced_by_name_metric_and_machine(tmp_path):
     results.write(again, path)
     found = pd.read_csv(path)
     assert path.read_text().splitlines()[0] == "name,metric,ours,reference,ratio,unit,machine,commit"
-    assert found["name"].tolist() == ["rmu_step", "rmu_step", "rmu_step_7b_gpu", "disk_rmu"]
-    assert found["ratio"].tolist() == pytest.approx([10, 6.5, 5.2, 15])
-    assert found["commit"].tolist() == ["def", "abc", "abc", "def"]
-    assert found["machine"].tolist() == ["CPU, 2 cores", "CPU, 2 cores", "NVIDIA H100", "CPU, 2 cores"]
+    assert found["name"].tolist() == ["rmu_step", "rmu_step", "disk_rmu", "rmu_step_7b_gpu"]
+    assert found["ratio"].tolist() == pytest.approx([10, 6.5, 15, 5.2])
+    assert found["commit"].tolist() == ["def", "abc", "def", "abc"]
+    assert found["machine"].tolist() == ["CPU, 2 cores", "CPU, 2 cores", "CPU, 2 cores", "NVIDIA H100"]
 
 
 def test_ratio_says_how_many_times_better():
@@ -58,7 +58,7 @@ def test_committed_results_have_the_columns_and_known_names():
     if path.exists():
         table = results.read(path)
         assert table.columns.tolist() == results.COLUMNS
-        assert set(table["name"]) <= set(run.NAMES)
+        assert set(table["name"]) <= {name for name, _ in results.TARGETS}
         assert not table.duplicated(["name", "metric", "machine"]).any()
 
 

@@ -1,0 +1,1 @@
+"""What one GPU does with this project, part by part: benchmarks/gpu.sh."""
