@@ -1,0 +1,249 @@
+"""The grid of an experiment: which runs, merges, candidates, evaluations and comparisons it consists of.
+
+It follows from the checked configuration and the attributes to forget. Rules, plan and evaluations.csv are views of its
+records (spunge/experiment/records.py); their order is that of evaluations.csv.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from spunge import configuration, names, splits
+from spunge.experiment.records import (
+    ALL_SEEDS,
+    AS_TRAINED,
+    AT_EQUAL_FLUENCY,
+    BASE,
+    Candidate,
+    Comparison,
+    Evaluation,
+    Merge,
+    Run,
+)
+
+METHODS = Path(__file__).parents[1] / "methods"
+TOXICITY = ("toxicity", "toxicity_neutral")
+# Evaluations in jobs of their own: toxicity is scored from what a model wrote, benchmarks take hours.
+APART = ("toxicity", "benchmarks", "durability")
+SCALED_BY_SHARD = ("steps", "warmup_steps")
+
+
+class Shard(NamedTuple):
+    """A shard of a split: what the data call it, and the attributes whose texts it has (random: whose number)."""
+
+    label: str
+    attributes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """How much a run sees of what it forgets: optimizer steps, and forget texts in each (None: only the method knows).
+
+    With `by_turns` each step has texts of one attribute, the attributes taking turns.
+    """
+
+    steps: int | None
+    texts_a_step: int | None
+    by_turns: bool = False
+
+    def visits(self, texts: Mapping[str, int]) -> dict[str, float] | None:
+        """Return how often a text of each attribute is seen on average; None where only the method knows.
+
+        `texts`: how many texts of each attribute the run's shard has, in the order of the attributes to forget.
+        """
+        if self.steps is None or self.texts_a_step is None:
+            return None
+        there = {attribute: number for attribute, number in texts.items() if number}
+        if not self.by_turns:
+            return dict.fromkeys(there, self.steps * self.texts_a_step / sum(there.values()))
+        turns = {one: len(range(place, self.steps, len(there))) for place, one in enumerate(there)}
+        return {attribute: turns[attribute] * self.texts_a_step / number for attribute, number in there.items()}
+
+
+# Every job asks, and the answer is as long as there are shards: hundreds of shards would cost their square.
+@functools.cache
+def _shards(attributes: tuple[str, ...], split: str) -> dict[str, Shard]:
+    made = splits.parts(attributes, split)
+    slugs = names.slugs(made) if split == "attribute" else {part: part for part in made}
+    return {slugs[part]: Shard(part, tuple(of)) for part, of in made.items()}
+
+
+class Grid:
+    """The records of one experiment.
+
+    `configured`: the configuration, checked. `attributes`: those to forget, or a function that returns them, which is
+    asked anew each time and only where they matter: with `forget: all` the data are waited for.
+    """
+
+    def __init__(self, configured: Mapping, attributes: Sequence[str] | Callable[[], Sequence[str]]):
+        self._attributes = attributes
+        self.configuration = configured
+        self.experiment = configured["experiment"]
+        self.seeds = [str(seed) for seed in configured["seeds"]]
+        self.methods = configured["methods"]
+        self.trained = [name for name, section in self.methods.items() if "of" not in section]
+        evaluations = configured["evaluations"]
+        self.toxicity = evaluations.get("toxicity")
+        self.durability = evaluations.get("durability", {})
+        # What a model is put through in one job.
+        self.of_a_model = [name for name in evaluations if name not in APART]
+        self.evaluation_names = [*self.of_a_model, *(TOXICITY if self.toxicity else ())]
+        self.evaluation_names += ["benchmarks"] if "benchmarks" in evaluations else []
+        # Attacks on unlearning, in jobs of their own, on some of the candidates: which evaluations, by rule.
+        self.attacks = configuration.durability_evaluations(self.durability, configured["data"]["forget"])
+        self.attack_names = ["as_unlearned", *itertools.chain(*self.attacks.values())] if self.durability else []
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The attributes to forget, in their order."""
+        return tuple(self._attributes() if callable(self._attributes) else self._attributes)
+
+    @property
+    def families(self) -> dict[str, tuple[str, float]]:
+        """Of each method the one whose runs it takes, itself perhaps, and the factor λ on their task vectors."""
+        return {name: (section.get("of", name), section["scale"]) for name, section in self.methods.items()}
+
+    @property
+    def figures(self) -> list[str]:
+        """The names of the figures, the trade-off first."""
+        evaluations = self.configuration["evaluations"]
+        found = ["tradeoff", "overview", "attributes", "radar"]
+        if self.toxicity:
+            found = ["toxicity_tradeoff", "toxicity_radar", "toxicity_overview"]
+        found += [*(["benchmarks"] if "benchmarks" in evaluations else []), "training", "merging"]
+        found += ["durability"] if self.durability else []
+        return found + (["shards"] if "knowledge" in evaluations and self.sets("shards") else [])
+
+    def sets(self, option: str) -> bool:
+        """Tell whether any method has a value for an option of the workflow, other than None or False."""
+        return any(section.get(option) not in (None, False) for section in self.methods.values())
+
+    def shards(self, split: str) -> dict[str, Shard]:
+        """Return the shards of a split by their names in paths."""
+        return _shards(self.attributes, split)
+
+    def splits_of(self, method: str) -> list[str]:
+        """Return the splits that a method is run on: the experiment's, and the same with its own numbers of shards."""
+        wanted = [(split, into) for into in self.methods[method].get("shards", []) for split in splits.GROUPED]
+        known = self.configuration["splits"]
+        return known + [splits.grouped(split, into) for split, into in wanted if split in known]
+
+    def runs(self, methods: Iterable[str] | None = None) -> list[Run]:
+        """Return every unlearning run: seeds × methods (those that train) × splits × shards."""
+        return [
+            Run(method, split, shard, seed)
+            for seed in self.seeds
+            for method in (self.trained if methods is None else methods)
+            for split in self.splits_of(method)
+            for shard in self.shards(split)
+        ]
+
+    def merges(self, methods: Iterable[str] | None = None) -> list[Merge]:
+        """Return every merge: seeds × methods (those that train) × splits (but joint) × merges."""
+        return [
+            Merge(method, split, merge, seed)
+            for seed in self.seeds
+            for method in (self.trained if methods is None else methods)
+            for split in self.splits_of(method)
+            if split != "joint"
+            for merge in self.methods[method]["merges"]
+        ]
+
+    def candidates(self) -> list[Candidate]:
+        """Return all that is evaluated: base, joint runs, each single attribute's shard if wanted, and merges."""
+        single = ["joint", "attribute"] if self.configuration["single_shards"] else ["joint"]
+        runs = [run for run in self.runs(self.methods) if run.split in single]
+        return [BASE, *map(Candidate.of, runs), *map(Candidate.of, self.merges(self.methods))]
+
+    def attacked(self) -> list[Candidate]:
+        """Return whose durability is measured: base, and joint and merged candidates of the methods named for it."""
+        chosen = self.durability.get("methods", [])
+        joint = [run for run in self.runs(chosen) if run.split == "joint"]
+        merges = [merge for merge in self.merges(chosen) if merge.split in splits.GROUPED]
+        return [BASE, *map(Candidate.of, joint), *map(Candidate.of, merges)] if self.durability else []
+
+    def evaluations(self) -> list[Evaluation]:
+        """Return every evaluation of every candidate, attacks last."""
+        found = [Evaluation(one, name) for one in self.candidates() for name in self.evaluation_names]
+        return found + [Evaluation(one, name) for one in self.attacked() for name in self.attack_names]
+
+    def evaluated(self, name: str) -> list[Evaluation]:
+        """Return one evaluation of all candidates that have it."""
+        asked = self.attacked() if name in self.attack_names else self.candidates()
+        return [Evaluation(one, name) for one in asked]
+
+    def comparisons(self) -> list[Comparison]:
+        """Return who is compared: every candidate on each of its evaluations, and families at equal fluency."""
+        outcomes = dict.fromkeys(
+            (evaluation.candidate.with_seed(ALL_SEEDS), evaluation.name)
+            for evaluation in self.evaluations()
+            if evaluation.candidate != BASE
+        )
+        found = [Comparison(candidate, name, AS_TRAINED) for candidate, name in outcomes]
+        if self.toxicity:
+            found += [Comparison(one, "toxicity", AT_EQUAL_FLUENCY) for one in self._of_families()]
+        return found
+
+    def rivals(self, comparison: Comparison) -> dict[str, Candidate]:
+        """Return those of a comparison's rivals that the experiment has, by name."""
+        there = set(self._of_families() if comparison.constraint == AT_EQUAL_FLUENCY else self._seedless())
+        return {name: rival for name, rival in comparison.rivals.items() if rival == BASE or rival in there}
+
+    def _seedless(self) -> list[Candidate]:
+        return list(dict.fromkeys(one.with_seed(ALL_SEEDS) for one in self.candidates()))
+
+    def _of_families(self) -> list[Candidate]:
+        """Return the joint and merged candidates that two factors λ above 0 have, under the name of their family."""
+        scales: dict[Candidate, set[float]] = {}
+        for one in self._seedless():
+            if one.split == "joint" or one.merge:
+                family, scale = self.families[one.method]
+                as_family = Candidate(family, one.split, merge=one.merge)
+                scales.setdefault(as_family, set()).update([scale] if scale > 0 else [])
+        return [one for one, found in scales.items() if len(found) > 1]
+
+    def source(self, candidate: Candidate) -> Run | Merge | None:
+        """Return what a candidate's task vector comes from; None for the base model."""
+        return candidate.source(self.families[candidate.method][0]) if candidate.method else None
+
+    def scale(self, candidate: Candidate) -> float:
+        """Return the factor λ on a candidate's task vector."""
+        return self.families[candidate.method][1] if candidate.method else 1.0
+
+    def describe(self, record: Run | Merge | Candidate) -> dict[str, str]:
+        """Return a record's columns of evaluations.csv, in which a shard is named as the data name it."""
+        candidate = record if isinstance(record, Candidate) else Candidate.of(record)
+        shard = self.shards(candidate.split)[candidate.shard].label if candidate.shard else ""
+        return {
+            "experiment": self.experiment,
+            "candidate": candidate.path,
+            "method": candidate.method,
+            "split": candidate.split,
+            "shard": shard,
+            "merge": candidate.merge,
+            "seed": candidate.seed,
+        }
+
+    def options(self, run: Run) -> dict[str, object]:
+        """Return the method's options for a run; on several attributes it takes as many steps as their shards would."""
+        options = self.method_options(run.method)
+        of = len(self.shards(run.split)[run.shard].attributes)
+        return options | {key: options[key] * of for key in SCALED_BY_SHARD if key in options}
+
+    def method_options(self, method: str) -> dict[str, object]:
+        """Return a method's options for one attribute's shard."""
+        return configuration.own_options(self.methods[method], self.configuration["model"]["dtype"])
+
+    def exposure(self, run: Run) -> Exposure:
+        """Return how much a run sees of what it forgets."""
+        kind, options = self.methods[run.method]["method"], self.options(run)
+        if kind == "random_vector":
+            return Exposure(0, 0)
+        if kind in ("file", "command", "checkpoint"):
+            return Exposure(options.get("steps"), None)
+        options = configuration.option_defaults(METHODS / f"{kind}.py") | options
+        seen = 0 if options.get("texts") == "retain" else options["batch_size"]
+        return Exposure(options["steps"], seen, bool(options.get("alternate_topics")))

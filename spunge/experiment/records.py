@@ -1,0 +1,204 @@
+"""The records of an experiment's grid, each with a path that says what it is and from which it is read back.
+
+- `rmu/joint/seed0`: a run on all texts at once, and the candidate that it gives.
+- `rmu/attribute/shard/Africa/seed0`: a run on one shard of a split, and the candidate of that shard alone.
+- `rmu/attribute/merge/ties/seed0`: a merge of all shards of a split, and the candidate that it gives.
+- `base`: the base model.
+- `rmu/attribute/merge/ties`: a candidate with its seeds taken together.
+"""
+
+import re
+from dataclasses import dataclass, replace
+
+from spunge import splits
+
+ALL_SEEDS = "all"
+AS_TRAINED, AT_EQUAL_FLUENCY = "as_trained", "equal_fluency"
+# What is resampled where it isn't the subjects of questions.
+UNITS = {"fluency": "text", "toxicity": "prompt", "toxicity_neutral": "prompt"}
+
+SPLIT = r"(?:attribute|random)(?:-\d+)?"
+_PATH = re.compile(
+    rf"(?P<method>[^/]+)/(?:joint|(?P<split>{SPLIT})/(?P<kind>shard|merge)/(?P<name>[^/]+))(?:/seed(?P<seed>\d+))?"
+)
+
+
+def _read(path: str, what: str, *kinds: str) -> dict[str, str]:
+    """Return the parts of a path of one of these kinds (joint, shard, merge); raise ValueError for any other."""
+    found = _PATH.fullmatch(path)
+    if not found or (found["kind"] or "joint") not in kinds:
+        raise ValueError(f"{path!r} is no path of {what}")
+    parts = {key: value or "" for key, value in found.groupdict().items()}
+    return parts | {"split": parts["split"] or "joint", "kind": parts["kind"] or "joint"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One unlearning: a method on the texts of one shard. `shard` is its name in paths; `all` of the split `joint`."""
+
+    method: str
+    split: str
+    shard: str
+    seed: str
+
+    @property
+    def path(self) -> str:
+        middle = "joint" if self.split == "joint" else f"{self.split}/shard/{self.shard}"
+        return f"{self.method}/{middle}/seed{self.seed}"
+
+    @property
+    def partition(self) -> str:
+        """What names the shards of the split together: those of a random split are drawn for each seed."""
+        return f"{self.split}-seed{self.seed}" if splits.kind(self.split) == "random" else self.split
+
+    @classmethod
+    def parse(cls, path: str) -> "Run":
+        """Return the run of a path; raise ValueError where it is none."""
+        parts = _read(path, "a run of one seed", "joint", "shard")
+        if not parts["seed"]:
+            raise ValueError(f"{path!r} is no path of a run of one seed")
+        return cls(parts["method"], parts["split"], parts["name"] or splits.ALL, parts["seed"])
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The task vectors of all shards of a split, merged into one; `merge` is its name in the configuration."""
+
+    method: str
+    split: str
+    merge: str
+    seed: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.method}/{self.split}/merge/{self.merge}/seed{self.seed}"
+
+    @classmethod
+    def parse(cls, path: str) -> "Merge":
+        """Return the merge of a path; raise ValueError where it is none."""
+        parts = _read(path, "a merge of one seed", "merge")
+        if not parts["seed"]:
+            raise ValueError(f"{path!r} is no path of a merge of one seed")
+        return cls(parts["method"], parts["split"], parts["name"], parts["seed"])
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that is evaluated: the base model, what a run gives, or what a merge gives.
+
+    `method` may be one that takes another's task vectors times a factor. `shard` is empty but for single shards,
+    `merge` but for merges. `seed` is `all` for seeds taken together, and for the base model, which has none.
+    """
+
+    method: str = ""
+    split: str = ""
+    shard: str = ""
+    merge: str = ""
+    seed: str = ALL_SEEDS
+
+    @property
+    def path(self) -> str:
+        if not self.method:
+            return "base"
+        middle = self.split
+        if self.split != "joint":
+            middle += f"/merge/{self.merge}" if self.merge else f"/shard/{self.shard}"
+        return f"{self.method}/{middle}" + ("" if self.seed == ALL_SEEDS else f"/seed{self.seed}")
+
+    @classmethod
+    def parse(cls, path: str) -> "Candidate":
+        """Return the candidate of a path, as in evaluations.csv; raise ValueError where it is none."""
+        if path == BASE.path:
+            return BASE
+        parts = _read(path, "a candidate", "joint", "shard", "merge")
+        kind = {parts["kind"]: parts["name"]} if parts["name"] else {}
+        return cls(parts["method"], parts["split"], seed=parts["seed"] or ALL_SEEDS, **kind)
+
+    @classmethod
+    def of(cls, record: Run | Merge) -> "Candidate":
+        """Return the candidate that a run or a merge gives as it is."""
+        if isinstance(record, Merge):
+            return cls(record.method, record.split, merge=record.merge, seed=record.seed)
+        return cls(record.method, record.split, "" if record.split == "joint" else record.shard, seed=record.seed)
+
+    def source(self, method: str) -> Run | Merge:
+        """Return the run or merge of `method` whose task vector this candidate takes; not for the base model."""
+        if self.merge:
+            return Merge(method, self.split, self.merge, self.seed)
+        return Run(method, self.split, self.shard or splits.ALL, self.seed)
+
+    def with_seed(self, seed: str) -> "Candidate":
+        """Return the same candidate of another seed, or of all of them."""
+        return replace(self, seed=seed)
+
+    @property
+    def rivals(self) -> dict[str, "Candidate"]:
+        """What it is compared with, by name: `base`; `joint` of its method; for merged attribute splits `random`.
+
+        The last is the random split into as many shards, merged in the same way.
+        """
+        if not self.method:
+            return {}
+        found = {"base": BASE}
+        if self.split != "joint":
+            found["joint"] = Candidate(self.method, "joint", seed=self.seed)
+        if self.merge and splits.kind(self.split) == "attribute":
+            found["random"] = replace(self, split=self.split.replace("attribute", "random", 1))
+        return found
+
+
+BASE = Candidate()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of one candidate."""
+
+    candidate: Candidate
+    name: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.candidate.path}/{self.name}"
+
+    @classmethod
+    def parse(cls, path: str) -> "Evaluation":
+        """Return the evaluation of a path; raise ValueError where it is none."""
+        candidate, _, name = path.rpartition("/")
+        return cls(Candidate.parse(candidate), name)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate, its seeds taken together, against its rivals.
+
+    `outcome` is the evaluation that is compared; `constraint` what is held equal: nothing (AS_TRAINED), or the
+    perplexity (AT_EQUAL_FLUENCY), where the method is a family of factors λ.
+    """
+
+    candidate: Candidate
+    outcome: str
+    constraint: str = AS_TRAINED
+
+    @property
+    def path(self) -> str:
+        return f"{self.constraint}/{self.outcome}/{self.candidate.path}"
+
+    @classmethod
+    def parse(cls, path: str) -> "Comparison":
+        """Return the comparison of a path; raise ValueError where it is none."""
+        constraint, _, rest = path.partition("/")
+        outcome, _, candidate = rest.partition("/")
+        if constraint not in (AS_TRAINED, AT_EQUAL_FLUENCY):
+            raise ValueError(f"{path!r} is no path of a comparison")
+        return cls(Candidate.parse(candidate), outcome, constraint)
+
+    @property
+    def rivals(self) -> dict[str, Candidate]:
+        """The candidates that it is compared with, by name, as far as the experiment has them."""
+        return self.candidate.rivals
+
+    @property
+    def unit(self) -> str:
+        """What is resampled for its interval, beside the seeds."""
+        return UNITS.get(self.outcome, "subject")

@@ -1,0 +1,215 @@
+"""The grid: every record's path gives it back, and a small grid is the one written out by hand."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spunge.configuration import check
+from spunge.experiment.grid import Exposure, Grid
+from spunge.experiment.records import AT_EQUAL_FLUENCY, BASE, Candidate, Comparison, Evaluation, Merge, Run
+
+PROJECT = Path(__file__).parents[2]
+SCHEMA = yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text(encoding="utf-8"))
+EXPERIMENTS = [PROJECT / "config.yaml", *sorted((PROJECT / "experiments").glob("*.yaml"))]
+
+
+def grid_of(path, **changes):
+    configured = yaml.safe_load(path.read_text(encoding="utf-8")) | changes
+    check(configured, SCHEMA)
+    forget = configured["data"]["forget"]
+    return Grid(configured, ["Côte d'Ivoire", "shard", "ties"] if forget == "all" else forget)
+
+
+def small(**changes):
+    """Two attributes, a method in two strengths, two seeds, one merge; the second attribute is called as the merge."""
+    rmu = {"method": "rmu", "steps": 3, "batch_size": 4, "alternate_topics": False}
+    configured = {
+        "experiment": "small",
+        "seeds": [0, 1],
+        "model": {"source": "some/model"},
+        "data": {"dataset": "country_capitals", "forget": ["a b", "ties"]},
+        "methods": {"rmu": rmu, "half": {"of": "rmu", "scale": 0.5}},
+        "merges": {"ties": {}},
+        **changes,
+    }
+    check(configured, SCHEMA)
+    return Grid(configured, configured["data"]["forget"])
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_path_gives_its_record_back(experiment):
+    grid = grid_of(experiment)
+    listed = {
+        Run: grid.runs(),
+        Merge: grid.merges(),
+        Candidate: [*grid.candidates(), *(one.with_seed("all") for one in grid.candidates())],
+        Evaluation: grid.evaluations(),
+        Comparison: grid.comparisons(),
+    }
+    for kind, records in listed.items():
+        assert [kind.parse(record.path) for record in records] == records
+        paths = {record.path.casefold() for record in records}
+        assert len(paths) == len(set(records)), "no two share a path, also where case doesn't tell them apart"
+    for candidate in grid.candidates():
+        assert grid.describe(candidate)["candidate"] == candidate.path
+        source = grid.source(candidate)
+        assert source is None or source in {*grid.runs(), *grid.merges()}
+
+
+def test_paths_of_a_small_grid():
+    grid = small()
+    slug = next(iter(grid.shards("attribute")))
+    assert slug.startswith("a-b-")
+    of_a_seed = ["joint", f"attribute/shard/{slug}", "attribute/shard/ties", "random/shard/part1", "random/shard/part2"]
+    assert [run.path for run in grid.runs()] == [f"rmu/{middle}/seed{seed}" for seed in (0, 1) for middle in of_a_seed]
+    assert [merge.path for merge in grid.merges()] == [
+        f"rmu/{split}/merge/ties/seed{seed}" for seed in (0, 1) for split in ("attribute", "random")
+    ]
+    trained = [f"{method}/{middle}/seed{seed}" for seed in (0, 1) for method in ("rmu", "half") for middle in of_a_seed]
+    merged = [
+        f"{method}/{split}/merge/ties/seed{seed}"
+        for seed in (0, 1)
+        for method in ("rmu", "half")
+        for split in ("attribute", "random")
+    ]
+    single = [path for path in trained if "random" not in path]
+    assert [one.path for one in grid.candidates()] == ["base", *single, *merged]
+    assert [one.path for one in grid.evaluated("fluency")][:2] == ["base/fluency", "rmu/joint/seed0/fluency"]
+    assert len(grid.evaluations()) == len(grid.candidates()) * len(["knowledge", "fluency"])
+    assert {run.partition for run in grid.runs()} == {"joint", "attribute", "random-seed0", "random-seed1"}
+
+
+def test_shards_stand_for_attributes():
+    shards = list(small().shards("attribute").values())
+    assert [(shard.label, shard.attributes) for shard in shards] == [("a b", ("a b",)), ("ties", ("ties",))]
+    random = small().shards("random")["part2"]
+    assert (random.label, random.attributes) == ("part2", ("ties",)), "as many texts as the second attribute"
+
+
+def test_what_stands_in_evaluations_csv():
+    grid = small()
+    described = grid.describe(grid.runs()[1])
+    assert described | {"candidate": ""} == {
+        "experiment": "small",
+        "candidate": "",
+        "method": "rmu",
+        "split": "attribute",
+        "shard": "a b",
+        "merge": "",
+        "seed": "0",
+    }
+    assert list(described) == ["experiment", "candidate", "method", "split", "shard", "merge", "seed"]
+    assert grid.describe(Merge("rmu", "random", "ties", "1"))["merge"] == "ties"
+    assert grid.describe(BASE) == dict.fromkeys(described, "") | {
+        "experiment": "small",
+        "candidate": "base",
+        "seed": "all",
+    }
+
+
+def test_a_variant_takes_anothers_task_vectors():
+    grid = small()
+    half = Candidate.parse("half/attribute/merge/ties/seed1")
+    assert (grid.source(half).path, grid.scale(half)) == ("rmu/attribute/merge/ties/seed1", 0.5)
+    assert grid.source(Candidate.parse("half/joint/seed0")) == Run("rmu", "joint", "all", "0")
+    assert (grid.source(BASE), grid.scale(BASE)) == (None, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        (Run, "rmu/attribute/merge/ties/seed0"),
+        (Run, "rmu/joint"),
+        (Run, "rmu/joint/seed0/knowledge"),
+        (Merge, "rmu/attribute/shard/ties/seed0"),
+        (Merge, "rmu/attribute/merge/ties"),
+        (Candidate, "rmu/attribute/ties/seed0"),
+        (Candidate, "rmu/joint/shard/all/seed0"),
+        (Evaluation, "knowledge"),
+        (Comparison, "knowledge/rmu/joint"),
+    ],
+)
+def test_a_path_of_something_else_is_refused(kind, path):
+    with pytest.raises(ValueError, match="is no path of"):
+        kind.parse(path)
+
+
+def test_rivals_are_named_and_are_in_the_experiment():
+    spunge = Comparison.parse("as_trained/knowledge/rmu/attribute/merge/ties")
+    paths = {name: rival.path for name, rival in spunge.rivals.items()}
+    assert paths == {"base": "base", "joint": "rmu/joint", "random": "rmu/random/merge/ties"}
+    assert set(small().rivals(spunge)) == {"base", "joint", "random"}
+    assert set(small(splits=["joint", "attribute"]).rivals(spunge)) == {"base", "joint"}
+    assert spunge.unit == "subject"
+    grouped = Candidate.parse("rmu/attribute-2/merge/ties/seed1").rivals
+    assert grouped["random"].path == "rmu/random-2/merge/ties/seed1"
+    assert set(Candidate.parse("rmu/attribute/shard/ties").rivals) == {"base", "joint"}
+    assert set(Candidate.parse("rmu/random/merge/ties").rivals) == {"base", "joint"}
+    assert set(Candidate.parse("rmu/joint").rivals) == {"base"}
+    assert BASE.rivals == {}
+
+
+def test_families_are_compared_at_equal_fluency():
+    """TVN has two factors, RMU one."""
+    grid = grid_of(PROJECT / "experiments" / "toxicity-smollm2.yaml")
+    found = [one for one in grid.comparisons() if one.constraint == AT_EQUAL_FLUENCY]
+    merges = [f"{split}/merge/{merge}" for split in ("attribute", "random") for merge in ("ties_x4", "task_arithmetic")]
+    assert [one.path for one in found] == [f"equal_fluency/toxicity/tvn/{end}" for end in ("joint", *merges)]
+    assert set(grid.rivals(found[1])) == {"base", "joint", "random"}
+    assert found[0].unit == "prompt"
+
+
+def test_attacks_are_on_the_methods_named_for_it():
+    grid = grid_of(PROJECT / "experiments" / "geography-smollm2.yaml")
+    assert {one.method for one in grid.attacked()} == {"", "rmu"}
+    assert {one.split for one in grid.attacked()} == {"", "joint", "attribute", "random"}
+    assert "attribute-2" in {one.split for one in grid.candidates()}
+    assert len(grid.evaluated("ablated")) == len(grid.attacked()) == 1 + 3 * 3
+
+
+def test_a_run_on_several_attributes_takes_as_many_steps():
+    grid = small()
+    assert [grid.options(run)["steps"] for run in grid.runs()[:5]] == [6, 3, 3, 3, 3]
+    joint, shard = (grid.exposure(run) for run in grid.runs()[:2])
+    assert joint.visits({"a b": 10, "ties": 30}) == {"a b": 0.6, "ties": 0.6}  # 6 steps of 4 texts, 40 texts
+    assert shard.visits({"a b": 10}) == {"a b": 1.2}  # 3 steps of 4 texts
+
+
+def test_attributes_that_take_turns_are_seen_by_their_turns():
+    """Five steps of two texts: three for the first attribute, two for the second."""
+    assert Exposure(5, 2, by_turns=True).visits({"few": 3, "many": 40, "none": 0}) == {"few": 2.0, "many": 0.1}
+
+
+def test_what_only_a_method_knows_is_left_open():
+    methods = {"own": {"command": "train {base} {forget} {output}", "steps": 7}, "rmu": {"steps": 3}}
+    methods["random"] = {"method": "random_vector", "like": "rmu"}
+    methods["control"] = {"method": "tvn", "steps": 2, "texts": "retain"}
+    grid = small(methods=methods)
+    shard = {method: Run(method, "attribute", "ties", "0") for method in methods}
+    assert grid.exposure(shard["own"]) == Exposure(7, None)
+    assert grid.exposure(shard["own"]).visits({"ties": 5}) is None
+    assert grid.exposure(shard["random"]).visits({"ties": 5}) == {"ties": 0}
+    assert grid.exposure(shard["control"]).visits({"ties": 5}) == {"ties": 0}, "it reads texts to retain"
+    assert grid.exposure(shard["rmu"]) == Exposure(3, 4, by_turns=True), "RMU's own defaults"
+
+
+def test_attributes_are_asked_for_only_where_they_matter():
+    def not_yet():
+        raise RuntimeError
+
+    grid = Grid(small().configuration, not_yet)
+    candidate = Candidate.parse("half/attribute/shard/ties/seed0")
+    assert grid.source(candidate).path == "rmu/attribute/shard/ties/seed0"
+    assert grid.describe(Candidate.parse("half/joint/seed0"))["shard"] == ""
+    assert len(grid.merges()) == 4
+    with pytest.raises(RuntimeError):
+        grid.describe(candidate)
+
+
+def test_the_grid_needs_neither_torch_nor_snakemake():
+    told = "import sys, spunge.experiment.grid; print({'torch', 'snakemake', 'pandas'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", told], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
