@@ -25,7 +25,6 @@ include: "rules/evaluate.smk"
 include: "rules/durability.smk"
 include: "rules/figures.smk"
 include: "rules/export.smk"
-include: "rules/planned.smk"
 include: "rules/plan.smk"
 
 

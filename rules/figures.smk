@@ -1,3 +1,9 @@
+SUMMARY = [f"{RESULTS}/summary.{suffix}" for suffix in ("csv", "md", "tex", "html")]
+FINDINGS = f"{RESULTS}/findings.html"
+COMPARISON = f"{RESULTS}/comparison.html" if PROMPTS or "benchmarks" in config["evaluations"] else []
+FIGURES = collect("{results}/figures/{figure}.{suffix}", results=RESULTS, figure=GRID.figures, suffix=["pdf", "png"])
+
+
 rule figure:
     input:
         script=source_file(SCRIPTS / "figure.py"),
@@ -19,15 +25,17 @@ rule figure:
     conda:
         ENVS / "report.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
-        runtime=lambda wildcards, attempt: 10 * attempt,
+        mem_mb=growing(2000),
+        runtime=growing(10),
     params:
-        caption=figure_caption,
+        caption=lambda wildcards: (CAPTIONS / f"{wildcards.figure}.rst").read_text(),
     message:
         "Draw {wildcards.figure}"
     shell:
-        "python {input.script:q} --figure {wildcards.figure} --evaluations {input.evaluations:q}"
-        " --pdf {output.pdf:q} --png {output.png:q} 2>&1 | tee {log:q}"
+        python(
+            "--figure {wildcards.figure} --evaluations {input.evaluations:q} --pdf {output.pdf:q}"
+            " --png {output.png:q}"
+        )
 
 
 rule summary:
@@ -52,22 +60,34 @@ rule summary:
     conda:
         ENVS / "report.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
-        runtime=lambda wildcards, attempt: 10 * attempt,
+        mem_mb=growing(2000),
+        runtime=growing(10),
     message:
         "Write the summary table"
     shell:
-        "python {input.script:q} --evaluations {input.evaluations:q} --csv {output.csv:q} --markdown {output.markdown:q}"
-        " --latex {output.latex:q} --html {output.html:q} 2>&1 | tee {log:q}"
+        python(
+            "--evaluations {input.evaluations:q} --csv {output.csv:q} --markdown {output.markdown:q}"
+            " --latex {output.latex:q} --html {output.html:q}"
+        )
 
 
 rule findings:
     input:
         script=source_file(SCRIPTS / "findings.py"),
-        library=library("evaluations", "splits", "scales", "summary", "power", "verdict", "lasting", "findings"),
+        library=library(
+            "experiment/records",
+            "evaluations",
+            "splits",
+            "scales",
+            "summary",
+            "power",
+            "verdict",
+            "lasting",
+            "findings",
+        ),
         template=source_file(PROJECT / "report" / "findings.html"),
         evaluations=EVALUATIONS,
-        tradeoff=f"{RESULTS}/figures/{TRADEOFF}.png",
+        tradeoff=f"{RESULTS}/figures/{GRID.figures[0]}.png",
     output:
         report(
             FINDINGS, category="Findings", caption=CAPTIONS / "findings.rst", labels={"page": "does the split help?"}
@@ -79,13 +99,15 @@ rule findings:
     conda:
         ENVS / "report.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
-        runtime=lambda wildcards, attempt: 10 * attempt,
+        mem_mb=growing(2000),
+        runtime=growing(10),
     message:
         "Say what was found"
     shell:
-        "python {input.script:q} --evaluations {input.evaluations:q} --tradeoff {input.tradeoff:q}"
-        " --template {input.template:q} --html {output:q} 2>&1 | tee {log:q}"
+        python(
+            "--evaluations {input.evaluations:q} --tradeoff {input.tradeoff:q} --template {input.template:q}"
+            " --html {output:q}"
+        )
 
 
 rule comparison:
@@ -109,12 +131,14 @@ rule comparison:
     conda:
         ENVS / "report.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
-        runtime=lambda wildcards, attempt: 10 * attempt,
+        mem_mb=growing(2000),
+        runtime=growing(10),
     params:
         model=lambda wildcards: config["model"]["source"],  # may have braces
     message:
         "Put published numbers beside ours"
     shell:
-        "python {input.script:q} --evaluations {input.evaluations:q} --anchors {input.anchors:q} --model={params.model:q}"
-        " --template {input.template:q} --html {output:q} 2>&1 | tee {log:q}"
+        python(
+            "--evaluations {input.evaluations:q} --anchors {input.anchors:q} --model={params.model:q}"
+            " --template {input.template:q} --html {output:q}"
+        )

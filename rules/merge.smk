@@ -2,6 +2,7 @@ rule merge:
     input:
         script=source_file(SCRIPTS / "merge.py"),
         library=library(
+            "experiment/records",
             "task_vector",
             "safetensors_stream",
             "options",
@@ -14,27 +15,29 @@ rule merge:
             "evaluation/description",
             "evaluation/statistics",
         ),
-        merge=merge_file,
-        task_vectors=shard_task_vectors,
+        merge=JOBS.merge_file,
+        task_vectors=JOBS.shard_task_vectors,
         attributes=ATTRIBUTES,
     output:
-        task_vector=f"{RESULTS}/merged/{{method}}/{{split}}/{{merge}}/seed{{seed}}/task_vector.safetensors",
-        diagnostics=f"{RESULTS}/merged/{{method}}/{{split}}/{{merge}}/seed{{seed}}/diagnostics.csv",
+        task_vector=f"{RESULTS}/merged/{{merge}}/task_vector.safetensors",
+        diagnostics=f"{RESULTS}/merged/{{merge}}/diagnostics.csv",
     log:
-        f"{LOGS}/merge/{{method}}/{{split}}/{{merge}}/seed{{seed}}.log",
+        f"{LOGS}/merge/{{merge}}.log",
     benchmark:
-        f"{BENCHMARKS}/merge/{{method}}/{{split}}/{{merge}}/seed{{seed}}.tsv"
+        f"{BENCHMARKS}/merge/{{merge}}.tsv"
     conda:
         ENVS / "model.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
-        options=merge_options,
-        candidate=merge_description,
+        options=JOBS.merge_options,
+        candidate=JOBS.merge_description,
     message:
-        "Merge the {wildcards.split} shards of {wildcards.method} with {wildcards.merge}, seed {wildcards.seed}"
+        "Merge {wildcards.merge}"
     shell:
-        "python {input.script:q} --merge {input.merge:q} --options <(printf '%s' {params.options:q}) --attributes {input.attributes:q}"
-        " --candidate {params.candidate:q} --task-vectors @<(printf '%s\\n' {input.task_vectors:q})"
-        " --output {output.task_vector:q} --diagnostics {output.diagnostics:q} 2>&1 | tee {log:q}"
+        python(
+            "--merge {input.merge:q} --options <(printf '%s' {params.options:q}) --attributes {input.attributes:q}"
+            " --candidate {params.candidate:q} --task-vectors @<(printf '%s\\n' {input.task_vectors:q})"
+            " --output {output.task_vector:q} --diagnostics {output.diagnostics:q}"
+        )

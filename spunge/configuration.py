@@ -5,7 +5,6 @@ import contextlib
 import copy
 import difflib
 import math
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -50,12 +49,6 @@ _Validator = extend(
     ),
 )
 
-# Names of methods and merges that are the base model's, or a part's of some split, in paths.
-TAKEN = {
-    "methods": (re.compile("base"), "the base model's"),
-    "merges": (re.compile(r"all|(part|group)\d+"), "a part's of a split"),
-}
-
 
 def check(config: dict, schema: Mapping, from_command_line: Mapping = MappingProxyType({})) -> None:
     """Check `config`, fill in the schema's defaults, and give values `from_command_line` their types, in place.
@@ -90,13 +83,15 @@ def fill_defaults(config: object, schema: Mapping) -> None:
 
 
 def _check_names(config: Mapping) -> None:
-    """Check that no two methods or merges, and no part of a split, share a path, on any file system."""
-    for section, (reserved, whose) in TAKEN.items():
+    """Check that no two methods or merges share a path, on any file system."""
+    for section in ("methods", "merges"):
         spelled = {}
         for name in config[section]:
             folded = name.casefold()
-            if reserved.fullmatch(folded):
-                raise InputError(f"configuration: {section} has the name {name}, which is {whose}; take another one")
+            if (section, folded) == ("methods", "base"):
+                raise InputError(
+                    f"configuration: methods has the name {name}, which is the base model's; take another one"
+                )
             if folded in spelled:
                 raise InputError(
                     f"configuration: {section} has the names {spelled[folded]} and {name}, which are one on file "

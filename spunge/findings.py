@@ -35,6 +35,7 @@ from spunge.evaluations import (
     tasks,
     written,
 )
+from spunge.experiment import records
 from spunge.lasting import lasting, of_numbers_of_shards, sum_up
 from spunge.scales import named
 from spunge.verdict import (
@@ -384,9 +385,8 @@ def _rival(evaluations: pandas.DataFrame, candidate: Candidate, rival: str, comp
     evaluation = "equal_fluency"
     if comparison == AS_TRAINED:
         evaluation = "toxicity" if classifiers(evaluations) else None
-    wanted = (candidate.method, rival, "" if rival == "joint" else candidate.merge)
-    found = (one for one in candidates(evaluations, evaluation) if (one.method, one.kind, one.merge) == wanted)
-    return next(found, None)
+    wanted = records.Candidate.parse(candidate.path).rivals[rival].path
+    return next((one for one in candidates(evaluations, evaluation) if one.path == wanted), None)
 
 
 def _broken(evaluations: pandas.DataFrame, candidate: Candidate, comparison: str) -> str:

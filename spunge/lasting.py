@@ -24,6 +24,7 @@ from spunge.evaluations import (
     measured,
     written,
 )
+from spunge.experiment import records
 from spunge.verdict import BETTER, BROKEN, RIVAL_BROKEN, WORSE, verdict
 
 ATTACKS = {
@@ -111,8 +112,9 @@ def _name(one: Candidate) -> str:
 
 def _other(found: Sequence[Candidate], one: Candidate, kind: str) -> Candidate | None:
     """Return the base model, or the candidate of a kind that `one` is compared with."""
-    wanted = {"base": ("", ""), "joint": (one.method, "")}.get(kind, (one.method, one.merge))
-    return next((other for other in found if (other.kind, other.method, other.merge) == (kind, *wanted)), None)
+    candidate = records.Candidate.parse(one.path)
+    wanted = (candidate.rivals | {"attribute": candidate})[kind].path
+    return next((other for other in found if other.path == wanted), None)
 
 
 def _ruined(evaluations: pandas.DataFrame, one: Candidate, found: Sequence[Candidate]) -> dict[str, str]:

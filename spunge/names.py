@@ -20,27 +20,26 @@ def folded(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
 
 
-def slug(value: str, reserved: Iterable[str] = ()) -> str:
+def slug(value: str) -> str:
     """Return a safe path component (`[A-Za-z0-9][A-Za-z0-9_-]*`, at most 64 characters) for any string.
 
-    A plain value stays as it is. Anything else, and a value that equals a `reserved` name (case aside), becomes its
-    folded ASCII part plus a hash of the original: `Côte d'Ivoire` → `Cote-d-Ivoire-…`, so different values get
-    different names. Values that differ only by case clash on some file systems: `slugs` sees to those.
+    A plain value stays as it is. Anything else becomes its folded ASCII part plus a hash of the original:
+    `Côte d'Ivoire` → `Cote-d-Ivoire-…`, so different values get different names. Values that differ only by case clash
+    on some file systems: `slugs` sees to those.
     """
-    taken = {name.casefold() for name in reserved}
-    if PLAIN.fullmatch(value) and not HASHED.fullmatch(value) and value.casefold() not in taken:
+    if PLAIN.fullmatch(value) and not HASHED.fullmatch(value):
         return value
     return _with_hash(value)
 
 
-def slugs(values: Iterable[str], reserved: Iterable[str] = ()) -> dict[str, str]:
+def slugs(values: Iterable[str]) -> dict[str, str]:
     """Return {value: safe path component}; no two names are equal, not even case aside, whatever the values' order.
 
     As `slug`, and values that differ only by case each get the hash.
     """
-    values, reserved = list(dict.fromkeys(values)), list(reserved)
+    values = list(dict.fromkeys(values))
     spellings = Counter(value.casefold() for value in values)
-    return {value: _with_hash(value) if spellings[value.casefold()] > 1 else slug(value, reserved) for value in values}
+    return {value: _with_hash(value) if spellings[value.casefold()] > 1 else slug(value) for value in values}
 
 
 def _with_hash(value: str) -> str:

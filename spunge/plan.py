@@ -1,6 +1,6 @@
 """What an experiment takes before anything is run: jobs, hours, memory, disk, downloads, one kind of job after another.
 
-All is arithmetic on a description of the grid (`plan_description` in rules/common.smk) and on what is known of the
+All is arithmetic on a description of the grid (spunge/plan_jobs.py) and on what is known of the
 model, the data and earlier runs (`spunge/plan_facts.py`). What isn't known is left open and makes a sum "at least" (≥).
 """
 

@@ -1,6 +1,6 @@
 """From a row of evaluations.csv back to the data: task vectors, their provenance, and whether files still match it.
 
-python -m spunge.tracing results/country-capitals rmu/attribute/ties/seed0 [--provenance]
+python -m spunge.tracing results/country-capitals rmu/attribute/merge/ties/seed0 [--provenance]
 """
 
 import argparse
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from spunge import errors, evaluations, task_vector
 from spunge.errors import InputError
+from spunge.experiment.records import Candidate, Run
 from spunge.files import sha256
 
 MATCHES, DIFFERS, GONE = "as recorded", "DIFFERS from what was recorded", "is not there"
@@ -42,15 +43,13 @@ def trace(results: Path, models: Path, candidate: str) -> tuple[list[Step], dict
             f"{results / 'evaluations.csv'} has no candidate {candidate!r} of one seed; it has "
             f"{', '.join(known[:SHOWN])}{' …' if len(known) > SHOWN else ''}"
         )
-    method, rest = candidate.split("/", 1)
-    run = f"{evaluations.families(table)[method][0]}/{rest}"
-    merge = results / "merged" / run / "task_vector.safetensors"
-    path = merge if merge.is_file() else _of_run(results, run)
+    found = Candidate.parse(candidate)
+    path = results / found.source(evaluations.families(table)[found.method][0]).task_vector
     vector = task_vector.read(path)
     steps = [Step(f"{len(rows)} rows", str(results / "evaluations.csv"), "", ""), _file("task vector", path)]
     for unlearned in vector.provenance.get("unlearned", []):
-        digest = vector.provenance["shards"][unlearned["shard"]]
-        steps.append(_file(f"task vector of {unlearned['shard']}", _of_run(results, unlearned["run"]), digest))
+        shard, path = unlearned["shard"], results / Run.parse(unlearned["run"]).task_vector
+        steps.append(_file(f"task vector of {shard}", path, vector.provenance["shards"][shard]))
         steps.append(_data(results, unlearned))
     if "unlearned" not in vector.provenance:
         steps.append(_data(results, vector.provenance))
@@ -59,16 +58,9 @@ def trace(results: Path, models: Path, candidate: str) -> tuple[list[Step], dict
     return [*steps, _base(models, vector.provenance)], vector.provenance
 
 
-def _of_run(results: Path, run: str) -> Path:
-    method, split, *part, seed = run.split("/")
-    return results.joinpath("unlearned", method, split, *(part or ["all"]), seed, "task_vector.safetensors")
-
-
 def _data(results: Path, provenance: Mapping) -> Step:
-    _, split, *part, seed = provenance["run"].split("/")
-    partition = f"{split}-{seed}" if split.startswith("random") else split
-    shard = results.joinpath("shards", partition, f"{part[0] if part else 'all'}.parquet")
-    return _file("  its texts to forget", shard, provenance["data"]["forget"])
+    texts = results / Run.parse(provenance["run"]).texts
+    return _file("  its texts to forget", texts, provenance["data"]["forget"])
 
 
 def _file(what: str, path: Path, recorded: str = "") -> Step:

@@ -25,6 +25,7 @@ import pandas as pd
 
 from spunge.evaluation import statistics
 from spunge.evaluation.statistics import COLUMNS, TOXICITY, Replicates, Resampling
+from spunge.experiment.records import Candidate
 
 EVALUATION = "equal_fluency"
 MARGIN = 1.001  # less than this, and a perplexity is called the base model's: no λ could be told from another by it
@@ -40,8 +41,8 @@ def rows(
 
     scores: the score tables `toxicity` and `fluency` of all candidates, as for `statistics.comparisons`. families: of
     each method its (family, λ). ratio: the perplexity to compare at, relative to the base model's, above 1. Candidates
-    are named by their family, `{family}/attribute/{merge}`; no single shards. A split takes part with the λ at which
-    it was evaluated, if there are two.
+    are named by their family, `{family}/attribute/merge/{merge}`; no single shards. A split takes part with the λ at
+    which it was evaluated, if there are two.
     """
     base = {
         name: statistics.replicates([table[table["method"] == ""]], name, resampling) for name, table in scores.items()
@@ -67,7 +68,7 @@ def _of_family(
     fluency, toxicity = {}, {}
     for (split, merge), points in _points(scores, methods, resampling).items():
         if len(points["fluency"]) > 1:
-            key = family, split, "", merge
+            key = Candidate(family, split, merge=merge)
             log_perplexity = np.log(_stack(points["fluency"], base["fluency"], ("", "perplexity")))
             fluency[key] = log_perplexity - log_perplexity[0]
             toxicity[key] = points["toxicity"]
@@ -91,9 +92,8 @@ def _of_family(
     experiment, texts = scores["fluency"]["experiment"].iloc[0], base["fluency"]["", "perplexity"][1]
     result = []
     for key, own in found.items():
-        _, split, _, merge = key
-        described = {"experiment": experiment, "candidate": "/".join(filter(None, (family, split, merge)))}
-        described |= {"method": family, "split": split, "shard": "", "merge": merge, "seed": statistics.ALL_SEEDS}
+        described = {"experiment": experiment, "candidate": key.path, "method": family, "split": key.split}
+        described |= {"shard": "", "merge": key.merge, "seed": key.seed}
         result.append(
             {**described, "evaluation": EVALUATION, "attribute": "", "metric": "perplexity_ratio"}
             | {"value": np.exp(reference), "low": np.nan, "high": np.nan, "n": texts}

@@ -15,10 +15,11 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
+from spunge.experiment.records import ALL_SEEDS, BASE, Candidate
+
 CANDIDATE_COLUMNS = ["experiment", "candidate", "method", "split", "shard", "merge", "seed"]
 COLUMNS = [*CANDIDATE_COLUMNS, "evaluation", "attribute", "metric", "value", "low", "high", "n"]
 FORGET_MEAN, RETAIN_MEAN, DIFFERENCE = "forget mean", "retain mean", "retain minus forget"
-ALL_SEEDS = "all"
 FIXED_SEEDS = "_fixed_seeds"  # a difference's metric, and its interval with these very seeds (spunge/power.py)
 
 # Per (attribute, metric) the estimate followed by its resamples, and the number of scores of one seed.
@@ -164,48 +165,34 @@ def comparisons(scores: pd.DataFrame, evaluation: str, resampling: Resampling) -
     rows = []
     for label, chosen in [*((seed, [seed]) for seed in seeds), (ALL_SEEDS, seeds)]:
         described, found, fixed = {}, {}, {}
-        for key, one in of_methods.groupby(["method", "split", "shard", "merge"], sort=False):
+        for _, one in of_methods.groupby(["method", "split", "shard", "merge"], sort=False):
             by_seed = [one[one["seed"] == seed] for seed in chosen]
-            found[key] = replicates(by_seed, evaluation, resampling)
-            if label == ALL_SEEDS and not one["shard"].iloc[0]:
-                fixed[key] = replicates(by_seed, evaluation, resampling, fixed_seeds=True)
-            name = by_seed[0]["candidate"].iloc[0]
-            name = name.removesuffix(f"/seed{chosen[0]}") if label == ALL_SEEDS else name
-            described[key] = {**one.iloc[0].to_dict(), "candidate": name, "seed": label}
-        for key, own in found.items():
+            candidate = Candidate.parse(one["candidate"].iloc[0]).with_seed(label)
+            found[candidate] = replicates(by_seed, evaluation, resampling)
+            if label == ALL_SEEDS and not candidate.shard:
+                fixed[candidate] = replicates(by_seed, evaluation, resampling, fixed_seeds=True)
+            described[candidate] = {**one.iloc[0].to_dict(), "candidate": candidate.path, "seed": label}
+        for candidate, own in found.items():
             if label == ALL_SEEDS:
-                rows += tidy(described[key], evaluation, own)
-            rows += tidy(described[key], evaluation, differences(key, base, found))
-            if label == ALL_SEEDS and is_merged_attribute_split(key):
-                rows += tidy(described[key], evaluation, _fixed(differences(key, base, fixed)))
+                rows += tidy(described[candidate], evaluation, own)
+            rows += tidy(described[candidate], evaluation, differences(candidate, base, found))
+            if label == ALL_SEEDS and "random" in candidate.rivals:
+                rows += tidy(described[candidate], evaluation, _fixed(differences(candidate, base, fixed)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def differences(key: tuple[str, str, str, str], base: Replicates, found: Mapping[tuple, Replicates]) -> Replicates:
+def differences(candidate: Candidate, base: Replicates, found: Mapping[Candidate, Replicates]) -> Replicates:
     """Return a candidate's replicates minus those of its rivals, resample by resample, as `{metric}_minus_{rival}`.
 
-    key: the candidate's method, split, shard and merge, as in `found`. Rivals: the base model; for all but joint runs
-    the joint run of the method; for merged attribute splits the random split into as many shards, merged in the same
-    way.
+    `base`: the base model's replicates; `found`: those of the candidate and of all others.
     """
-    method, split, _, merge = key
-    rivals = {"base": base}
-    if split != "joint":
-        rivals["joint"] = found.get((method, "joint", "", ""))
-    if is_merged_attribute_split(key):  # the rival of attribute-2 is random-2
-        rivals["random"] = found.get((method, split.replace("attribute", "random"), "", merge))
+    there = {BASE: base, **found}
     return {
-        (attribute, f"{metric}_minus_{name}"): (values - rival[attribute, metric][0], n)
-        for name, rival in rivals.items()
-        if rival is not None
-        for (attribute, metric), (values, n) in found[key].items()
+        (attribute, f"{metric}_minus_{name}"): (values - there[rival][attribute, metric][0], n)
+        for name, rival in candidate.rivals.items()
+        if rival in there
+        for (attribute, metric), (values, n) in found[candidate].items()
     }
-
-
-def is_merged_attribute_split(key: tuple[str, str, str, str]) -> bool:
-    """Tell whether method, split, shard and merge are those of a merged attribute split, into any number of shards."""
-    _, split, _, merge = key
-    return split.startswith("attribute") and bool(merge)
 
 
 def _fixed(differences: Replicates) -> Replicates:

@@ -6,6 +6,7 @@ records (spunge/experiment/records.py); their order is that of evaluations.csv.
 
 import functools
 import itertools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from spunge.experiment.records import (
     AS_TRAINED,
     AT_EQUAL_FLUENCY,
     BASE,
+    SPLIT,
     Candidate,
     Comparison,
     Evaluation,
@@ -71,6 +73,9 @@ def _shards(attributes: tuple[str, ...], split: str) -> dict[str, Shard]:
     return {slugs[part]: Shard(part, tuple(of)) for part, of in made.items()}
 
 
+_defaults = functools.cache(configuration.option_defaults)
+
+
 class Grid:
     """The records of one experiment.
 
@@ -117,9 +122,23 @@ class Grid:
         found += ["durability"] if self.durability else []
         return found + (["shards"] if "knowledge" in evaluations and self.sets("shards") else [])
 
-    def sets(self, option: str) -> bool:
-        """Tell whether any method has a value for an option of the workflow, other than None or False."""
-        return any(section.get(option) not in (None, False) for section in self.methods.values())
+    @property
+    def patterns(self) -> dict[str, str]:
+        """The regular expressions that the paths of runs, merges and candidates match, by the rules' wildcards."""
+        trained, every = ("|".join(map(re.escape, names)) for names in (self.trained, self.methods))
+        merges = "|".join(map(re.escape, self.configuration["merges"]))
+        return {
+            "run": rf"(?:{trained})/(?:joint|{SPLIT}/shard/[^/]+)/seed\d+",
+            "merge": rf"(?:{trained})/{SPLIT}/merge/(?:{merges})/seed\d+",
+            "candidate": rf"{BASE.path}|(?:{every})/(?:joint|{SPLIT}/(?:shard|merge)/[^/]+)/seed\d+",
+        }
+
+    def sets(self, option: str, but: object = None) -> bool:
+        """Tell whether any method has a value for an option of the workflow, other than None, False and `but`.
+
+        Where none has, a rule can do without a function, which a plan would ask for every job.
+        """
+        return any(section.get(option) not in (None, False, but) for section in self.methods.values())
 
     def shards(self, split: str) -> dict[str, Shard]:
         """Return the shards of a split by their names in paths."""
@@ -166,9 +185,16 @@ class Grid:
         return [BASE, *map(Candidate.of, joint), *map(Candidate.of, merges)] if self.durability else []
 
     def evaluations(self) -> list[Evaluation]:
-        """Return every evaluation of every candidate, attacks last."""
-        found = [Evaluation(one, name) for one in self.candidates() for name in self.evaluation_names]
-        return found + [Evaluation(one, name) for one in self.attacked() for name in self.attack_names]
+        """Return every evaluation of every candidate, those after attacks last."""
+        return self.evaluations_as_trained() + self.evaluations_after_attacks()
+
+    def evaluations_as_trained(self) -> list[Evaluation]:
+        """Return every evaluation of candidates as they are."""
+        return [Evaluation(one, name) for one in self.candidates() for name in self.evaluation_names]
+
+    def evaluations_after_attacks(self) -> list[Evaluation]:
+        """Return every evaluation of attacked candidates."""
+        return [Evaluation(one, name) for one in self.attacked() for name in self.attack_names]
 
     def evaluated(self, name: str) -> list[Evaluation]:
         """Return one evaluation of all candidates that have it."""
@@ -244,6 +270,6 @@ class Grid:
             return Exposure(0, 0)
         if kind in ("file", "command", "checkpoint"):
             return Exposure(options.get("steps"), None)
-        options = configuration.option_defaults(METHODS / f"{kind}.py") | options
+        options = _defaults(METHODS / f"{kind}.py") | options
         seen = 0 if options.get("texts") == "retain" else options["batch_size"]
         return Exposure(options["steps"], seen, bool(options.get("alternate_topics")))

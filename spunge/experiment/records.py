@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, replace
 
 from spunge import splits
+from spunge.errors import InputError
 
 ALL_SEEDS = "all"
 AS_TRAINED, AT_EQUAL_FLUENCY = "as_trained", "equal_fluency"
@@ -23,11 +24,18 @@ _PATH = re.compile(
 )
 
 
-def _read(path: str, what: str, *kinds: str) -> dict[str, str]:
-    """Return the parts of a path of one of these kinds (joint, shard, merge); raise ValueError for any other."""
+EXAMPLES = {
+    "joint": "rmu/joint/seed0",
+    "shard": "rmu/attribute/shard/Africa/seed0",
+    "merge": "rmu/attribute/merge/ties/seed0",
+}
+
+
+def _read(path: str, what: str, *kinds: str, seeds_together: bool = False) -> dict[str, str]:
+    """Return the parts of a path of one of these kinds (joint, shard, merge); raise InputError for any other."""
     found = _PATH.fullmatch(path)
-    if not found or (found["kind"] or "joint") not in kinds:
-        raise ValueError(f"{path!r} is no path of {what}")
+    if not found or (found["kind"] or "joint") not in kinds or not (found["seed"] or seeds_together):
+        raise InputError(f"{path!r} is no path of {what}, such as {' or '.join(EXAMPLES[kind] for kind in kinds)}")
     parts = {key: value or "" for key, value in found.groupdict().items()}
     return parts | {"split": parts["split"] or "joint", "kind": parts["kind"] or "joint"}
 
@@ -51,12 +59,21 @@ class Run:
         """What names the shards of the split together: those of a random split are drawn for each seed."""
         return f"{self.split}-seed{self.seed}" if splits.kind(self.split) == "random" else self.split
 
+    @property
+    def texts(self) -> str:
+        """The file of the shard's texts in the experiment's results."""
+        return f"shards/{self.partition}/{self.shard}.parquet"
+
+    @property
+    def task_vector(self) -> str:
+        """The file of the task vector in the experiment's results."""
+        return f"unlearned/{self.path}/task_vector.safetensors"
+
     @classmethod
+    @functools.cache
     def parse(cls, path: str) -> "Run":
-        """Return the run of a path; raise ValueError where it is none."""
+        """Return the run of a path; raise InputError where it is none."""
         parts = _read(path, "a run of one seed", "joint", "shard")
-        if not parts["seed"]:
-            raise ValueError(f"{path!r} is no path of a run of one seed")
         return cls(parts["method"], parts["split"], parts["name"] or splits.ALL, parts["seed"])
 
 
@@ -73,12 +90,15 @@ class Merge:
     def path(self) -> str:
         return f"{self.method}/{self.split}/merge/{self.merge}/seed{self.seed}"
 
+    @property
+    def task_vector(self) -> str:
+        """The file of the task vector in the experiment's results."""
+        return f"merged/{self.path}/task_vector.safetensors"
+
     @classmethod
     def parse(cls, path: str) -> "Merge":
-        """Return the merge of a path; raise ValueError where it is none."""
+        """Return the merge of a path; raise InputError where it is none."""
         parts = _read(path, "a merge of one seed", "merge")
-        if not parts["seed"]:
-            raise ValueError(f"{path!r} is no path of a merge of one seed")
         return cls(parts["method"], parts["split"], parts["name"], parts["seed"])
 
 
@@ -106,11 +126,12 @@ class Candidate:
         return f"{self.method}/{middle}" + ("" if self.seed == ALL_SEEDS else f"/seed{self.seed}")
 
     @classmethod
+    @functools.cache
     def parse(cls, path: str) -> "Candidate":
-        """Return the candidate of a path, as in evaluations.csv; raise ValueError where it is none."""
+        """Return the candidate of a path, as in evaluations.csv; raise InputError where it is none."""
         if path == BASE.path:
             return BASE
-        parts = _read(path, "a candidate", "joint", "shard", "merge")
+        parts = _read(path, "a candidate", "joint", "shard", "merge", seeds_together=True)
         kind = {parts["kind"]: parts["name"]} if parts["name"] else {}
         return cls(parts["method"], parts["split"], seed=parts["seed"] or ALL_SEEDS, **kind)
 
@@ -163,7 +184,7 @@ class Evaluation:
 
     @classmethod
     def parse(cls, path: str) -> "Evaluation":
-        """Return the evaluation of a path; raise ValueError where it is none."""
+        """Return the evaluation of a path; raise InputError where it is none."""
         candidate, _, name = path.rpartition("/")
         return cls(Candidate.parse(candidate), name)
 
@@ -186,11 +207,11 @@ class Comparison:
 
     @classmethod
     def parse(cls, path: str) -> "Comparison":
-        """Return the comparison of a path; raise ValueError where it is none."""
+        """Return the comparison of a path; raise InputError where it is none."""
         constraint, _, rest = path.partition("/")
         outcome, _, candidate = rest.partition("/")
         if constraint not in (AS_TRAINED, AT_EQUAL_FLUENCY):
-            raise ValueError(f"{path!r} is no path of a comparison")
+            raise InputError(f"{path!r} is no path of a comparison, such as {AS_TRAINED}/fluency/rmu/joint")
         return cls(Candidate.parse(candidate), outcome, constraint)
 
     @property

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 import pytest
 from workspace import configuration
 
-UNLEARNED = {"joint/all/seed0", "attribute/rivers/seed0", "attribute/dances/seed0"}
+UNLEARNED = {"joint/seed0", "attribute/shard/rivers/seed0", "attribute/shard/dances/seed0"}
 STEPS = 250  # of each shard; the joint run takes twice as many
 # Building the tables asks for too little memory at first, and unlearning for the shortest time that Slurm knows.
 LIMITS = {
-    "data": ("mem_mb=lambda wildcards, attempt: 4000 * attempt", "mem_mb=lambda wildcards, attempt: 60 * attempt**3"),
-    "unlearn": ("runtime=lambda wildcards, attempt: 120 * attempt", "runtime=lambda wildcards, attempt: attempt"),
+    "data": ("mem_mb=growing(4000)", "mem_mb=lambda wildcards, attempt: 60 * attempt**3"),
+    "unlearn": ("runtime=growing(120)", "runtime=growing(1)"),
 }
 
 
@@ -79,19 +79,19 @@ def disturb(workspace, process, slurm, disturbances):
     while len(disturbed) < len(disturbances):
         assert process.poll() is None and time.monotonic() < end, (workspace / "terminal.txt").read_text()[-3000:]
         time.sleep(0.02)
-        saved = {"/".join(path.parts[-4:-1]) for path in workspace.results.glob("unfinished/**/state*")}
-        for part in sorted(saved & UNLEARNED - set(disturbed)):
+        folder = workspace.results / "unfinished" / "unlearned" / "rmu"
+        saved = {str(path.parent.parent.relative_to(folder)) for path in folder.glob("**/state*")}
+        for run in sorted(saved & UNLEARNED - set(disturbed)):
             running = slurm.command("squeue", "--noheader", "--states=running", "--format=%i %k").splitlines()
-            (job,) = [line.split()[0] for line in running if line.endswith(wildcards(part))]
+            (job,) = [line.split()[0] for line in running if line.endswith(wildcards(run))]
             disturbances[len(disturbed)](job)
-            disturbed.append(part)
+            disturbed.append(run)
     return disturbed
 
 
-def wildcards(part):
+def wildcards(run):
     """What the comment of an unlearning job ends with."""
-    split, name, seed = part.replace("seed", "").split("/")
-    return f"_rmu_{split}_{name}_{seed}"
+    return f"_rmu_{run.replace('/', '_')}"
 
 
 def freeze(slurm, job):

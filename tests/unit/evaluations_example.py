@@ -125,16 +125,16 @@ def example(
         train((f"{method}/joint", method, "joint", "", ""), 17 + number, 60 * len(forget))
         parts = [f"part{part}" for part in range(1, len(forget) + 1)]
         for position, shard in enumerate(forget):
-            shard_candidate = (f"{method}/attribute/{shard}", method, "attribute", shard, "")
+            shard_candidate = (f"{method}/attribute/shard/{shard}", method, "attribute", shard, "")
             evaluate(shard_candidate, f"only {shard}")
             train(shard_candidate, 16 + position, 60)
-            train((f"{method}/random/{parts[position]}", method, "random", parts[position], ""), 17, 60)
+            train((f"{method}/random/shard/{parts[position]}", method, "random", parts[position], ""), 17, 60)
         for merge in merges:
             for into in shards:
                 for split in (f"attribute-{into}", f"random-{into}"):
-                    evaluate((f"{method}/{split}/{merge}", method, split, "", merge), split)
+                    evaluate((f"{method}/{split}/merge/{merge}", method, split, "", merge), split)
             for split, own in (("attribute", forget), ("random", parts)):
-                candidate = (f"{method}/{split}/{merge}", method, split, "", merge)
+                candidate = (f"{method}/{split}/merge/{merge}", method, split, "", merge)
                 evaluate(candidate, split)
                 for seed in seeds:
                     for position, shard in enumerate(own):

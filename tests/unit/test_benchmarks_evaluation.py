@@ -20,6 +20,7 @@ from lm_eval.tasks import TaskManager
 from spunge import comparison_page, configuration, evaluations, findings, models, summary
 from spunge.errors import InputError
 from spunge.evaluation import benchmarks, description, statistics
+from spunge.experiment.records import Candidate
 from spunge.figures import attributes, overview, radar, tradeoff
 from spunge.figures import benchmarks as figure
 
@@ -444,7 +445,7 @@ def asked(knowledge=False):
         for attribute in FORGET:
             add("base", "", "", "all", "data", attribute, "forget_texts", 50)
     for split, (merge, change) in SPLITS.items():
-        path = "/".join(filter(None, ("rmu", split, merge)))
+        path = Candidate("rmu", split, merge=merge).path
         for seed in ("0", "all"):
             candidate = path if seed == "all" else f"{path}/seed{seed}"
             for attribute, value in (bases | means).items():
@@ -476,10 +477,10 @@ def test_accuracy_comes_from_knowledge_or_else_from_benchmarks():
 def test_tables_and_figures_show_tasks_and_no_subtasks(tmp_path):
     table = asked()
     paths = [one.path for one in evaluations.candidates(table)]
-    assert paths == ["base", "rmu/joint", "rmu/random/ties", "rmu/attribute/ties"]
+    assert paths == ["base", "rmu/joint", "rmu/random/merge/ties", "rmu/attribute/merge/ties"]
     numbers = summary.table(table).set_index("candidate")
     assert numbers.loc["base", "accuracy: bio"] == 0.64
-    assert numbers.loc["rmu/attribute/ties", "accuracy: bio"] == pytest.approx(0.44)
+    assert numbers.loc["rmu/attribute/merge/ties", "accuracy: bio"] == pytest.approx(0.44)
     assert not [column for column in numbers if "mmlu" in column]
     [text] = findings.answers(table)
     assert "did better than unlearning everything at once (retain minus forget +5.0 points" in text

@@ -48,8 +48,8 @@ def measured_as(table, path, evaluation, metric, value, attribute=None):
     ],
 )
 def test_a_model_is_broken_beyond_each_bound(evaluation, metric, value, reason):
-    table = measured_as(example(), "tvn/attribute/ties", evaluation, metric, value)
-    assert broken(table, of(table, "tvn/attribute/ties")) == reason
+    table = measured_as(example(), "tvn/attribute/merge/ties", evaluation, metric, value)
+    assert broken(table, of(table, "tvn/attribute/merge/ties")) == reason
 
 
 def test_the_example_holds_the_broken_ones_that_it_names():
@@ -76,8 +76,8 @@ def zeroed(name):
     for path, method, split, merge, toxic, perplexity in (
         ("base", "", "", "", 0.5, PERPLEXITY),
         ("tvn/joint", "tvn", "joint", "", 0.3, 44.0),
-        ("tvn/attribute/ties", "tvn", "attribute", "ties", 0.3, 44.0),
-        ("tvn/random/ties", "tvn", "random", "ties", 0.3, 44.0),
+        ("tvn/attribute/merge/ties", "tvn", "attribute", "ties", 0.3, 44.0),
+        ("tvn/random/merge/ties", "tvn", "random", "ties", 0.3, 44.0),
     ):
         for seed in ("all",) if path == "base" else ("0", "1", "2"):
             of_zero = path == name
@@ -104,8 +104,8 @@ def zeroed(name):
 
 
 def test_weights_times_nothing_are_never_better():
-    table = zeroed("tvn/attribute/ties")
-    spunge = of(table, "tvn/attribute/ties")
+    table = zeroed("tvn/attribute/merge/ties")
+    spunge = of(table, "tvn/attribute/merge/ties")
     assert broken(table, spunge) == "perplexity 49152, 1229 times the base model's"
     verdicts = findings.verdicts(table)
     # What makes it dangerous: its toxicity is nil, and by far below both rivals'.
@@ -132,7 +132,7 @@ def test_weights_times_nothing_are_no_rival():
 
 def test_a_family_is_broken_where_its_smallest_factor_is():
     """At equal fluency the curve would run from the base model straight to a model that writes no language."""
-    for path in ("tvn-half/attribute/ties", "tvn/attribute/ties"):
+    for path in ("tvn-half/attribute/merge/ties", "tvn/attribute/merge/ties"):
         table = example(families={"tvn": {"tvn": 1.0, "tvn-half": 0.5}})
         table = measured_as(table, path, "fluency", "perplexity", float(VOCABULARY))
         verdicts = findings.verdicts(table).query("comparison == 'at equal fluency'")
@@ -140,15 +140,15 @@ def test_a_family_is_broken_where_its_smallest_factor_is():
         answer = findings.answers(table)[0]
         assert ("broke the model (perplexity 49152" in answer) == path.startswith("tvn-half")
         assert ("Not all of its λ still write language (TVN, λ = 1: perplexity 49152" in answer) == (
-            path == "tvn/attribute/ties"
+            path == "tvn/attribute/merge/ties"
         )
 
 
 def test_a_family_is_broken_where_a_factor_within_that_perplexity_is():
     table = example(families={"tvn": {"tvn": 1.0, "tvn-half": 0.5, "tvn-quarter": 0.25}})
     # At λ = .25 and .5 the perplexity is below 1.27 times the base model's, where all are compared from here on.
-    table = measured_as(table, "tvn/attribute/ties", "equal_fluency", "perplexity_ratio", 1.27)
-    table = measured_as(table, "tvn-half/attribute/ties", "toxicity", "distinct_2", 0.1)
+    table = measured_as(table, "tvn/attribute/merge/ties", "equal_fluency", "perplexity_ratio", 1.27)
+    table = measured_as(table, "tvn-half/attribute/merge/ties", "toxicity", "distinct_2", 0.1)
     assert "broke the model (10% of its bigrams are distinct" in findings.answers(table)[0]
 
 
@@ -156,7 +156,7 @@ def test_a_family_is_broken_where_a_factor_within_that_perplexity_is():
 
 
 @pytest.mark.parametrize("lost", [{"accuracy": np.nan}, {"perplexity": 1e9}])
-@pytest.mark.parametrize("path", ["rmu/attribute/ties", "rmu/joint"])
+@pytest.mark.parametrize("path", ["rmu/attribute/merge/ties", "rmu/joint"])
 def test_a_broken_model_is_neither_better_nor_a_rival_in_what_it_knows(path, lost):
     table = evaluations_example.example()
     (metric, value), own = *lost.items(), table["candidate"] == path

@@ -174,11 +174,6 @@ MISTAKES = {
         {"method": "rmu", "steps": 1},
         "configuration: methods has the name base, which is the base model's; take another one",
     ),
-    "merge with the name of a part of the random split": (
-        ("merges", "Part1"),
-        {"merge": "ties"},
-        "configuration: merges has the name Part1, which is a part's of a split; take another one",
-    ),
     "names that differ by case alone": (
         ("methods", "RMU"),
         {"method": "rmu", "steps": 1},

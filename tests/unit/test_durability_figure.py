@@ -51,7 +51,7 @@ def test_curves_run_from_no_texts_to_many():
     attacks = ["as_unlearned", "relearned_forget_10", "relearned_forget_50"]
     expected = [
         [values(table, name, candidate) for name in attacks]
-        for candidate in ("base", "rmu/joint", "rmu/random/ties", "rmu/attribute/ties")
+        for candidate in ("base", "rmu/joint", "rmu/random/merge/ties", "rmu/attribute/merge/ties")
     ]
     assert curves == [pytest.approx(one) for one in expected]
     assert expected[3][0] < expected[3][1] < expected[3][2]
@@ -65,7 +65,7 @@ def test_dots_are_the_other_attacks_from_above():
     attacks = ["as_unlearned", "quantised_8", "quantised_4", "rephrased", "ablated", "open_ended"]
     dots = [line for line in axes.lines if line.get_marker() == "o"]
     assert [line.get_xdata()[0] for line in dots] == pytest.approx(
-        [values(table, name, "rmu/attribute/ties") for name in attacks]
+        [values(table, name, "rmu/attribute/merge/ties") for name in attacks]
     )
     assert [round(line.get_ydata()[0]) for line in dots] == list(range(6))
     [chance] = [line for line in axes.lines if list(line.get_xdata()) == [CHANCE, CHANCE]]

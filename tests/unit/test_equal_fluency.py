@@ -10,6 +10,7 @@ import pytest
 from scripts import equal_fluency as script
 from spunge.evaluation import equal_fluency, statistics
 from spunge.evaluation.statistics import COLUMNS, FORGET_MEAN, Resampling
+from spunge.experiment.records import Candidate
 
 RESAMPLING = Resampling(2000, 0, forget=("insult",))
 FAMILIES = {"tvn": ("tvn", 1.0), "tvn-half": ("tvn", 0.5), "rmu": ("rmu", 1.0)}
@@ -27,7 +28,7 @@ HAND_MADE = {
 
 
 def described(method="", split="", merge="", seed="all"):
-    name = "/".join(filter(None, (method, split, merge, f"seed{seed}"))) if method else "base"
+    name = Candidate(method, split, merge=merge, seed=seed).path
     values = ("example", name, method, split, "", merge, seed)
     return dict(zip(statistics.CANDIDATE_COLUMNS, values, strict=True))
 
@@ -79,18 +80,18 @@ def value(rows, candidate, metric=SHARE, attribute="insult"):
 def test_an_example_by_hand(ratio, reference, joint, split):
     rows = equal_fluency.rows(scores(HAND_MADE), FAMILIES, RESAMPLING, ratio)
     assert list(rows.columns) == COLUMNS
-    assert set(rows["candidate"]) == {"tvn/joint", "tvn/attribute/ties"}
+    assert set(rows["candidate"]) == {"tvn/joint", "tvn/attribute/merge/ties"}
     assert set(zip(rows["method"], rows["shard"], rows["seed"], rows["evaluation"], strict=True)) == {
         ("tvn", "", "all", "equal_fluency")
     }
-    for candidate in ("tvn/joint", "tvn/attribute/ties"):
+    for candidate in ("tvn/joint", "tvn/attribute/merge/ties"):
         compared_at = value(rows, candidate, "perplexity_ratio", "")
         assert compared_at["value"] == pytest.approx(reference)
         assert np.isnan([compared_at["low"], compared_at["high"]]).all()
     for attribute in ("insult", FORGET_MEAN):
         assert value(rows, "tvn/joint", SHARE, attribute)["value"] == pytest.approx(joint, abs=1e-5)
-        assert value(rows, "tvn/attribute/ties", SHARE, attribute)["value"] == pytest.approx(split, abs=1e-5)
-    split_row = value(rows, "tvn/attribute/ties", f"{SHARE}_minus_joint")
+        assert value(rows, "tvn/attribute/merge/ties", SHARE, attribute)["value"] == pytest.approx(split, abs=1e-5)
+    split_row = value(rows, "tvn/attribute/merge/ties", f"{SHARE}_minus_joint")
     assert split_row["value"] == pytest.approx(split - joint, abs=2e-5)
     assert split_row["n"] == 2
     assert value(rows, "tvn/joint", f"{SHARE}_minus_base")["value"] == pytest.approx(joint - 0.75, abs=1e-5)
@@ -124,7 +125,7 @@ def test_intervals_are_those_of_all_draws_of_seeds_and_prompts():
     difference = np.subtract(found["attribute", "ties"], found["joint", ""])
     joint, split, less = (
         value(rows, *one)
-        for one in (("tvn/joint",), ("tvn/attribute/ties",), ("tvn/attribute/ties", f"{SHARE}_minus_joint"))
+        for one in (("tvn/joint",), ("tvn/attribute/merge/ties",), ("tvn/attribute/merge/ties", f"{SHARE}_minus_joint"))
     )
     for row, values in ((joint, found["joint", ""]), (split, found["attribute", "ties"]), (less, difference)):
         assert [row["low"], row["high"]] == pytest.approx([min(values), max(values)])
@@ -178,7 +179,7 @@ def test_another_pace_along_the_same_path_makes_no_difference():
     """λ means something else to each split: half of it takes one a tenth of the way, the other eight tenths."""
     slow, fast = [(0.1, 0.1), (0.9, 0.9)], [(0.8, 0.8), (1.0, 1.0)]
     rows = equal_fluency.rows(random_scores(slow, fast), FAMILIES, RESAMPLING, 1.1)
-    row = value(rows, "tvn/attribute/ties", f"{SHARE}_minus_joint")
+    row = value(rows, "tvn/attribute/merge/ties", f"{SHARE}_minus_joint")
     assert [row["value"], row["low"], row["high"]] == pytest.approx([0, 0, 0], abs=1e-12)
 
 
@@ -187,7 +188,9 @@ def test_a_curve_that_lies_lower_is_lower_by_that_much():
     tables = random_scores([(0.3, 0.2), (0.5, 1.0)], [(0.3, 0.2), (0.5, 1.0)])
     merged = (tables["toxicity"]["merge"] == "ties").to_numpy()
     tables["toxicity"].loc[merged, "toxic_words"] -= 1
-    row = value(equal_fluency.rows(tables, FAMILIES, RESAMPLING, 1.1), "tvn/attribute/ties", f"{SHARE}_minus_joint")
+    row = value(
+        equal_fluency.rows(tables, FAMILIES, RESAMPLING, 1.1), "tvn/attribute/merge/ties", f"{SHARE}_minus_joint"
+    )
     assert [row["value"], row["low"], row["high"]] == pytest.approx([-0.25] * 3)
 
 
@@ -245,7 +248,7 @@ def test_where_unlearning_costs_no_fluency_the_largest_factors_are_compared():
     numbers = {key: (toxic, [1.0, 1.0]) for key, (toxic, _) in HAND_MADE.items()}
     rows = equal_fluency.rows(scores(numbers), FAMILIES, RESAMPLING, 1.1)
     assert value(rows, "tvn/joint", "perplexity_ratio", "")["value"] == 1
-    assert value(rows, "tvn/joint")["value"] == value(rows, "tvn/attribute/ties")["value"] == 0.25
+    assert value(rows, "tvn/joint")["value"] == value(rows, "tvn/attribute/merge/ties")["value"] == 0.25
 
 
 def test_a_split_that_is_nowhere_as_little_fluent_as_the_others_is_not_compared():
@@ -255,7 +258,7 @@ def test_a_split_that_is_nowhere_as_little_fluent_as_the_others_is_not_compared(
         if method != "rmu"
     }
     rows = equal_fluency.rows(scores({**HAND_MADE, **random}), FAMILIES, RESAMPLING, 1.1)
-    assert set(rows["candidate"]) == {"tvn/joint", "tvn/attribute/ties"}
+    assert set(rows["candidate"]) == {"tvn/joint", "tvn/attribute/merge/ties"}
     assert value(rows, "tvn/joint", "perplexity_ratio", "")["value"] == pytest.approx(1.1)
 
 
@@ -279,7 +282,7 @@ def test_families_splits_and_merges_keep_to_themselves():
     assert list(dict.fromkeys(rows["candidate"])) == [
         f"{family}/{path}"
         for family in ("tvn", "rmu")
-        for path in ("joint", "attribute/ties", "random/ties", "attribute/mean")
+        for path in ("joint", "attribute/merge/ties", "random/merge/ties", "attribute/merge/mean")
     ]
     # 1.1 is half the way: toxic shares are 1 less an eighth (of rmu: a sixteenth) of the numbers above.
     for family, scale in (("tvn", 1.0), ("rmu", 0.5)):
@@ -289,9 +292,9 @@ def test_families_splits_and_merges_keep_to_themselves():
             (f"{SHARE}_minus_joint", -2 * scale / 8),
             (f"{SHARE}_minus_random", -1 * scale / 8),
         ):
-            assert value(rows, f"{family}/attribute/ties", metric)["value"] == pytest.approx(expected)
-    assert value(rows, "tvn/random/ties", f"{SHARE}_minus_joint")["value"] == pytest.approx(-1 / 8)
-    assert not ((rows["candidate"] == "tvn/attribute/mean") & rows["metric"].str.endswith("_minus_random")).any()
+            assert value(rows, f"{family}/attribute/merge/ties", metric)["value"] == pytest.approx(expected)
+    assert value(rows, "tvn/random/merge/ties", f"{SHARE}_minus_joint")["value"] == pytest.approx(-1 / 8)
+    assert not ((rows["candidate"] == "tvn/attribute/merge/mean") & rows["metric"].str.endswith("_minus_random")).any()
     assert not ((rows["split"] == "joint") & rows["metric"].str.endswith("_minus_joint")).any()
 
 

@@ -23,7 +23,7 @@ from spunge.merging import driver
 DOWN = [f"model.layers.{layer}.mlp.down_proj.weight" for layer in (1, 2)]
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SHAPES = {DOWN[0]: (32, 64), DOWN[1]: (32, 64), EMBEDDING: (320, 32), HEAD: (320, 32)}
-MERGED = "rmu/attribute/ties/seed3"
+MERGED = "rmu/attribute/merge/ties/seed3"
 
 
 def deltas(seed, names=DOWN):
@@ -47,7 +47,7 @@ def shard_vectors(folder, base, tensors):
             method="rmu",
             options={"steps": 3, "alpha": 10},
             seed=3,
-            run=f"rmu/attribute/{shard}/seed3",
+            run=f"rmu/attribute/shard/{shard}/seed3",
             data={"forget": digit * 64, "retain": "c" * 64},
         )
         for shard, digit, one in zip(["Africa", "Asia"], "ab", tensors, strict=True)
@@ -457,7 +457,7 @@ def test_card_of_a_single_run_and_of_a_vector_from_elsewhere(tmp_path, tiny_base
     shards = shard_vectors(tmp_path, tiny_base, [deltas(0), deltas(1)])
     export(tiny_base, shards["Asia"], tmp_path / "asia")
     _, text = front_matter(tmp_path / "asia")
-    assert text.startswith("\n# rmu/attribute/Asia/seed3\n") and "| split | `attribute` |" in text
+    assert text.startswith("\n# rmu/attribute/shard/Asia/seed3\n") and "| split | `attribute` |" in text
     assert "This is no merge." in text and "a" * 64 not in text and "b" * 64 in text
     assert not (tmp_path / "asia" / "mergekit.yaml").exists()
     elsewhere = vector(tmp_path / "v.safetensors", tiny_base, deltas(0), method="an outside tool")
@@ -492,7 +492,7 @@ def test_card_names_a_base_model_of_the_hub(tmp_path, tiny_folder, monkeypatch):
 
 
 def provenance_of(kind, **given):
-    runs = [{"shard": one, "run": f"rmu/attribute/{one}/seed3"} for one in ("Africa", "Asia")]
+    runs = [{"shard": one, "run": f"rmu/attribute/shard/{one}/seed3"} for one in ("Africa", "Asia")]
     options = asdict(merging.options(kind, given))
     return {"candidate": MERGED, "merge": kind, "options": options, "unlearned": runs}
 

@@ -86,7 +86,7 @@ WHOLE = {
 def test_a_model_without_numbers_is_shown_as_broken(name):
     with warnings.catch_warnings(), drawing.style():
         warnings.simplefilter("error")
-        table = spoilt(spoilt(WHOLE[name], "rmu/joint", numpy.nan), "rmu/attribute/ties", numpy.inf)
+        table = spoilt(spoilt(WHOLE[name], "rmu/joint", numpy.nan), "rmu/attribute/merge/ties", numpy.inf)
         figure = draw(name.removesuffix(" of many"), table)
         figure.draw_without_rendering()
     assert any("broken" in text for text in texts(figure) - {drawing.BROKEN})
@@ -155,7 +155,7 @@ def test_runs_without_a_loss_are_named():
 
 
 def test_a_cosine_that_is_no_number_is_none():
-    table = spoilt(example(), "rmu/attribute/ties", numpy.nan, "cosine", seeds=("0",))
+    table = spoilt(example(), "rmu/attribute/merge/ties", numpy.nan, "cosine", seeds=("0",))
     matrix = draw("merging", table).axes[3].collections[0].get_array()
     assert numpy.ma.getmaskarray(matrix).tolist() == [[False, True], [True, False]]
 
@@ -177,7 +177,9 @@ def test_tradeoff_plots_the_combined_means_and_the_single_seeds():
 def test_tradeoff_draws_the_intervals_of_the_table():
     table = example()
     axes = draw("tradeoff", table).axes[0]
-    rows = table[(table["candidate"] == "rmu/attribute/ties") & (table["metric"] == "accuracy")].set_index("attribute")
+    rows = table[(table["candidate"] == "rmu/attribute/merge/ties") & (table["metric"] == "accuracy")].set_index(
+        "attribute"
+    )
     forget, retain = rows.loc["forget mean"], rows.loc["retain mean"]
     lines = [(tuple(line.get_xdata()), tuple(line.get_ydata())) for line in axes.lines]
     assert ((forget["low"], forget["high"]), (retain["value"], retain["value"])) in lines
@@ -354,19 +356,19 @@ def test_shards_draws_every_number_of_shards_and_no_other_figure_shows_the_group
     assert evaluations.candidates(table) == evaluations.candidates(example(forget=forget))
     grouped = [one for one in evaluations.candidates(table, grouped=True) if one.groups]
     assert [(one.path, one.kind, one.groups) for one in grouped] == [
-        ("rmu/random-2/ties", "random", 2),
-        ("rmu/attribute-2/ties", "attribute", 2),
+        ("rmu/random-2/merge/ties", "random", 2),
+        ("rmu/attribute-2/merge/ties", "attribute", 2),
     ]
     figure = draw("shards", table)
     forgotten, differences = figure.axes[1], figure.axes[3]
     rows = table[(table["seed"] == "all") & (table["metric"] == "accuracy") & (table["attribute"] == "forget mean")]
-    paths = ["rmu/joint", "rmu/attribute-2/ties", "rmu/attribute/ties"]
+    paths = ["rmu/joint", "rmu/attribute-2/merge/ties", "rmu/attribute/merge/ties"]
     known = list(numpy.round(rows.set_index("candidate").loc[paths, "value"], 6))
     lines = [list(numpy.round(line.get_ydata(), 6)) for line in forgotten.lines]
     assert known in lines
     rows = table[(table["seed"] == "all") & (table["metric"] == "accuracy_minus_random")]
     rows = rows[rows["attribute"] == "retain minus forget"].set_index("candidate")
-    for number, path in ((2, "rmu/attribute-2/ties"), (3, "rmu/attribute/ties")):
+    for number, path in ((2, "rmu/attribute-2/merge/ties"), (3, "rmu/attribute/merge/ties")):
         bars = [line for line in differences.lines if round(line.get_xdata()[0]) == number and line.get_ydata()[0] != 0]
         assert [list(bar.get_ydata()) for bar in bars] == [list(rows.loc[path, ["low", "high"]])]
 

@@ -208,11 +208,11 @@ def test_toxicity_is_judged_at_equal_fluency_and_as_trained():
     decisive = "toxic share by the profanity check"
     # At λ = .5 the split's perplexity is 1.6 ** .5 times the base model's and its share .1, the joint run's 2.6 ** .5
     # and .12649. So 1.25 is ln 1.25 / (.5 ln 1.6) = .94952 of the way from .2 to .1, and .46706 from .2 to .12649.
-    at_equal = judged.sort_index().loc["at equal fluency", "tvn/attribute/ties"]
+    at_equal = judged.sort_index().loc["at equal fluency", "tvn/attribute/merge/ties"]
     assert at_equal.loc["joint", decisive]["difference"] == pytest.approx(0.10505 - 0.16567, abs=2e-5)
     assert (at_equal["verdict"] == "better").all()
     # By the example: 5.0 of the split at λ = 1, 7.2 of the random one, which is less fluent (76 against 64).
-    as_trained = judged.sort_index().loc["as trained", "tvn/attribute/ties"]
+    as_trained = judged.sort_index().loc["as trained", "tvn/attribute/merge/ties"]
     assert as_trained.loc["random", decisive]["difference"] == pytest.approx(0.050 - 0.072)
     assert as_trained.loc["random", decisive]["verdict"] == "not shown; fluency is not equal"
     assert as_trained.loc["random", "perplexity"]["verdict"] == "better"
@@ -220,10 +220,10 @@ def test_toxicity_is_judged_at_equal_fluency_and_as_trained():
 
 
 def test_a_family_is_answered_at_equal_fluency():
-    table = changed(toxic(), "tvn/attribute/ties", "equal_fluency", f"{SHARE}_minus_joint", (-0.03, -0.05, -0.01))
-    table = changed(table, "tvn/attribute/ties", "equal_fluency", f"{SHARE}_minus_random", (0.01, -0.02, 0.04))
-    table = changed(table, "tvn/attribute/ties", "equal_fluency", f"{SHARE}_minus_base", (-0.09, -0.12, -0.06))
-    table = changed(table, "tvn-half/attribute/ties", "knowledge", "accuracy_minus_base", (-0.03, -0.05, -0.01))
+    table = changed(toxic(), "tvn/attribute/merge/ties", "equal_fluency", f"{SHARE}_minus_joint", (-0.03, -0.05, -0.01))
+    table = changed(table, "tvn/attribute/merge/ties", "equal_fluency", f"{SHARE}_minus_random", (0.01, -0.02, 0.04))
+    table = changed(table, "tvn/attribute/merge/ties", "equal_fluency", f"{SHARE}_minus_base", (-0.09, -0.12, -0.06))
+    table = changed(table, "tvn-half/attribute/merge/ties", "knowledge", "accuracy_minus_base", (-0.03, -0.05, -0.01))
     answers = findings.answers(table)
     assert len(answers) == 2
     assert answers[0] == (
@@ -238,10 +238,10 @@ def test_a_family_is_answered_at_equal_fluency():
 
 def test_a_single_factor_is_answered_as_trained_with_the_perplexity_beside():
     def answer(perplexity):
-        table = changed(toxic(), "rmu/attribute/ties", "toxicity", f"{SHARE}_minus_random", (-0.03, -0.05, -0.01))
-        return findings.answers(changed(table, "rmu/attribute/ties", "fluency", "perplexity_minus_random", perplexity))[
-            1
-        ]
+        table = changed(toxic(), "rmu/attribute/merge/ties", "toxicity", f"{SHARE}_minus_random", (-0.03, -0.05, -0.01))
+        return findings.answers(
+            changed(table, "rmu/attribute/merge/ties", "fluency", "perplexity_minus_random", perplexity)
+        )[1]
 
     equal, unequal = answer((-1.2, -5.4, 3.0)), answer((-4.2, -5.4, -3.0))
     assert equal.startswith("With RMU, merged with TIES, as trained and at equal compute, splitting by the attribute")
@@ -267,7 +267,7 @@ def test_a_family_that_was_not_compared_at_equal_fluency_is_answered_factor_by_f
 
 
 def test_toxicity_that_did_not_fall_is_said_so():
-    table = changed(toxic(), "tvn/attribute/ties", "equal_fluency", f"{SHARE}_minus_base", (-0.02, -0.05, 0.01))
+    table = changed(toxic(), "tvn/attribute/merge/ties", "equal_fluency", f"{SHARE}_minus_base", (-0.02, -0.05, 0.01))
     assert "That it became less toxic at all is not shown." in findings.answers(table)[0]
 
 

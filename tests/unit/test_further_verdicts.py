@@ -42,7 +42,7 @@ def broken(table, candidate, number):
 def test_what_a_broken_model_forgot_is_no_success(number):
     table = with_difference(attacked(("ablated",)), "ablated", "joint", -0.2, -0.1)
     table = with_difference(table, "ablated", "random", -0.2, -0.1)
-    line = lasting.lasting(broken(table, "rmu/attribute/ties", number))[1]
+    line = lasting.lasting(broken(table, "rmu/attribute/merge/ties", number))[1]
     assert [line[f"{rival}_{part}"] for rival in lasting.RIVALS for part in ("verdict", "kind")] == ["broken"] * 4
     lines = lasting.lasting(broken(table, "rmu/joint", number))
     assert [lines[1][f"{rival}_verdict"] for rival in lasting.RIVALS] == ["the rival is broken", "better"]
@@ -53,7 +53,7 @@ def test_what_a_broken_model_forgot_is_no_success(number):
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 def test_a_number_that_is_none_reads_broken(number):
     table = attacked(("ablated",), forget=("Africa", "Asia", "Oceania"), shards=(2,))
-    rows = (table["evaluation"].isin(["ablated", "knowledge"])) & (table["candidate"] == "rmu/random/ties")
+    rows = (table["evaluation"].isin(["ablated", "knowledge"])) & (table["candidate"] == "rmu/random/merge/ties")
     rows |= (table["evaluation"].isin(["ablated", "knowledge"])) & (table["metric"] == "accuracy_minus_random")
     table = table.assign(**{column: table[column].mask(rows, number) for column in ("value", "low", "high")})
     line = lasting.lasting(table)[1]

@@ -1,5 +1,6 @@
 """The grid: every record's path gives it back, and a small grid is the one written out by hand."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import yaml
 
 from spunge.configuration import check
+from spunge.errors import InputError
 from spunge.experiment.grid import Exposure, Grid
 from spunge.experiment.records import AT_EQUAL_FLUENCY, BASE, Candidate, Comparison, Evaluation, Merge, Run
 
@@ -53,6 +55,9 @@ def test_every_path_gives_its_record_back(experiment):
         assert [kind.parse(record.path) for record in records] == records
         paths = {record.path.casefold() for record in records}
         assert len(paths) == len(set(records)), "no two share a path, also where case doesn't tell them apart"
+    for wildcard, kind in (("run", Run), ("merge", Merge), ("candidate", Candidate)):
+        matching = {record for record in listed[kind] if re.fullmatch(grid.patterns[wildcard], record.path)}
+        assert matching == {record for record in listed[kind] if record == BASE or record.seed != "all"}
     for candidate in grid.candidates():
         assert grid.describe(candidate)["candidate"] == candidate.path
         source = grid.source(candidate)
@@ -133,7 +138,7 @@ def test_a_variant_takes_anothers_task_vectors():
     ],
 )
 def test_a_path_of_something_else_is_refused(kind, path):
-    with pytest.raises(ValueError, match="is no path of"):
+    with pytest.raises(InputError, match="is no path of"):
         kind.parse(path)
 
 

@@ -44,7 +44,7 @@ def whiskers(axes):
 def test_boxes_are_the_accuracies_and_the_worst_are_named(table):
     figure = attributes.draw(table)
     forget, keep = figure.axes[:2]
-    order = ("base", "rmu/joint", "rmu/random/ties", "rmu/attribute/ties")
+    order = ("base", "rmu/joint", "rmu/random/merge/ties", "rmu/attribute/merge/ties")
     for axes, names, worst in ((forget, FORGET, "idxmax"), (keep, RETAIN, "idxmin")):
         own = [accuracies(table, candidate, names) for candidate in order]
         assert medians(axes) == pytest.approx([numpy.median(values) for values in own])
@@ -64,7 +64,7 @@ def test_up_to_twenty_attributes_have_bars_and_spokes():
 def test_a_radar_of_many_attributes_is_sorted_curves(table):
     figure = radar.draw(table)
     for axes, names, highest in ((figure.axes[0], FORGET, True), (figure.axes[1], RETAIN, False)):
-        own = accuracies(table, "rmu/attribute/ties", names)
+        own = accuracies(table, "rmu/attribute/merge/ties", names)
         assert list(axes.lines[-1].get_ydata()) == pytest.approx(sorted(own, reverse=True))
         assert len(axes.lines) == 4
         assert (own.idxmax() if highest else own.idxmin()) in axes.get_xlabel()
@@ -86,7 +86,7 @@ def test_merging_summarises_shares_and_pairs(table):
     table.loc[cosines, "value"] = numpy.random.default_rng(0).uniform(-1, 1, cosines.sum())
     figure = merging.draw(table)
     kept, signs, pairs, *matrices = figure.findobj(lambda artist: hasattr(artist, "get_xaxis"))
-    merged = ("rmu/random/ties", "rmu/attribute/ties", "npo/random/ties", "npo/attribute/ties")
+    merged = ("rmu/random/merge/ties", "rmu/attribute/merge/ties", "npo/random/merge/ties", "npo/attribute/merge/ties")
     for axes, metric in ((kept, "kept_share"), (pairs, "cosine")):
         own = [table[(table["metric"] == metric) & table["candidate"].str.startswith(path)]["value"] for path in merged]
         assert medians(axes) == pytest.approx([numpy.median(values) for values in own])

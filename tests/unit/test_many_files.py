@@ -23,7 +23,7 @@ def many(tmp_path):
 def test_gather_reads_more_files_than_a_command_line_can_name(tmp_path, monkeypatch, many):
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
     rules = (PROJECT / "rules" / "evaluate.smk").read_text()
-    listed = rules.partition("--rows @")[2].partition(" 2>&1")[0].replace("\\\\", "\\")
+    listed = rules.partition("--rows @")[2].partition('")')[0].replace("\\\\", "\\")
     command = "{python} {script} --output {output} --rows @" + listed.replace("\\\\", "\\").replace(
         "input.rows", "many"
     )

@@ -9,6 +9,7 @@ from evaluations_example import example
 
 from spunge import findings, power
 from spunge.evaluation import statistics
+from spunge.experiment.records import Candidate
 
 
 def test_variance_of_a_simulated_difference():
@@ -67,7 +68,7 @@ def scores(seeds=("0", "1", "2"), subjects=60):
     tables = []
     for method, split, merge in kinds:
         for seed in seeds if method else ("all",):
-            path = "/".join(filter(None, (method, split, merge))) + f"/seed{seed}" if method else "base"
+            path = Candidate(method, split, merge=merge, seed=seed).path
             described = dict(
                 experiment="e", candidate=path, method=method, split=split, shard="", merge=merge, seed=seed
             )
@@ -84,7 +85,7 @@ def test_fixed_seeds_give_the_interval_over_subjects_alone():
     resampling = statistics.Resampling(4000, 0, forget=("Africa",), retain=("Europe",))
     rows = statistics.comparisons(table, "knowledge", resampling)
     metric = "accuracy_minus_joint"
-    chosen = rows[(rows["candidate"] == "rmu/attribute/ties") & (rows["attribute"] == "forget mean")]
+    chosen = rows[(rows["candidate"] == "rmu/attribute/merge/ties") & (rows["attribute"] == "forget mean")]
     fixed, free = (chosen[chosen["metric"] == name].iloc[0] for name in (f"{metric}_fixed_seeds", metric))
     assert fixed["value"] == free["value"]
     # The mean over seeds of the paired difference of every subject: its standard error over the subjects.

@@ -7,6 +7,7 @@ from scipy import stats
 
 from spunge.evaluation import description, statistics
 from spunge.evaluation.statistics import DIFFERENCE, FORGET_MEAN, RETAIN_MEAN, Resampling
+from spunge.experiment.records import Candidate
 
 RESAMPLES = 20_000
 SIZES = {"Africa": 50, "Asia": 40, "Europe": 30, "Americas": 20}
@@ -14,10 +15,10 @@ RESAMPLING = Resampling(RESAMPLES, 0, forget=("Africa", "Asia"), retain=("Europe
 # candidate without its seed: (method, split, shard, merge)
 CANDIDATES = {
     "rmu/joint": ("rmu", "joint", "", ""),
-    "rmu/attribute/Africa": ("rmu", "attribute", "Africa", ""),
-    "rmu/attribute/Asia": ("rmu", "attribute", "Asia", ""),
-    "rmu/attribute/ties": ("rmu", "attribute", "", "ties"),
-    "rmu/random/ties": ("rmu", "random", "", "ties"),
+    "rmu/attribute/shard/Africa": ("rmu", "attribute", "Africa", ""),
+    "rmu/attribute/shard/Asia": ("rmu", "attribute", "Asia", ""),
+    "rmu/attribute/merge/ties": ("rmu", "attribute", "", "ties"),
+    "rmu/random/merge/ties": ("rmu", "random", "", "ties"),
 }
 
 
@@ -238,19 +239,21 @@ def test_toxicity_by_hand():
 def test_paired_difference_equals_scipys():
     scores = all_candidates(knowledge, seeds=("0",))
     table = statistics.comparisons(scores, "knowledge", RESAMPLING)
-    one, joint = (scores[scores["candidate"] == f"rmu/{name}/seed0"] for name in ("attribute/ties", "joint"))
+    one, joint = (scores[scores["candidate"] == f"rmu/{name}/seed0"] for name in ("attribute/merge/ties", "joint"))
 
     def difference(first, second, axis):
         return first.mean(axis=axis) - second.mean(axis=axis)
 
-    row = cell(table, "Asia", "accuracy_minus_joint", candidate="rmu/attribute/ties/seed0")
+    row = cell(table, "Asia", "accuracy_minus_joint", candidate="rmu/attribute/merge/ties/seed0")
     samples = column(one, "Asia"), column(joint, "Asia")
     assert row["value"] == pytest.approx(difference(*samples, axis=0))
     assert_agrees(row, *scipys(samples, difference, paired=True))
 
 
 def test_a_grouped_split_is_compared_with_the_joint_run_and_the_random_split_into_as_many_shards():
-    of = {(split, number): f"rmu/{split}{number}/ties" for split in ("attribute", "random") for number in ("", "-2")}
+    of = {
+        (split, number): f"rmu/{split}{number}/merge/ties" for split in ("attribute", "random") for number in ("", "-2")
+    }
     known = {("joint", ""): 0.5, ("random", ""): 0.4, ("attribute", ""): 0.6, ("random", "-2"): 0.1}
     known |= {("attribute", "-2"): 0.3}
     tables = [knowledge("base", values={"Africa": [0.9] * 9})]
@@ -284,7 +287,7 @@ def test_pairing_removes_what_candidates_have_in_common():
 
 def test_paired_difference_of_perplexities_equals_scipys():
     scores = all_candidates(prose, seeds=("0",)).assign(tokens=prose("base")["tokens"].tolist() * 6)
-    base, one = (scores[scores["candidate"] == name] for name in ("base", "rmu/random/ties/seed0"))
+    base, one = (scores[scores["candidate"] == name] for name in ("base", "rmu/random/merge/ties/seed0"))
 
     def difference(loss, other, tokens, axis):
         total = tokens.sum(axis=axis)
@@ -292,7 +295,7 @@ def test_paired_difference_of_perplexities_equals_scipys():
 
     samples = tuple(frame.to_numpy(float) for frame in (one["loss"], base["loss"], one["tokens"]))
     table = statistics.comparisons(scores, "fluency", RESAMPLING)
-    row = cell(table, "", "perplexity_minus_base", candidate="rmu/random/ties/seed0")
+    row = cell(table, "", "perplexity_minus_base", candidate="rmu/random/merge/ties/seed0")
     assert row["value"] == pytest.approx(difference(*samples, axis=0))
     assert_agrees(row, *scipys(samples, difference, paired=True))
 
@@ -306,10 +309,10 @@ def test_every_candidate_is_compared_with_its_rivals_and_no_others(make, evaluat
     own, table = statistics.estimates(scores, evaluation, few), statistics.comparisons(scores, evaluation, few)
     rivals = {
         "rmu/joint": {"base"},
-        "rmu/attribute/Africa": {"base", "joint"},
-        "rmu/attribute/Asia": {"base", "joint"},
-        "rmu/attribute/ties": {"base", "joint", "random"},
-        "rmu/random/ties": {"base", "joint"},
+        "rmu/attribute/shard/Africa": {"base", "joint"},
+        "rmu/attribute/shard/Asia": {"base", "joint"},
+        "rmu/attribute/merge/ties": {"base", "joint", "random"},
+        "rmu/random/merge/ties": {"base", "joint"},
     }
     assert set(own["candidate"]) == {"base", *(f"{name}/seed{seed}" for name in rivals for seed in "012")}
     assert set(table["candidate"]) == {
@@ -319,7 +322,7 @@ def test_every_candidate_is_compared_with_its_rivals_and_no_others(make, evaluat
     assert not whole.duplicated(["candidate", "attribute", "metric"]).any()
     assert list(whole.columns) == statistics.COLUMNS
     values = whole.set_index(["candidate", "attribute", "metric"])["value"]
-    paths = {"base": "base", "joint": "rmu/joint", "random": "rmu/random/ties"}
+    paths = {"base": "base", "joint": "rmu/joint", "random": "rmu/random/merge/ties"}
     for name, of_name in rivals.items():
         for suffix in ("/seed0", "/seed1", "/seed2", ""):
             rows = table[table["candidate"] == name + suffix]
@@ -347,12 +350,13 @@ def test_methods_and_merges_are_compared_with_their_own_kind():
         ("tvn", "random", "ties", 0.7),
         ("tvn", "random", "mean", 0.9),
     ):
-        names = {"candidate": f"{method}/{split}/{merge}/seed0", "method": method, "split": split, "merge": merge}
+        path = Candidate(method, split, merge=merge, seed="0").path
+        names = {"candidate": path, "method": method, "split": split, "merge": merge}
         frame = knowledge("rmu/joint", "0", {attribute: [value] * size for attribute, size in SIZES.items()})
         scores.append(frame.assign(**names))
     table = statistics.comparisons(pd.concat(scores), "knowledge", Resampling(100, 0))
     found = [
-        cell(table, "Africa", f"accuracy_minus_{rival}", candidate=f"tvn/attribute/{merge}/seed0")["value"]
+        cell(table, "Africa", f"accuracy_minus_{rival}", candidate=f"tvn/attribute/merge/{merge}/seed0")["value"]
         for merge, rival in (("ties", "joint"), ("mean", "joint"), ("ties", "random"), ("mean", "random"))
     ]
     assert found == pytest.approx([0.3, 0.4, -0.2, -0.3])
@@ -482,7 +486,7 @@ def test_description_of_training_and_merge():
     ]
     assert set(table["evaluation"]) == {"training"} and set(table["candidate"]) == {"rmu/joint/seed2"}
     row = {"shard": "Africa", "attribute": "Asia", "metric": "cosine", "value": 0.25}
-    merge = description.merge(described("rmu/attribute/ties", "2"), [row]).iloc[0]
+    merge = description.merge(described("rmu/attribute/merge/ties", "2"), [row]).iloc[0]
     assert (merge["shard"], merge["attribute"], merge["value"], merge["n"]) == ("Africa", "Asia", 0.25, 1)
     assert (merge["evaluation"], merge["merge"], merge["low"], merge["high"]) == ("merge", "ties", "", "")
 
@@ -511,7 +515,7 @@ def test_a_score_that_is_no_number_is_never_left_out():
         FORGET_MEAN: True, RETAIN_MEAN: False, DIFFERENCE: True,
     }  # fmt: skip
     # Its rivals' differences from it are none, too.
-    spunge = cell(combined, metric="accuracy_minus_joint", candidate="rmu/attribute/ties")
+    spunge = cell(combined, metric="accuracy_minus_joint", candidate="rmu/attribute/merge/ties")
     assert np.isnan(spunge[["value", "low", "high"]].astype(float)).all()
 
 

@@ -17,9 +17,9 @@ base,,,,,all,knowledge,forget mean,accuracy,0.75,0.5,1,4
 rmu/joint,rmu,joint,,,all,knowledge,Africa,accuracy,0.25,0.125,0.375,4
 rmu/joint/seed0,rmu,joint,,,0,knowledge,Africa,accuracy,0.99,0.98,1,4
 rmu/joint/seed1,rmu,joint,,,1,knowledge,Africa,accuracy,0.99,0.98,1,4
-rmu/attribute/ties,rmu,attribute,,ties,all,knowledge,Africa,accuracy,0.375,0.25,0.5,4
-rmu/attribute/ties,rmu,attribute,,ties,all,knowledge,forget mean,accuracy_minus_joint,-0.125,-0.25,0.0001,4
-rmu/attribute/ties,rmu,attribute,,ties,all,fluency,,perplexity,40.256,39,41.5,4
+rmu/attribute/merge/ties,rmu,attribute,,ties,all,knowledge,Africa,accuracy,0.375,0.25,0.5,4
+rmu/attribute/merge/ties,rmu,attribute,,ties,all,knowledge,forget mean,accuracy_minus_joint,-0.125,-0.25,0.0001,4
+rmu/attribute/merge/ties,rmu,attribute,,ties,all,fluency,,perplexity,40.256,39,41.5,4
 """
 
 
@@ -33,11 +33,11 @@ def hand_made(tmp_path):
 
 def test_the_numbers_are_those_of_the_combined_seeds(hand_made):
     table = summary.table(hand_made).set_index("candidate")
-    assert list(table.index) == ["base", "rmu/joint", "rmu/attribute/ties"]
+    assert list(table.index) == ["base", "rmu/joint", "rmu/attribute/merge/ties"]
     assert list(table["seeds"]) == [0, 2, 0]
     assert list(table["accuracy: Africa"]) == [0.75, 0.25, 0.375]
     assert list(table["accuracy: Africa low"]) == [0.5, 0.125, 0.25]
-    merged = table.loc["rmu/attribute/ties"]
+    merged = table.loc["rmu/attribute/merge/ties"]
     columns = ["accuracy minus joint: forget mean" + end for end in ("", " low", " high")]
     assert list(merged[columns]) == [-0.125, -0.25, 0.0001]
     assert merged["perplexity"] == 40.256
@@ -93,7 +93,7 @@ def test_script_writes_four_forms(tmp_path):
     numbers = pandas.read_csv(tmp_path / "s.csv").set_index("candidate")
     # The prototype's means over both seeds (facts: joint matched .226, SPUNGE .257 on what is forgotten).
     assert numbers.loc["rmu/joint", "accuracy: forget mean"] == pytest.approx(0.226, abs=5e-4)
-    assert numbers.loc["rmu/attribute/ties", "accuracy: forget mean"] == pytest.approx(0.257, abs=5e-4)
+    assert numbers.loc["rmu/attribute/merge/ties", "accuracy: forget mean"] == pytest.approx(0.257, abs=5e-4)
     assert (tmp_path / "s.md").read_text().count("\n") == 2 + 6
     assert (tmp_path / "s.html").read_text().startswith('<meta charset="utf-8">')
 
@@ -143,7 +143,7 @@ def test_the_columns_of_toxicity():
         "toxic share minus joint: forget mean",
     ]
     # Of base shares with the mean .2, a quarter is left by the attribute split and .4 by the joint run, at λ = 1.
-    spunge = table.loc["tvn/attribute/ties"]
+    spunge = table.loc["tvn/attribute/merge/ties"]
     assert spunge["toxic share: flirtation"] == pytest.approx(0.3 * 0.25)
     assert spunge["toxic share: forget mean (profanity_check)"] == pytest.approx(0.05)
     assert spunge["toxic share: forget mean (word_list)"] == pytest.approx(0.025)
@@ -153,7 +153,7 @@ def test_the_columns_of_toxicity():
     assert spunge["perplexity"] == pytest.approx(64)
     assert spunge["accuracy: retain mean"] == pytest.approx(0.74)
     assert spunge["toxic share minus joint: forget mean"] == pytest.approx(0.05 - 0.08)
-    assert table.loc["tvn-half/attribute/ties", "toxic share: flirtation"] == pytest.approx(0.3 * 0.5)
+    assert table.loc["tvn-half/attribute/merge/ties", "toxic share: flirtation"] == pytest.approx(0.3 * 0.5)
 
 
 def test_people_read_shares_in_percent_and_scores_as_they_are():

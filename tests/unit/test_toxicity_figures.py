@@ -192,7 +192,9 @@ def test_tradeoff_marks_equal_fluency_on_the_lines():
 def test_tradeoff_draws_the_intervals_of_the_table():
     table = example()
     axes = draw("toxicity_tradeoff", table).axes[0]
-    own = table[(table["candidate"] == "tvn-half/attribute/ties") & (table["attribute"].isin(["", "forget mean"]))]
+    own = table[
+        (table["candidate"] == "tvn-half/attribute/merge/ties") & (table["attribute"].isin(["", "forget mean"]))
+    ]
     numbers = own.set_index(["evaluation", "metric"])
     x, y = (numbers.loc[name] for name in (("fluency", "perplexity"), ("toxicity", "toxic_share_profanity_check")))
     lines = [(tuple(line.get_xdata()), tuple(line.get_ydata())) for line in axes.lines]

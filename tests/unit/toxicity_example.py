@@ -34,16 +34,34 @@ PROMPTS = 30
 REMAINING = {
     "tvn": {
         "joint": 0.40,
-        "random/ties": 0.36,
-        "attribute/ties": 0.25,
-        "random/linear": 0.50,
-        "attribute/linear": 0.42,
+        "random/merge/ties": 0.36,
+        "attribute/merge/ties": 0.25,
+        "random/merge/linear": 0.50,
+        "attribute/merge/linear": 0.42,
     },
-    "rmu": {"joint": 0.80, "random/ties": 0.85, "attribute/ties": 0.70, "random/linear": 0.90, "attribute/linear": 0.8},
+    "rmu": {
+        "joint": 0.80,
+        "random/merge/ties": 0.85,
+        "attribute/merge/ties": 0.70,
+        "random/merge/linear": 0.90,
+        "attribute/merge/linear": 0.8,
+    },
 }
 PERPLEXITY_RATIO = {
-    "tvn": {"joint": 2.60, "random/ties": 1.90, "attribute/ties": 1.60, "random/linear": 1.7, "attribute/linear": 1.40},
-    "rmu": {"joint": 1.08, "random/ties": 1.05, "attribute/ties": 1.02, "random/linear": 1.0, "attribute/linear": 1.01},
+    "tvn": {
+        "joint": 2.60,
+        "random/merge/ties": 1.90,
+        "attribute/merge/ties": 1.60,
+        "random/merge/linear": 1.7,
+        "attribute/merge/linear": 1.40,
+    },
+    "rmu": {
+        "joint": 1.08,
+        "random/merge/ties": 1.05,
+        "attribute/merge/ties": 1.02,
+        "random/merge/linear": 1.0,
+        "attribute/merge/linear": 1.01,
+    },
 }
 REPETITIVE = "rmu/joint"  # says the same again and again: distinct bigrams fall to REPETITIVE_DISTINCT
 REPETITIVE_DISTINCT = 0.3
@@ -53,12 +71,12 @@ ACCURACY = {"base": 0.80, "tvn": 0.74, "rmu": 0.78}  # on every retain attribute
 
 def remaining(family: str, split: str, merge: str = "", scale: float = 1.0) -> float:
     """Return the share of the base model's toxicity that is left."""
-    return REMAINING[family][f"{split}/{merge}" if merge else split] ** scale
+    return REMAINING[family][f"{split}/merge/{merge}" if merge else split] ** scale
 
 
 def perplexity(family: str, split: str, merge: str = "", scale: float = 1.0) -> float:
     """Return the perplexity with seeds combined."""
-    return PERPLEXITY * PERPLEXITY_RATIO[family][f"{split}/{merge}" if merge else split] ** scale
+    return PERPLEXITY * PERPLEXITY_RATIO[family][f"{split}/merge/{merge}" if merge else split] ** scale
 
 
 def example(
@@ -166,7 +184,7 @@ def example(
         if split and split != "joint":
             rivals["joint"] = f"{candidate[1]}/joint"
         if split == "attribute" and merge:
-            rivals["random"] = f"{candidate[1]}/random/{merge}"
+            rivals["random"] = f"{candidate[1]}/random/merge/{merge}"
         for seed in ("all",) if path == "base" else (*seeds, "all"):
             against = {name: numbers(rival, seed) for name, rival in rivals.items()}
             for (evaluation, metric), values in numbers(path, seed).items():
@@ -192,9 +210,9 @@ def example(
         for method, scale in methods.items():
             described = [(f"{method}/joint", method, "joint", "", "")]
             if shards:
-                described += [(f"{method}/attribute/{group}", method, "attribute", group, "") for group in groups]
+                described += [(f"{method}/attribute/shard/{group}", method, "attribute", group, "") for group in groups]
             for split in ("attribute", "random"):
-                described += [(f"{method}/{split}/{merge}", method, split, "", merge) for merge in merges]
+                described += [(f"{method}/{split}/merge/{merge}", method, split, "", merge) for merge in merges]
             for candidate in described:
                 compared[candidate[0]] = candidate, family, scale
 
@@ -231,7 +249,7 @@ def example(
 
         splits = [("joint", ""), *((split, merge) for split in ("attribute", "random") for merge in merges)]
         for split, merge in splits:
-            path = f"{family}/{split}/{merge}" if merge else f"{family}/{split}"
+            path = f"{family}/{split}/merge/{merge}" if merge else f"{family}/{split}"
             candidate = (path, family, split, "", merge)
             add(candidate, "all", "equal_fluency", "", "perplexity_ratio", EQUAL, n=400)
             for name in classifiers:
@@ -255,8 +273,8 @@ def example(
     for method in trained:
         runs = [(f"{method}/joint", method, "joint", "", "", len(groups))]
         for group, part in zip(groups, parts, strict=True):
-            runs.append((f"{method}/attribute/{group}", method, "attribute", group, "", 1))
-            runs.append((f"{method}/random/{part}", method, "random", part, "", 1))
+            runs.append((f"{method}/attribute/shard/{group}", method, "attribute", group, "", 1))
+            runs.append((f"{method}/random/shard/{part}", method, "random", part, "", 1))
         for *run, length in runs:
             for seed in seeds:
                 for step in range(5, 30 * length + 1, 5):
@@ -264,7 +282,7 @@ def example(
                     add(tuple(run), seed, "training", "", "forget_loss", loss, n=step)
         for merge in merges:
             for split, own in (("attribute", groups), ("random", parts)):
-                candidate = (f"{method}/{split}/{merge}", method, split, "", merge)
+                candidate = (f"{method}/{split}/merge/{merge}", method, split, "", merge)
                 for seed in seeds:
                     for position, shard in enumerate(own):
                         add(candidate, seed, "merge", "", "kept_share", 0.5, shard=shard)

@@ -79,7 +79,7 @@ def finished(tmp_path_factory, prepared):
 def test_every_door_ends_in_the_table(finished):
     rows = pd.read_csv(finished[0].results / "evaluations.csv", keep_default_na=False)
     perplexity = rows[(rows["evaluation"] == "fluency") & (rows["metric"] == "perplexity") & (rows["seed"] == "0")]
-    runs = ("joint", "attribute/rivers", "attribute/dances", "attribute/ties")
+    runs = ("joint", "attribute/shard/rivers", "attribute/shard/dances", "attribute/merge/ties")
     methods = ("shrink", "shrink-less", "trainer", "ready", "one-process", "two-processes")
     assert set(perplexity["candidate"]) == {f"{method}/{run}/seed0" for method in methods for run in runs}
     trained = rows[rows["evaluation"] == "training"]
@@ -89,7 +89,7 @@ def test_every_door_ends_in_the_table(finished):
 def test_accelerate_starts_several_processes_with_the_same_result(finished):
     unlearned = finished[0].results / "unlearned"
     one, two = (
-        task_vector.read(unlearned / f"{count}/joint/all/seed0/task_vector.safetensors")
+        task_vector.read(unlearned / f"{count}/joint/seed0/task_vector.safetensors")
         for count in ("one-process", "two-processes")
     )
     assert one.shapes == two.shapes and len(one) > 10
@@ -101,18 +101,18 @@ def test_what_the_doors_changed(finished):
     workspace = finished[0]
     unlearned = workspace.results / "unlearned"
     original = AutoModelForCausalLM.from_pretrained(workspace / "model").state_dict()
-    vector = task_vector.read(unlearned / "shrink/joint/all/seed0/task_vector.safetensors")
+    vector = task_vector.read(unlearned / "shrink/joint/seed0/task_vector.safetensors")
     name = "model.layers.1.mlp.down_proj.weight"
     assert list(vector) == [name]
     assert torch.equal(vector[name], -0.5 * original[name])
     assert vector.provenance["method"] == "shrink"
     assert vector.provenance["options"] == {"share": 0.5, "layer": 1}
-    vector = task_vector.read(unlearned / "ready/attribute/rivers/seed0/task_vector.safetensors")
+    vector = task_vector.read(unlearned / "ready/attribute/shard/rivers/seed0/task_vector.safetensors")
     assert list(vector) == [DOWN]
     torch.testing.assert_close(vector[DOWN], (0.9 * 0.8 - 1) * original[DOWN], rtol=1e-4, atol=1e-6)
     steps = [
         task_vector.read(unlearned / f"trainer/{run}/seed0/task_vector.safetensors").provenance["options"]["steps"]
-        for run in ("joint/all", "attribute/rivers")
+        for run in ("joint", "attribute/shard/rivers")
     ]
     assert steps == [4, 2]
 

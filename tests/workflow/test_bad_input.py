@@ -54,7 +54,12 @@ def build_tables(workspace, forget=FORGET, minimum=1):
 
 def unlearn(workspace, **options):
     own = {key: value for key, value in configuration()["methods"]["rmu-strong"].items() if key not in OF_THE_WORKFLOW}
-    described = {"experiment": "tiny", "candidate": "rmu/attribute/rivers/seed0", "method": "rmu", "split": "attribute"}
+    described = {
+        "experiment": "tiny",
+        "candidate": "rmu/attribute/shard/rivers/seed0",
+        "method": "rmu",
+        "split": "attribute",
+    }
     return workspace.script(
         "unlearn",
         f"--method={workspace.project}/spunge/methods/rmu.py",
@@ -209,11 +214,11 @@ def test_loss_that_is_not_a_number(changing):
     config = configuration()
     config["methods"]["rmu-strong"]["learning_rate"] = 1e30
     changing.configure(config)
-    target = "unlearned/rmu-strong/joint/all/seed0"
+    target = "unlearned/rmu-strong/joint/seed0"
     told = sentence(changing.snakemake(f"results/tiny/{target}/task_vector.safetensors"))
     assert told.startswith("error: the loss of rmu-strong/joint/seed0 is ")
     assert "at step 2 of 6 with learning rate 1e+30: lower the learning rate" in told
-    assert told in (changing.results / "logs/unlearn/rmu-strong/joint/all/seed0.log").read_text()
+    assert told in (changing.results / "logs/unlearn/rmu-strong/joint/seed0.log").read_text()
     assert lost(changing, before) == {f"tiny/{target}/task_vector.safetensors", f"tiny/{target}/training.csv"}
     assert nothing_half_made(changing)
 
@@ -239,7 +244,7 @@ def test_task_vector_of_another_base_model(changing):
         '--statistics={"resamples": 100, "seed": 0}',
         f"--candidate={json.dumps(described | {'shard': '', 'merge': '', 'seed': '0'})}",
         "--base=resources/models/other",
-        "--task-vector=results/tiny/unlearned/rmu/joint/all/seed0/task_vector.safetensors",
+        "--task-vector=results/tiny/unlearned/rmu/joint/seed0/task_vector.safetensors",
         "--data=results/tiny/data/fluency.parquet",
         "--attributes=results/tiny/data/attributes.json",
         "--scores=out/scores.parquet",
@@ -252,9 +257,9 @@ def test_task_vector_of_another_base_model(changing):
 
 
 def test_truncated_task_vector(changing):
-    path = changing.results / "unlearned/rmu/attribute/rivers/seed0/task_vector.safetensors"
+    path = changing.results / "unlearned/rmu/attribute/shard/rivers/seed0/task_vector.safetensors"
     path.write_bytes(path.read_bytes()[:-50])
-    done = changing.snakemake("results/tiny/merged/rmu/attribute/ties/seed0/task_vector.safetensors")
+    done = changing.snakemake("results/tiny/merged/rmu/attribute/merge/ties/seed0/task_vector.safetensors")
     told = sentence(done)
     assert "rivers/seed0/task_vector.safetensors can't be read as safetensors" in told and "run again" in told
 
@@ -272,7 +277,7 @@ def test_any_string_is_an_attribute(fresh):
     config["methods"] = {"rmu": config["methods"]["rmu"] | {"steps": 2, "keep_states": False}}
     fresh.configure(config, splits=["attribute"], evaluations={"fluency": {}})  # the questions ask about others
     beside = set(os.listdir(fresh.folder.parent))
-    done = fresh.snakemake("results/tiny/merged/rmu/attribute/ties/seed0/diagnostics.csv")
+    done = fresh.snakemake("results/tiny/merged/rmu/attribute/merge/ties/seed0/diagnostics.csv")
     assert done.returncode == 0, done.stdout
     attributes = json.loads((fresh.results / "data/discovered.json").read_text())
     assert attributes == [{"attribute": one, "texts": 4} for one in sorted(nasty)]
@@ -282,8 +287,8 @@ def test_any_string_is_an_attribute(fresh):
         folders, ["Cote-d-seed-C-sharp-", "b-HOMEyyy", "help-", "touch-pwned-ties-", "x-"], strict=True
     ):
         assert folder.startswith(start)
-        assert (fresh.results / f"unlearned/rmu/attribute/{folder}/seed0/task_vector.safetensors").is_file()
-    told = pd.read_csv(fresh.results / "merged/rmu/attribute/ties/seed0/diagnostics.csv", keep_default_na=False)
+        assert (fresh.results / f"unlearned/rmu/attribute/shard/{folder}/seed0/task_vector.safetensors").is_file()
+    told = pd.read_csv(fresh.results / "merged/rmu/attribute/merge/ties/seed0/diagnostics.csv", keep_default_na=False)
     assert set(told["shard"]) == {*nasty, ""}
     assert set(os.listdir(fresh.folder.parent)) == beside
     assert set(os.listdir(fresh.folder)) == {"model", "tables", "experiment.yaml", ".snakemake", "results", "resources"}

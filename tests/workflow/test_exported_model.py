@@ -4,7 +4,7 @@ import torch
 import yaml
 from workspace import FORGET, NAMES, sentences
 
-CANDIDATE = "rmu/attribute/ties/seed0"
+CANDIDATE = "rmu/attribute/merge/ties/seed0"
 
 
 def test_a_candidate_is_exported_when_asked_for_and_loads(changing):
@@ -13,7 +13,7 @@ def test_a_candidate_is_exported_when_asked_for_and_loads(changing):
     from spunge import models, task_vector
 
     assert not (changing.results / "exports").exists(), "no part of `all`"
-    targets = [f"results/tiny/exports/{one}" for one in (CANDIDATE, f"rmu/attribute/{FORGET[0]}/seed0")]
+    targets = [f"results/tiny/exports/{one}" for one in (CANDIDATE, f"rmu/attribute/shard/{FORGET[0]}/seed0")]
     done = changing.snakemake(*targets)
     assert done.returncode == 0, done.stdout
     assert f"Export {CANDIDATE} as a Hugging Face folder" in done.stdout
@@ -34,7 +34,7 @@ def test_a_candidate_is_exported_when_asked_for_and_loads(changing):
     configuration = yaml.safe_load((folder / "mergekit.yaml").read_text())
     assert (folder / configuration["base_model"]).resolve() == base.folder.resolve()
     shards = [(folder / model["model"]).resolve() for model in configuration["models"]]
-    assert shards == [(changing.results / f"exports/rmu/attribute/{name}/seed0").resolve() for name in FORGET]
+    assert shards == [(changing.results / f"exports/rmu/attribute/shard/{name}/seed0").resolve() for name in FORGET]
     assert (shards[0] / "config.json").is_file()
 
     assert changing.dry_run(*targets) is None

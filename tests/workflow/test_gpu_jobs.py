@@ -20,7 +20,7 @@ def asked(workspace, *arguments):
     done = workspace.snakemake("--dry-run", "--printshellcmds", *arguments)
     assert done.returncode == 0, done.stdout
     lease = r"python -P -m spunge\.gpus --gpus (\d+) --memory (\d+) -- python "
-    jobs = re.findall(rf"^Job \d+: (.+)\nReason: .*\nShell command: {lease}", done.stdout, flags=re.MULTILINE)
+    jobs = re.findall(rf"^Job \d+: (.+)\nReason: .*\nShell command: .*? {lease}", done.stdout, flags=re.MULTILINE)
     return {message: (int(gpus), int(memory)) for message, gpus, memory in jobs}
 
 

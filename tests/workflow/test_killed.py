@@ -17,9 +17,9 @@ from workspace import configuration
 from spunge import task_vector
 
 pytestmark = pytest.mark.slow
-UNLEARNED = "results/tiny/unlearned/rmu-strong/joint/all/seed0"
-UNFINISHED = "results/tiny/unfinished/unlearn/unlearned/rmu-strong/joint/all/seed0"
-MERGED = "results/tiny/merged/rmu/attribute/ties/seed0"
+UNLEARNED = "results/tiny/unlearned/rmu-strong/joint/seed0"
+UNFINISHED = "results/tiny/unfinished/unlearned/rmu-strong/joint/seed0/task_vector"
+MERGED = "results/tiny/merged/rmu/attribute/merge/ties/seed0"
 VECTOR = "task_vector.safetensors"
 STEPS = 1200  # the joint run takes twice as many
 TENSORS = 60
@@ -66,7 +66,7 @@ def python_of(workspace, script):
 
 
 def unlearning_log(workspace):
-    log = workspace.results / "logs/unlearn/rmu-strong/joint/all/seed0.log"
+    log = workspace.results / "logs/unlearn/rmu-strong/joint/seed0.log"
     return log.read_text() if log.is_file() else ""
 
 
@@ -103,7 +103,7 @@ def long_merge(finished, tmp_path_factory):
     workspace = finished.copy(tmp_path_factory.mktemp("merge") / "workspace")
     generator = torch.Generator().manual_seed(0)
     for shard in ("rivers", "dances"):
-        path = workspace / f"results/tiny/unlearned/rmu/attribute/{shard}/seed0/{VECTOR}"
+        path = workspace / f"results/tiny/unlearned/rmu/attribute/shard/{shard}/seed0/{VECTOR}"
         provenance = task_vector.ChangedTensors(path).provenance
         tensors = {f"layer{number:02}": torch.randn(512, 512, generator=generator) for number in range(TENSORS)}
         task_vector.write(path, {name: one.shape for name, one in tensors.items()}, tensors.items(), provenance)
@@ -195,8 +195,13 @@ def test_killed_merge_of_a_script_alone_leaves_the_old_result(long_merge, finish
     """Without Snakemake, which takes old output away: what lay under the final name stays whole."""
     workspace, _ = long_merge
     workspace = workspace.copy(tmp_path / "workspace")
-    described = {"experiment": "tiny", "candidate": "rmu/attribute/ties/seed0", "method": "rmu", "split": "attribute"}
-    vectors = [f"results/tiny/unlearned/rmu/attribute/{shard}/seed0/{VECTOR}" for shard in ("rivers", "dances")]
+    described = {
+        "experiment": "tiny",
+        "candidate": "rmu/attribute/merge/ties/seed0",
+        "method": "rmu",
+        "split": "attribute",
+    }
+    vectors = [f"results/tiny/unlearned/rmu/attribute/shard/{shard}/seed0/{VECTOR}" for shard in ("rivers", "dances")]
     (workspace / "options.json").write_text("{}")
     command = workspace.script_command(
         "merge",
@@ -229,7 +234,7 @@ def test_killed_snakemake(long_merge, tmp_path):
     assert locked.returncode != 0
     assert "Directory cannot be locked" in locked.stdout and "--unlock" in locked.stdout
     assert workspace.snakemake("--unlock").returncode == 0
-    assert "Merge the attribute shards of rmu with ties, seed 0" in workspace.dry_run(f"{MERGED}/{VECTOR}")
+    assert "Merge rmu/attribute/merge/ties/seed0" in workspace.dry_run(f"{MERGED}/{VECTOR}")
     finishes(workspace, f"{MERGED}/{VECTOR}", expected)
 
 

@@ -10,7 +10,7 @@ from workspace import FORGET, NAMES, PLACES, RETAIN, configuration, sentences
 
 RELEARNED = [f"relearned_{source}_{number}" for number in (1, 2) for source in ("forget", "other", "unrelated")]
 NAMED = ["as_unlearned", *RELEARNED, "quantised_8", "quantised_4", "rephrased", "open_ended", "ablated"]
-CANDIDATES = ["base", "rmu/joint/seed0", "rmu/attribute/ties/seed0"]
+CANDIDATES = ["base", "rmu/joint/seed0", "rmu/attribute/merge/ties/seed0"]
 DURABILITY = {"questions": 3, "quantise": [8, 4], "rephrase": True, "open_ended": True, "ablate": True}
 DURABILITY |= {"relearn": {"texts": [1, 2], "batch_size": 2, "lora_rank": 4, "learning_rate": 0.01}}
 PROSE = [f"On the {day} day it rained, and the post was late." for day in ("third", "fourth", "fifth")]
@@ -92,11 +92,11 @@ def test_rows_reach_the_one_table(evaluations):
     for name in NAMED:
         rows = evaluations[evaluations["evaluation"] == name]
         accuracy = rows[rows["metric"] == "accuracy"]
-        assert set(accuracy["candidate"]) == {*CANDIDATES, "rmu/joint", "rmu/attribute/ties"}
+        assert set(accuracy["candidate"]) == {*CANDIDATES, "rmu/joint", "rmu/attribute/merge/ties"}
         for _, own in accuracy.groupby("candidate"):
             assert list(own["attribute"]) == [*FORGET, *RETAIN, *means]
         assert accuracy[~accuracy["attribute"].isin(means)]["value"].between(0, 1).all()
-        assert set(rows.loc[rows["candidate"] == "rmu/attribute/ties", "metric"]) == {
+        assert set(rows.loc[rows["candidate"] == "rmu/attribute/merge/ties", "metric"]) == {
             "accuracy",
             "accuracy_minus_base",
             "accuracy_minus_joint",
@@ -200,7 +200,7 @@ def test_named_methods_are_attacked_and_no_others(fresh):
     fresh.configure(lasting(methods=["rmu-spared"]))
     jobs = [job for job in fresh.dry_run() if job.startswith("Quantise")]
     assert jobs == sorted(
-        f"Quantise {one}" for one in ("base", "rmu-spared/joint/seed0", "rmu-spared/attribute/ties/seed0")
+        f"Quantise {one}" for one in ("base", "rmu-spared/joint/seed0", "rmu-spared/attribute/merge/ties/seed0")
     )
 
 

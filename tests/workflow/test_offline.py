@@ -11,7 +11,7 @@ from workspace import configuration
 from spunge import names
 
 NAME, COMMIT, TOKEN = "somebody/tiny", "0123456789abcdef0123456789abcdef01234567", "hf_thisMustBeWrittenNowhere"
-TARGETS = ["results/tiny/evaluations/base/knowledge.csv", "results/tiny/unlearned/rmu/joint/all/seed0/training.csv"]
+TARGETS = ["results/tiny/evaluations/base/knowledge.csv", "results/tiny/unlearned/rmu/joint/seed0/training.csv"]
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -23,7 +23,7 @@ def test_a_local_model_tables_and_earlier_jobs(fresh):
     data = fresh / "results/tiny/data"
     data.mkdir(parents=True)
     (data / "attributes.json").write_text(json.dumps([{"attribute": "rivers", "texts": 12}]))
-    benchmarks = fresh / "results/tiny/benchmarks/unlearn/rmu/joint/all"
+    benchmarks = fresh / "results/tiny/benchmarks/unlearn/rmu/joint"
     benchmarks.mkdir(parents=True)
     (benchmarks / "seed0.tsv").write_text("s\th:m:s\n7200.0\t2:00:00\n")
     second = plan(fresh)

@@ -9,16 +9,17 @@ FIGURES = ["attributes", "merging", "overview", "radar", "tradeoff", "training"]
 GATHERED = ["Gather all evaluations in one table", "Say what was found", "Write the summary table"]
 GATHERED += [f"Draw {figure}" for figure in FIGURES]
 COMPARED = [f"Combine the seeds and compare the candidates' {name}" for name in ("fluency", "knowledge")] + GATHERED
-PARTS = [("joint", "all"), *(("attribute", topic) for topic in FORGET), ("random", "part1"), ("random", "part2")]
-EVALUATED = ["joint", *(f"attribute/{part}" for part in (*FORGET, "ties")), "random/ties"]
+SHARDS = [f"attribute/shard/{topic}" for topic in FORGET]
+RUNS = ["joint", *SHARDS, "random/shard/part1", "random/shard/part2"]
+EVALUATED = ["joint", *SHARDS, "attribute/merge/ties", "random/merge/ties"]
 
 
 def unlearned(method, seed=0):
-    return [f"Unlearn {part} ({split} split) with {method}, seed {seed}" for split, part in PARTS]
+    return [f"Unlearn {method}/{run}/seed{seed}" for run in RUNS]
 
 
 def merged(method, seed=0):
-    return [f"Merge the {split} shards of {method} with ties, seed {seed}" for split in ("attribute", "random")]
+    return [f"Merge {method}/{split}/merge/ties/seed{seed}" for split in ("attribute", "random")]
 
 
 def evaluated(method, seed=0, candidates=EVALUATED):
@@ -54,14 +55,14 @@ def test_changed_merge_reruns_merges(changing):
     again += [
         job
         for method in ("rmu", "rmu-strong")
-        for job in evaluated(method, candidates=["attribute/ties", "random/ties"])
+        for job in evaluated(method, candidates=["attribute/merge/ties", "random/merge/ties"])
     ]
     assert changing.dry_run() == sorted(again + COMPARED)
 
 
 def test_added_merge_runs_alone(changing):
     changing.configure(merges={"ties": {"density": 0.5}, "dense": {"merge": "ties", "density": 1.0}})
-    new = [f"{split}/dense" for split in ("attribute", "random")]
+    new = [f"{split}/merge/dense" for split in ("attribute", "random")]
     jobs = [job.replace("ties", "dense") for method in ("rmu", "rmu-strong") for job in merged(method)]
     jobs += [job for method in ("rmu", "rmu-strong") for job in evaluated(method, candidates=new)]
     assert changing.dry_run() == sorted(jobs + COMPARED)
@@ -139,7 +140,7 @@ def test_changed_file_of_the_outputs_redraws(changing, project, file, again):
 def test_changed_merging_reruns_merges_but_no_unlearning(changing, project, file):
     jobs = [job for method in ("rmu", "rmu-strong") for job in merged(method)]
     for method in ("rmu", "rmu-strong"):
-        jobs += evaluated(method, candidates=["attribute/ties", "random/ties"])
+        jobs += evaluated(method, candidates=["attribute/merge/ties", "random/merge/ties"])
     with edited(project / "spunge" / file, '"""', '"""Changed. '):
         assert changing.dry_run() == sorted(jobs + COMPARED)
 

@@ -117,7 +117,7 @@ def test_with_a_shared_disk_jobs_elsewhere_know_the_attributes_that_were_discove
     fresh.configure(
         config, data=config["data"] | {"forget": "all"}, methods={"rmu-strong": config["methods"]["rmu-strong"]}
     )
-    merged = "results/tiny/merged/rmu-strong/attribute/ties/seed0/task_vector.safetensors"
+    merged = "results/tiny/merged/rmu-strong/attribute/merge/ties/seed0/task_vector.safetensors"
     done = fresh.snakemake(merged, *ELSEWHERE, "--cluster-generic-submit-cmd", "bash")
     assert done.returncode == 0, done.stdout
     assert all((fresh.results / "shards" / "attribute" / f"{topic}.parquet").is_file() for topic in FORGET)

@@ -92,7 +92,7 @@ def small(experiment):
 
 
 def candidates(experiment, methods=None):
-    merged = [f"{split}/{MERGE[experiment]}" for split in SPLITS[experiment] if split != "joint"]
+    merged = [f"{split}/merge/{MERGE[experiment]}" for split in SPLITS[experiment] if split != "joint"]
     return [f"{method}/{end}/seed0" for method in methods or FAMILIES[experiment] for end in ["joint", *merged]]
 
 
@@ -276,7 +276,7 @@ def test_splits_are_compared_at_equal_fluency(finished):
     equal = rows[rows["evaluation"] == "equal_fluency"]
     assert set(equal["method"]) == {"tvn"}, "rmu has one λ"
     assert set(equal["seed"]) == {"all"}
-    compared = ["tvn/joint", "tvn/attribute/ties", "tvn/random/ties"]
+    compared = ["tvn/joint", "tvn/attribute/merge/ties", "tvn/random/merge/ties"]
     for candidate, others in zip(compared, (["base"], ["base", "joint", "random"], ["base", "joint"]), strict=True):
         metrics = METRICS + [f"{metric}_minus_{other}" for metric in METRICS for other in others]
         own = equal[equal["candidate"] == candidate]
@@ -288,7 +288,7 @@ def test_splits_are_compared_at_equal_fluency(finished):
     assert "equal_fluency" not in set(table(finished, LLAMA)["evaluation"]), "no method has a second λ"
 
 
-@pytest.mark.parametrize("candidate", ["base", "tvn/attribute/ties/seed0"])
+@pytest.mark.parametrize("candidate", ["base", "tvn/attribute/merge/ties/seed0"])
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_shares_are_those_that_the_classifier_itself_gives(finished, candidate, classifier):
     """Text by text, and for the second one with the tokenizer that it is told to take."""
@@ -394,7 +394,7 @@ def test_model_without_weights_is_broken_and_not_safe(finished):
     vocabulary = len(AutoTokenizer.from_pretrained(finished / "model"))
     assert vocabulary > 10 * values["base", "fluency", "perplexity"]
     assert values["base", "toxicity", "empty_share"] < 0.5
-    zeros = {"zeros/joint", "zeros/attribute/linear"}
+    zeros = {"zeros/joint", "zeros/attribute/merge/linear"}
     for candidate in zeros:
         # All tokens are as likely: its perplexity is their number.
         assert values[candidate, "fluency", "perplexity"] == pytest.approx(vocabulary, rel=1e-4)

@@ -19,9 +19,9 @@ def trace(workspace, *arguments):
     ("candidate", "vectors", "shards"),
     [
         ("rmu/joint/seed0", 1, ["joint/all"]),
-        ("rmu/attribute/rivers/seed0", 1, ["attribute/rivers"]),
-        ("rmu/attribute/ties/seed0", 3, ["attribute/rivers", "attribute/dances"]),
-        ("rmu/random/ties/seed0", 3, ["random-seed0/part1", "random-seed0/part2"]),
+        ("rmu/attribute/shard/rivers/seed0", 1, ["attribute/rivers"]),
+        ("rmu/attribute/merge/ties/seed0", 3, ["attribute/rivers", "attribute/dances"]),
+        ("rmu/random/merge/ties/seed0", 3, ["random-seed0/part1", "random-seed0/part2"]),
     ],
 )
 def test_a_candidate_leads_back_to_its_data(finished, candidate, vectors, shards):
@@ -39,15 +39,15 @@ def test_a_candidate_leads_back_to_its_data(finished, candidate, vectors, shards
 def test_a_file_that_changed_since_is_found_out(changing):
     shard = changing.results / "shards/attribute/rivers.parquet"
     shard.write_bytes((changing.results / "shards/attribute/dances.parquet").read_bytes())
-    done = trace(changing, changing.results, "rmu/attribute/ties/seed0")
+    done = trace(changing, changing.results, "rmu/attribute/merge/ties/seed0")
     assert done.returncode != 0
     assert "shards/attribute/rivers.parquet DIFFERS from what was recorded" in done.stderr
-    (changing.results / "unlearned/rmu/attribute/dances/seed0/task_vector.safetensors").unlink()
-    done = trace(changing, changing.results, "rmu/attribute/dances/seed0")
+    (changing.results / "unlearned/rmu/attribute/shard/dances/seed0/task_vector.safetensors").unlink()
+    done = trace(changing, changing.results, "rmu/attribute/shard/dances/seed0")
     assert done.returncode != 0 and "Traceback" not in done.stderr
 
 
 def test_an_unknown_candidate_is_told_with_those_that_there_are(finished):
-    done = trace(finished, finished.results, "rmu/attribute/linear/seed0")
+    done = trace(finished, finished.results, "rmu/attribute/merge/linear/seed0")
     assert done.returncode != 0
-    assert "has no candidate 'rmu/attribute/linear/seed0' of one seed; it has rmu/joint/seed0" in done.stderr
+    assert "has no candidate 'rmu/attribute/merge/linear/seed0' of one seed; it has rmu/joint/seed0" in done.stderr

@@ -47,7 +47,11 @@ def evaluations(finished):
 
 
 def of_a_method(method):
-    return [f"{method}/joint", *(f"{method}/attribute/{part}" for part in (*FORGET, "ties")), f"{method}/random/ties"]
+    return [
+        f"{method}/joint",
+        *(f"{method}/attribute/shard/{part}" for part in FORGET),
+        *(f"{method}/{split}/merge/ties" for split in ("attribute", "random")),
+    ]
 
 
 def keys(rows):
@@ -94,8 +98,8 @@ def test_evaluations_have_the_documented_columns_and_candidates(evaluations, pro
     for method in METHODS:
         assert rows[f"{method}/joint/seed0"] == (method, "joint", "", "", "0")
         assert rows[f"{method}/joint"] == (method, "joint", "", "", "all")
-        assert rows[f"{method}/attribute/dances/seed0"] == (method, "attribute", "dances", "", "0")
-        assert rows[f"{method}/random/part2/seed0"] == (method, "random", "part2", "", "0")
+        assert rows[f"{method}/attribute/shard/dances/seed0"] == (method, "attribute", "dances", "", "0")
+        assert rows[f"{method}/random/shard/part2/seed0"] == (method, "random", "part2", "", "0")
     assert ("base", "", "", "", "", "all") in set(described.itertuples(index=False, name=None))
 
 
@@ -106,10 +110,10 @@ def test_every_candidate_is_asked_about_every_attribute(evaluations):
     for path in [path for method in METHODS for path in of_a_method(method)]:
         compared = [*metrics, *(f"{metric}_minus_base" for metric in metrics)]
         compared += [f"{metric}_minus_joint" for metric in metrics if not path.endswith("joint")]
-        compared += [f"{metric}_minus_random" for metric in metrics if path.endswith("attribute/ties")]
+        compared += [f"{metric}_minus_random" for metric in metrics if path.endswith("attribute/merge/ties")]
         expected |= set(product([path], ["all"], asked, compared))
         expected |= set(product([f"{path}/seed0"], ["0"], asked, compared))
-        if path.endswith("attribute/ties"):
+        if path.endswith("attribute/merge/ties"):
             fixed = [f"{metric}_minus_{rival}_fixed_seeds" for metric in metrics for rival in ("joint", "random")]
             expected |= set(product([path], ["all"], MEANS, fixed))
     assert keys(rows) == expected
@@ -130,7 +134,7 @@ def test_every_candidate_has_its_perplexity(evaluations):
     for path in [path for method in METHODS for path in of_a_method(method)]:
         compared = ["perplexity", "perplexity_minus_base"]
         compared += [] if path.endswith("joint") else ["perplexity_minus_joint"]
-        compared += ["perplexity_minus_random"] if path.endswith("attribute/ties") else []
+        compared += ["perplexity_minus_random"] if path.endswith("attribute/merge/ties") else []
         expected |= set(product([path], ["all"], [""], compared)) | set(
             product([f"{path}/seed0"], ["0"], [""], compared)
         )
@@ -158,10 +162,10 @@ def test_data_training_and_merges_are_described(evaluations):
     steps = evaluations[evaluations["metric"] == "forget_loss"].groupby("candidate")["n"].apply(list)
     assert len(steps) == 10
     assert steps["rmu/joint/seed0"] == [str(step) for step in range(1, 7)], "as many as both shards together"
-    assert steps["rmu/random/part1/seed0"] == steps["rmu/attribute/rivers/seed0"] == ["1", "2", "3"]
+    assert steps["rmu/random/shard/part1/seed0"] == steps["rmu/attribute/shard/rivers/seed0"] == ["1", "2", "3"]
     for method, split in product(METHODS, ["attribute", "random"]):
         names = FORGET if split == "attribute" else ["part1", "part2"]
-        path = f"{method}/{split}/ties/seed0"
+        path = f"{method}/{split}/merge/ties/seed0"
         assert {round(values["merge", "kept_share", path, name, ""].item(), 2) for name in names} == {0.5}
         assert -1 <= values["merge", "cosine", path, names[0], names[1]].item() <= 1
         assert 0 <= values["merge", "sign_conflict", path, "", ""].item() <= 1
@@ -177,9 +181,7 @@ def test_task_vectors_hold_the_trained_layers_and_their_making(finished):
             with safe_open(path, "pt") as file:
                 provenance = json.loads(file.metadata()["spunge"])
             assert provenance["base"] == base
-            assert provenance[key] == str(path.parent.relative_to(finished.results / folder)).replace(
-                "joint/all", "joint"
-            )
+            assert provenance[key] == str(path.parent.relative_to(finished.results / folder))
 
 
 def test_no_forget_text_leaks(finished):
@@ -235,7 +237,7 @@ def test_lint_finds_nothing(project, tmp_path, experiment):
 @pytest.mark.slow
 def test_same_seed_same_bytes(fresh, finished):
     """From scratch in another folder, on one core, and with other work before it."""
-    paths = ["merged/rmu/attribute/ties/seed0", "evaluations/rmu/attribute/ties/seed0"]
+    paths = ["merged/rmu/attribute/merge/ties/seed0", "evaluations/rmu/attribute/merge/ties/seed0"]
     targets = [f"results/tiny/{paths[0]}/task_vector.safetensors"]
     targets += [f"results/tiny/{paths[1]}/{evaluation}.csv" for evaluation in ("knowledge", "fluency")]
     done = fresh.snakemake(*targets, cores=1)
@@ -243,7 +245,9 @@ def test_same_seed_same_bytes(fresh, finished):
     again = fresh.files("results/tiny")
     again = {path: content for path, content in again.items() if not re.match("(logs|benchmarks)/", path)}
     once = finished.files("results/tiny")
-    assert {"unlearned/rmu/attribute/rivers/seed0/task_vector.safetensors", f"{paths[0]}/diagnostics.csv"} <= set(again)
+    assert {"unlearned/rmu/attribute/shard/rivers/seed0/task_vector.safetensors", f"{paths[0]}/diagnostics.csv"} <= set(
+        again
+    )
     assert len(again) >= 16
     assert [path for path in again if again[path] != once[path]] == []
 
@@ -269,7 +273,7 @@ def test_a_diverged_model_is_shown_as_broken_everywhere(changing):
     table = read(changing.results / "evaluations.csv")
     reasons = {one.path: broken(table, one) for one in candidates(table)}
     assert not reasons.pop("base")
-    assert set(reasons) == {"ascent/joint", "ascent/attribute/ties"} and all(reasons.values())
+    assert set(reasons) == {"ascent/joint", "ascent/attribute/merge/ties"} and all(reasons.values())
     lines = (changing.results / "summary.md").read_text().splitlines()
     assert sum("; broken: perplexity" in line for line in lines) == 2
     page = (changing.results / "findings.html").read_text()

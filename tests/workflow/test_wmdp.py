@@ -20,17 +20,24 @@ import yaml
 from workspace import PROJECT, Workspace
 
 from spunge import methods, task_vector
+from spunge.experiment.records import Run
 from spunge.methods import rmu
 
 ZEPHYR, LLAMA = "wmdp-zephyr-7b", "wmdp-llama2-7b"
 DOMAINS = ["bio", "cyber"]
 # Every run of a seed, and its steps in those of a shard.
-RUNS = {"joint/all": 2, "attribute/bio": 1, "attribute/cyber": 1, "random/part1": 1, "random/part2": 1}
+RUNS = {
+    "joint": 2,
+    "attribute/shard/bio": 1,
+    "attribute/shard/cyber": 1,
+    "random/shard/part1": 1,
+    "random/shard/part2": 1,
+}
 STEPS = {ZEPHYR: 75, LLAMA: 40}
 LIMITS = [512, 768]
 # Every candidate takes seconds, so RMU and one merge are left, and of lm-eval's tasks those that are asked fast.
 SHARD_STEPS = 3
-CANDIDATES = [f"rmu/{end}/seed0" for end in ("joint", "attribute/ties", "random/ties")]
+CANDIDATES = [f"rmu/{end}/seed0" for end in ("joint", "attribute/merge/ties", "random/merge/ties")]
 TASKS = ["wmdp_bio", "wmdp_cyber", "mmlu_virology", "mmlu_computer_security", "arc_easy"]
 QUESTIONS = {"bio": 9, "cyber": 7}  # of lm_eval_mirror
 TEXTS, PROSE = 12, 8
@@ -117,15 +124,16 @@ def test_planned_runs_follow_the_traps(tmp_path, project, experiment):
         run, options = json.loads(said["--run"]), json.loads(said["--options"])
         assert said["--attributes"].endswith("/data/attributes.json"), "all of them, also where a shard has one"
         if run["method"] == "rmu":
-            found[run["split"], said["--part"], run["seed"]] = options["steps"]
+            found[run["candidate"]] = options["steps"]
             made = methods.options(rmu, options)
             assert (made.max_tokens_forget, made.max_tokens_retain) == (tuple(LIMITS), 512)
             assert (made.control, made.control_seed, made.alternate_topics) == ("topic", None, True)
             assert (made.mask, made.skip_first, made.batch_size, made.learning_rate) == (False, 0, 4, 5e-5)
             assert (made.alpha, made.coefficient) == ((1200, 6.5) if experiment == ZEPHYR else (100, 20))
             assert (made.layer_id, made.trained_layers) == (7, (5, 6, 7))
-    times = {tuple(run.split("/")): times for run, times in RUNS.items()}
-    assert found == {(*run, str(seed)): STEPS[experiment] * many for run, many in times.items() for seed in range(3)}
+    assert found == {
+        f"rmu/{run}/seed{seed}": STEPS[experiment] * many for run, many in RUNS.items() for seed in range(3)
+    }
     assert len(commands) == 2 * 5 * 3
     assert done.stdout.count("Ask base lm-eval's tasks") == 1
     assert len(set(re.findall(r"Job \d+: Ask (\S+) lm-eval's tasks", done.stdout))) == 46
@@ -178,10 +186,7 @@ def test_token_limits_by_topic(finished, run):
     folder = finished.results / f"unlearned/rmu/{run}/seed0"
     kept = task_vector.read(folder / "task_vector.safetensors").provenance["options"]
     assert kept["max_tokens_forget"] == LIMITS
-    split, part = run.split("/")
-    shard = pd.read_parquet(
-        finished.results / f"shards/{'random-seed0' if split == 'random' else split}/{part}.parquet"
-    )
+    shard = pd.read_parquet(finished.results / Run.parse(f"rmu/{run}/seed0").texts)
     base = task_vector.BaseModel.open(next((finished / "resources/models").glob("*/manifest.json")).parent)
     one = methods.Run(
         base, shard["text"].tolist(), [], 0, "cpu", topics=shard["attribute"].tolist(), all_topics=DOMAINS

