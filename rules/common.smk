@@ -72,7 +72,6 @@ EVALUATIONS = f"{RESULTS}/evaluations.csv"
 
 wildcard_constraints:
     partition=r"joint|attribute(?:-\d+)?|random(?:-\d+)?-seed\d+",
-    part="[A-Za-z0-9_-]+",
     method="|".join(GRID.trained),
     run=GRID.patterns["run"],
     merge=GRID.patterns["merge"],

@@ -133,7 +133,12 @@ rule data_rows:
     input:
         script=source_file(SCRIPTS / "describe_data.py"),
         library=library(
-            "experiment/records", "splits", "datasets/tables", "evaluation/statistics", "evaluation/description"
+            "experiment/records",
+            "names",
+            "splits",
+            "datasets/tables",
+            "evaluation/statistics",
+            "evaluation/description",
         ),
         attributes=ATTRIBUTES,
         forget=FORGET,
@@ -164,33 +169,30 @@ rule data_rows:
         )
 
 
+# All shards of a split in one job: to start Python takes longer than to cut one.
 rule shard:
     input:
         script=source_file(SCRIPTS / "split.py"),
-        library=library("splits", "splitting", "datasets/tables"),
+        library=library("names", "splits", "splitting", "datasets/tables", "experiment/records"),
         forget=FORGET,
         attributes=ATTRIBUTES,
     output:
-        f"{RESULTS}/shards/{{partition}}/{{part}}.parquet",
+        directory(f"{RESULTS}/shards/{{partition}}"),
     log:
-        f"{LOGS}/shard/{{partition}}/{{part}}.log",
+        f"{LOGS}/shard/{{partition}}.log",
     benchmark:
-        f"{BENCHMARKS}/shard/{{partition}}/{{part}}.tsv"
+        f"{BENCHMARKS}/shard/{{partition}}.tsv"
     conda:
         ENVS / "data.yaml"
     resources:
         mem_mb=growing(2000),
         runtime=growing(10),
     params:
-        split=lambda wildcards: JOBS.shard_of_partition(wildcards)["split"],
-        part=lambda wildcards: JOBS.shard_of_partition(wildcards)["part"],
-        seed=lambda wildcards: JOBS.shard_of_partition(wildcards)["seed"],
         minimum_texts=config["data"]["minimum_texts"],
     message:
-        "Cut shard {wildcards.part} of the {wildcards.partition} split"
+        "Cut the shards of the {wildcards.partition} split"
     shell:
         python(
-            "--forget {input.forget:q} --attributes {input.attributes:q} --split {params.split}"
-            " --part={params.part:q} --seed {params.seed} --minimum-texts {params.minimum_texts}"
-            " --output {output:q}"
+            "--forget {input.forget:q} --attributes {input.attributes:q} --partition {wildcards.partition}"
+            " --minimum-texts {params.minimum_texts} --output {output:q}"
         )

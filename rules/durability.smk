@@ -9,7 +9,12 @@ rule draw_durability:
     input:
         script=source_file(SCRIPTS / "draw_durability.py"),
         library=library(
-            "experiment/records", "splits", "evaluation/durability", "evaluation/statistics", "datasets/tables"
+            "experiment/records",
+            "names",
+            "splits",
+            "evaluation/durability",
+            "evaluation/statistics",
+            "datasets/tables",
         ),
         forget=FORGET,
         retain=RETAIN,
@@ -52,7 +57,9 @@ rule draw_durability:
 rule as_unlearned:
     input:
         script=source_file(SCRIPTS / "as_unlearned.py"),
-        library=library("experiment/records", "splits", "evaluation/jobs", "evaluation/statistics", "datasets/tables"),
+        library=library(
+            "experiment/records", "names", "splits", "evaluation/jobs", "evaluation/statistics", "datasets/tables"
+        ),
         questions=f"{DRAWN}/questions.parquet",
         knowledge=f"{ATTACKED}/knowledge.parquet",
         attributes=ATTRIBUTES,
@@ -86,6 +93,7 @@ rule relearn:
         script=source_file(SCRIPTS / "relearn.py"),
         library=library(
             "experiment/records",
+            "names",
             "splits",
             "models",
             "task_vector",
@@ -151,6 +159,7 @@ rule quantise:
         script=source_file(SCRIPTS / "quantise.py"),
         library=library(
             "experiment/records",
+            "names",
             "splits",
             "models",
             "task_vector",
@@ -208,6 +217,7 @@ rule rephrase:
         script=source_file(SCRIPTS / "rephrase.py"),
         library=library(
             "experiment/records",
+            "names",
             "splits",
             "models",
             "task_vector",
@@ -267,6 +277,7 @@ rule base_states:
         script=source_file(SCRIPTS / "base_states.py"),
         library=library(
             "experiment/records",
+            "names",
             "splits",
             "models",
             "task_vector",
@@ -307,6 +318,7 @@ rule ablate:
         script=source_file(SCRIPTS / "ablate.py"),
         library=library(
             "experiment/records",
+            "names",
             "splits",
             "models",
             "task_vector",

@@ -16,6 +16,7 @@ rule evaluate:
         script=source_file(SCRIPTS / "evaluate.py"),
         library=library(
             "experiment/records",
+            "names",
             "splits",
             "models",
             "task_vector",
@@ -126,6 +127,7 @@ rule score_toxicity:
         script=source_file(SCRIPTS / "score_toxicity.py"),
         library=library(
             "experiment/records",
+            "names",
             "splits",
             "models",
             "task_vector",
@@ -180,6 +182,7 @@ rule benchmarks:
         script=source_file(SCRIPTS / "run_benchmarks.py"),
         library=library(
             "experiment/records",
+            "names",
             "splits",
             "models",
             "task_vector",
@@ -233,7 +236,7 @@ rule benchmarks:
 rule compare:
     input:
         script=source_file(SCRIPTS / "compare.py"),
-        library=library("experiment/records", "splits", "evaluation/statistics"),
+        library=library("experiment/records", "names", "splits", "evaluation/statistics"),
         scores=JOBS.scores,
         attributes=ATTRIBUTES,
     output:
@@ -261,7 +264,7 @@ rule compare:
 rule equal_fluency:
     input:
         script=source_file(SCRIPTS / "equal_fluency.py"),
-        library=library("experiment/records", "splits", "evaluation/statistics", "evaluation/equal_fluency"),
+        library=library("experiment/records", "names", "splits", "evaluation/statistics", "evaluation/equal_fluency"),
         toxicity=lambda wildcards: JOBS.scores_of("toxicity"),
         fluency=lambda wildcards: JOBS.scores_of("fluency"),
         attributes=ATTRIBUTES,

@@ -76,6 +76,7 @@ rule findings:
         script=source_file(SCRIPTS / "findings.py"),
         library=library(
             "experiment/records",
+            "names",
             "evaluations",
             "splits",
             "scales",

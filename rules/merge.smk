@@ -3,6 +3,7 @@ rule merge:
         script=source_file(SCRIPTS / "merge.py"),
         library=library(
             "experiment/records",
+            "names",
             "task_vector",
             "safetensors_stream",
             "options",

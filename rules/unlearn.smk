@@ -49,6 +49,7 @@ rule unlearn:
         script=source_file(SCRIPTS / "unlearn.py"),
         library=library(
             "experiment/records",
+            "names",
             "splits",
             "models",
             "task_vector",
@@ -65,7 +66,7 @@ rule unlearn:
         ),
         method=JOBS.method_file,
         base=JOBS.model,
-        shard=JOBS.shard,
+        shards=JOBS.partition,
         retain=RETAIN,
         states=JOBS.states if GRID.sets("keep_states") else [],
         like=JOBS.like if GRID.sets("like") else [],
@@ -97,7 +98,7 @@ rule unlearn:
     shell:
         on_gpus(
             "--method={input.method:q} --options {params.options:q} --run {params.run:q} --base {input.base:q}"
-            " --forget {input.shard:q} --retain {input.retain:q} --states {input.states:q} --part {params.part}"
+            " --forget {input.shards:q}/{params.part}.parquet --retain {input.retain:q} --states {input.states:q} --part {params.part}"
             " --attributes {input.attributes:q} --like {input.like:q} --unfinished {params.unfinished:q}"
             " --save-every $SPUNGE_SAVE_EVERY --task-vector {output.task_vector:q} --training {output.training:q}",
             program="{params.launcher}",

@@ -34,6 +34,17 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a new folder beside `path`; on success it takes the place of `path`, on any error it is removed."""
+    path = Path(path)
+    with scratch_folder(path.with_name(f".{path.name}.partial")) as temporary:
+        temporary.mkdir(parents=True)
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+
+
+@contextmanager
 def scratch_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a path where a folder may be made, which is removed afterwards; what a killed run left goes before."""
     path = Path(path)

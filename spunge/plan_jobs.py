@@ -92,8 +92,7 @@ def _preparation(jobs: Jobs) -> list[dict]:
 def _training(jobs: Jobs, grid: Grid, known: bool) -> list[dict]:
     """Return the jobs that make shards, frozen states, task vectors and merges."""
     kind, runs = partial(_kind, f"{jobs.results}/benchmarks"), grid.runs()
-    shards = {(run.partition, run.shard) for run in runs if known or run.split == "joint"}
-    found = [kind("shard", len(shards), "shard", ["**/*"], more=not known)]
+    found = [kind("shard", len({run.partition for run in runs}), "shard", ["*"])]
     kept = [method for method in grid.trained if grid.methods[method].get("keep_states")]
     found += [kind("states", 1, f"states {method}", [method], 1, method=method) for method in kept]
     alike: dict[tuple, list[Run]] = {}

@@ -10,9 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from spunge import configuration, names, splits
+from spunge import configuration, splits
 from spunge.experiment.records import (
     ALL_SEEDS,
     AS_TRAINED,
@@ -24,6 +23,8 @@ from spunge.experiment.records import (
     Evaluation,
     Merge,
     Run,
+    Shard,
+    shards,
 )
 
 METHODS = Path(__file__).parents[1] / "methods"
@@ -31,13 +32,6 @@ TOXICITY = ("toxicity", "toxicity_neutral")
 # Evaluations in jobs of their own: toxicity is scored from what a model wrote, benchmarks take hours.
 APART = ("toxicity", "benchmarks", "durability")
 SCALED_BY_SHARD = ("steps", "warmup_steps")
-
-
-class Shard(NamedTuple):
-    """A shard of a split: what the data call it, and the attributes whose texts it has (random: whose number)."""
-
-    label: str
-    attributes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -63,14 +57,6 @@ class Exposure:
             return dict.fromkeys(there, self.steps * self.texts_a_step / sum(there.values()))
         turns = {one: len(range(place, self.steps, len(there))) for place, one in enumerate(there)}
         return {attribute: turns[attribute] * self.texts_a_step / number for attribute, number in there.items()}
-
-
-# Every job asks, and the answer is as long as there are shards: hundreds of shards would cost their square.
-@functools.cache
-def _shards(attributes: tuple[str, ...], split: str) -> dict[str, Shard]:
-    made = splits.parts(attributes, split)
-    slugs = names.slugs(made) if split == "attribute" else {part: part for part in made}
-    return {slugs[part]: Shard(part, tuple(of)) for part, of in made.items()}
 
 
 _defaults = functools.cache(configuration.option_defaults)
@@ -142,7 +128,7 @@ class Grid:
 
     def shards(self, split: str) -> dict[str, Shard]:
         """Return the shards of a split by their names in paths."""
-        return _shards(self.attributes, split)
+        return shards(self.attributes, split)
 
     def splits_of(self, method: str) -> list[str]:
         """Return the splits that a method is run on: the experiment's, and the same with its own numbers of shards."""

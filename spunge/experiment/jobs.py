@@ -70,11 +70,6 @@ class Jobs:
         folders = filter(None, (self.models[wildcards.model][key] for key in ("source", "tokenizer")))
         return self._local([path for folder in folders for path in files.of_model(Path(folder).expanduser())])
 
-    def shard_of_partition(self, wildcards: SimpleNamespace) -> dict[str, object]:
-        """Return split, part and seed of a shard, as the data name them."""
-        split, _, seed = wildcards.partition.partition("-seed")
-        return {"split": split, "part": self.grid.shards(split)[wildcards.part].label, "seed": int(seed or 0)}
-
     # Unlearning
 
     def method(self, wildcards: SimpleNamespace) -> str:
@@ -84,9 +79,9 @@ class Jobs:
     def _section(self, wildcards: SimpleNamespace) -> dict:
         return self.grid.methods[self.method(wildcards)]
 
-    def shard(self, wildcards: SimpleNamespace) -> str:
-        """Return the shard that a run forgets."""
-        return f"{self.results}/{Run.parse(wildcards.run).texts}"
+    def partition(self, wildcards: SimpleNamespace) -> str:
+        """Return the folder with the shards of a split, of which a run forgets one."""
+        return f"{self.results}/{Path(Run.parse(wildcards.run).texts).parent}"
 
     def shard_name(self, wildcards: SimpleNamespace) -> str:
         """Return the name in paths of the shard that a run forgets."""

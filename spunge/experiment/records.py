@@ -7,10 +7,12 @@
 - `rmu/attribute/merge/ties`: a candidate with its seeds taken together.
 """
 
+import functools
 import re
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from spunge import splits
+from spunge import names, splits
 from spunge.errors import InputError
 
 ALL_SEEDS = "all"
@@ -38,6 +40,22 @@ def _read(path: str, what: str, *kinds: str, seeds_together: bool = False) -> di
         raise InputError(f"{path!r} is no path of {what}, such as {' or '.join(EXAMPLES[kind] for kind in kinds)}")
     parts = {key: value or "" for key, value in found.groupdict().items()}
     return parts | {"split": parts["split"] or "joint", "kind": parts["kind"] or "joint"}
+
+
+class Shard(NamedTuple):
+    """A shard of a split: what the data call it, and the attributes whose texts it has (random: whose number)."""
+
+    label: str
+    attributes: tuple[str, ...]
+
+
+# Every job asks, and the answer is as long as there are shards: hundreds of shards would cost their square.
+@functools.cache
+def shards(attributes: tuple[str, ...], split: str) -> dict[str, Shard]:
+    """Return the shards of a split of these attributes by their names in paths."""
+    made = splits.parts(attributes, split)
+    slugs = names.slugs(made) if split == "attribute" else {part: part for part in made}
+    return {slugs[part]: Shard(part, tuple(of)) for part, of in made.items()}
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def test_shard_below_the_minimum(fresh):
     config = configuration()
     config["data"]["minimum_texts"] = 13
     fresh.configure(config)
-    told = sentence(fresh.snakemake("results/tiny/shards/attribute/rivers.parquet"))
+    told = sentence(fresh.snakemake("results/tiny/shards/attribute"))
     assert told == "error: shard 'rivers' has 12 texts, the minimum is 13; add texts or lower minimum_texts"
     assert fresh.files("results", "*.parquet") == {}
 
@@ -171,7 +171,7 @@ def test_truncated_weights(fresh):
     )
     assert set(fresh.files("resources")) == {"logs/model/model.log"}
     weights.write_bytes(whole)
-    targets = ["resources/models/model", "results/tiny/shards/attribute/rivers.parquet"]
+    targets = ["resources/models/model", "results/tiny/shards/attribute"]
     assert fresh.snakemake(*targets).returncode == 0
     weights.write_bytes(whole[:-100])
     told = sentence(unlearn(fresh))

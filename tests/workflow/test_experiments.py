@@ -117,8 +117,8 @@ def test_numbers_of_shards_add_grouped_splits_at_equal_compute(fresh):
             *(f"Unlearn {one}/random-2/shard/{part}/seed0" for part in drawn for one in methods),
             *(f"Merge {one}/{split}-2/merge/ties/seed0" for split in GROUPED for one in methods),
             *(f"Evaluate {one}/{split}-2/merge/ties/seed0" for split in GROUPED for one in methods),
-            *(f"Cut shard {part} of the attribute-2 split" for part in groups),
-            *(f"Cut shard {part} of the random-2-seed0 split" for part in drawn),
+            "Cut the shards of the attribute-2 split",
+            "Cut the shards of the random-2-seed0 split",
         ]
     )
     assert "Draw shards" in jobs and "Draw tradeoff" in jobs

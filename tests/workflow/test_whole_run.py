@@ -23,7 +23,7 @@ JOBS = {
     "model": 1,
     "data": 1,
     "data_rows": 1,
-    "shard": 5,  # joint, two by attribute, two at random
+    "shard": 3,  # joint, by attribute, at random: each with all its shards
     "states": 1,  # one method keeps them
     "unlearn": 10,
     "merge": 4,
