@@ -19,6 +19,7 @@ if str(PROJECT) not in sys.path:
 
 from spunge import configuration, yaml_values
 from spunge.errors import InputError
+from spunge.experiment import sources
 from spunge.experiment.grid import Grid
 from spunge.experiment.jobs import Jobs
 
@@ -45,9 +46,9 @@ def source_file(path):
     return sourcecache_entry(str(path), str(path))
 
 
-def library(*modules):
-    """The library files that a rule's script uses: a change in them reruns the rule."""
-    return [source_file(PROJECT / "spunge" / f"{module}.py") for module in ("errors", "files", *modules)]
+def library(script):
+    """The library's files that a rule's script uses: a change in one of them reruns the rule."""
+    return [source_file(path) for path in sources.of(SCRIPTS / script)]
 
 
 def discovered_attributes():

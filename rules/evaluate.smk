@@ -14,24 +14,7 @@ ruleorder: evaluate > generate
 rule evaluate:
     input:
         script=source_file(SCRIPTS / "evaluate.py"),
-        library=library(
-            "experiment/records",
-            "names",
-            "splits",
-            "models",
-            "task_vector",
-            "safetensors_stream",
-            "progress",
-            "datasets/tables",
-            "options",
-            "unfinished",
-            "evaluation/statistics",
-            "evaluation/description",
-            "evaluation/shared_context",
-            "evaluation/jobs",
-            *(["evaluation/generation"] if TOXICITY and not VLLM else []),
-        ),
-        evaluations=[source_file(PROJECT / "spunge" / "evaluation" / f"{name}.py") for name in GRID.of_a_model],
+        library=library("evaluate.py"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         data=[EVALUATION_DATA[name] for name in GRID.of_a_model],
@@ -78,19 +61,7 @@ rule evaluate:
 rule generate:
     input:
         script=source_file(SCRIPTS / "generate_with_vllm.py"),
-        library=library(
-            "export",
-            "model_card",
-            "models",
-            "task_vector",
-            "safetensors_stream",
-            "progress",
-            "options",
-            "unfinished",
-            "datasets/tables",
-            "evaluation/generation",
-            "evaluation/vllm_generation",
-        ),
+        library=library("generate_with_vllm.py"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         prompts=PROMPTS,
@@ -125,20 +96,7 @@ rule generate:
 rule score_toxicity:
     input:
         script=source_file(SCRIPTS / "score_toxicity.py"),
-        library=library(
-            "experiment/records",
-            "names",
-            "splits",
-            "models",
-            "task_vector",
-            "safetensors_stream",
-            "progress",
-            "datasets/tables",
-            "datasets/wheels",
-            "evaluation/classifiers",
-            "evaluation/toxicity",
-            "evaluation/statistics",
-        ),
+        library=library("score_toxicity.py"),
         continuations=CONTINUATIONS,
         prompts=PROMPTS,
         classifiers=JOBS.classifier_files,
@@ -180,22 +138,7 @@ rule score_toxicity:
 rule benchmarks:
     input:
         script=source_file(SCRIPTS / "run_benchmarks.py"),
-        library=library(
-            "experiment/records",
-            "names",
-            "splits",
-            "models",
-            "task_vector",
-            "safetensors_stream",
-            "progress",
-            "options",
-            "evaluation/benchmarks",
-            "evaluation/knowledge",
-            "evaluation/description",
-            "evaluation/shared_context",
-            "evaluation/jobs",
-            "evaluation/statistics",
-        ),
+        library=library("run_benchmarks.py"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         attributes=ATTRIBUTES,
@@ -236,7 +179,7 @@ rule benchmarks:
 rule compare:
     input:
         script=source_file(SCRIPTS / "compare.py"),
-        library=library("experiment/records", "names", "splits", "evaluation/statistics"),
+        library=library("compare.py"),
         scores=JOBS.scores,
         attributes=ATTRIBUTES,
     output:
@@ -264,7 +207,7 @@ rule compare:
 rule equal_fluency:
     input:
         script=source_file(SCRIPTS / "equal_fluency.py"),
-        library=library("experiment/records", "names", "splits", "evaluation/statistics", "evaluation/equal_fluency"),
+        library=library("equal_fluency.py"),
         toxicity=lambda wildcards: JOBS.scores_of("toxicity"),
         fluency=lambda wildcards: JOBS.scores_of("fluency"),
         attributes=ATTRIBUTES,
@@ -296,7 +239,7 @@ rule equal_fluency:
 rule gather:
     input:
         script=source_file(SCRIPTS / "gather.py"),
-        library=library(),
+        library=library("gather.py"),
         rows=JOBS.rows,
     output:
         report(

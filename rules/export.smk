@@ -2,14 +2,7 @@
 rule export:
     input:
         script=source_file(SCRIPTS / "export.py"),
-        library=library(
-            "export",
-            "model_card",
-            "models",
-            "task_vector",
-            "safetensors_stream",
-            "progress",
-        ),
+        library=library("export.py"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
     output:

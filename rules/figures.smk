@@ -7,8 +7,9 @@ FIGURES = collect("{results}/figures/{figure}.{suffix}", results=RESULTS, figure
 rule figure:
     input:
         script=source_file(SCRIPTS / "figure.py"),
-        library=library("evaluations", "splits", "drawing", "fonts", "scales"),
+        library=library("figure.py"),
         figure=source_file(PROJECT / "spunge" / "figures" / "{figure}.py"),
+        figure_library=JOBS.figure_library,
         evaluations=EVALUATIONS,
     output:
         pdf=f"{RESULTS}/figures/{{figure}}.pdf",
@@ -41,7 +42,7 @@ rule figure:
 rule summary:
     input:
         script=source_file(SCRIPTS / "summarise.py"),
-        library=library("evaluations", "splits", "scales", "summary"),
+        library=library("summarise.py"),
         evaluations=EVALUATIONS,
     output:
         csv=f"{RESULTS}/summary.csv",
@@ -74,18 +75,7 @@ rule summary:
 rule findings:
     input:
         script=source_file(SCRIPTS / "findings.py"),
-        library=library(
-            "experiment/records",
-            "names",
-            "evaluations",
-            "splits",
-            "scales",
-            "summary",
-            "power",
-            "verdict",
-            "lasting",
-            "findings",
-        ),
+        library=library("findings.py"),
         template=source_file(PROJECT / "report" / "findings.html"),
         evaluations=EVALUATIONS,
         tradeoff=f"{RESULTS}/figures/{GRID.figures[0]}.png",
@@ -114,7 +104,7 @@ rule findings:
 rule comparison:
     input:
         script=source_file(SCRIPTS / "comparison_page.py"),
-        library=library("evaluations", "splits", "scales", "summary", "comparison_page"),
+        library=library("comparison_page.py"),
         template=source_file(PROJECT / "report" / "comparison.html"),
         anchors=source_file(PROJECT / "report" / "anchors.csv"),
         evaluations=EVALUATIONS,

@@ -1,22 +1,9 @@
 rule merge:
     input:
         script=source_file(SCRIPTS / "merge.py"),
-        library=library(
-            "experiment/records",
-            "names",
-            "task_vector",
-            "safetensors_stream",
-            "options",
-            "splits",
-            "merging/__init__",
-            "merging/driver",
-            "merging/common",
-            "merging/consensus",
-            "merging/sparsify",
-            "evaluation/description",
-            "evaluation/statistics",
-        ),
+        library=library("merge.py"),
         merge=JOBS.merge_file,
+        merge_library=JOBS.merge_library,
         task_vectors=JOBS.shard_task_vectors,
         attributes=ATTRIBUTES,
     output:

