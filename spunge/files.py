@@ -17,20 +17,34 @@ INDEX = "model.safetensors.index.json"
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+def whole_file(path: str | os.PathLike, flush: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is renamed to `path`, on any error it is removed.
 
     The temporary name keeps the suffix, since many writers choose the format by it, and is always the same, so that
-    what a killed run left is overwritten. Two writers of one path at a time are not foreseen: Snakemake has one.
+    what a killed run left is overwritten. Two writers of one path at a time are not foreseen: Snakemake has one. With
+    `flush` the file and its name are on the disk afterwards, even if the power fails.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         yield temporary
+        if flush:
+            _flush(temporary)
         os.replace(temporary, path)
+        if flush:
+            _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -59,6 +73,11 @@ def sha256(path: str | os.PathLike) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits, reading it as a stream."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_sha256(text: str) -> str:
+    """Return the SHA-256 of a text as 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def weights_of(folder: str | os.PathLike) -> list[Path]:

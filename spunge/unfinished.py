@@ -11,54 +11,47 @@ renamed into place last: a state is there whole or not at all.
 """
 
 import contextlib
-import dataclasses
-import hashlib
 import json
 import os
 import shutil
 import signal
 import time
+from collections import ChainMap, UserDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
+import pandas
 import torch
 from safetensors import safe_open
 
-from spunge import safetensors_stream
-from spunge.files import sha256, whole_file
-from spunge.progress import say
+from spunge import processes, safetensors_stream
+from spunge.files import sha256, text_sha256, whole_file
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-RECORD = "state"
-TABLE = "table.parquet"
+RECORD, TABLE = "state", "table.parquet"
 ALL_JOBS = "unfinished"  # the folder above those of all jobs; it goes with the last
-STOPPING = (signal.SIGTERM, signal.SIGINT)
 VERSIONS = ("torch", "transformers", "tokenizers", "accelerate", "peft", "lm_eval")
 RANDOM = "random."  # the generators' states among a state's tensors
-# What may be found in a folder, the worst last: where several processes look, that counts.
+# What a folder may hold, the worst last: where several processes look, that counts.
 _GOOD, _NONE, _DAMAGED, _OTHER = range(4)
 _PROBLEMS = {_DAMAGED: "is damaged", _OTHER: "is of other options, data, code or versions"}
 
 
-@dataclasses.dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """What has been done after `done` steps: tensors by name, facts that JSON can hold, and a table of texts.
 
     Where several processes run, each has tensors of its own; facts and table are those of the first.
     """
 
-    tensors: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
-    facts: Mapping[str, object] = dataclasses.field(default_factory=dict)
-    table: "pd.DataFrame | None" = None
+    tensors: Mapping[str, torch.Tensor] = {}
+    facts: Mapping[str, object] = {}
+    table: pandas.DataFrame | None = None
     done: int = 0
 
 
-class Saved:
+class Saved(contextlib.AbstractContextManager):
     """The state of one job in `folder`; without a folder nothing is ever saved.
 
     `identity` names all that the result depends on, `every` is the number of minutes between saves. A context manager:
@@ -68,7 +61,9 @@ class Saved:
     def __init__(self, folder: str | os.PathLike | None = None, identity: str = "", every: float = 10.0):
         self._folder = Path(folder) if folder else None
         self._identity, self._every = identity, every
-        self._whole, self._signals = self, _Signals()
+        self._whole = self
+        # Of the whole: the signal that came, what else is done about it, and what signals did before.
+        self._came, self._answer, self._before = 0, None, {}
 
     @property
     def folder(self) -> Path | None:
@@ -78,20 +73,17 @@ class Saved:
     def part(self, name: str) -> "Saved":
         """Return the place for a part of the job, in a folder `name` of its own; it goes with the whole."""
         part = Saved(self._folder and self._folder / name, self._identity, self._every)
-        part._whole, part._signals = self._whole, self._signals
+        part._whole = self._whole
         return part
 
-    def __enter__(self) -> "Saved":
-        return self
-
     def __exit__(self, kind, error, trace) -> None:
-        self._signals.release(finished=kind is None)
-        if kind is None and self._folder and _process()[0] == 0:
+        for number, before in self._before.items():  # a job that has finished changes its exit code no more
+            signal.signal(number, signal.SIG_IGN if kind is None else before)
+        if kind is None and self._folder and processes.number_and_count()[0] == 0:
             self.remove()
-            above = list(self._folder.parents)
-            all_jobs = next((place for place, parent in enumerate(above) if parent.name == ALL_JOBS), -1)
-            with contextlib.suppress(OSError):  # others still have something there
-                for parent in above[: all_jobs + 1]:
+            names = [parent.name for parent in self._folder.parents]
+            with contextlib.suppress(OSError, ValueError):  # others have something there, or it isn't among all jobs
+                for parent in self._folder.parents[: names.index(ALL_JOBS) + 1]:
                     parent.rmdir()
 
     def steps(self, total: int, save: Callable[[], State], load: Callable[[State], None]) -> Iterator[int]:
@@ -106,89 +98,85 @@ class Saved:
         if self._folder is None:
             yield from range(1, total + 1)
             return
-        state = self.kept()
-        if state is not None:
+        if (state := self.kept()) is not None:
             load(state)
-            _set_random_states(state.tensors)
-            if _process()[0] == 0:
-                say(f"going on after step {state.done} of {total}")
-        self._signals.catch()
-        saved = time.monotonic()
+            torch.set_rng_state(state.tensors[f"{RANDOM}cpu"])
+            if f"{RANDOM}cuda" in state.tensors:
+                torch.cuda.set_rng_state(state.tensors[f"{RANDOM}cuda"])
+            processes.say(f"going on after step {state.done} of {total}")
+        whole, saved = self._whole, time.monotonic()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if number not in whole._before and signal.getsignal(number) != signal.SIG_IGN:
+                whole._before[number] = signal.signal(number, whole._note)
         for step in range(state.done + 1 if state else 1, total + 1):
             yield step
-            due = _process()[0] == 0 and time.monotonic() - saved >= 60 * self._every
-            number, due = _largest(self._signals.came, due)
-            if not (number or due):
-                continue
-            whole = self._keep_step(save, step)
-            saved = time.monotonic()
-            (number,) = _largest(self._signals.came)  # one may have come meanwhile
+            due = processes.number_and_count()[0] == 0 and time.monotonic() - saved >= 60 * self._every
+            number, due = processes.largest(whole._came, due)
+            if number or due:
+                kept, saved = self._keep_step(save, step), time.monotonic()
+                (number,) = processes.largest(whole._came)  # one may have come meanwhile
             if number:
-                _stop(number, step, total, whole)
+                _stop(number, step, total, kept)
 
     @contextlib.contextmanager
     def at_rest(self, total: int, save: Callable[[], State]) -> Iterator[None]:
         """Within it, after the last step, nothing changes what `save` returns: a signal saves and stops at once."""
-
-        def stop(number: int) -> None:
-            _stop(number, total, total, self._keep_step(save, total))
-
-        with self._signals.answered_by(stop) if self._folder else contextlib.nullcontext():
+        if self._folder is not None:
+            self._whole._answer = lambda number: _stop(number, total, total, self._keep_step(save, total))
+        try:
+            if self._whole._came:
+                self._whole._note(self._whole._came)
             yield
+        finally:
+            self._whole._answer = None
+
+    def _note(self, number: int, frame: object = None) -> None:
+        """Note a signal instead of dying of it."""
+        self._came = number
+        answer, self._answer = self._answer, None  # another signal must not come between
+        if answer is not None:
+            answer(number)
 
     def kept(self) -> State | None:
         """Return the state that was kept, or None; one of another job or a damaged one goes, with a line in the log."""
         if self._folder is None:
             return None
-        found, state = _NONE, None
+        (rank, count), held, state = processes.number_and_count(), _DAMAGED, None
         try:
             digest, text = (self._folder / RECORD).read_text().split("\n", 1)
             record = json.loads(text)
-            if digest != _digest(text):
-                found = _DAMAGED
-            elif (record["identity"], record["processes"]) != (self._identity, _process()[1]):
-                found = _OTHER
-            elif any(sha256(self._folder / name) != record["files"][name] for name in _own(record["files"])):
-                found = _DAMAGED
-            else:
-                state, found = self._read(record), _GOOD
-        except FileNotFoundError as error:
-            found = _NONE if Path(error.filename).name == RECORD else _DAMAGED
-        except (OSError, ValueError, TypeError, LookupError, AttributeError):
-            found = _DAMAGED
-        (found,) = _largest(found)
-        if found == _GOOD:
+            names = [name for name in record["files"] if name.endswith((f"-{rank}.safetensors", TABLE))]
+            if digest == text_sha256(text):
+                if (record["identity"], record["processes"]) != (self._identity, count):
+                    held = _OTHER
+                elif all(sha256(self._folder / name) == record["files"][name] for name in names):
+                    held, state = _GOOD, self._read(record, names)
+        except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+            no_record = isinstance(error, FileNotFoundError) and Path(error.filename).name == RECORD
+            held = _NONE if no_record else _DAMAGED
+        (held,) = processes.largest(held)
+        if held == _GOOD:
             return state
-        if _process()[0] == 0:
-            if found != _NONE:
-                say(f"the state in {self._folder} {_PROBLEMS[found]}: it is not used")
-            (self._whole if found == _OTHER else self).remove()
-        _wait()
+        if held != _NONE:
+            processes.say(f"the state in {self._folder} {_PROBLEMS[held]}: it is not used")
+        if rank == 0:
+            (self._whole if held == _OTHER else self).remove()
+        processes.gathered(None)
         return None
 
     def keep(self, state: State) -> bool:
         """Write a state in place of the last one, and return whether that went well; a full disk is told of."""
         if self._folder is None:
             return False
-        rank, processes = _process()
-        files, problem = {}, ""
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            files = self._write(state, rank)
-        except OSError as error:
-            problem = str(error)
-        files, problems = zip(*_gathered((files, problem)), strict=True)
+        rank, count = processes.number_and_count()
+        files, problems = zip(*processes.gathered(_unless_disk_fails(self._write, state, rank)), strict=True)
         problem = next(filter(None, problems), "")
         if rank == 0 and not problem:
-            digests = {name: digest for own in files for name, digest in own.items()}
-            record = {"identity": self._identity, "processes": processes, "done": state.done, "facts": state.facts}
-            try:
-                self._commit({**record, "files": digests})
-            except OSError as error:
-                problem = str(error)
-        if problem and rank == 0:
-            say(f"the state could not be saved ({problem}): going on without")
-        _wait()
+            record = {"identity": self._identity, "processes": count, "done": state.done, "facts": state.facts}
+            _, problem = _unless_disk_fails(self._commit, record | {"files": dict(ChainMap(*files))})
+        if problem:
+            processes.say(f"the state could not be saved ({problem}): going on without")
+        processes.gathered(None)
         return not problem
 
     def remove(self) -> None:
@@ -197,103 +185,50 @@ class Saved:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _keep_step(self, save: Callable[[], State], step: int) -> bool:
-        state = save()
-        return self.keep(dataclasses.replace(state, tensors={**state.tensors, **_random_states()}, done=step))
+        state, random = save(), {f"{RANDOM}cpu": torch.get_rng_state()}
+        if torch.cuda.is_initialized():
+            random[f"{RANDOM}cuda"] = torch.cuda.get_rng_state()
+        return self.keep(state._replace(tensors={**state.tensors, **random}, done=step))
 
     def _write(self, state: State, rank: int) -> dict[str, str]:
         """Write this process's files beside those of the last state; return their digests by name."""
-        files = {}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        paths = []
         if state.tensors:
-            path = self._folder / f"{state.done}-{rank}.safetensors"
+            paths.append(self._folder / f"{state.done}-{rank}.safetensors")
             layout = {name: (tensor.shape, tensor.dtype) for name, tensor in state.tensors.items()}
-            safetensors_stream.write(path, layout, state.tensors.items())
-            files[path.name] = sha256(path)
+            safetensors_stream.write(paths[0], layout, state.tensors.items())
         if state.table is not None and rank == 0:
-            path = self._folder / f"{state.done}-{TABLE}"
-            with whole_file(path) as temporary:
+            paths.append(self._folder / f"{state.done}-{TABLE}")
+            with whole_file(paths[-1], flush=True) as temporary:
                 state.table.to_parquet(temporary, index=False)
-                _flush(temporary)
-            files[path.name] = sha256(path)
-        return files
+        return {path.name: sha256(path) for path in paths}
 
     def _commit(self, record: dict) -> None:
         """Put the record in place, which makes the new files the state, and remove the old ones."""
-        with whole_file(self._folder / RECORD) as temporary:
+        with whole_file(self._folder / RECORD, flush=True) as temporary:
             text = json.dumps(record)
-            temporary.write_text(f"{_digest(text)}\n{text}")
-            _flush(temporary)
-        _flush(self._folder)
+            temporary.write_text(f"{text_sha256(text)}\n{text}")
         for path in self._folder.iterdir():
             if path.name not in record["files"] and path.name != RECORD and path.is_file():
                 path.unlink()
 
-    def _read(self, record: dict) -> State:
+    def _read(self, record: dict, names: Iterable[str]) -> State:
         tensors, table = {}, None
-        for name in _own(record["files"]):
+        for name in names:
             if name.endswith(TABLE):
-                import pandas as pd
-
-                table = pd.read_parquet(self._folder / name)
+                table = pandas.read_parquet(self._folder / name)
             else:
-                tensors = _Stored(self._folder / name)
+                file = safe_open(self._folder / name, "pt")
+                tensors = _Stored(dict.fromkeys(file.keys(), file))
         return State(tensors, record["facts"], table, record["done"])
 
 
-class _Stored(Mapping):
-    """The tensors of a safetensors file, each read when it is asked for: together they outgrow the weights."""
-
-    def __init__(self, path: Path):
-        self._file = safe_open(path, "pt")
-        self._names = dict.fromkeys(self._file.keys())
+class _Stored(UserDict):
+    """Files by the names of their tensors, each of which is read when it is asked for: they outgrow the weights."""
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._file.get_tensor(name).clone()  # the file itself goes with the next save
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-class _Signals:
-    """Whether a signal came that says to stop."""
-
-    def __init__(self):
-        self.came = 0
-        self._before: dict[int, object] = {}
-        self._answer: Callable[[int], None] | None = None
-
-    def catch(self) -> None:
-        """From now on, note a signal instead of dying of it; one that is ignored stays so."""
-        for number in STOPPING:
-            if number not in self._before and signal.getsignal(number) != signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._note)
-
-    def release(self, finished: bool) -> None:
-        """Let signals do again what they did before; of a job that has finished they no longer change the exit code."""
-        while self._before:
-            number, before = self._before.popitem()
-            signal.signal(number, signal.SIG_IGN if finished else before)
-
-    @contextlib.contextmanager
-    def answered_by(self, answer: Callable[[int], None]) -> Iterator[None]:
-        """Within it, a signal is not only noted, but answered at once; one that came before, too."""
-        self._answer = answer
-        try:
-            if self.came:
-                self._note(self.came)
-            yield
-        finally:
-            self._answer = None
-
-    def _note(self, number: int, frame: object = None) -> None:
-        self.came = number
-        if (answer := self._answer) is not None:
-            self._answer = None  # another one must not come between
-            answer(number)
+        return self.data[name].get_tensor(name).clone()  # the file itself goes with the next save
 
 
 def identity(
@@ -315,16 +250,15 @@ def identity(
         "library": {str(path.relative_to(library)): sha256(path) for path in sorted(library.rglob("*.py"))},
         "versions": {name: version(name) for name in VERSIONS if find_spec(name)},
     }
-    return _digest(json.dumps(whole, sort_keys=True))
+    return text_sha256(json.dumps(whole, sort_keys=True))
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Return the weights that an optimizer trains, and its own state of each, by names; this process's part of each."""
     tensors = {}
     for number, (_, parameter) in enumerate(_trained(optimizer)):
-        tensors[f"{number}.weight"] = _local(parameter.detach())
-        for name, tensor in optimizer.state.get(parameter, {}).items():
-            tensors[f"{number}.{name}"] = _local(tensor)
+        of_parameter = {"weight": parameter.detach(), **optimizer.state.get(parameter, {})}
+        tensors |= {f"{number}.{name}": _local(tensor) for name, tensor in of_parameter.items()}
     return tensors
 
 
@@ -333,16 +267,14 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch
     """Give an optimizer that has made no step yet, and the weights that it trains, what `optimizer_state` returned."""
     for number, (group, parameter) in enumerate(_trained(optimizer)):
         _local(parameter).copy_(tensors[f"{number}.weight"])
-        for key in tensors:
-            of, _, name = key.partition(".")
-            if of != str(number) or name == "weight":
-                continue
+        state = optimizer.state[parameter]
+        for name in (key.partition(".")[2] for key in tensors if key.startswith(f"{number}.")):
             if name == "step":
                 on_device = group.get("fused") or group.get("capturable")
-                optimizer.state[parameter][name] = tensors[key].to(parameter.device if on_device else "cpu")
-            else:
-                optimizer.state[parameter][name] = torch.zeros_like(parameter)
-                _local(optimizer.state[parameter][name]).copy_(tensors[key])
+                state[name] = tensors[f"{number}.step"].to(parameter.device if on_device else "cpu")
+            elif name != "weight":
+                state[name] = torch.zeros_like(parameter)
+                _local(state[name]).copy_(tensors[f"{number}.{name}"])
 
 
 def _trained(optimizer: torch.optim.Optimizer) -> list[tuple[dict, torch.nn.Parameter]]:
@@ -354,73 +286,15 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def _random_states() -> dict[str, torch.Tensor]:
-    states = {f"{RANDOM}cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():
-        states[f"{RANDOM}cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def _set_random_states(tensors: Mapping[str, torch.Tensor]) -> None:
-    torch.set_rng_state(tensors[f"{RANDOM}cpu"])
-    if f"{RANDOM}cuda" in tensors:
-        torch.cuda.set_rng_state(tensors[f"{RANDOM}cuda"])
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _own(files: Iterable[str]) -> list[str]:
-    """Return those of a state's files that this process reads."""
-    return [name for name in files if name.endswith((f"-{_process()[0]}.safetensors", TABLE))]
+def _unless_disk_fails(write: Callable, *arguments) -> tuple[object, str]:
+    """Return what `write` returns and "", or {} and what the system said."""
+    try:
+        return write(*arguments), ""
+    except OSError as error:
+        return {}, str(error)
 
 
 def _stop(number: int, step: int, total: int, whole: bool) -> None:
-    if _process()[0] == 0:
-        kept = "what was done is kept, run again to go on" if whole else "what was done since the last save is lost"
-        say(f"stopped by {signal.Signals(number).name} at step {step} of {total}; {kept}")
+    kept = "what was done is kept, run again to go on" if whole else "what was done since the last save is lost"
+    processes.say(f"stopped by {signal.Signals(number).name} at step {step} of {total}; {kept}")
     raise SystemExit(128 + number)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _together() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _process() -> tuple[int, int]:
-    """Return the number of this process, and how many there are."""
-    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if _together() else (0, 1)
-
-
-def _largest(*numbers: int) -> list[int]:
-    """Return the largest of each number over all processes, so that all do the same."""
-    if not _together():
-        return list(numbers)
-    device = "cpu" if "gloo" in torch.distributed.get_backend_config() else "cuda"
-    found = torch.tensor(numbers, dtype=torch.int64, device=device)
-    torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
-    return found.tolist()
-
-
-def _gathered(one: object) -> list:
-    """Return what every process has, in their order."""
-    if not _together():
-        return [one]
-    found = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, one)
-    return found
-
-
-def _wait() -> None:
-    """Wait for all processes."""
-    if _together():
-        torch.distributed.barrier()

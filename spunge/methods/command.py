@@ -1,7 +1,6 @@
 """Any program that turns a model and two data files into a checkpoint, as an unlearning method."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -12,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from spunge.errors import InputError
-from spunge.files import sha256, whole_file
+from spunge.files import sha256, text_sha256, whole_file
 from spunge.methods import Run, Unlearned, checkpoint
 from spunge.progress import say
 
@@ -53,9 +52,9 @@ class Options:
         options = json.dumps(self.options, sort_keys=True)
         return {
             "command": self.program,
-            "command_sha256": _digest(self.command),
+            "command_sha256": text_sha256(self.command),
             "steps": self.steps,
-            "options_sha256": _digest(options) if self.options else None,
+            "options_sha256": text_sha256(options) if self.options else None,
         }
 
 
@@ -90,7 +89,7 @@ def unlearn(run: Run, options: Options) -> Unlearned:
 def _identity(run: Run, options: Options) -> str:
     """Return a SHA-256 over all that the program is given; not over this library, so that an update loses nothing."""
     facts = [dataclasses.asdict(options), run.base.identity, run.seed, run.split, run.part, run.device]
-    return _digest(json.dumps([*facts, sha256(run.forget_file), sha256(run.retain_file)], sort_keys=True))
+    return text_sha256(json.dumps([*facts, sha256(run.forget_file), sha256(run.retain_file)], sort_keys=True))
 
 
 def _start(run: Run, options: Options, output: Path) -> None:
@@ -134,7 +133,3 @@ class _Variable:
 
     def __format__(self, name: str) -> str:
         return f"{{env:{name}}}"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
