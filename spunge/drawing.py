@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from spunge import fonts
-from spunge.evaluations import COMBINED, MISSING, Candidate, Estimate, broken, estimate
+from spunge.evaluations import COMBINED, MISSING, Candidate, Estimate, broken, estimate, written
 from spunge.files import whole_file
 
 COLUMN = 3.4  # inches: one column of a two-column paper
@@ -31,6 +31,7 @@ MOST_LARGE = 8  # spokes of a radar whose names are as large as other text
 # How all figures mark a model that no longer writes language (`spunge.evaluations.broken`), and what legends call it.
 BROKEN = "broken: no longer writes language"
 CROSS = {"color": "black", "marker": "x", "markersize": 4.5, "markeredgewidth": 0.9, "linestyle": "", "zorder": 6}
+DASHED = {"color": "#999999", "linewidth": 0.7, "linestyle": (0, (4, 3)), "zorder": 1}  # the base model, or no change
 BESIDE = {"start": -0.01, "ha": "left"}  # the word of `cross_out`, where a row has other candidates' dots
 MOST_EXPLAINED = 3  # broken models without a place in a panel, each with its reason
 
@@ -160,6 +161,21 @@ def shown_broken(one: Candidate, estimate: Estimate, wrecked: Collection[str]) -
     return lost(estimate) or (estimate is not MISSING and one.path in wrecked)
 
 
+def name_with_state(name: str, one: Candidate, wrecked: Collection[str]) -> str:
+    """Return a candidate's name, and whether it is broken: whether its path is in `wrecked`."""
+    return f"{name} (broken)" if one.path in wrecked else name
+
+
+def cross() -> Line2D:
+    """Return the cross of broken models for a legend, where BROKEN is its name."""
+    return Line2D([], [], **CROSS)
+
+
+def legend_below(figure: Figure, legend: Mapping[str, object], **look) -> None:
+    """Draw one legend for all panels, below them: name → what it stands for."""
+    figure.legend(legend.values(), legend.keys(), loc="outside lower center", **look)
+
+
 def cross_out(axes: Axes, x: float, y: float, colour: str, start: float = 0.02, **text) -> None:
     """Cross out the point of a broken model; where one of its numbers is not finite, a word at the edge says so.
 
@@ -233,14 +249,8 @@ def radar(
         for (title, lines), axes in zip(panels, whole_grid.flat, strict=False):
             for candidate, values, reason in lines:
                 own = _finite(values)
-                look = {
-                    "color": candidate.colour,
-                    "marker": candidate.marker,
-                    "markersize": 6 if candidate.kind == "base" else 3.5,
-                    "linewidth": 1.8 if candidate.kind == "attribute" else 1.1,
-                    "linestyle": "--" if candidate.kind == "base" else "-",
-                    "markeredgewidth": 0,
-                }
+                size = 6 if candidate.kind == "base" else 3.5
+                look = _line(candidate) | {"marker": candidate.marker, "markersize": size, "markeredgewidth": 0}
                 legend.setdefault(candidate.name, Line2D([], [], **look))
                 look |= {"linestyle": ":"} if reason else {}
                 axes.plot([*angles, angles[0]], [*own, own[0]], **look)
@@ -265,15 +275,26 @@ def radar(
                     label.set_fontsize(6)
             if len(panels) > 1:
                 axes.set_title(title, weight="bold")
-        if any(line.broken for _, lines in panels for line in lines):
-            legend[BROKEN] = Line2D([], [], color="#333333", linestyle=":", linewidth=1.1)
+        legend |= _dotted(panels)
         if len(free):
             free[0].legend(legend.values(), legend.keys(), loc="center")
         else:
             columns = 3 if width > 1 else 2 if len(legend) <= 4 else 1
-            figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=columns)
+            legend_below(figure, legend, ncols=columns)
             figure.set_figheight(2.8 * height + 0.3 + 0.15 * math.ceil(len(legend) / columns))
     return figure
+
+
+def _line(candidate: Candidate) -> dict[str, object]:
+    """Return how a candidate's line looks: thick for SPUNGE, dashed for the base model."""
+    width = 1.8 if candidate.kind == "attribute" else 1.1
+    return {"color": candidate.colour, "linewidth": width, "linestyle": "--" if candidate.kind == "base" else "-"}
+
+
+def _dotted(panels: Sequence[tuple[str, Sequence[Spokes]]]) -> dict[str, Line2D]:
+    """Return a legend's entry for the lines of broken models, if there are any."""
+    dotted = any(line.broken for _, lines in panels for line in lines)
+    return {BROKEN: Line2D([], [], color="#333333", linestyle=":", linewidth=1.1)} if dotted else {}
 
 
 def _finite(values: Iterable[float]) -> list[float]:
@@ -311,6 +332,11 @@ def boxes(axes: Axes, rows: Sequence[Sequence[float]], colours: Sequence[str], p
     )
     for box, colour in zip(drawn["boxes"], colours, strict=True):
         box.set_facecolor((colour, 0.7))  # so that the median stays visible
+    rows_of_marks(axes)
+
+
+def rows_of_marks(axes: Axes) -> None:
+    """Give a panel whose rows have names a grid over its values alone."""
     axes.grid(True, axis="x")
     axes.tick_params(axis="y", length=0)
 
@@ -342,8 +368,7 @@ def _sorted_curves(
             names = attributes[own]
             for candidate, values, reason in lines:
                 curve = sorted((value for value in values[own] if math.isfinite(value)), reverse=True)
-                look = {"color": candidate.colour, "linewidth": 1.8 if candidate.kind == "attribute" else 1.1}
-                look["linestyle"] = "--" if candidate.kind == "base" else "-"
+                look = _line(candidate)
                 legend.setdefault(candidate.name, Line2D([], [], **look))
                 axes.plot(range(1, len(curve) + 1), curve, **look | ({"linestyle": ":"} if reason else {}))
             note = f"{len(names)} attributes {sort}, each line sorted by itself"
@@ -357,10 +382,9 @@ def _sorted_curves(
             axes.grid(True, axis="y")
             if len(panels) > 1:
                 axes.set_title(title, weight="bold")
-        if any(line.broken for _, lines in panels for line in lines):
-            legend[BROKEN] = Line2D([], [], color="#333333", linestyle=":", linewidth=1.1)
+        legend |= _dotted(panels)
         columns = 3 if width > 2 else width
-        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=columns)
+        legend_below(figure, legend, ncols=columns)
         figure.set_figheight(2.4 * height + 0.3 + 0.15 * math.ceil(len(legend) / columns))
     return figure
 
@@ -378,6 +402,19 @@ class Column(NamedTuple):
     percent: bool = False
     limit: float = math.inf
     width: float = 1.0
+
+
+def rows_by_method(
+    found: Iterable[Candidate], headings: Mapping[str, str]
+) -> list[tuple[str, list[tuple[str, Candidate]]]]:
+    """Return the groups of `dots`: the joint run and the merges of each method of `headings`, which has any."""
+    names = {"joint": "joint", "random": "random split, {merge}", "attribute": "attribute split, {merge}"}
+    groups = {method: [one for one in found if one.method == method and one.kind in names] for method in headings}
+    return [
+        (headings[method], [(names[one.kind].format(merge=written(one.merge)), one) for one in rows])
+        for method, rows in groups.items()
+        if rows
+    ]
 
 
 def dots(
@@ -408,7 +445,7 @@ def dots(
         for axes, column in zip(panels, columns, strict=True):
             of_base = estimate(column.rows, base, column.attribute).value if base else math.nan
             if math.isfinite(of_base):
-                axes.axvline(of_base, color="#999999", linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
+                axes.axvline(of_base, **DASHED)
             estimates = [estimate(column.rows, candidate, column.attribute) for _, _, candidate in rows]
             usual = reference(of_base, (found.value for found in estimates))
             limit = column.limit * usual if usual > 0 else math.inf
@@ -426,13 +463,12 @@ def dots(
                     cross_out(axes, found.value, y, candidate.colour)
             if any(found.value <= limit < found.high for found in estimates):
                 axes.set_xlim(right=limit)
-            axes.grid(True, axis="x")
-            axes.tick_params(axis="y", length=0)
+            rows_of_marks(axes)
             axes.xaxis.set_major_locator(MaxNLocator(5 if len(columns) > 2 else 8, steps=[1, 2, 5, 10]))
             if column.percent:
                 axes.xaxis.set_major_formatter(percent())
             axes.set_xlabel(column.label)
-        names = [f"{name} (broken)" if candidate.path in wrecked else name for _, name, candidate in rows]
+        names = [name_with_state(name, candidate, wrecked) for _, name, candidate in rows]
         panels[0].set_yticks([y for y, _, _ in rows], names)
         panels[0].set_ylim(place - 0.4, -0.8)
         for y, heading in headings:

@@ -6,6 +6,7 @@ Its columns are described in docs/evaluations.md.
 import math
 import os
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -212,6 +213,11 @@ def retain_attributes(evaluations: pandas.DataFrame) -> list[str]:
     subtasks = [attribute for attribute, task in tasks(evaluations).items() if task.group]
     others = {*forget_attributes(evaluations), *subtasks, FORGET_MEAN, RETAIN_MEAN, RETAIN_MINUS_FORGET, ""}
     return [attribute for attribute in evaluations.loc[asked, "attribute"].unique() if attribute not in others]
+
+
+def base_model(found: Iterable[Candidate]) -> Candidate | None:
+    """Return the base model, if it is among the candidates."""
+    return next((one for one in found if one.kind == "base"), None)
 
 
 def written(name: str) -> str:

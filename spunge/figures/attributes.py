@@ -5,7 +5,6 @@ from collections.abc import Collection, Sequence
 
 import pandas
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from spunge import drawing
@@ -75,14 +74,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         for axes in rows:
             axes.tick_params(axis="x", length=0)
         if wrecked:
-            legend[drawing.BROKEN] = Line2D([], [], **drawing.CROSS)
-        figure.legend(
-            legend.values(),
-            legend.keys(),
-            loc="outside lower center",
-            ncols=4 if len(legend) in (4, 7, 8) else 3,
-            handlelength=1,
-        )
+            legend[drawing.BROKEN] = drawing.cross()
+        drawing.legend_below(figure, legend, ncols=4 if len(legend) in (4, 7, 8) else 3, handlelength=1)
     return figure
 
 
@@ -121,7 +114,7 @@ def _distributions(
                     axes.text(1.02, place, worst, **at)
                 axes.set_xlim(0, 1)
                 axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-            names = [f"{one.name} (broken)" if one.path in wrecked else one.name for one in shown]
+            names = [drawing.name_with_state(one.name, one, wrecked) for one in shown]
             row[0].set_yticks(places, names)
             row[0].set_ylim(len(shown) - 0.4, -0.6)
             if len(panels) > 1:

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from spunge import drawing
 from spunge.evaluations import (
     Candidate,
+    base_model,
     candidates,
     estimate,
     forget_attributes,
@@ -58,7 +59,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                 panels.append((title, shown))
     if not panels:
         return drawing.message("This experiment asked no benchmark of an unlearned model.")
-    base = next((one for one in found if one.kind == "base"), None)
+    base = base_model(found)
     everyone = list(dict.fromkeys(one for _, shown in panels for one in shown))
     groups, wrecked = sections(evaluations, change, everyone), drawing.broken_ones(evaluations, everyone)
 
@@ -95,9 +96,9 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         order = [name for kind in KINDS for name in legend if name.startswith(kind)]
         if wrecked:
             order.append(drawing.BROKEN)
-            legend[drawing.BROKEN] = Line2D([], [], **drawing.CROSS)
+            legend[drawing.BROKEN] = drawing.cross()
         columns = len(order) if across > 1 or not wrecked else 2
-        figure.legend([legend[name] for name in order], order, loc="outside lower center", ncols=columns)
+        drawing.legend_below(figure, {name: legend[name] for name in order}, ncols=columns)
     return figure
 
 
@@ -139,7 +140,7 @@ def _panel(
     wrecked: Collection[str],
     legend: dict[str, Line2D],
 ) -> None:
-    axes.axvline(0, color="#999999", linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
+    axes.axvline(0, **drawing.DASHED)
     for y, _, attribute, standing_out in rows:
         if standing_out:
             axes.axhspan(y - 0.5, y + 0.5, color="#000000", alpha=0.05, linewidth=0, zorder=0)
@@ -153,8 +154,7 @@ def _panel(
                 drawing.cross_out(axes, found.value, at, one.colour, **drawing.BESIDE)
             name = {"joint": "joint", "random": "random split (control)", "attribute": "attribute split (SPUNGE)"}
             legend.setdefault(name[one.kind], dot)
-    axes.grid(True, axis="x")
-    axes.tick_params(axis="y", length=0)
+    drawing.rows_of_marks(axes)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(drawing.percent())
     axes.xaxis.set_tick_params(labelbottom=True)

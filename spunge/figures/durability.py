@@ -100,13 +100,13 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                 look = {"linestyle": "--" if one.kind == "base" else "-", "marker": MARKERS[one.kind], "markersize": 4}
                 legend.setdefault(NAMES[one.kind], Line2D([], [], color=COLOURS[one.kind], linewidth=1.1, **look))
         if wrecked:
-            legend[drawing.BROKEN] = Line2D([], [], **drawing.CROSS)
+            legend[drawing.BROKEN] = drawing.cross()
         if chance:
             legend["guessing"] = Line2D([], [], **CHANCE)
         order = [*NAMES.values(), drawing.BROKEN, "guessing"]
-        labels = sorted(legend, key=order.index)
+        legend = dict(sorted(legend.items(), key=lambda entry: order.index(entry[0])))
         columns = 2 if not sources else 3 if wrecked else 5
-        figure.legend([legend[label] for label in labels], labels, loc="outside lower center", ncols=columns)
+        drawing.legend_below(figure, legend, ncols=columns)
     return figure
 
 
@@ -150,8 +150,7 @@ def _dots(axes: Axes, shown, ways: Sequence[str], accuracy: dict, wrecked: Colle
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(drawing.percent())
-    axes.tick_params(axis="y", length=0)
-    axes.grid(True, axis="x")
+    drawing.rows_of_marks(axes)
     for row in range(1, len(ways)):
         axes.axhline(row - 0.5, color="#e4e4e4", linewidth=0.6, zorder=0)
 

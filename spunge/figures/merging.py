@@ -35,7 +35,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     several = len({candidate.method for candidate in merged}) > 1
     wrecked = drawing.broken_ones(evaluations, merged)
     names = {one: f"{_split(one, several)}, {written(one.merge)}" for one in merged}
-    names = {one: f"{name} (broken)" if one.path in wrecked else name for one, name in names.items()}
+    names = {one: drawing.name_with_state(name, one, wrecked) for one, name in names.items()}
     heights, panels, most = [], [], 0
     for candidate in merged:
         shares = {shard: list(rows["value"]) for shard, rows in _of(kept, candidate).groupby("shard", sort=False)}
@@ -99,8 +99,7 @@ def _draw_many(panels: list, names: dict[Candidate, str], most: int) -> Figure:
             for place, own in zip(places, values, strict=True):
                 if len(own) and numpy.isnan(own).all():
                     drawing.cross_out(axes, math.nan, place, "black")
-        signs.grid(True, axis="x")
-        signs.tick_params(axis="y", length=0)
+        drawing.rows_of_marks(signs)
         for axes in (shares, signs):
             axes.set_xlim(0, 1)
             axes.xaxis.set_major_formatter(PercentFormatter(1.0))
@@ -135,11 +134,10 @@ def _draw_shares(axes: Axes, shares: dict, conflicts: list, colour: str) -> None
         text, end = ("broken", 0) if numpy.isnan(mean) else (f"{mean:.0%}", max(values))
         axes.text(end + 0.02, place, text, va="center", ha="left", fontsize=7, clip_on=False)
     axes.set_yticks(range(len(bars)), names)
-    axes.tick_params(axis="y", length=0)
+    drawing.rows_of_marks(axes)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.grid(True, axis="x")
 
 
 def _draw_cosines(axes: Axes, cosines: pandas.DataFrame) -> Collection | None:

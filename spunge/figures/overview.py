@@ -7,13 +7,13 @@ from spunge import drawing
 from spunge.evaluations import (
     RETAIN_MINUS_FORGET,
     accuracy_from,
+    base_model,
     candidates,
     measured,
     methods,
     written,
 )
 
-NAMES = {"joint": "joint", "random": "random split, {merge}", "attribute": "attribute split, {merge}"}
 BEYOND = 10  # a perplexity this many times the base model's leaves the panel
 
 
@@ -23,14 +23,10 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     The dashed lines are the base model; arrows stand for a perplexity beyond the panel, with its number.
     """
     every = candidates(evaluations)
-    groups = []
-    for method in methods(evaluations):
-        own = [one for one in every if one.method == method and one.kind in NAMES]
-        if own:
-            groups.append((written(method), [(NAMES[one.kind].format(merge=written(one.merge)), one) for one in own]))
+    groups = drawing.rows_by_method(every, {method: written(method) for method in methods(evaluations)})
     if not groups:
         return drawing.message("This experiment measured nothing of a joint run or a merge.")
-    base = next((one for one in every if one.kind == "base"), None)
+    base = base_model(every)
     accuracy = measured(evaluations, accuracy_from(evaluations), "accuracy")
     perplexity = measured(evaluations, "fluency", "perplexity")
     label = "retain minus forget accuracy, points \u2192"

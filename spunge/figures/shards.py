@@ -7,7 +7,6 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from spunge import drawing
@@ -16,6 +15,7 @@ from spunge.evaluations import (
     RETAIN_MEAN,
     RETAIN_MINUS_FORGET,
     Candidate,
+    base_model,
     candidates,
     estimate,
     forget_attributes,
@@ -32,7 +32,6 @@ MEASURES = {
     RETAIN_MEAN: "to keep, % \u2191",
 }
 NAMES = {"joint": "joint run", "random": "random splits (control)", "attribute": "split by attribute (SPUNGE)"}
-DASHED = {"color": "#999999", "linewidth": 0.7, "linestyle": (0, (4, 3)), "zorder": 1}
 SIDES = {"joint": 0, "random": -1, "attribute": 1}
 
 
@@ -50,7 +49,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     grid = list(dict.fromkeys((one.method, one.merge) for one in every if one.groups))
     if not grid:
         return drawing.message("No method of this experiment was run with several numbers of shards.")
-    base = next((one for one in every if one.kind == "base"), None)
+    base = base_model(every)
     wrecked = drawing.broken_ones(evaluations, every)
     merges = {merge for _, merge in grid}
     numbers = sorted({1, most, *(one.groups for one in every if one.groups)})
@@ -68,7 +67,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                     of_base = estimate(accuracy, base, attribute)
                     name = "base model (broken)" if drawing.lost(of_base) else "base model"
                     height = of_base.value if math.isfinite(of_base.value) else math.nan
-                    legend[name] = axes.axhline(height, **DASHED)
+                    legend[name] = axes.axhline(height, **drawing.DASHED)
                 for kind, own in lines.items():
                     if not own:
                         continue
@@ -80,7 +79,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                         point = _point(axes, at[number], one, accuracy, attribute, seeds(evaluations, one), wrecked)
                         legend.setdefault(NAMES[kind], point)
             axes = panels[-1]
-            axes.axhline(0, **DASHED)
+            axes.axhline(0, **drawing.DASHED)
             for number, one in lines["attribute"].items():
                 rival = lines["random"].get(number)
                 either = {one.path} if rival and rival.path in wrecked else wrecked
@@ -98,8 +97,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         for axes in rows[-1]:
             axes.set_xlabel("number of shards")
         if wrecked:
-            legend[drawing.BROKEN] = Line2D([], [], **drawing.CROSS)
-        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=min(len(legend), 4))
+            legend[drawing.BROKEN] = drawing.cross()
+        drawing.legend_below(figure, legend, ncols=min(len(legend), 4))
     return figure
 
 

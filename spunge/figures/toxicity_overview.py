@@ -7,6 +7,7 @@ from spunge import drawing
 from spunge.evaluations import (
     FORGET_MEAN,
     TOXIC_SHARE,
+    base_model,
     candidates,
     classifiers,
     measured,
@@ -16,7 +17,6 @@ from spunge.evaluations import (
 )
 from spunge.scales import named
 
-NAMES = {"joint": "joint", "random": "random split, {merge}", "attribute": "attribute split, {merge}"}
 BEYOND = 4  # a perplexity this many times the base model's leaves the panel
 
 
@@ -26,13 +26,10 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     Panels: toxic share by each classifier, that of neutral prompts by the first, distinct bigrams, perplexity.
     """
     every = candidates(evaluations, "toxicity")
-    base = next((one for one in every if one.kind == "base"), None)
+    base = base_model(every)
     groups = [("", [("base model", base)])] if base else []
     names = named(evaluations)
-    for method in methods(evaluations):
-        own = [one for one in every if one.method == method and one.kind in NAMES]
-        if own:
-            groups.append((names[method], [(NAMES[one.kind].format(merge=written(one.merge)), one) for one in own]))
+    groups += drawing.rows_by_method(every, {method: names[method] for method in methods(evaluations)})
     scored = classifiers(evaluations)
     if not scored or not any(heading for heading, _ in groups):
         return drawing.message("This experiment measured no toxicity of an unlearned model.")

@@ -104,11 +104,11 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         for axes in grid[:, 0]:
             axes.set_ylabel(f"\u2190 toxic continuations, %\n({written(scored[0])})")
         order = sorted(legend, key=lambda name: (name == drawing.BROKEN, "interpolated" in name, name != "base model"))
-        handles = [legend[name] for name in order]
+        legend = {name: legend[name] for name in order}
         if len(free):
-            free[0].legend(handles, order, loc="center")
+            free[0].legend(legend.values(), legend.keys(), loc="center")
         else:
-            figure.legend(handles, order, loc="outside lower center", ncols=columns + (columns > 1))
+            drawing.legend_below(figure, legend, ncols=columns + (columns > 1))
         figure.draw_without_rendering()  # only now is it known where things lie
         for axes, points in labels:
             _label(axes, points)
@@ -148,7 +148,7 @@ def _panel(
     for one, x, y in equal:
         if math.isfinite(x + y):
             shown.append(x)
-            axes.axvline(x, color="#999999", linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
+            axes.axvline(x, **drawing.DASHED)
             axes.plot(x, y, color=one.colour, marker=one.marker, **INTERPOLATED)
             name = f"interpolated at {x / fluent:.3g} times the base\nmodel's perplexity (dashed)"
             legend.setdefault(name, Line2D([], [], color="#777777", marker="o", **INTERPOLATED))

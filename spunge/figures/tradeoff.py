@@ -4,7 +4,6 @@ import math
 
 import pandas
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from spunge import drawing
@@ -86,7 +85,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                 elif candidate.path in wrecked:
                     axes.plot(forget.value, retain.value, **drawing.CROSS)
                 if candidate.kind == "base" and math.isfinite(retain.value):
-                    axes.axhline(retain.value, color="#999999", linewidth=0.6, linestyle=(0, (4, 3)), zorder=1)
+                    axes.axhline(retain.value, **drawing.DASHED | {"linewidth": 0.6})
             axes.grid(True)
             axes.margins(0.08)
             for axis in (axes.xaxis, axes.yaxis):
@@ -100,13 +99,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         for axes in whole_grid[:, 0]:
             axes.set_ylabel("mean accuracy, retain attributes")
         if wrecked:
-            legend[drawing.BROKEN] = Line2D([], [], **drawing.CROSS)
-        figure.legend(
-            legend.values(),
-            legend.keys(),
-            loc="outside lower center",
-            # Two panels side by side have no room for four columns of long names.
-            ncols=2 if len(panels) == 1 else 3 if width == 2 and len(legend) > 8 else 4,
-            handletextpad=0.3,
-        )
+            legend[drawing.BROKEN] = drawing.cross()
+        # Two panels side by side have no room for four columns of long names.
+        columns = 2 if len(panels) == 1 else 3 if width == 2 and len(legend) > 8 else 4
+        drawing.legend_below(figure, legend, ncols=columns, handletextpad=0.3)
     return figure

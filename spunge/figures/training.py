@@ -8,7 +8,6 @@ import pandas
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from spunge import drawing
@@ -99,7 +98,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         for axes in grid[-1]:
             axes.set_xlabel("optimizer steps")
         if crossed:
-            figure.legend([Line2D([], [], **drawing.CROSS)], [drawing.BROKEN], loc="outside lower center")
+            drawing.legend_below(figure, {drawing.BROKEN: drawing.cross()})
     return figure
 
 
