@@ -16,6 +16,7 @@ from spunge.evaluations import (
     Candidate,
     Estimate,
     accuracy_from,
+    base_model,
     broken,
     candidates,
     capability_from,
@@ -55,13 +56,16 @@ MERGE_OF_THE_PAPER = "ties"
 class Row:
     """One model of the first table.
 
-    told: how anchors name its method, if they can. warning: why it is broken. ours: quantity → value and interval as
-    texts; groups: the same by group, for the toxic share. published: quantity → value as its source has it.
+    method, split: of ours alone, as people read them. told: how anchors name its method, if they can. warning: why it
+    is broken. ours: quantity → value and interval as texts; groups: the same by group, for the toxic share. published:
+    quantity → value as its source has it.
     """
 
     model: str
-    name: str
+    method: str = ""
+    split: str = ""
     told: str = ""
+    equal_fluency: bool = False
     warning: str = ""
     ours: dict[str, tuple[str, str]] = field(default_factory=dict)
     groups: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -113,7 +117,7 @@ def rows(evaluations: pandas.DataFrame, anchors: pandas.DataFrame, model: str) -
     for anchor in anchors[anchors["quantity"].isin(shown)].itertuples(index=False):
         own = [row for row in found if same_model(anchor.model, model) and row.told == anchor.method]
         if not own:
-            row = Row(anchor.model, _method(anchor.method), anchor.method)
+            row = Row(anchor.model, told=anchor.method)
             own = [others.setdefault((anchor.model, anchor.method), row)]
         for row in own:
             row.published[anchor.quantity] = anchor.value
@@ -151,10 +155,8 @@ def page(evaluations: pandas.DataFrame, anchors: pandas.DataFrame, model: str, t
         rows=compared,
         of_the_paper=[row for row in compared if not row.ours and row.told.startswith(SPUNGE)],
         ratios=sorted({f"{ratio:.3g}" for ratio in ratios["value"]}),
-        anchors=[
-            {"method": _method(line["method"])} | {name: line[name] for name in COLUMNS if name != "method"}
-            for line in anchors.to_dict("records")
-        ],
+        anchors=anchors.to_dict("records"),
+        written=written,
     )
 
 
@@ -164,19 +166,19 @@ def _own(evaluations: pandas.DataFrame, model: str) -> list[Row]:
     evaluation = "toxicity" if scored else "fluency" if fluency else accuracy_from(evaluations)
     direct = [one for one in candidates(evaluations, evaluation) if one.kind in KINDS]
     equal = candidates(evaluations, "equal_fluency")
-    base = next((one for one in direct if one.kind == "base"), None)
+    base = base_model(direct)
     fluent = estimate(measured(evaluations, "fluency", "perplexity"), base).value if base else math.nan
-    found = [_measured(evaluations, base, Row(model, base.name, "base"))] if base else []
+    found = [_measured(evaluations, base, Row(model, split=base.name, told="base"))] if base else []
     for family, method in unscaled(evaluations).items():
         for one in direct:
             if one.method == method:
                 merged = f"{SPUNGE} {family}" if one.merge == MERGE_OF_THE_PAPER else ""
                 told = {"joint": family, "attribute": merged}.get(one.kind, "")
-                row = Row(model, f"{names[method]}: {one.name}", told, broken(evaluations, one))
+                row = Row(model, names[method], one.name, told, warning=broken(evaluations, one))
                 found.append(_measured(evaluations, one, row))
         for one in equal:
             if one.method == family:
-                row = Row(model, f"{written(family)}, equal fluency: {one.name}")
+                row = Row(model, written(family), one.name, equal_fluency=True)
                 found.append(_at_equal_fluency(evaluations, one, fluent, row))
     return found
 
@@ -231,13 +233,3 @@ def _texts(quantity: str, found: Estimate) -> tuple[str, str]:
 
     interval = "" if math.isnan(found.low) else f"[{text(found.low)},\u00a0{text(found.high)}]"
     return text(found.value), interval
-
-
-def _method(name: str) -> str:
-    """Write an anchor's method as people read it: `spunge tvn` is SPUNGE with TVN."""
-    if name == "base":
-        return "base model"
-    first, _, rest = name.partition(" ")
-    if first == SPUNGE:
-        return f"SPUNGE with {written(rest)}" if rest else "SPUNGE"
-    return written(name)
