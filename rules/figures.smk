@@ -77,6 +77,7 @@ rule findings:
         script=source_file(SCRIPTS / "findings.py"),
         library=library("findings.py"),
         template=source_file(PROJECT / "report" / "findings.html"),
+        sentences=source_file(PROJECT / "spunge" / "templates" / "findings.txt"),
         evaluations=EVALUATIONS,
         tradeoff=f"{RESULTS}/figures/{GRID.figures[0]}.png",
     output:

@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from spunge.evaluations import (
     Candidate,
     Estimate,
     accuracy_from,
+    base_model,
     broken,
     candidates,
     capability_from,
@@ -42,16 +43,13 @@ from spunge.verdict import (
     BETTER,
     BROKEN,
     NOT_MEASURED,
-    NOT_SHOWN,
-    NOT_SHOWN_AGAINST,
     RIVAL_BROKEN,
-    UNEQUAL,
     WORSE,
     verdict,
 )
+from spunge.wording import sentence
 
-RIVALS = {"joint": "joint", "random": "random split"}
-IN_WORDS = {"joint": "unlearning everything at once", "random": "a random split into shards of the same sizes"}
+RIVALS = ("joint", "random")
 
 
 class Measure(NamedTuple):
@@ -80,20 +78,9 @@ MEASURES = (
 )
 CAPABILITY = Measure("general capability", "knowledge", "accuracy", RETAIN_MEAN, 1)
 
-# The counts of data that the page shows.
-DATA = {
-    "forget_texts": "texts to forget",
-    "toxic_prompts": "toxic prompts",
-    "neutral_prompts": "neutral prompts",
-    "questions": "questions",
-    "subjects": "subjects",
-}
-
-# The tables whose right answers mostly stand at one place, by the metric that says so.
-ANSWER_PLACES = {
-    "commonest_answer_place": "the questions",
-    "commonest_answer_place_rephrased": "the rephrased questions",
-}
+# The counts of data that the page shows, and those that tell of tables whose right answers mostly stand at one place.
+DATA = ("forget_texts", "toxic_prompts", "neutral_prompts", "questions", "subjects")
+ANSWER_PLACES = ("commonest_answer_place", "commonest_answer_place_rephrased")
 
 AS_TRAINED, AT_EQUAL_FLUENCY = "as trained", "at equal fluency"
 
@@ -167,103 +154,101 @@ def answers(evaluations: pandas.DataFrame) -> list[str]:
 
 def _answers(evaluations: pandas.DataFrame, judged: pandas.DataFrame) -> list[str]:
     make = _toxicity_answers if classifiers(evaluations) else _knowledge_answers
-    return make(evaluations, judged)
+    return [sentence("answer", facts) for facts in make(evaluations, judged)]
 
 
-def _knowledge_answers(evaluations: pandas.DataFrame, judged: pandas.DataFrame) -> list[str]:
+def _knowledge_answers(evaluations: pandas.DataFrame, judged: pandas.DataFrame) -> Iterator[dict]:
     source = accuracy_from(evaluations)
     accuracy = measured(evaluations, source, "accuracy")
     minus_base = measured(evaluations, source, "accuracy_minus_base")
-    base = next((candidate for candidate in candidates(evaluations) if candidate.kind == "base"), None)
-    texts = []
+    base = base_model(candidates(evaluations))
     for candidate in _attribute_splits(evaluations, AS_TRAINED):
-        own = judged[(judged["candidate"] == candidate.path) & (judged["measure"] == DECISIVE.name)].set_index("rival")
-        name = f"{written(candidate.method)}, merged with {written(candidate.merge)}"
-        text = f"With {name}, splitting by the attribute"
-        if reason := broken(evaluations, candidate):
-            texts.append(f"{text} broke the model ({reason}): whatever it no longer knows, that is no success.")
-            continue
-        text += f" {_clauses(own, DECISIVE, _ruins(evaluations, candidate, own, AS_TRAINED))}."
+        facts = _answer(evaluations, judged, candidate, AS_TRAINED, DECISIVE)
+        facts |= {"method": written(candidate.method), "comparison": "", "measure": DECISIVE.name}
+        facts["shown"] = verdict(estimate(minus_base, candidate, FORGET_MEAN), -1) == BETTER
         if base is not None:
-            forget, retain = (
-                " to ".join(_percent(estimate(accuracy, each, mean).value) for each in (base, candidate))
-                for mean in (FORGET_MEAN, RETAIN_MEAN)
-            )
-            text += f" Mean accuracy went from {forget} on what was to be forgotten, "
-            text += f"and from {retain} on what was to be kept."
-        if verdict(estimate(minus_base, candidate, FORGET_MEAN), -1) != BETTER:
-            text += " That it forgot anything at all is not shown."
-        texts.append(text)
-    return texts
+            facts["accuracy"] = {
+                aim: [_percent(estimate(accuracy, model, mean).value) for model in (base, candidate)]
+                for aim, mean in (("forget", FORGET_MEAN), ("retain", RETAIN_MEAN))
+            }
+        yield facts
 
 
-def _toxicity_answers(evaluations: pandas.DataFrame, judged: pandas.DataFrame) -> list[str]:
+def _toxicity_answers(evaluations: pandas.DataFrame, judged: pandas.DataFrame) -> Iterator[dict]:
+    """Yield what is found of each family at equal fluency, and of all methods of the others as trained."""
     of = families(evaluations)
     at_equal = _attribute_splits(evaluations, AT_EQUAL_FLUENCY)
-    compared = {(one.method, one.merge) for one in at_equal}
-    others = [
-        one for one in _attribute_splits(evaluations, AS_TRAINED) if (of[one.method][0], one.merge) not in compared
-    ]
-    return [
-        _toxicity_answer(evaluations, judged, candidate, comparison)
-        for comparison, found in ((AT_EQUAL_FLUENCY, at_equal), (AS_TRAINED, others))
-        for candidate in found
-    ]
+    compared = {(candidate.method, candidate.merge) for candidate in at_equal}
+    for candidate in at_equal:
+        ratio = estimate(measured(evaluations, "equal_fluency", "perplexity_ratio"), candidate).value
+        facts = _toxicity_answer(evaluations, judged, candidate, AT_EQUAL_FLUENCY)
+        yield facts | {"method": written(candidate.method), "perplexity_ratio": f"{ratio:.3g}"}
+    for candidate in _attribute_splits(evaluations, AS_TRAINED):
+        if (of[candidate.method][0], candidate.merge) not in compared:
+            facts = _toxicity_answer(evaluations, judged, candidate, AS_TRAINED)
+            yield facts | {"method": named(evaluations)[candidate.method]}
 
 
 def _toxicity_answer(
     evaluations: pandas.DataFrame, judged: pandas.DataFrame, candidate: Candidate, comparison: str
-) -> str:
-    """Return the answer for one attribute split: a family's at equal fluency, or one method's as trained."""
-    method, how = named(evaluations)[candidate.method], [comparison]
-    if comparison == AT_EQUAL_FLUENCY:
-        ratio = estimate(measured(evaluations, "equal_fluency", "perplexity_ratio"), candidate).value
-        method, how = written(candidate.method), [f"{comparison} (perplexity {ratio:.3g} times the base model's)"]
-    if _equal_compute(evaluations, candidate.method):
-        how.append("at equal compute")
-    text = f"With {method}, merged with {written(candidate.merge)}, {' and '.join(how)}, splitting by the attribute"
-    reason = _broken(evaluations, candidate, comparison)
-    if reason:
-        return f"{text} broke the model ({reason}): however little toxic it is, that is no success."
+) -> dict:
     decisive = measures(evaluations)[comparison][0]
-    own = judged[(judged["candidate"] == candidate.path) & (judged["comparison"] == comparison)]
-    own = own[own["measure"] == decisive.name].set_index("rival")
-    beside = {}
+    facts = _answer(evaluations, judged, candidate, comparison, decisive)
+    facts |= {"comparison": comparison, "equal_compute": _equal_compute(evaluations, candidate.method)}
+    if facts["broken"]:
+        return facts
     if comparison == AS_TRAINED:
-        perplexities = {rival: _difference(evaluations, candidate, PERPLEXITY, rival) for rival in RIVALS}
-        beside = {rival: f"perplexity {_numbers(found, PERPLEXITY)}" for rival, found in perplexities.items()}
-    beside |= _ruins(evaluations, candidate, own, comparison)
-    clauses = _clauses(own, decisive._replace(name="toxic share"), beside)
-    text += f" {clauses}."
-    models = _models(evaluations, candidate, comparison)
-    text += _change_of_toxicity(evaluations, candidate, decisive) + _change_of_capability(evaluations, models)
-    ruined = {name: broken(evaluations, one) for name, one in models.items()}
-    told = "; ".join(f"{name}: {reason}" for name, reason in ruined.items() if reason)
-    return f"{text} Not all of its λ still write language ({told})." if told else text
-
-
-def _change_of_toxicity(evaluations: pandas.DataFrame, candidate: Candidate, decisive: Measure) -> str:
-    base = next((one for one in candidates(evaluations, "toxicity") if one.kind == "base"), None)
+        for rival in facts["rivals"]:
+            rival["perplexity"] = _texts(_difference(evaluations, candidate, PERPLEXITY, rival["rival"]), PERPLEXITY)
+    base = base_model(candidates(evaluations, "toxicity"))
     before = estimate(measured(evaluations, "toxicity", decisive.metric), base, FORGET_MEAN) if base else MISSING
     after = estimate(measured(evaluations, decisive.evaluation, decisive.metric), candidate, FORGET_MEAN)
     change = _difference(evaluations, candidate, decisive, "base")
-    text = f" By the {written(classifiers(evaluations)[0])}, {_percent(after.value)} of its continuations are toxic, of"
-    text += f" the base model's {_percent(before.value)} ({_numbers(change, decisive)})."
-    if verdict(change, decisive.better) != BETTER:
-        text += " That it became less toxic at all is not shown."
-    return text
+    models = _models(evaluations, candidate, comparison)
+    reasons = {name: broken(evaluations, model) for name, model in models.items()}
+    return facts | {
+        "measure": "toxic share",
+        "toxicity": {
+            "classifier": written(classifiers(evaluations)[0]),
+            "before": _percent(before.value),
+            "after": _percent(after.value),
+            "difference": _texts(change, decisive),
+        },
+        "shown": verdict(change, decisive.better) == BETTER,
+        "capability": _change_of_capability(evaluations, models),
+        "broken_scales": {name: reason for name, reason in reasons.items() if reason},
+    }
 
 
-def _change_of_capability(evaluations: pandas.DataFrame, models: dict[str, Candidate]) -> str:
-    """Say what unlearning cost in general capability: where that is shown, or that it is not."""
+def _answer(
+    evaluations: pandas.DataFrame, judged: pandas.DataFrame, candidate: Candidate, comparison: str, decisive: Measure
+) -> dict:
+    """Return what is found of an attribute split whatever was measured: why it is broken, or how its rivals did."""
+    facts = {"merge": written(candidate.merge), "broken": _broken(evaluations, candidate, comparison), "rivals": []}
+    others = ("perplexity_ratio", "equal_compute", "accuracy", "toxicity", "capability", "broken_scales")
+    facts |= dict.fromkeys(others)
+    if facts["broken"]:
+        return facts
+    rows = judged[(judged["candidate"] == candidate.path) & (judged["comparison"] == comparison)]
+    rows = rows[rows["measure"] == decisive.name].set_index("rival")
+    for name in RIVALS:
+        row, reason = rows.loc[name], None
+        if row["verdict"] == RIVAL_BROKEN:
+            reason = _broken(evaluations, _rival(evaluations, candidate, name, comparison), comparison)
+        difference = _texts(Estimate(row["difference"], row["low"], row["high"]), decisive)
+        rival = {"rival": name, "verdict": row["verdict"], "broken": reason, "seeds": row["seeds"]}
+        facts["rivals"].append(rival | {"difference": difference, "perplexity": None})
+    return facts
+
+
+def _change_of_capability(evaluations: pandas.DataFrame, models: Mapping[str, Candidate]) -> dict | None:
+    """Return what unlearning changed in the models' general capability: the losses that are shown, or else all."""
     capability = _capability(evaluations)
-    changes = {name: _difference(evaluations, one, capability, "base") for name, one in models.items()}
+    changes = {name: _difference(evaluations, model, capability, "base") for name, model in models.items()}
     changes = {name: change for name, change in changes.items() if not math.isnan(change.value)}
-    if not changes:
-        return ""
     losses = {name: change for name, change in changes.items() if verdict(change, CAPABILITY.better) == WORSE}
-    told = "; ".join(f"{name}: {_numbers(change, CAPABILITY)}" for name, change in (losses or changes).items())
-    return f" General capability fell ({told})." if losses else f" No loss of general capability is shown ({told})."
+    texts = {name: _texts(change, CAPABILITY) for name, change in (losses or changes).items()}
+    return {"fell": bool(losses), "differences": texts} if changes else None
 
 
 def power_notes(evaluations: pandas.DataFrame) -> list[str]:
@@ -274,24 +259,21 @@ def power_notes(evaluations: pandas.DataFrame) -> list[str]:
         decisive, units = _measured_by(DECISIVE, accuracy_from(evaluations)), "subjects"
     notes = []
     for candidate in _attribute_splits(evaluations, comparison):
-        for rival, name in RIVALS.items():
+        for rival in RIVALS:
             if _ruin(evaluations, candidate, rival, comparison):
                 continue
-            told = power.note(evaluations, candidate, decisive[1:4], rival, units)
-            if told:
-                numbers = _numbers(_difference(evaluations, candidate, decisive, rival), decisive)
-                notes.append(f"{candidate.label}, against {name} ({numbers}): {told}.")
+            needed = power.needed(evaluations, candidate, decisive[1:4], rival)
+            if needed:
+                difference = _texts(_difference(evaluations, candidate, decisive, rival), decisive)
+                facts = {"label": candidate.label, "rival": rival, "difference": difference, "units": units}
+                notes.append(sentence("power", facts | needed))
     return notes
 
 
 def answer_places(evaluations: pandas.DataFrame) -> list[str]:
     """Say where the right answers mostly stand at one place among the choices, one sentence for each such table."""
     rows = evaluations[(evaluations["evaluation"] == "data") & evaluations["metric"].isin(ANSWER_PLACES)]
-    return [
-        f"{_percent(row.value)} of the right answers to {ANSWER_PLACES[row.metric]} stand at one place among the "
-        "choices: a model that always takes that one, even a broken one, seems to know them."
-        for row in rows.itertuples()
-    ]
+    return [sentence("answer_place", {"metric": row.metric, "share": _percent(row.value)}) for row in rows.itertuples()]
 
 
 def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str:
@@ -317,11 +299,9 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
     return environment.from_string(template).render(
         experiment=evaluations["experiment"].iloc[0] if len(evaluations) else "",
         answers=_answers(evaluations, judged),
-        columns={
-            metric: heading
-            for metric, heading in DATA.items()
-            if metric in data or not (scored or "prompts" in metric or source == "benchmarks")
-        },
+        columns=[
+            metric for metric in DATA if metric in data or not (scored or "prompts" in metric or source == "benchmarks")
+        ],
         classifiers=[written(name) for name in scored],
         asked=source,
         forget=forget,
@@ -407,15 +387,6 @@ def _ruin(evaluations: pandas.DataFrame, candidate: Candidate, rival: str, compa
     return RIVAL_BROKEN if other and _broken(evaluations, other, comparison) else ""
 
 
-def _ruins(
-    evaluations: pandas.DataFrame, candidate: Candidate, own: pandas.DataFrame, comparison: str
-) -> dict[str, str]:
-    """Return why rivals are broken, those that are, from the candidate's verdicts by rival."""
-    ruined = [rival for rival in RIVALS if own.loc[rival, "verdict"] == RIVAL_BROKEN]
-    found = {rival: _rival(evaluations, candidate, rival, comparison) for rival in ruined}
-    return {rival: _broken(evaluations, one, comparison) for rival, one in found.items()}
-
-
 def _difference(evaluations: pandas.DataFrame, candidate: Candidate, measure: Measure, rival: str) -> Estimate:
     found = measured(evaluations, measure.evaluation, f"{measure.metric}_minus_{rival}")
     return estimate(found, candidate, measure.attribute)
@@ -433,55 +404,19 @@ def _equal_compute(evaluations: pandas.DataFrame, method: str) -> bool:
 
 
 def _percent(share: float) -> str:
-    return "an unknown value" if math.isnan(share) else f"{share:.1%}"
+    return "" if math.isnan(share) else f"{share:.1%}"
 
 
-def _clauses(own: pandas.DataFrame, measure: Measure = MEASURES[2], beside: Mapping[str, str] | None = None) -> str:
-    """Say how the attribute split did against its rivals, from their rows of the verdicts; `beside` is what to add."""
-    return ", and ".join(
-        _clause(own.loc[rival], IN_WORDS[rival], measure, (beside or {}).get(rival)) for rival in RIVALS
+def _texts(difference: Estimate, measure: Measure) -> dict:
+    """Write a difference and its interval for people; what is unknown is an empty text."""
+    points = measure.unit == "points"
+    value, low, high = (
+        "" if math.isnan(part) else summary.number(part, points, difference=True) for part in difference
     )
-
-
-def _clause(row: pandas.Series, rival: str, measure: Measure, beside: str | None) -> str:
-    if row["verdict"] == NOT_MEASURED:
-        return f"was not compared with {rival}"
-    if row["verdict"] == RIVAL_BROKEN:
-        return f"has no rival in {rival}, which broke the model ({beside})"
-    numbers = _numbers(Estimate(row["difference"], row["low"], row["high"]), measure)
-    numbers = f"({measure.name} {numbers}{f'; {beside}' if beside else ''}, seeds: {row['seeds']})"
-    return {
-        BETTER: f"did better than {rival} {numbers}",
-        WORSE: f"did worse than {rival} {numbers}",
-        NOT_SHOWN: f"is not shown to differ from {rival} {numbers}",
-        NOT_SHOWN_AGAINST: f"is not shown to differ from {rival}, with an estimate that is worse {numbers}",
-        UNEQUAL: f"is not shown to be better or worse than {rival}, as fluency is not equal {numbers}",
-    }[row["verdict"]]
-
-
-def _numbers(difference: Estimate, measure: Measure) -> str:
-    value, low, high = (_signed(number, measure) for number in difference)
-    return f"{value}{' points' if measure.unit == 'points' else ''}, 95 % interval {low} to {high}"
-
-
-def _signed(value: float, measure: Measure) -> str:
-    return "unknown" if math.isnan(value) else summary.number(value, measure.unit == "points", difference=True)
+    return {"value": value, "low": low, "high": high, "points": points}
 
 
 def _verdict_line(line, wanted: Mapping[str, Sequence[Measure]]) -> dict:
     measure = next(one for one in wanted[line.comparison] if one.name == line.measure)
-    difference, low, high = (
-        _signed(number, measure).replace("unknown", "–") for number in (line.difference, line.low, line.high)
-    )
-    return {
-        "label": line.label,
-        "comparison": line.comparison,
-        "rival": RIVALS[line.rival],
-        "measure": f"{line.measure}, {measure.unit}",
-        "better": "lower" if measure.better < 0 else "higher",
-        "difference": difference,
-        "interval": f"{low} to {high}",
-        "seeds": line.seeds,
-        "verdict": line.verdict,
-        "kind": line.verdict if line.verdict in (BETTER, WORSE) else "open",
-    }
+    difference = _texts(Estimate(line.difference, line.low, line.high), measure)
+    return line._asdict() | {"unit": measure.unit, "better": measure.better, "difference": difference}

@@ -26,6 +26,7 @@ from spunge.evaluations import (
 )
 from spunge.experiment import records
 from spunge.verdict import BETTER, BROKEN, RIVAL_BROKEN, WORSE, verdict
+from spunge.wording import sentence
 
 ATTACKS = {
     BEFORE: "nothing: the same questions, as unlearned",
@@ -64,18 +65,13 @@ def sum_up(lines: Sequence[dict]) -> list[str]:
     """Say for each method and merge after how many attacks the attribute split is shown better or worse."""
     texts = []
     for name in dict.fromkeys(line["name"] for line in lines):
-        own = [line for line in lines if line["name"] == name and not line["before"]]
-        told = []
+        attacked = [line for line in lines if line["name"] == name and not line["before"]]
+        rivals = []
         for rival in RIVALS:
-            found = Counter(line[f"{rival}_kind"] for line in own)
-            text = (
-                f"than the {'joint run' if rival == 'joint' else 'random split'}: less after {found[BETTER]}, more "
-                f"after {found[WORSE]}, not shown to differ after {found['open']}"
-            )
-            told.append(f"{text}, one of the two broken after {found['broken']}" if found["broken"] else text)
-        if own:
-            text = f"{name}, {len(own)} attacks: how much the attribute split knows of what was to be forgotten"
-            texts.append(f"{text}, {'; '.join(told)}.")
+            kinds = Counter(line[f"{rival}_kind"] for line in attacked)
+            rivals.append({"rival": rival} | {kind: kinds[kind] for kind in (BETTER, WORSE, "open", "broken")})
+        if attacked:
+            texts.append(sentence("attacks", {"name": name, "attacks": len(attacked), "rivals": rivals}))
     return texts
 
 

@@ -76,38 +76,35 @@ def standard_error(low: float, high: float) -> float:
     return (high - low) / INTERVAL
 
 
-def note(evaluations: pandas.DataFrame, candidate: Candidate, measure: Sequence[str], rival: str, units: str) -> str:
-    """Say what it would take to show a candidate's difference from a rival, or "" where there is none to speak of.
+def needed(evaluations: pandas.DataFrame, candidate: Candidate, measure: Sequence[str], rival: str) -> dict | None:
+    """Return what it would take to show a candidate's difference from a rival; None where there is none to speak of.
 
-    measure: evaluation, metric and attribute of what is compared; units: what people call the subjects.
+    measure: evaluation, metric and attribute of what is compared. shown: whether it is shown as it is. seeds: how many
+    there are, 0 where too little is known to tell seeds from subjects. As texts, empty where no number would do:
+    more_seeds, how many with the same subjects; more_units, how many times the subjects with the same seeds; both, how
+    many times as many of both.
     """
     evaluation, metric, attribute = measure
     rows = measured(evaluations, evaluation, f"{metric}_minus_{rival}")
     combined = estimate(rows, candidate, attribute)
     if not (abs(combined.value) > 0 and math.isfinite(combined.high - combined.low)):
-        return ""
+        return None
     if combined.low > 0 or combined.high < 0:
-        return "is shown with what was measured"
+        return {"shown": True}
     fixed = estimate(measured(evaluations, evaluation, f"{metric}_minus_{rival}{FIXED_SEEDS}"), candidate, attribute)
     by_seed = [estimate(rows, candidate, attribute, seed) for seed in seeds(evaluations, candidate)]
     if len(by_seed) < 2 or not math.isfinite(fixed.high - fixed.low):
-        factor = factor_needed(combined.value, _error(combined))
-        return f"would take about {rough(factor)} times the seeds and as many times the {units}"
-    found = components([one.value for one in by_seed], [_error(one) for one in by_seed], _error(fixed))
-    ways, in_vain = [], []
-    more_seeds = seeds_needed(combined.value, found)
-    more_subjects = subjects_needed(combined.value, found, len(by_seed))
-    for number, told, alone in (
-        (more_seeds, f"{more_seeds:g} seeds with the same {units}", "seeds"),
-        (more_subjects, f"{rough(more_subjects)} times the {units} with the same {len(by_seed)} seeds", units),
-    ):
-        if math.isfinite(number):
-            ways.append(f"about {told}")
-        else:
-            in_vain.append(f"; more {alone} alone would not do")
-    factor = both_needed(combined.value, found, len(by_seed))
-    ways.append(f"about {rough(factor)} times as many of both")
-    return f"would take {', or '.join(ways)}{''.join(in_vain)}"
+        return {"shown": False, "seeds": 0, "both": rough(factor_needed(combined.value, _error(combined)))}
+    variance = components([one.value for one in by_seed], [_error(one) for one in by_seed], _error(fixed))
+    more_seeds = seeds_needed(combined.value, variance)
+    more_units = subjects_needed(combined.value, variance, len(by_seed))
+    return {
+        "shown": False,
+        "seeds": len(by_seed),
+        "more_seeds": f"{more_seeds:g}" if math.isfinite(more_seeds) else "",
+        "more_units": rough(more_units) if math.isfinite(more_units) else "",
+        "both": rough(both_needed(combined.value, variance, len(by_seed))),
+    }
 
 
 def _error(found: Estimate) -> float:

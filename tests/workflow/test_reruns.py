@@ -125,6 +125,7 @@ def test_changed_figure_redraws_that_figure(changing, project, figure):
         ("spunge/evaluations.py", [job for job in GATHERED if not job.startswith("Gather")]),
         ("spunge/findings.py", ["Say what was found"]),
         ("report/findings.html", ["Say what was found"]),
+        ("spunge/templates/findings.txt", ["Say what was found"]),
         ("spunge/summary.py", ["Say what was found", "Write the summary table"]),
         ("scripts/gather.py", GATHERED),
         ("scripts/compare.py", COMPARED),
