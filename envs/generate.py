@@ -20,6 +20,7 @@ CALLS = {
     "to_parquet": "pyarrow",
     "to_markdown": "tabulate",
     "to_latex": "Jinja2",
+    "from_template": "Jinja2",
     "gguf_file": "gguf",
     "device_map": "accelerate",
     "HFLM": "accelerate",

@@ -7,46 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import yaml
+from huggingface_hub import ModelCard, ModelCardData
 
 from spunge.files import is_local
 from spunge.task_vector import BaseModel, TaskVector
 
-CARD = """\
----
-{front}---
-
-# {name}
-
-This is {base} after unlearning: its weights plus a task vector. It was made by the workflow for
-[SPUNGE](https://arxiv.org/abs/2406.11780), which can split forget data by attribute, unlearn every shard from the base
-model, and merge the task vectors.
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained(folder)
-tokenizer = AutoTokenizer.from_pretrained(folder)
-```
-
-## How it was made
-
-| | |
-|---|---|
-{rows}
-
-{mergekit}
-
-## What unlearning does not promise
-
-Unlearning lowers how readily a model says something. It does not prove that the knowledge is gone: other wording, other
-languages, examples in the prompt, quantization or a little fine-tuning may bring it back, and what was to stay may have
-suffered. Measure both for your own use before you rely on either, and don't take this model for proof that data were
-erased.
-
-## License
-
-The base model's license holds for these weights as well; this card adds none and changes none.
-"""
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 MERGEKIT_HEAD = """\
 # Makes this merge again. First export the shards that `models` names, in float32; then, in this folder:
 #   mergekit-yaml mergekit.yaml OUTPUT
@@ -64,37 +30,50 @@ def write(building: Path, folder: Path, name: str, base: BaseModel, task_vector:
 
     `folder` is where the files will lie in the end, `name` the candidate's, `dtype` the name of the weights' own.
     """
-    provenance = task_vector.provenance
-    sentence = "This is no merge."
+    provenance, reason = task_vector.provenance, None
     if "merge" in provenance:
         sizes = [shape.numel() for shape in task_vector.shapes.values()]
         configuration, reason = mergekit(provenance, _base_model(base, folder), dtype, sizes)
-        sentence = f"There is no mergekit.yaml: {reason}."
         if configuration:
             text = yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True)
             (building / "mergekit.yaml").write_text(MERGEKIT_HEAD + text)
-            sentence = (
-                "`mergekit.yaml` makes the merge again with [mergekit](https://github.com/arcee-ai/mergekit) from the "
-                "shards' own exports in float32; in 16 bits the shards are rounded, and the merge comes out a bit "
-                "different."
-            )
-    (building / "README.md").write_text(card(name, base, provenance, dtype, sentence))
+    (building / "README.md").write_text(card(name, base, provenance, dtype, reason))
 
 
-def card(name: str, base: BaseModel, provenance: Mapping, dtype: str, mergekit_sentence: str) -> str:
-    """Return the model card: how the candidate was made, as its task vector's provenance tells it, and a caution."""
-    front: dict[str, object] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    front["tags"] = ["unlearning", "spunge"]
-    if _on_hub(base):  # the hub takes nothing else for a base model
-        front["base_model"] = base.source
-    rows = "\n".join(f"| {label} | {text} |" for label, text in _rows(name, base, provenance, dtype) if text)
-    return CARD.format(
-        front=yaml.safe_dump(front, sort_keys=False),
-        name=name,
-        base=_described(base),
-        rows=rows,
-        mergekit=mergekit_sentence,
+def card(name: str, base: BaseModel, provenance: Mapping, dtype: str, no_mergekit: str | None) -> str:
+    """Return the model card: how the candidate was made, as its task vector's provenance tells it, and a caution.
+
+    `no_mergekit` is why mergekit can't make its merge again, None where it can.
+    """
+    front = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["unlearning", "spunge"],
+        base_model=base.source if _on_hub(base) else None,  # the hub takes nothing else for a base model
     )
+    runs = provenance.get("unlearned", [provenance])
+    path = name.split("/")
+    made_as = provenance.get("candidate", provenance.get("run", name))
+    merged = "merge" in provenance
+    facts = {
+        "name": name,
+        "base": _described(base),
+        "parameters": base.parameters,
+        "identity": _code(base.identity),
+        "candidate": _code(name),
+        "made_as": _code(made_as) if made_as != name else "",
+        **{key: _values(runs, key) for key in ("method", "method_sha256", "options", "seed", "data")},
+        "split": _code(path[1]) if len(path) > 2 else "",
+        "shards": ", ".join(_code(run["shard"]) for run in runs if "shard" in run),
+        "merge": _code(provenance["merge"]) if merged else "",
+        "merge_options": _code(provenance["options"]) if merged else "",
+        "scale": _code(provenance.get("scale", 1.0)),
+        "shards_sha256": _code(provenance["shards"]) if "shards" in provenance else "",
+        "versions": _code({**provenance.get("versions", {}), "commit": provenance.get("commit", "unknown")}),
+        "dtype": _code(dtype),
+        "no_mergekit": no_mergekit,
+    }
+    return f"{ModelCard.from_template(front, TEMPLATE, **facts)}\n"
 
 
 def mergekit(
@@ -138,31 +117,6 @@ def mergekit(
     if dtype != "float32":
         configuration["out_dtype"] = dtype
     return configuration, None
-
-
-def _rows(name: str, base: BaseModel, provenance: Mapping, dtype: str) -> list[tuple[str, str]]:
-    runs = provenance.get("unlearned", [provenance])
-    path = name.split("/")
-    made_as = provenance.get("candidate", provenance.get("run", name))
-    versions = {**provenance.get("versions", {}), "commit": provenance.get("commit", "unknown")}
-    return [
-        ("candidate", _code(name)),
-        ("takes the task vector of", _code(made_as) if made_as != name else ""),
-        ("base model", f"{_described(base)}, {base.parameters} parameters, identity {_code(base.identity)}"),
-        ("method", _values(runs, "method")),
-        ("SHA-256 of the method's file", _values(runs, "method_sha256")),
-        ("options", _values(runs, "options")),
-        ("split", _code(path[1]) if len(path) > 2 else ""),
-        ("shards", ", ".join(_code(run["shard"]) for run in runs if "shard" in run)),
-        ("merge", _code(provenance["merge"]) if "merge" in provenance else ""),
-        ("its options", _code(provenance["options"]) if "merge" in provenance else ""),
-        ("seed", _values(runs, "seed")),
-        ("λ on the whole", _code(provenance.get("scale", 1.0))),
-        ("SHA-256 of the data", _values(runs, "data")),
-        ("SHA-256 of the shards' task vectors", _code(provenance["shards"]) if "shards" in provenance else ""),
-        ("versions", _code(versions)),
-        ("dtype of the weights", _code(dtype)),
-    ]
 
 
 def _values(runs: list[Mapping], key: str) -> str:
