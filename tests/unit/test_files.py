@@ -12,7 +12,7 @@ import pytest
 
 from spunge import errors
 from spunge.errors import InputError
-from spunge.files import sha256, whole_file
+from spunge.files import sha256, whole_file, whole_folder
 from spunge.progress import Progress
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +56,19 @@ def test_old_file_stays_until_the_new_one_is_whole(tmp_path):
     assert path.read_text() == "new"
     assert path.stat().st_ino != before
     assert names(tmp_path) == {"table.csv"}
+
+
+def test_a_folder_takes_the_old_ones_place_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "shards"
+    path.mkdir()
+    (path / "old").write_text("")
+    with pytest.raises(ValueError), whole_folder(path) as folder:
+        (folder / "half").write_text("")
+        raise ValueError
+    assert [one.name for one in tmp_path.rglob("*")] == ["shards", "old"]
+    with whole_folder(path) as folder:
+        (folder / "new").write_text("")
+    assert [one.name for one in tmp_path.rglob("*")] == ["shards", "new"]
 
 
 def test_file_that_nobody_wrote_is_an_error(tmp_path):
