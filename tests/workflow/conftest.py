@@ -11,8 +11,23 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import forked_python
 import tiny_model
 from workspace import Workspace, copy_workflow, write_tables
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_python():
+    """Let Snakemake and its jobs be forks, since most of their time is that of their imports."""
+    with forked_python.started() as python, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workspace, "python", python)
+        yield
+
+
+@pytest.fixture
+def real_python(monkeypatch):
+    """Processes of their own, where it matters how they live and end."""
+    monkeypatch.setattr(Workspace, "python", sys.executable)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from workspace import configuration
 
 from spunge import task_vector
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("real_python")]
 UNLEARNED = "results/tiny/unlearned/rmu-strong/joint/seed0"
 UNFINISHED = "results/tiny/unfinished/unlearned/rmu-strong/joint/seed0/task_vector"
 MERGED = "results/tiny/merged/rmu/attribute/merge/ties/seed0"

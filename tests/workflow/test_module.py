@@ -1,7 +1,5 @@
 """As a module of another workflow, with its own data: our rules under a prefix, and a rule of its own on our rows."""
 
-import sys
-
 import pandas as pd
 import pytest
 import yaml
@@ -44,7 +42,7 @@ def study(tmp_path_factory, prepared):
 
 
 def snakemake(study, *arguments):
-    return run([sys.executable, "-m", "snakemake", "--cores", "2", *arguments], cwd=study.folder)
+    return run([study.python, "-m", "snakemake", "--cores", "2", *arguments], cwd=study.folder)
 
 
 @pytest.mark.slow

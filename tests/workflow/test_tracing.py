@@ -2,14 +2,13 @@
 
 import os
 import subprocess
-import sys
 
 import pytest
 from workspace import PROJECT
 
 
 def trace(workspace, *arguments):
-    command = [sys.executable, "-m", "spunge.tracing", *arguments]
+    command = [workspace.python, "-m", "spunge.tracing", *arguments]
     return subprocess.run(
         command, cwd=workspace.folder, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(PROJECT)}
     )

@@ -235,8 +235,8 @@ def test_lint_finds_nothing(project, tmp_path, experiment):
 
 
 @pytest.mark.slow
-def test_same_seed_same_bytes(fresh, finished):
-    """From scratch in another folder, on one core, and with other work before it."""
+def test_same_seed_same_bytes(fresh, finished, real_python):
+    """From scratch in another folder, on one core, with other work before it, and with other seeds of hashes."""
     paths = ["merged/rmu/attribute/merge/ties/seed0", "evaluations/rmu/attribute/merge/ties/seed0"]
     targets = [f"results/tiny/{paths[0]}/task_vector.safetensors"]
     targets += [f"results/tiny/{paths[1]}/{evaluation}.csv" for evaluation in ("knowledge", "fluency")]

@@ -113,6 +113,8 @@ def configuration():
 class Workspace:
     """A working directory of the user's, with its configuration, and the workflow that runs in it."""
 
+    python = sys.executable
+
     def __init__(self, folder, project):
         self.folder, self.project = Path(folder), Path(project)
         self.results = self.folder / "results" / "tiny"
@@ -134,7 +136,7 @@ class Workspace:
         """Return snakemake's command line: for this workspace, its configuration and this copy of the workflow."""
         places = ["--snakefile", self.project / "Snakefile", "--directory", self.folder, "--cores", cores]
         chosen = ["--configfile", self.folder / configfile] if configfile else []
-        return [str(part) for part in [sys.executable, "-m", "snakemake", *arguments, *places, *chosen]]
+        return [str(part) for part in [self.python, "-m", "snakemake", *arguments, *places, *chosen]]
 
     def snakemake(self, *arguments, **options):
         """Run snakemake to its end; stdout holds all that a terminal would show."""
@@ -153,7 +155,7 @@ class Workspace:
         return sorted(jobs)
 
     def script_command(self, name, *arguments):
-        return [sys.executable, str(self.project / "scripts" / f"{name}.py"), *map(str, arguments)]
+        return [self.python, str(self.project / "scripts" / f"{name}.py"), *map(str, arguments)]
 
     def environment(self):
         return {**os.environ, "PYTHONPATH": str(self.project)}

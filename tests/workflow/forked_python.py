@@ -1,0 +1,146 @@
+"""A `python` that starts at once: a fork of a process that has imported the large libraries runs what it is to run.
+
+fork_caller.py is that `python`, and this program the process. A fork has its caller's folder, environment, arguments,
+standard files and ignored signals, and the workflow's code that its caller sees. It gets its caller's signals and dies
+with it; the caller ends as its fork does. Who has other variables that those libraries read gets the real Python. All
+forks have one seed of hashes.
+"""
+
+import atexit
+import fcntl
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+
+from fork_caller import SIGNALS
+
+LIBRARIES = ["torch", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama", "peft"]
+LIBRARIES += ["pandas", "pyarrow.parquet", "datasets", "lm_eval.models.huggingface", "matplotlib.pyplot", "seaborn"]
+LIBRARIES += ["jinja2", "snakemake.cli"]
+VARIABLES = ("HF_", "MPL", "OMP_", "PYTHON", "TRANSFORMERS_")
+# What Snakemake tells jobs of one thread.
+THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+@contextmanager
+def started():
+    """Yield the path of such a `python`, in a folder that has nothing else."""
+    with tempfile.TemporaryDirectory() as folder:  # the path of a socket has to be short
+        python, caller = Path(folder) / "bin" / "python", Path(__file__).with_name("fork_caller.py")
+        python.parent.mkdir()
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{caller}" "{folder}/socket" "$0" "$@"\n')
+        python.chmod(0o755)
+        server = [sys.executable, __file__, f"{folder}/socket"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen(server, env=os.environ | THREADS, **pipes) as process:
+            assert process.stdout.readline() == b"listens\n"
+            yield str(python)
+            process.stdin.close()
+
+
+def read_by_libraries(environment):
+    return {name: environment[name] for name in environment if name.startswith(VARIABLES) and name != "PYTHONPATH"}
+
+
+def serve(address):
+    """Fork for every caller, and return in the fork: what it is to be, and the files that it was sent."""
+    own = read_by_libraries(os.environ)  # some of them set variables
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    gc.freeze()
+    selector, listener = selectors.DefaultSelector(), socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    for source in (sys.stdin.buffer.raw, listener):
+        selector.register(source, selectors.EVENT_READ)
+    print("listens", flush=True)
+    while True:
+        ready, _ = selector.select()[0]
+        if ready.fileobj is sys.stdin.buffer.raw:
+            os._exit(0)
+        elif ready.fileobj is listener:
+            caller, _ = listener.accept()
+            _, sent, _, _ = socket.recv_fds(caller, 1, 250)
+            line = caller.makefile().readline()
+            wanted = json.loads(line) if line else None  # it was killed before it could say what
+            if wanted and read_by_libraries(wanted["environment"]) == own:
+                fork = os.fork()
+                if fork == 0:
+                    return wanted, sent
+                with suppress(OSError):  # it was faster
+                    os.setpgid(fork, fork)
+                selector.register(caller, selectors.EVENT_READ, fork)
+                selector.register(FileIO(os.pidfd_open(fork)), selectors.EVENT_READ, (fork, caller))
+                with suppress(BrokenPipeError):
+                    caller.sendall(b"%d\n" % fork)
+            else:
+                caller.close()
+            for file in sent:
+                os.close(file)
+        elif isinstance(ready.data, int):  # a caller was killed
+            selector.unregister(ready.fileobj)
+            os.killpg(ready.data, signal.SIGKILL)
+        else:
+            fork, caller = ready.data
+            selector.unregister(ready.fileobj)
+            code = os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1])
+            with suppress(KeyError, BrokenPipeError):
+                selector.unregister(caller)
+                caller.sendall(b"%d\n" % code)
+
+
+def become(folder, environment, command, ignored, files, sent):
+    """Run the command as the Python that it names would; `sent` are the copies of the caller's open `files`."""
+    os.setpgid(0, 0)
+    above = [fcntl.fcntl(file, fcntl.F_DUPFD, 256) for file in sent]  # in no other's way
+    for file in sent:
+        os.close(file)
+    for number, file in zip(files, above, strict=True):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number in SIGNALS:
+        given = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN if number in ignored else given)
+    sys.executable, *options = command
+    safe = options[0] == "-P"
+    module = options[safe] == "-m"
+    sys.argv = options[safe + module :]
+    first = os.getcwd() if module else os.path.dirname(os.path.realpath(sys.argv[0]))
+    given = [] if safe else [first]
+    sys.path[:1] = given + list(filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)))
+    if module:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    wanted, sent = serve(sys.argv[1])
+    code = 0
+    try:
+        become(**wanted, sent=sent)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            raise
+        code = end.code or 0
+    # What Python does at its end, but for taking the libraries apart, which lasts half a second.
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(code))
