@@ -391,7 +391,7 @@ def job(folder, *arguments):
 def test_a_job_that_has_nothing_to_save_dies_at_once(tmp_path):
     with job(tmp_path, "idle") as started:
         started.terminate()
-        assert started.wait(20) == -signal.SIGTERM
+        assert started.wait(600) == -signal.SIGTERM
 
 
 def test_a_pipe_that_nobody_reads_loses_no_step(tmp_path):
@@ -400,5 +400,5 @@ def test_a_pipe_that_nobody_reads_loses_no_step(tmp_path):
         started.stderr.close()
         started.terminate()
         started.stdin.close()
-        assert started.wait(20) == 128 + signal.SIGTERM
+        assert started.wait(600) == 128 + signal.SIGTERM
     assert Saved(tmp_path / "state").kept().done == 2

@@ -45,7 +45,7 @@ def started(workspace, target):
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def wait_for(what, seconds=180):
+def wait_for(what, seconds=600):
     end = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < end, "it never came to that"
@@ -121,7 +121,7 @@ def test_killed_unlearning(long_unlearning, tmp_path):
         wait_for(lambda: trains(workspace))
         (python,) = python_of(workspace, "unlearn")
         os.kill(python, signal.SIGKILL)
-        assert snakemake.wait(60) != 0
+        assert snakemake.wait(600) != 0
     assert not (workspace / UNLEARNED / VECTOR).exists()
     assert not (workspace / UNLEARNED / "training.csv").exists()
     finishes(workspace, f"{UNLEARNED}/{VECTOR}", expected)
@@ -134,7 +134,7 @@ def test_unlearning_that_is_told_to_stop_loses_no_step(long_unlearning, tmp_path
     with started(workspace, f"{UNLEARNED}/{VECTOR}") as snakemake:
         wait_for(lambda: trains(workspace))
         os.killpg(snakemake.pid, signal.SIGTERM)
-        assert snakemake.wait(60) != 0
+        assert snakemake.wait(600) != 0
     assert not (workspace / UNLEARNED / VECTOR).exists()
     line = rf"stopped by SIGTERM at step (\d+) of {2 * STEPS}; what was done is kept, run again to go on"
     (step,) = re.findall(line, unlearning_log(workspace))
@@ -169,7 +169,7 @@ def test_ten_kills_in_a_row(long_unlearning, tmp_path):
                 wait_for(lambda: list((workspace / UNFINISHED).glob("state")))
             time.sleep(drawn.uniform(0, 0.5))
             python.send_signal(drawn.choice([signal.SIGKILL, signal.SIGTERM]))
-            assert python.wait(60) in (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM)
+            assert python.wait(600) in (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM)
         gone_on += map(int, re.findall(r"going on after step (\d+) of", log.read_text()))
     assert len(gone_on) == 9 and gone_on == sorted(gone_on) and gone_on[0] < gone_on[-1] < 2 * STEPS
     finishes(workspace, f"{UNLEARNED}/{VECTOR}", expected)
@@ -183,7 +183,7 @@ def test_killed_merge(long_merge, tmp_path):
         wait_for(lambda: writes(workspace))
         (python,) = python_of(workspace, "merge")
         os.kill(python, signal.SIGKILL)
-        assert snakemake.wait(60) != 0
+        assert snakemake.wait(600) != 0
     (left,) = writes(workspace)
     assert left.stat().st_size < len(expected[VECTOR]), "in the middle"
     assert not (workspace / MERGED / VECTOR).exists()
@@ -228,8 +228,8 @@ def test_killed_snakemake(long_merge, tmp_path):
     with started(workspace, f"{MERGED}/{VECTOR}") as snakemake:
         wait_for(lambda: writes(workspace))
         os.kill(snakemake.pid, signal.SIGKILL)
-        snakemake.wait(60)
-        wait_for(lambda: not python_of(workspace, "merge"), 60)
+        snakemake.wait(600)
+        wait_for(lambda: not python_of(workspace, "merge"))
     locked = workspace.snakemake(f"{MERGED}/{VECTOR}")
     assert locked.returncode != 0
     assert "Directory cannot be locked" in locked.stdout and "--unlock" in locked.stdout
@@ -245,8 +245,8 @@ def test_everything_killed_at_once(long_merge, tmp_path):
     with started(workspace, f"{MERGED}/{VECTOR}") as snakemake:
         wait_for(lambda: writes(workspace))
         os.killpg(snakemake.pid, signal.SIGKILL)
-        snakemake.wait(60)
-    wait_for(lambda: not python_of(workspace, "merge"), 60)
+        snakemake.wait(600)
+    wait_for(lambda: not python_of(workspace, "merge"))
     assert not (workspace / MERGED / VECTOR).exists()
     assert workspace.snakemake("--unlock").returncode == 0
     finishes(workspace, f"{MERGED}/{VECTOR}", expected)
