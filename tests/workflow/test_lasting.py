@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 import yaml
-from workspace import FORGET, NAMES, PLACES, RETAIN, configuration, sentences
+from workspace import FORGET, NAMES, PLACES, RETAIN, configuration, refusal, sentences
 
 RELEARNED = [f"relearned_{source}_{number}" for number in (1, 2) for source in ("forget", "other", "unrelated")]
 NAMED = ["as_unlearned", *RELEARNED, "quantised_8", "quantised_4", "rephrased", "open_ended", "ablated"]
@@ -177,16 +177,16 @@ def test_more_texts_than_leave_questions(fresh):
         ({"relearn": {"text": 3}}, "durability.relearn has an unknown key `text`; did you mean `texts`?"),
     ],
 )
-def test_configurations_that_are_refused(fresh, section, message):
+def test_configurations_that_are_refused(section, message):
     config = lasting()
     config["evaluations"]["durability"] = section
-    assert message in refused(fresh, config, "--dry-run")
+    assert message in refusal(config)
 
 
-def test_durability_without_knowledge(fresh):
+def test_durability_without_knowledge():
     config = lasting()
     del config["evaluations"]["knowledge"]
-    assert "evaluations.durability needs evaluations.knowledge beside it" in refused(fresh, config, "--dry-run")
+    assert "evaluations.durability needs evaluations.knowledge beside it" in refusal(config)
 
 
 def test_rephrased_that_the_data_lack(fresh):

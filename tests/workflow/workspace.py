@@ -9,7 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import yaml
+
+from spunge.configuration import check
+from spunge.errors import InputError
 
 PROJECT = Path(__file__).parents[2]
 
@@ -108,6 +112,14 @@ def configuration():
         "merges": {"ties": {"density": 0.5}},
         "statistics": {"resamples": 100},
     }
+
+
+def refusal(config):
+    """Return the sentence with which a configuration is refused, as Snakemake prints it before it plans anything."""
+    schema = yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text())
+    with pytest.raises(InputError) as refused:
+        check(config, schema)
+    return str(refused.value)
 
 
 class Workspace:
