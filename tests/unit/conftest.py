@@ -1,16 +1,8 @@
 """A tiny model for every test that needs one."""
 
-import os
 import signal
-import sys
-from pathlib import Path
 
 import pytest
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only wait for each other
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import tiny_model
 
 # What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.

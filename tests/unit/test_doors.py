@@ -439,9 +439,9 @@ def test_adapters_one_level_deeper(tmp_path, run):
 # A program
 
 
-def test_an_external_trainer(tmp_path, run):
+def test_an_external_trainer(quick_python, tmp_path, run):
     """transformers' Trainer, in a process of its own, raises the loss of what is to be forgotten."""
-    line = f"{shlex.quote(sys.executable)} {shlex.quote(str(TRAINER))} --model {{base}} --forget {{forget}}"
+    line = f"{shlex.quote(quick_python)} {shlex.quote(str(TRAINER))} --model {{base}} --forget {{forget}}"
     line += " --retain {retain} --output {output} --steps {steps} --seed {seed} --learning-rate {rate}"
     found = command.unlearn(run, command.Options(line, steps=4, options={"rate": 1e-3}))
     methods.write(found, tmp_path / "v.safetensors", {"base": run.base.identity})

@@ -1,8 +1,8 @@
 """The evaluation script: all evaluations in one process give what each gives in a process of its own."""
 
 import json
+import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -28,45 +28,44 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(base, folder, names, output, *further):
+def run(python, base, folder, names, output, *further):
     output.mkdir(exist_ok=True)
     described = {"experiment": "tiny", "candidate": "base", "method": "", "split": "", "shard": "", "merge": ""}
-    command = [sys.executable, PROJECT / "scripts" / "evaluate.py", "--dtype=float32", *further]
+    command = [python, PROJECT / "scripts" / "evaluate.py", "--dtype=float32", *further]
     command += [f"--evaluations={json.dumps({name: EVALUATIONS[name] for name in names})}"]
     command += ['--statistics={"resamples": 50, "seed": 0}', f"--candidate={json.dumps(described | {'seed': 'all'})}"]
     command += [f"--base={base.folder}", f"--attributes={folder / 'attributes.json'}"]
     command += ["--data", *(folder / f"{name}.parquet" for name in names)]
     command += ["--scores", *(output / f"{name}.parquet" for name in names)]
     command += ["--rows", *(output / f"{name}.csv" for name in names)]
-    environment = {"PYTHONPATH": str(PROJECT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+    return subprocess.run(command, env=os.environ | {"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True)
 
 
-def evaluate(base, folder, names, output):
-    done = run(base, folder, names, output)
+def evaluate(python, base, folder, names, output):
+    done = run(python, base, folder, names, output)
     assert done.returncode == 0, done.stderr
     return {path.name: path.read_bytes() for path in output.iterdir()}
 
 
-def test_evaluations_in_one_process_equal_those_in_their_own(tiny_base, folder, tmp_path):
-    together = evaluate(tiny_base, folder, ["knowledge", "fluency"], tmp_path / "together")
-    turned = evaluate(tiny_base, folder, ["fluency", "knowledge"], tmp_path / "turned")
-    alone = evaluate(tiny_base, folder, ["knowledge"], tmp_path / "knowledge")
-    alone |= evaluate(tiny_base, folder, ["fluency"], tmp_path / "fluency")
+def test_evaluations_in_one_process_equal_those_in_their_own(quick_python, tiny_base, folder, tmp_path):
+    together = evaluate(quick_python, tiny_base, folder, ["knowledge", "fluency"], tmp_path / "together")
+    turned = evaluate(quick_python, tiny_base, folder, ["fluency", "knowledge"], tmp_path / "turned")
+    alone = evaluate(quick_python, tiny_base, folder, ["knowledge"], tmp_path / "knowledge")
+    alone |= evaluate(quick_python, tiny_base, folder, ["fluency"], tmp_path / "fluency")
     assert set(together) == {f"{name}.{suffix}" for name in EVALUATIONS for suffix in ("parquet", "csv")}
     assert together == turned == alone
 
 
-def test_a_job_that_goes_on_asks_nothing_twice(tiny_base, folder, tmp_path):
+def test_a_job_that_goes_on_asks_nothing_twice(quick_python, tiny_base, folder, tmp_path):
     names, output, unfinished = ["knowledge", "fluency"], tmp_path / "output", tmp_path / "unfinished" / "job"
-    undisturbed = evaluate(tiny_base, folder, names, tmp_path / "undisturbed")
+    undisturbed = evaluate(quick_python, tiny_base, folder, names, tmp_path / "undisturbed")
     (output / "fluency.csv").mkdir(parents=True)  # in the way of the last output
-    failed = run(tiny_base, folder, names, output, f"--unfinished={unfinished}")
+    failed = run(quick_python, tiny_base, folder, names, output, f"--unfinished={unfinished}")
     assert failed.returncode != 0 and "fluency: 100%" in failed.stderr
     assert sorted(path.name for path in unfinished.iterdir()) == sorted(names)
     for path in output.iterdir():
         path.rmdir() if path.is_dir() else path.unlink()
-    done = run(tiny_base, folder, names, output, f"--unfinished={unfinished}")
+    done = run(quick_python, tiny_base, folder, names, output, f"--unfinished={unfinished}")
     assert done.returncode == 0 and "fluency:" not in done.stderr and "Requests" not in done.stderr
     assert [line for line in done.stderr.splitlines() if "going on" in line] == [
         f"going on with the scores of {name} that were kept" for name in names

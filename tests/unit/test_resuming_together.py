@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -52,9 +51,9 @@ for stage in stages:
         pytest.param(2, {"accumulation": 2, "max_gradient_norm": 60}, True, id="sharded weights"),
     ],
 )
-def test_going_on_in_several_processes(tiny_base, tmp_path, processes, changes, sharded):
+def test_going_on_in_several_processes(quick_python, tiny_base, tmp_path, processes, changes, sharded):
     (tmp_path / "launched.py").write_text(AS_ON_GPUS + SCRIPT if sharded else SCRIPT)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
+    launch = [quick_python, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
     launch += ["--main_process_port", "0", *(["--config_file", PROFILE] if sharded else UNSHARDED)]
     launch += [tmp_path / "launched.py", "npo", tiny_base.folder, json.dumps({**SMALL, "steps": 4, **changes})]
     launch += [json.dumps(FORGET), json.dumps(RETAIN), tmp_path, "cuda" if sharded else "cpu"]

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import peft
@@ -434,11 +433,11 @@ PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu
 UNSHARDED = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 
 
-def in_two_processes(base, tmp_path, method, changes, settings=UNSHARDED, script=LAUNCHED, device="cpu"):
+def in_two_processes(python, base, tmp_path, method, changes, settings=UNSHARDED, script=LAUNCHED, device="cpu"):
     """Unlearn in two processes: (losses, {name: tensor} as written)."""
     (tmp_path / "launched.py").write_text(script)
     output = tmp_path / "vector.safetensors"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--main_process_port", "0"]
+    launch = [python, "-m", "accelerate.commands.launch", "--num_processes", "2", "--main_process_port", "0"]
     arguments = [json.dumps(one) for one in ({**SMALL, **changes}, FORGET, RETAIN)]
     name = method.__name__.rpartition(".")[2]
     done = subprocess.run(
@@ -471,8 +470,8 @@ def equal(losses, tensors, alone):
         pytest.param(simnpo, {"trained": "lora"}, id="LoRA"),
     ],
 )
-def test_two_processes_give_what_one_gives(tiny_base, tmp_path, method, changes):
-    equal(*in_two_processes(tiny_base, tmp_path, method, changes), unlearn(tiny_base, method, **changes))
+def test_two_processes_give_what_one_gives(quick_python, tiny_base, tmp_path, method, changes):
+    equal(*in_two_processes(quick_python, tiny_base, tmp_path, method, changes), unlearn(tiny_base, method, **changes))
 
 
 @pytest.mark.slow
@@ -483,9 +482,10 @@ def test_two_processes_give_what_one_gives(tiny_base, tmp_path, method, changes)
         pytest.param(tvn, {"trained": "lora", "gradient_checkpointing": True}, id="LoRA"),
     ],
 )
-def test_sharded_weights_give_what_whole_ones_give(tiny_base, tmp_path, method, changes):
+def test_sharded_weights_give_what_whole_ones_give(quick_python, tiny_base, tmp_path, method, changes):
     settings = ["--config_file", PROFILE]  # its 8 processes and bf16 give way to the test's
-    found = in_two_processes(tiny_base, tmp_path, method, changes, settings, AS_ON_GPUS + LAUNCHED, "cuda")
+    script = AS_ON_GPUS + LAUNCHED
+    found = in_two_processes(quick_python, tiny_base, tmp_path, method, changes, settings, script, "cuda")
     equal(*found, unlearn(tiny_base, method, **changes))
 
 

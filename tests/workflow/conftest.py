@@ -1,26 +1,21 @@
 """One workspace in which the whole workflow has run, shared by all tests; all paths have a space."""
 
-import os
 import sys
 from pathlib import Path
 
 import pytest
 
-os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors: more threads only wait for each other
-os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import forked_python
 import tiny_model
 from workspace import Workspace, copy_workflow, write_tables
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick_python():
-    """Let Snakemake and its jobs be forks, since most of their time is that of their imports."""
-    with forked_python.started() as python, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Workspace, "python", python)
+def quick_snakemake(quick_python):
+    """Let Snakemake and its jobs be forks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workspace, "python", quick_python)
         yield
 
 

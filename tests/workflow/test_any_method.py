@@ -1,7 +1,6 @@
 """Methods from outside the project, in one run: a Python file, a program, ready checkpoints; and a variant of one."""
 
 import shlex
-import sys
 
 import pandas as pd
 import pytest
@@ -57,7 +56,7 @@ def finished(tmp_path_factory, prepared):
         with torch.no_grad():
             model.get_parameter(DOWN).mul_(0.9 - 0.1 * number)
         model.save_pretrained(outside / f"ready-{part}")
-    trainer = f"{shlex.quote(sys.executable)} {shlex.quote(str(TRAINER))} --model {{base}} --forget {{forget}}"
+    trainer = f"{shlex.quote(workspace.python)} {shlex.quote(str(TRAINER))} --model {{base}} --forget {{forget}}"
     trainer += " --retain {retain} --output {output} --steps {steps} --seed {seed} --learning-rate {rate}"
     workspace.configure(
         methods={

@@ -54,6 +54,7 @@ def start(script, python, *arguments, **variables):
         ["scripts/script.py", "end", "'a sentence'"],
         ["-m", "scripts.script", "end"],
         ["-P", "-m", "this"],
+        ["-u", "scripts/script.py", "end"],
         ["-c", "import sys; sys.exit(4)"],
     ],
 )

@@ -163,13 +163,11 @@ def finished(tmp_path_factory, mirrored):
     save_file(nothing, workspace / "zeros/model.safetensors", metadata={"format": "pt"})
     lm_eval_mirror.write(workspace / "lm-eval")
     workspace.terminal = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        for experiment in (ZEPHYR, LLAMA):
-            workspace.configure(small(experiment))
-            done = workspace.snakemake(*FLAGS[experiment])
-            assert done.returncode == 0, done.stdout
-            workspace.terminal[experiment] = done.stdout
+    for experiment in (ZEPHYR, LLAMA):
+        workspace.configure(small(experiment))
+        done = workspace.snakemake(*FLAGS[experiment])
+        assert done.returncode == 0, done.stdout
+        workspace.terminal[experiment] = done.stdout
     return workspace
 
 

@@ -7,6 +7,7 @@ import socket
 import sys
 from contextlib import suppress
 
+FLAGS = ("-P", "-u", "-m")  # the last names a module, what else follows is a script
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -23,7 +24,7 @@ def open_files():
 def main(address, python, *command):
     """Run a script or a module in a fork and return its exit code; what is anything else, the real Python runs."""
     real = [sys.executable, *command]
-    if next((option for option in command if option not in ("-P", "-m")), "-").startswith("-"):
+    if next((option for option in command if option not in FLAGS), "-").startswith("-"):
         os.execv(sys.executable, real)
     files = open_files()
     server = socket.socket(socket.AF_UNIX)

@@ -10,6 +10,7 @@ import atexit
 import fcntl
 import gc
 import importlib
+import itertools
 import json
 import os
 import runpy
@@ -24,7 +25,7 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
-from fork_caller import SIGNALS
+from fork_caller import FLAGS, SIGNALS
 
 LIBRARIES = ["torch", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama", "peft"]
 LIBRARIES += ["pandas", "pyarrow.parquet", "datasets", "lm_eval.models.huggingface", "matplotlib.pyplot", "seaborn"]
@@ -36,12 +37,15 @@ THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THR
 
 @contextmanager
 def started():
-    """Yield the path of such a `python`, in a folder that has nothing else."""
+    """Yield the path of such a `python`; beside it is an `accelerate` that it runs."""
     with tempfile.TemporaryDirectory() as folder:  # the path of a socket has to be short
         python, caller = Path(folder) / "bin" / "python", Path(__file__).with_name("fork_caller.py")
         python.parent.mkdir()
         python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{caller}" "{folder}/socket" "$0" "$@"\n')
-        python.chmod(0o755)
+        accelerate = python.with_name("accelerate")
+        accelerate.write_text('#!/bin/sh\nexec "${0%/*}/python" -m accelerate.commands.accelerate_cli "$@"\n')
+        for program in (python, accelerate):
+            program.chmod(0o755)
         server = [sys.executable, __file__, f"{folder}/socket"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         with subprocess.Popen(server, env=os.environ | THREADS, **pipes) as process:
@@ -117,13 +121,15 @@ def become(folder, environment, command, ignored, files, sent):
         given = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, signal.SIG_IGN if number in ignored else given)
     sys.executable, *options = command
-    safe = options[0] == "-P"
-    module = options[safe] == "-m"
-    sys.argv = options[safe + module :]
-    first = os.getcwd() if module else os.path.dirname(os.path.realpath(sys.argv[0]))
-    given = [] if safe else [first]
-    sys.path[:1] = given + list(filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)))
-    if module:
+    flags = list(itertools.takewhile(FLAGS.__contains__, options))
+    sys.argv = options[len(flags) :]
+    if "-u" in flags:
+        sys.stdout.reconfigure(write_through=True)
+    first = os.getcwd() if "-m" in flags else os.path.dirname(os.path.realpath(sys.argv[0]))
+    sys.path[:1] = ([] if "-P" in flags else [first]) + list(
+        filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    )
+    if "-m" in flags:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     else:
         runpy.run_path(sys.argv[0], run_name="__main__")
