@@ -11,7 +11,6 @@ def test_another_scheduler(fresh):
 def test_kubernetes(fresh, tmp_path):
     """A folder stands in for the bucket, which even a dry run asks for what is in it."""
     pytest.importorskip("snakemake_executor_plugin_kubernetes")
-    pytest.importorskip("snakemake_storage_plugin_s3")
     pytest.importorskip("snakemake_storage_plugin_fs")
     bucket = ["--default-storage-provider", "fs", "--default-storage-prefix", tmp_path / "bucket"]
     profile = fresh.project / "profiles" / "kubernetes"
