@@ -21,8 +21,8 @@ TABLES = {
     "the default experiment": example(),
     "one seed, one forget attribute": example(forget=("Africa",), seeds=("0",)),
     "one forget attribute and nothing kept": example(forget=("Africa",), retain=(), seeds=("0",)),
-    "thirteen attributes": example(forget=GROUPS, retain=("neutral",)),
-    "two methods, two merges": example(methods=("rmu", "tvn"), merges=("ties", "dare")),
+    "thirteen attributes": example(forget=GROUPS, retain=("neutral",), seeds=("0",)),
+    "two methods, two merges": example(methods=("rmu", "tvn"), merges=("ties", "dare"), seeds=("0",)),
     "five methods, three merges": example(
         methods=("rmu", "tvn", "gradient_ascent", "npo", "mine"), merges=("ties", "linear", "dare_ties"), seeds=("0",)
     ),
