@@ -58,7 +58,7 @@ test: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check $(LINTED)
 	$(BIN)/snakemake --lint
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test-cluster: .venv/installed-slurm
 	$(BIN)/python -m pytest tests/cluster
