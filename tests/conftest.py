@@ -12,6 +12,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import forked_python
 
+# With the first, jobs would compile all that they import anew.
+for variable in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"):
+    os.environ.pop(variable, None)
+
 
 @pytest.fixture(scope="session")
 def quick_python(tmp_path_factory):

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,8 @@ mkdir "$machine/work"
 cp "${{@: -1}}" "$machine/script"
 (
   cd "$machine/work"
-  env -i PATH={path} HOME="$machine" OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 bash "$machine/script" > "$machine/output" 2>&1
+  kept=(HF_DATASETS_CACHE="$HF_DATASETS_CACHE" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1)
+  env -i PATH={path} HOME="$machine" "${{kept[@]}}" bash "$machine/script" > "$machine/output" 2>&1
   echo $? > "$machine/code.partial"
   mv "$machine/code.partial" "$machine/code"
 ) < /dev/null > /dev/null 2>&1 &
@@ -43,7 +43,7 @@ class Cluster(Workspace):
         shutil.copytree(project, self.folder)
         self.storage, self.machines = folder / "storage", folder / "machines"
         self.machines.mkdir()
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        path = os.pathsep.join([str(Path(self.python).parent), os.environ["PATH"]])
         for name, text in (("submit", SUBMIT), ("status", STATUS)):
             (folder / name).write_text(text.format(machines=self.machines, path=path))
             (folder / name).chmod(0o755)
@@ -54,7 +54,7 @@ class Cluster(Workspace):
 
     def snakemake(self, *arguments):
         """Run snakemake in the clone to its end; an option --directory would reach the jobs."""
-        command = [sys.executable, "-m", "snakemake", *arguments, "--cores", "2", "--configfile", "experiment.yaml"]
+        command = [self.python, "-m", "snakemake", *arguments, "--cores", "2", "--configfile", "experiment.yaml"]
         return run([*command, *self.plugins], cwd=self.folder)
 
 
