@@ -37,7 +37,7 @@ def test_jobs_lease_what_the_configuration_says(fresh):
 
 
 @pytest.mark.slow
-def test_a_job_runs_on_the_gpu_that_it_leased(changing, finished, tmp_path, monkeypatch):
+def test_a_job_runs_on_the_gpu_that_it_leased(changing, finished, tmp_path, monkeypatch, real_python):
     """The GPU is one that a stand-in for nvidia-smi lists, so the job runs on the CPU all the same."""
     program = tmp_path / "bin" / "nvidia-smi"
     program.parent.mkdir()

@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from workspace import configuration
 
 from spunge import task_vector
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("real_python")]
+pytestmark = pytest.mark.slow
 UNLEARNED = "results/tiny/unlearned/rmu-strong/joint/seed0"
 UNFINISHED = "results/tiny/unfinished/unlearned/rmu-strong/joint/seed0/task_vector"
 MERGED = "results/tiny/merged/rmu/attribute/merge/ties/seed0"
@@ -27,11 +28,11 @@ TENSORS = 60
 
 @contextmanager
 def started(workspace, target):
-    """Run snakemake in a session of its own, of which nothing survives."""
+    """Run snakemake and its jobs as real processes in a session of their own, of which nothing survives."""
     with (
         open(workspace / "terminal.txt", "w") as terminal,
         subprocess.Popen(
-            workspace.command(target),
+            [sys.executable, *workspace.command(target)[1:]],
             stdout=terminal,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -203,7 +204,7 @@ def test_killed_merge_of_a_script_alone_leaves_the_old_result(long_merge, finish
     }
     vectors = [f"results/tiny/unlearned/rmu/attribute/shard/{shard}/seed0/{VECTOR}" for shard in ("rivers", "dances")]
     (workspace / "options.json").write_text("{}")
-    command = workspace.script_command(
+    _, *command = workspace.script_command(
         "merge",
         "--merge=spunge/merging/ties.py",
         "--options=options.json",
@@ -214,7 +215,7 @@ def test_killed_merge_of_a_script_alone_leaves_the_old_result(long_merge, finish
         f"--output={MERGED}/{VECTOR}",
         f"--diagnostics={MERGED}/diagnostics.csv",
     )
-    with subprocess.Popen(command, cwd=workspace.folder, env=workspace.environment()) as python:
+    with subprocess.Popen([sys.executable, *command], cwd=workspace.folder, env=workspace.environment()) as python:
         wait_for(lambda: writes(workspace))
         python.kill()
     before = finished.files(MERGED)
