@@ -72,7 +72,7 @@ rule data:
         minimum_texts=config["data"]["minimum_texts"],
         # Where nothing else asks about what is forgotten.
         tasks=lambda wildcards: json.dumps(
-            [] if QUESTIONS or PROMPTS else sorted(config["evaluations"]["benchmarks"]["forget"])
+            [] if QUESTIONS or PROMPTS else sorted(config["evaluations"].get("benchmarks", {}).get("forget", {}))
         ),
         wheels=lambda wildcards, input: [
             f"--wheel={requirement.partition('==')[0]}={path}"

@@ -15,6 +15,7 @@ rule evaluate:
     input:
         script=source_file(SCRIPTS / "evaluate.py"),
         library=library("evaluate.py"),
+        evaluations=JOBS.evaluation_files,
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         data=[EVALUATION_DATA[name] for name in GRID.of_a_model],

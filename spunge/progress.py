@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import sys
 import time
 from statistics import fmean
@@ -13,8 +14,13 @@ RECORDS = 60
 
 def say(line: str) -> None:
     """Print a line for the log; where nobody reads it any more, work goes on."""
-    with contextlib.suppress(OSError, RuntimeError):  # the latter in the middle of a line that a signal cut
+    try:
         print(line, file=sys.stderr, flush=True)
+    except RuntimeError:  # in the middle of a line that a signal cut
+        pass
+    except OSError:  # Python would try the rest of the line again at its end, and change the exit code
+        with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stderr.fileno())
 
 
 class Progress:

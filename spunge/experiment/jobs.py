@@ -213,6 +213,12 @@ class Jobs:
         """Return a candidate's columns of evaluations.csv."""
         return json.dumps(self.grid.describe(Candidate.parse(wildcards.candidate)))
 
+    def evaluation_files(self, wildcards: object) -> object:
+        """Return the files that hold a model's evaluations, and those that they use."""
+        folder = self.project / "spunge" / "evaluation"
+        named = [folder / f"{name}.py" for name in self.grid.of_a_model]
+        return [self._source(path) for one in named for path in (one, *sources.of(one))]
+
     def base_states(self, wildcards: SimpleNamespace) -> str | list:
         """Return what a candidate's states are compared with; the base model's own have no direction."""
         return [] if wildcards.candidate == BASE.path else f"{self.results}/evaluations/base/states.safetensors"

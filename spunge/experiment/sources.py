@@ -2,8 +2,8 @@
 
 python -m spunge.experiment.sources          writes rules/library.json
 
-A method, merge, figure or data set is imported by its name at run time; a rule names the one that its job uses, and
-what that one uses, besides its script.
+A method, merge, evaluation, figure or data set is imported by its name at run time; a rule names the one that its job
+uses, and what that one uses, besides its script.
 """
 
 import ast
@@ -14,7 +14,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
 LISTED = PROJECT / "rules" / "library.json"
-CHOSEN = ("methods", "merging", "figures", "datasets")  # folders of which a job uses one file
+CHOSEN = ("methods", "merging", "figures", "datasets", "evaluation")  # folders of which a job uses one file
 
 
 def used(path: Path) -> list[Path]:

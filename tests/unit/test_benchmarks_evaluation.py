@@ -514,8 +514,8 @@ def test_figure_of_nothing():
 def test_comparison_puts_published_numbers_beside_ours():
     anchors = comparison_page.read_anchors(PROJECT / "report" / "anchors.csv")
     ours = "HuggingFaceH4/zephyr-7b-beta"
-    rows = {row.name: row for row in comparison_page.rows(asked(), anchors, ours) if row.model == ours}
-    base = rows["base model"]
+    rows = {row.told: row for row in comparison_page.rows(asked(), anchors, ours) if row.model == ours}
+    base = rows["base"]
     assert {name: base.ours[name][0] for name in ("WMDP-bio", "WMDP-cyber", "MMLU")} == {
         "WMDP-bio": "64.0",
         "WMDP-cyber": "44.0",
@@ -523,6 +523,6 @@ def test_comparison_puts_published_numbers_beside_ours():
     }
     assert base.published == {"WMDP-bio": "63.7", "WMDP-cyber": "44.0", "MMLU": "58.1"}
     assert base.sources == ["model card cais/Zephyr_RMU"]
-    joint = rows["RMU: joint (all at once)"]
+    joint = rows["rmu"]
     assert joint.published["WMDP-bio"] == "31.2" and joint.ours["WMDP-bio"][0] == "24.0"
-    assert rows["RMU: attribute split, TIES (SPUNGE)"].published.get("WMDP-bio", "") == "", "none is known"
+    assert rows["spunge rmu"].published.get("WMDP-bio", "") == "", "none is known"

@@ -504,8 +504,8 @@ def test_mergekit_configuration_of_ties():
             "merge_method": "ties",
             "base_model": "org/base",
             "models": [
-                {"model": "../../Africa/seed3", "parameters": {"weight": 1.0, "density": 0.5}},
-                {"model": "../../Asia/seed3", "parameters": {"weight": 1.0, "density": 0.5}},
+                {"model": "../../../shard/Africa/seed3", "parameters": {"weight": 1.0, "density": 0.5}},
+                {"model": "../../../shard/Asia/seed3", "parameters": {"weight": 1.0, "density": 0.5}},
             ],
             "parameters": {"normalize": True, "lambda": 2.0},
             "dtype": "float32",
@@ -523,8 +523,8 @@ def test_mergekit_configuration_of_linear_merges(normalize):
         "merge_method": "task_arithmetic",
         "base_model": "../base",
         "models": [
-            {"model": "../../Africa/seed3", "parameters": {"weight": 3.0}},
-            {"model": "../../Asia/seed3", "parameters": {"weight": 0.5}},
+            {"model": "../../../shard/Africa/seed3", "parameters": {"weight": 3.0}},
+            {"model": "../../../shard/Asia/seed3", "parameters": {"weight": 0.5}},
         ],
         "parameters": {"normalize": normalize, "lambda": 0.7},
         "dtype": "float32",

@@ -69,7 +69,6 @@ def test_what_a_file_of_the_users_uses(written):
     assert written(method=method, **others) == {"spunge/errors.py", "mine/losses.py", "mine/more.py"}
     assert written(method="import losses", losses="from spunge.names import slug") == {
         "spunge/names.py",
-        "spunge/errors.py",
         "mine/losses.py",
     }
 

@@ -285,7 +285,7 @@ def test_any_string_is_an_attribute(fresh):
     assert done.returncode == 0, done.stdout
     attributes = json.loads((fresh.results / "data/discovered.json").read_text())
     assert attributes == [{"attribute": one, "texts": 4} for one in sorted(nasty)]
-    folders = sorted(path.name for path in (fresh.results / "unlearned/rmu/attribute").iterdir())
+    folders = sorted(path.name for path in (fresh.results / "unlearned/rmu/attribute/shard").iterdir())
     assert len(folders) == len(nasty)
     for folder, start in zip(
         folders, ["Cote-d-seed-C-sharp-", "b-HOMEyyy", "help-", "touch-pwned-ties-", "x-"], strict=True
