@@ -193,6 +193,7 @@ def pack() -> None:
     from spunge import configuration
 
     configured = yaml.safe_load((PROJECT / "config.yaml").read_text())
+    configuration.check(configured, yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text()))
     model = configured["model"]
     wheel = PROJECT / "resources" / "wheels" / f"{model['source'].removeprefix('wheel:')}.whl"
     if not (RESULTS / "evaluations.csv").exists() or not wheel.exists():
@@ -204,7 +205,7 @@ def pack() -> None:
         "file": model["file"],
         "wheel_sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(),
         "method": method,
-        "merge": configured["merges"]["ties"],
+        "merge": {key: value for key, value in configured["merges"]["ties"].items() if key != "merge"},
         "attributes": configured["data"]["forget"],
     }
     experiment = _described(BaseModel.open(default_model()), RESULTS / "data", described)
