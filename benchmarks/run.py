@@ -21,14 +21,13 @@ NAMES = [*RMU[0], *RMU[1], *TIES, *MEMORY, "ties_memory_by_size", *DISK, "genera
 
 
 def default_model() -> Path:
-    """Return the folder of the default experiment's model, named as spunge/experiment/jobs.py names it."""
+    """Return the folder of the default experiment's model."""
     import yaml
 
-    from spunge import names
+    from spunge.experiment.jobs import model_folder
 
     model = yaml.safe_load((PROJECT / "config.yaml").read_text())["model"]
-    source = "@".join(model[key] for key in ("source", "file", "revision") if model.get(key))
-    return PROJECT / "resources" / "models" / names.slug(source)
+    return PROJECT / "resources" / "models" / model_folder(model)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,7 +17,6 @@ SHAPES = (account.LLAMA_2_7B, account.LLAMA_2_70B, account.MIXTRAL_8X7B)
 SHARDS = (1, 8, 32)
 LAYER_ID, TRAINED_LAYERS = 7, (5, 6, 7)
 STEPS, BATCH, LENGTH, RANK = 80, 4, 512, 8
-UTILISATION = 0.4
 # Kind of run: does it train LoRA factors, is there a frozen model to compare with, batches of 4 texts in a step's loss.
 RUNS = {
     "all weights: `tvn`, `gradient_ascent`, `simnpo`": (False, False, 1),
@@ -137,7 +136,7 @@ def page() -> str:
         tokens=f"{2 * BATCH * LENGTH:,}",
         two=2 * account.checkpoint(llama_70b) / 1e9,
         steps=STEPS,
-        utilisation=UTILISATION,
+        utilisation=account.UTILISATION,
         peak=account.H100_PEAK / 1e12,
         time_heads=_heads("minutes, k = {}"),
         time_dashes=_dashes(),
@@ -205,7 +204,7 @@ def _time_rows() -> Iterable[tuple]:
             kinds[name] = account.training_operations(shape, batches * BATCH * LENGTH, LENGTH, lora, frozen)
         for name, operations in kinds.items():
             all_steps = STEPS * operations
-            minutes = [60 * account.hours(shards * all_steps, UTILISATION) for shards in SHARDS]
+            minutes = [60 * account.hours(shards * all_steps, account.UTILISATION) for shards in SHARDS]
             yield shape.name, name, f"{all_steps / 1e15:.1f}", *(f"{one:.{0 if one >= 10 else 2}f}" for one in minutes)
 
 

@@ -11,7 +11,11 @@ import re
 import sys
 from pathlib import Path
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+
+from spunge.experiment.sources import project_files  # noqa: E402
+
 PYTHON = "3.11"
 
 # Packages that a call needs though nobody imports them here: by the name of an attribute or a keyword argument.
@@ -115,15 +119,6 @@ def named_at_run_time(argument: ast.expr, path: Path) -> str:
 def module_name(path: Path) -> str:
     """Return the dotted name of a module of the project."""
     return ".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__")
-
-
-def project_files(module: str) -> list[Path]:
-    """Return the files that importing a module of the project executes: its packages' and its own, if it is one."""
-    *parents, last = module.split(".")
-    folder = PROJECT.joinpath(*parents)
-    own = folder.glob("*.py") if last == "*" else [folder / f"{last}.py", folder / last / "__init__.py"]
-    packages = [PROJECT.joinpath(*parents[:depth], "__init__.py") for depth in range(1, len(parents) + 1)]
-    return [path for path in [*packages, *own] if path.is_file()]
 
 
 def write(environment: str, scripts: list[Path]) -> str:

@@ -19,7 +19,6 @@ if str(PROJECT) not in sys.path:
 
 from spunge import configuration, yaml_values
 from spunge.errors import InputError
-from spunge.experiment import sources
 from spunge.experiment.grid import Grid
 from spunge.experiment.jobs import Jobs
 
@@ -48,7 +47,7 @@ def source_file(path):
 
 def library(script):
     """The library's files that a rule's script uses: a change in one of them reruns the rule."""
-    return [source_file(path) for path in sources.of(SCRIPTS / script)]
+    return JOBS.library(SCRIPTS / script)
 
 
 def discovered_attributes():

@@ -29,15 +29,13 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> None:
         import importlib
-
-        import pandas as pd
+        from functools import partial
 
         from spunge import unfinished
         from spunge.datasets import tables
-        from spunge.evaluation import description, statistics
+        from spunge.evaluation import description
         from spunge.files import whole_file
         from spunge.options import make
-        from spunge.progress import say
 
         names = list(arguments.evaluations)
         kinds = {"knowledge": "questions", "fluency": "fluency"}
@@ -45,33 +43,20 @@ def main(argv: list[str] | None = None) -> int:
         evaluations = [importlib.import_module(f"spunge.evaluation.{name}") for name in names]
         if arguments.prompts:
             from spunge.evaluation import generation
-        attributes = json.loads(arguments.attributes.read_text())
         model, tokenizer, realised = jobs.load_candidate(arguments)
-        rows = [] if realised is None else [description.edit(arguments.candidate, realised)]
+        described = [] if realised is None else [description.edit(arguments.candidate, realised)]
         identity = jobs.identity(
             arguments,
             {"evaluations": arguments.evaluations, "generation": arguments.generation},
             [__file__, *arguments.data, *filter(None, [arguments.prompts])],
         )
         with unfinished.Saved(arguments.unfinished, identity, arguments.save_every) as saved:
-            for name, table, evaluation, scores_path, rows_path in zip(
+            for name, table, evaluation, *paths in zip(
                 names, data, evaluations, arguments.scores, arguments.rows, strict=True
             ):
-                found = saved.part(name)
-                if (before := found.kept()) is None:
-                    scores = evaluation.score(model, tokenizer, table, **arguments.evaluations[name])
-                    found.keep(unfinished.State(table=scores))
-                else:
-                    say(f"going on with the scores of {name} that were kept")
-                    scores = before.table
-                scores = scores.assign(**arguments.candidate)
-                resampling = statistics.resampling(scores, attributes, arguments.statistics)
-                with whole_file(scores_path) as temporary:
-                    scores.to_parquet(temporary, index=False)
-                rows.append(statistics.estimates(scores, name, resampling))
-                with whole_file(rows_path) as temporary:
-                    pd.concat(rows, ignore_index=True).to_csv(temporary, index=False)
-                rows = []  # what describes the model stands once, beside its first evaluation
+                score = partial(evaluation.score, model, tokenizer, table, **arguments.evaluations[name])
+                jobs.write_scores(arguments, name, jobs.scores_once(saved.part(name), name, score), *paths, described)
+                described = []  # stands once, beside the first evaluation
             if arguments.prompts:
                 prompts = tables.read("prompts", arguments.prompts)["prompt"].tolist()
                 options = make("evaluations.toxicity", generation.Options, arguments.generation)

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         from spunge import methods, models, task_vector, unfinished
         from spunge.datasets import tables
         from spunge.evaluation import description
-        from spunge.files import attributes_to_forget, scratch_folder, sha256, whole_file
+        from spunge.files import attributes_to_forget, scratch_folder, whole_file
 
         method = methods.load(arguments.method)
         options = methods.options(method, arguments.options)
@@ -76,18 +76,9 @@ def main(argv: list[str] | None = None) -> int:
             unlearned = method.unlearn(run, options)
             if unlearned is None:  # launched over several devices, one process of them writes
                 return
-            provenance = task_vector.make_provenance(
-                run.base,
-                method=arguments.method.stem,
-                method_sha256=sha256(arguments.method),
-                options=methods.recorded(options),
-                seed=run.seed,
-                run=run.label,
-                data={"forget": sha256(arguments.forget), "retain": sha256(arguments.retain)},
-            )
             with whole_file(arguments.training) as temporary:
                 description.training(arguments.run, unlearned.losses).to_csv(temporary, index=False)
-            methods.write(unlearned, arguments.task_vector, provenance)
+            methods.write(unlearned, arguments.task_vector, methods.provenance(run, arguments.method, options))
 
     return errors.run(work)
 

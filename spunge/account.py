@@ -13,6 +13,7 @@ PRECISIONS = {BF16: "bf16", FP32: "fp32"}
 ADAM = 2 * FP32  # two moments
 TRAINED = FP32 + FP32 + ADAM  # a trained parameter: itself, its gradient, Adam's moments
 H100_MEMORY = 80e9
+UTILISATION = 0.4  # of a device's peak and of its memory's bandwidth, that a job is reckoned to reach
 H100_PEAK = 989e12  # bf16, dense, per second; an H200 has the same
 
 

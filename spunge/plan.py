@@ -15,7 +15,6 @@ from tabulate import tabulate
 from spunge import account
 from spunge.account import ModelShape
 
-UTILISATION = 0.4  # of a device's peak and of its memory's bandwidth
 START = 10  # seconds for a job to begin; 4 were measured with a small model on a local disk (docs/plan.md)
 READ = 1e9  # bytes of a model a second, from disk
 CHARACTERS = 4  # of a token
@@ -284,7 +283,7 @@ class Estimate:
     def _seconds(self, operations: float, weights: float | None = None) -> Amount:
         """Return a job's seconds: to begin, to read the weights (all of them if None), to compute."""
         weights = self.precision * self.shape.parameters if weights is None else weights
-        compute = 3600 * account.hours(operations, UTILISATION, self.device.peak[self.dtype])
+        compute = 3600 * account.hours(operations, account.UTILISATION, self.device.peak[self.dtype])
         return Amount(START + weights / READ + compute)
 
     def _unlearn(self, job: Mapping) -> Cost:
@@ -453,7 +452,7 @@ class Estimate:
 
     def _forward(self, tokens: float, length: float) -> Amount:
         operations = account.whole_forward(self.shape, tokens, length)
-        return Amount(3600 * account.hours(operations, UTILISATION, self.device.peak[self.dtype]))
+        return Amount(3600 * account.hours(operations, account.UTILISATION, self.device.peak[self.dtype]))
 
     def _pass_memory(self, tokens: float) -> Amount:
         """Return the bytes of a forward pass: one layer's states, and logits, once more in fp32."""
@@ -522,7 +521,7 @@ class Estimate:
 
     def _decoding(self, continuations: float, new_tokens: int, batch: int) -> Amount:
         steps = math.ceil(continuations / batch) * new_tokens
-        reading = steps * self.precision * self.shape.parameters / (UTILISATION * self.device.bandwidth)
+        reading = steps * self.precision * self.shape.parameters / (account.UTILISATION * self.device.bandwidth)
         return Amount(max(reading, self._forward(continuations * new_tokens, 1).value))
 
 
@@ -610,7 +609,7 @@ def page(plan: Mapping, facts: Facts) -> str:
         "peak": facts.device.peak[plan["model"]["dtype"]] / 1e12,
         "bandwidth": facts.device.bandwidth / 1e9,
         "dtype": plan["model"]["dtype"],
-        "utilisation": UTILISATION,
+        "utilisation": account.UTILISATION,
         "start": START,
         "read": READ / 1e9,
         "characters": CHARACTERS,

@@ -4,7 +4,6 @@ from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.training import ACCUMULATION, BATCH, LAYER_ID, LORA_RANK, TRAINED_LAYERS
 from spunge import account
 
-UTILISATION = 0.4  # as docs/plan.md has it
 MEMORY_WITHIN, TIME_WITHIN = 1.1, 1.5
 
 
@@ -32,7 +31,7 @@ def plan(machine: Machine) -> None:
 def _compare(machine: Machine, part: str, kind: str, operations: float, memory: float) -> None:
     measured = machine.measured.get(part, {})
     for what, quantity, expected, within in (
-        ("step", "seconds", operations / (UTILISATION * account.H100_PEAK), TIME_WITHIN),
+        ("step", "seconds", operations / (account.UTILISATION * account.H100_PEAK), TIME_WITHIN),
         ("peak", "bytes", memory, MEMORY_WITHIN),
     ):
         if (found := measured.get(f"{kind} {what}")) is None:

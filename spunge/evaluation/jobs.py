@@ -2,10 +2,14 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
+
+if TYPE_CHECKING:
+    from spunge.unfinished import Saved
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:
@@ -56,14 +60,39 @@ def identity(arguments: argparse.Namespace, facts: Mapping[str, object], files: 
 
 def write_results(arguments: argparse.Namespace, found: Mapping[str, pd.DataFrame]) -> None:
     """Write the scores of every evaluation, and their estimates; of knowledge's metrics the accuracy is kept."""
+    for name, *paths in zip(arguments.evaluations, arguments.scores, arguments.rows, strict=True):
+        write_scores(arguments, name, found[name][["subject", "attribute", "accuracy"]], *paths)
+
+
+def write_scores(
+    arguments: argparse.Namespace,
+    name: str,
+    scores: pd.DataFrame,
+    scores_path: str,
+    rows_path: str,
+    before: Iterable[pd.DataFrame] = (),
+) -> None:
+    """Write the scores of one evaluation, and their estimates after the rows `before`."""
     from spunge.evaluation import statistics
     from spunge.files import whole_file
 
-    forget = json.loads(arguments.attributes.read_text())
-    for name, scores_path, rows_path in zip(arguments.evaluations, arguments.scores, arguments.rows, strict=True):
-        scores = found[name][["subject", "attribute", "accuracy"]].assign(**arguments.candidate)
-        resampling = statistics.resampling(scores, forget, arguments.statistics)
-        with whole_file(scores_path) as temporary:
-            scores.to_parquet(temporary, index=False)
-        with whole_file(rows_path) as temporary:
-            statistics.estimates(scores, name, resampling).to_csv(temporary, index=False)
+    scores = scores.assign(**arguments.candidate)
+    resampling = statistics.resampling(scores, json.loads(arguments.attributes.read_text()), arguments.statistics)
+    with whole_file(scores_path) as temporary:
+        scores.to_parquet(temporary, index=False)
+    with whole_file(rows_path) as temporary:
+        rows = pd.concat([*before, statistics.estimates(scores, name, resampling)], ignore_index=True)
+        rows.to_csv(temporary, index=False)
+
+
+def scores_once(saved: "Saved", name: str, score: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """Return the scores that an earlier job kept in `saved`, or what `score` gives, which is kept there."""
+    from spunge.progress import say
+    from spunge.unfinished import State
+
+    if (before := saved.kept()) is not None:
+        say(f"going on with the scores of {name} that were kept")
+        return before.table
+    scores = score()
+    saved.keep(State(table=scores))
+    return scores

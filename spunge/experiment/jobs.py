@@ -50,6 +50,10 @@ class Jobs:
         }
         self.model = f"resources/models/{model_folder(configured['model'])}"
 
+    def library(self, path: Path) -> list:
+        """Return the files that a script, or a file that is imported by its name, uses: a change in one is seen."""
+        return [self._source(used) for used in sources.of(path)]
+
     # Data and models
 
     @property
@@ -119,7 +123,7 @@ class Jobs:
 
     def method_library(self, wildcards: SimpleNamespace) -> object:
         """Return the files that the method's own one uses."""
-        return [self._source(path) for path in sources.of(self._method_path(wildcards))]
+        return self.library(self._method_path(wildcards))
 
     def method_file(self, wildcards: SimpleNamespace) -> object:
         """Return the file that holds the method: one of ours by its name, or the user's."""
@@ -173,7 +177,7 @@ class Jobs:
 
     def merge_library(self, wildcards: SimpleNamespace) -> object:
         """Return the files that the merge's own one uses."""
-        return [self._source(path) for path in sources.of(self._merge_path(wildcards))]
+        return self.library(self._merge_path(wildcards))
 
     def _merge_path(self, wildcards: SimpleNamespace) -> Path:
         kind = self.grid.configuration["merges"][Merge.parse(wildcards.merge).merge]["merge"]
@@ -217,7 +221,7 @@ class Jobs:
         """Return the files that hold a model's evaluations, and those that they use."""
         folder = self.project / "spunge" / "evaluation"
         named = [folder / f"{name}.py" for name in self.grid.of_a_model]
-        return [self._source(path) for one in named for path in (one, *sources.of(one))]
+        return [file for path in named for file in (self._source(path), *self.library(path))]
 
     def base_states(self, wildcards: SimpleNamespace) -> str | list:
         """Return what a candidate's states are compared with; the base model's own have no direction."""
@@ -245,9 +249,7 @@ class Jobs:
 
     def figure_library(self, wildcards: SimpleNamespace) -> object:
         """Return the files that a figure's own one uses."""
-        return [
-            self._source(path) for path in sources.of(self.project / "spunge" / "figures" / f"{wildcards.figure}.py")
-        ]
+        return self.library(self.project / "spunge" / "figures" / f"{wildcards.figure}.py")
 
     def scores(self, wildcards: SimpleNamespace) -> list[str]:
         """Return the scores of all candidates that have an evaluation."""

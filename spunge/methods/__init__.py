@@ -17,6 +17,7 @@ import torch
 
 from spunge import task_vector
 from spunge.errors import InputError
+from spunge.files import sha256
 from spunge.options import make
 from spunge.unfinished import Saved
 
@@ -119,6 +120,19 @@ def options(module: ModuleType, given: Mapping[str, object]) -> object:
 def recorded(options: object) -> dict[str, object]:
     """Return a method's options for provenance: their fields, or what they want told of them, if some are secrets."""
     return options.recorded() if hasattr(options, "recorded") else dataclasses.asdict(options)
+
+
+def provenance(run: Run, method: Path, options: object) -> dict:
+    """Return what a task vector's metadata says of its making; the run has to have its files."""
+    return task_vector.make_provenance(
+        run.base,
+        method=method.stem,
+        method_sha256=sha256(method),
+        options=recorded(options),
+        seed=run.seed,
+        run=run.label,
+        data={"forget": sha256(run.forget_file), "retain": sha256(run.retain_file)},
+    )
 
 
 def write(unlearned: Unlearned, path: str | Path, provenance: Mapping) -> None:
