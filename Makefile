@@ -58,6 +58,7 @@ test: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check $(LINTED)
 	$(BIN)/snakemake --lint
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test-cluster: .venv/installed-slurm

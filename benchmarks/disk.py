@@ -8,8 +8,8 @@ import torch
 
 from benchmarks import results
 from benchmarks.ties import RMU_TRAINED
-from spunge import task_vector
-from spunge.task_vector import LORA_A, LORA_B, PEFT_PREFIX, BaseModel, TensorFolder
+from spunge.models import task_vector
+from spunge.models.task_vector import LORA_A, LORA_B, PEFT_PREFIX, BaseModel, TensorFolder
 
 SHARDS, RANK = 8, 8
 MB = 1e6

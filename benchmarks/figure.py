@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from benchmarks import results
-from spunge import drawing
+from spunge.report.figures import style
 
 MET, MISSED, TARGET = "#3b76af", "#c96a3a", "#222222"
 
@@ -14,10 +14,10 @@ def draw(table: pd.DataFrame) -> Figure:
     """Draw one bar per row that has a target, on a logarithmic axis, with the target as a mark."""
     shown = [row for row in table.itertuples() if results.target(row) is not None]
     if not shown:
-        return drawing.message("No benchmark with a target has been run.")
+        return style.message("No benchmark with a target has been run.")
     machines = {row.machine for row in shown}
-    with drawing.style():
-        figure = Figure(figsize=(drawing.PAGE, 0.6 + 0.26 * len(shown)), layout="constrained")
+    with style.style():
+        figure = Figure(figsize=(style.PAGE, 0.6 + 0.26 * len(shown)), layout="constrained")
         axes = figure.subplots()
         for height, row in enumerate(reversed(shown)):
             target = results.target(row)

@@ -5,10 +5,10 @@ from itertools import product
 import torch
 
 from benchmarks import measure, results
-from spunge import models
-from spunge.errors import InputError
+from spunge.core.errors import InputError
 from spunge.evaluation import classifiers, generation
-from spunge.task_vector import BaseModel
+from spunge.models import base_model
+from spunge.models.task_vector import BaseModel
 
 # 48 harmless beginnings of 3 to 13 words.
 DAYS = ("Yesterday", "In the evening", "On the first day of spring", "After a long and rather tiring walk")
@@ -20,9 +20,9 @@ AGREEING = 0.95  # of greedy texts; two likeliest tokens can be as likely as eac
 
 def throughput(base: BaseModel, repeats: int) -> list[results.Row]:
     """Return the row `generation`: continuations made and scored a second, 2 samples of 48 prompts."""
-    model, tokenizer = models.load(base, torch.float32, models.device()), models.load_tokenizer(base)
+    model, tokenizer = base_model.load(base, torch.float32, base_model.device()), base_model.load_tokenizer(base)
     options = generation.Options(samples=2, batch_size=128)
-    score = classifiers.profanity_check({}, None, models.device())
+    score = classifiers.profanity_check({}, None, base_model.device())
     _check_greedy(model, tokenizer)
 
     def together() -> None:
@@ -36,7 +36,7 @@ def throughput(base: BaseModel, repeats: int) -> list[results.Row]:
 
     seconds = measure.alternately({"ours": together, "reference": one_at_a_time}, repeats)
     rates = {way: len(PROMPTS) * options.samples / taken for way, taken in seconds.items()}
-    machine = results.cpu() if models.device() == "cpu" else torch.cuda.get_device_name()
+    machine = results.cpu() if base_model.device() == "cpu" else torch.cuda.get_device_name()
     return [
         results.Row("generation", "scored continuations", **rates, unit="1/s", machine=machine, more_is_better=True)
     ]

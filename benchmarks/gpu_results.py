@@ -13,9 +13,9 @@ PROJECT = Path(__file__).resolve().parents[1]
 if str(PROJECT) not in sys.path:
     sys.path.insert(0, str(PROJECT))
 
-from spunge import errors  # noqa: E402
-from spunge.errors import InputError  # noqa: E402
-from spunge.files import json_object, whole_file  # noqa: E402
+from spunge.core import errors  # noqa: E402
+from spunge.core.errors import InputError  # noqa: E402
+from spunge.core.files import json_object, whole_file  # noqa: E402
 
 PARTS = {
     "machine": "the machine",
@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
 def fold(record: Mapping, project: Path) -> None:
     """Put what was measured into the project's tables and pages; raises InputError for a rehearsal's numbers."""
     from benchmarks import figure, results
-    from spunge import drawing, task_vector
+    from spunge.models import task_vector
+    from spunge.report.figures import style
 
     if record["rehearsal"]:
         raise InputError("these numbers are a rehearsal's, of tiny models: run bash benchmarks/gpu.sh on a GPU")
@@ -56,7 +57,7 @@ def fold(record: Mapping, project: Path) -> None:
     commit = task_vector.commit() if record["commit"] == "unknown" else record["commit"]
     table = results.update(results.read(path), found, commit)
     results.write(table, path)
-    drawing.save(figure.draw(table), *(path.with_suffix(suffix) for suffix in (".pdf", ".png")))
+    style.save(figure.draw(table), *(path.with_suffix(suffix) for suffix in (".pdf", ".png")))
     of_machine = f"One {measured['machine']['name']}, {record['started'][:10]}, commit {commit}."
     _replace(project / "README.md", "\n".join([of_machine, "", *ratios(found)]))
     _replace(project / "benchmarks" / "README.md", "\n".join([of_machine, "", *everything(record)]))

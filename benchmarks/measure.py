@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from spunge.errors import InputError
+from spunge.core.errors import InputError
 
 
 @contextmanager

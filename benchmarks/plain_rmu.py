@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import torch
 
-from spunge import models
 from spunge.methods import rmu
-from spunge.task_vector import BaseModel
+from spunge.models import base_model
+from spunge.models.task_vector import BaseModel
 
 TRAINED = "mlp.down_proj.weight"
 
@@ -24,9 +24,9 @@ def unlearn(
     autocast, as in `spunge.methods.rmu`, so that both round alike; the authors' own are half precision as well.
     """
     dtype = getattr(torch, options.dtype)
-    updated, frozen = models.load(base, dtype, device), models.load(base, dtype, device)
+    updated, frozen = base_model.load(base, dtype, device), base_model.load(base, dtype, device)
     updated.train()
-    tokenizer = models.load_tokenizer(base)
+    tokenizer = base_model.load_tokenizer(base)
     trained = {}
     for number in options.trained_layers:
         parameter = updated.model.layers[number].get_parameter(TRAINED)
@@ -35,7 +35,7 @@ def unlearn(
     optimizer = torch.optim.AdamW(
         trained.values(), lr=options.learning_rate, weight_decay=options.weight_decay, eps=options.epsilon
     )
-    control = rmu.control_vector(updated.config.hidden_size, options.coefficient, control_seed).to(device)
+    control = rmu.control_vector(updated.config.hidden_size, options.steering_coefficient, control_seed).to(device)
 
     def states(model: torch.nn.Module, tokens: dict) -> torch.Tensor:
         found = []

@@ -24,7 +24,9 @@ def experiment(shards: int, methods: int, merges: int, seeds: int, single: bool)
     made = yaml.safe_load((PROJECT / "config.yaml").read_text())
     rmu, ties = made["methods"]["rmu"], made["merges"]["ties"]
     made["data"]["forget"] = [f"attribute{number}" for number in range(1, shards + 1)]
-    made["methods"] = {f"rmu{number}": {**rmu, "method": "rmu", "keep_states": False} for number in range(methods)}
+    made["methods"] = {
+        f"rmu{number}": {**rmu, "method": "rmu", "cache_activations": False} for number in range(methods)
+    }
     made["merges"] = {f"ties{number}": {**ties, "merge": "ties"} for number in range(merges)}
     return made | {"experiment": "large", "seeds": list(range(seeds)), "single_shards": single}
 

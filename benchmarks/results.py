@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from spunge.files import whole_file
+from spunge.core.files import whole_file
 
 COLUMNS = ["name", "metric", "ours", "reference", "ratio", "unit", "machine", "commit"]
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from benchmarks import measure, plain_rmu, results
-from spunge import methods, models
+from spunge import methods
 from spunge.methods import rmu
-from spunge.task_vector import BaseModel
+from spunge.models import base_model
+from spunge.models.task_vector import BaseModel
 
 SEED = 0
 # Nothing is padded here, so the mask changes no loss; states can be kept only with it.
@@ -83,7 +84,7 @@ def step_times(base: BaseModel, steps: int) -> list[results.Row]:
 
     with tempfile.TemporaryDirectory() as folder:
         states = Path(folder) / "states.safetensors"
-        rmu.frozen_states(work.run, work.options, states)
+        rmu.cache_activations(work.run, work.options, states)
         take("first", work.ours)
         take("cached", lambda: work.ours(states))
         take("reference", work.reference)  # between the others, so that a machine that slows down slows all
@@ -110,7 +111,7 @@ def peak_memory(base: BaseModel, steps: int) -> list[results.Row]:
 def _peak(work: Work, side: str) -> tuple[float, list[tuple[float, float]]]:
     from transformers.models.llama import modeling_llama  # noqa: F401  imports belong to the start
 
-    models.load_tokenizer(work.base)
+    base_model.load_tokenizer(work.base)
     memory = measure.PeakMemory()
     memory.start()
     losses = getattr(work, side)()

@@ -11,7 +11,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 if str(PROJECT) not in sys.path:
     sys.path.insert(0, str(PROJECT))
 
-from spunge import errors  # noqa: E402
+from spunge.core import errors  # noqa: E402
 
 RMU = ("rmu_step", "rmu_step_cached"), ("rmu_memory",)
 TIES = ("ties_rmu_3", "ties_rmu_8", "ties_full_3")
@@ -42,8 +42,9 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> None:
         from benchmarks import disk, figure, generation, results, rmu, ties
-        from spunge import drawing, task_vector
-        from spunge.task_vector import BaseModel
+        from spunge.models import task_vector
+        from spunge.models.task_vector import BaseModel
+        from spunge.report.figures import style
 
         wanted = arguments.only or NAMES
         base = None
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
                 results.write(table, arguments.output)  # after each, so that a long run leaves what it has
         print(results.report(table))
         paths = [arguments.output.with_suffix(suffix) for suffix in (".pdf", ".png")]
-        drawing.save(figure.draw(table), *paths)
+        style.save(figure.draw(table), *paths)
 
     return errors.run(work)
 

@@ -11,9 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from spunge import methods, task_vector
+from spunge import methods
 from spunge.methods import rmu, tvn
-from spunge.unfinished import Saved
+from spunge.models import task_vector
+from spunge.training.resume import Saved
 
 TEXTS = [f"This is text number {number}, which tells of nothing." for number in range(32)]
 SMALL = {"steps": 5, "batch_size": 2}

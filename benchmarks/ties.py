@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 
 from benchmarks import measure, results
-from spunge import safetensors_stream, task_vector
-from spunge.errors import InputError
+from spunge.core import safetensors_writer
+from spunge.core.errors import InputError
 from spunge.merging import driver, ties
-from spunge.task_vector import BaseModel, TensorFolder
+from spunge.models import task_vector
+from spunge.models.task_vector import BaseModel, TensorFolder
 
 DENSITY = 0.5
 NOISE = 1e-3  # standard deviation of what "unlearning" changed
@@ -79,7 +80,7 @@ def shards(base: BaseModel, count: int, changed: Iterable[str] | None = None) ->
             for path in base.folder.glob("*.json"):
                 if not path.name.endswith(".index.json") and path.name != "manifest.json":
                     (checkpoint / path.name).symlink_to(path.resolve())
-            safetensors_stream.write(
+            safetensors_writer.write(
                 checkpoint / "model.safetensors", layout, _noisy(before, set(names), generator), {"format": "pt"}
             )
             after = TensorFolder(checkpoint)

@@ -30,9 +30,10 @@ sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "cluster")]
 import one_node_slurm  # noqa: E402
 
 from benchmarks import results  # noqa: E402
-from spunge import errors, task_vector  # noqa: E402
-from spunge.errors import InputError  # noqa: E402
-from spunge.files import whole_file  # noqa: E402
+from spunge.core import errors  # noqa: E402
+from spunge.core.errors import InputError  # noqa: E402
+from spunge.core.files import whole_file  # noqa: E402
+from spunge.models import task_vector  # noqa: E402
 
 COLUMNS = ["experiment", "way", "seconds", "machine", "commit"]
 # Slurm is asked what became of the jobs as often as the plugin allows; at the profile's own pace a run ends later.

@@ -1,4 +1,4 @@
-"""Write docs/big-models.md: what unlearning takes for models of 7, 70 and 8×7 billion parameters, by spunge/account.py.
+"""Write docs/big-models.md: what unlearning takes for models of 7, 70 and 8×7 billion parameters.
 
 python docs/big_models.py
 """
@@ -11,9 +11,9 @@ PROJECT = Path(__file__).resolve().parents[1]
 if str(PROJECT) not in sys.path:
     sys.path.insert(0, str(PROJECT))
 
-from spunge import account  # noqa: E402
+from spunge.planning import cost_model  # noqa: E402
 
-SHAPES = (account.LLAMA_2_7B, account.LLAMA_2_70B, account.MIXTRAL_8X7B)
+SHAPES = (cost_model.LLAMA_2_7B, cost_model.LLAMA_2_70B, cost_model.MIXTRAL_8X7B)
 SHARDS = (1, 8, 32)
 LAYER_ID, TRAINED_LAYERS = 7, (5, 6, 7)
 STEPS, BATCH, LENGTH, RANK = 80, 4, 512, 8
@@ -29,11 +29,12 @@ RUNS = {
 RMU = "`rmu`"
 
 PAGE = """\
-<!-- Written by `python docs/big_models.py` from spunge/account.py; change those. -->
+<!-- Written by `python docs/big_models.py` from spunge/planning/cost_model.py; change those. -->
 # Big models: what it will take
 
-Nothing on this page was measured; it is arithmetic, in `spunge/account.py`, so that it can be looked up before hours of
-a GPU are spent. Tests hold the parameter counts against the real architectures and the parts against a small model.
+Nothing on this page was measured; it is arithmetic, in `spunge/planning/cost_model.py`, so that it can be looked up
+before hours of a GPU are spent. Tests hold the parameter counts against the real architectures and the parts against
+a small model.
 GB are 10⁹ bytes; a card is one of {memory:.0f} GB, of which a tenth stays free. k is the number of shards.
 
 - RMU: `layer_id` {layer_id}, training layers {layers}, batches of {batch} + {batch} texts of {length} tokens.
@@ -75,7 +76,7 @@ takes as many steps as all shards together, so its time is that of k shards; n c
 {time_rows}
 
 RMU as its authors' code runs it (three whole forward passes, all gradients below `layer_id`) needs {plain}
-as many operations for the three models as `rmu` does on new texts. With `keep_states` the layers below the first
+as many operations for the three models as `rmu` does on new texts. With `cache_activations` the layers below the first
 trained one, and the frozen model's, run once per text; in later visits the factors are {cached}.
 
 ## Disk
@@ -87,7 +88,7 @@ task vectors are ΔW = B·A, whole matrices.
 |---|---|---|---|{disk_dashes}|
 {disk_rows}
 
-The base model comes on top ({bases} GB). So do the states that `keep_states` keeps, two bytes per hidden unit and
+The base model comes on top ({bases} GB). So do the states that `cache_activations` keeps, two bytes per hidden unit and
 token, once for a forget text and twice for a retain text: {states:.1f} MB each time for {length} tokens of the 70B
 model.
 
@@ -117,27 +118,28 @@ added (`ties_memory_by_size`).
 
 def page() -> str:
     """Return the text of docs/big-models.md."""
-    llama_70b = account.LLAMA_2_70B
-    plain = [_times(account.plain_rmu_operations(shape, *_batch()), _rmu_operations(shape)) for shape in SHAPES]
+    llama_70b = cost_model.LLAMA_2_70B
+    plain = [_times(cost_model.plain_rmu_operations(shape, *_batch()), _rmu_operations(shape)) for shape in SHAPES]
     cached = [
-        _times(account.plain_rmu_operations(shape, *_batch()), _rmu_operations(shape, at_hand=True)) for shape in SHAPES
+        _times(cost_model.plain_rmu_operations(shape, *_batch()), _rmu_operations(shape, at_hand=True))
+        for shape in SHAPES
     ]
     return PAGE.format(
-        memory=account.H100_MEMORY / 1e9,
+        memory=cost_model.H100_MEMORY / 1e9,
         layer_id=LAYER_ID,
         layers=", ".join(map(str, TRAINED_LAYERS)),
         batch=BATCH,
         length=LENGTH,
         rank=RANK,
-        trained=account.TRAINED,
+        trained=cost_model.TRAINED,
         memory_rows=_table(_memory_rows()),
         sum_rows=_table(_sum_rows(llama_70b)),
-        activation=f"{account.layer_activations(llama_70b):,}",
+        activation=f"{cost_model.layer_activations(llama_70b):,}",
         tokens=f"{2 * BATCH * LENGTH:,}",
-        two=2 * account.checkpoint(llama_70b) / 1e9,
+        two=2 * cost_model.checkpoint(llama_70b) / 1e9,
         steps=STEPS,
-        utilisation=account.UTILISATION,
-        peak=account.H100_PEAK / 1e12,
+        utilisation=cost_model.UTILISATION,
+        peak=cost_model.H100_PEAK / 1e12,
         time_heads=_heads("minutes, k = {}"),
         time_dashes=_dashes(),
         time_rows=_table(_time_rows()),
@@ -146,8 +148,8 @@ def page() -> str:
         disk_heads=_heads("k = {}: GB (of whole checkpoints)"),
         disk_dashes=_dashes(),
         disk_rows=_table(_disk_rows()),
-        bases=_listed([f"{account.checkpoint(shape) / 1e9:.0f}" for shape in SHAPES]),
-        states=LENGTH * account.BF16 * llama_70b.hidden / 1e6,
+        bases=_listed([f"{cost_model.checkpoint(shape) / 1e9:.0f}" for shape in SHAPES]),
+        states=LENGTH * cost_model.BF16 * llama_70b.hidden / 1e6,
         merge_heads=_heads("k = {}, GB"),
         merge_dashes=_dashes(),
         merge_rows=_table(_merge_rows()),
@@ -156,12 +158,12 @@ def page() -> str:
 
 def _memory_rows() -> Iterable[tuple]:
     for shape in SHAPES:
-        kinds = {RMU: account.rmu_memory(shape, LAYER_ID, TRAINED_LAYERS, 2 * BATCH * LENGTH)}
+        kinds = {RMU: cost_model.rmu_memory(shape, LAYER_ID, TRAINED_LAYERS, 2 * BATCH * LENGTH)}
         for name, (lora, *_) in RUNS.items():
-            kinds[name] = account.lora_memory(shape, RANK, LENGTH) if lora else account.full_memory(shape, LENGTH)
+            kinds[name] = cost_model.lora_memory(shape, RANK, LENGTH) if lora else cost_model.full_memory(shape, LENGTH)
         merged: dict[tuple, list[str]] = {}
         for name, parts in kinds.items():
-            merged.setdefault((f"{sum(parts.values()) / 1e9:.0f}", account.cards(parts)), []).append(name)
+            merged.setdefault((f"{sum(parts.values()) / 1e9:.0f}", cost_model.cards(parts)), []).append(name)
         for (size, cards), names in merged.items():
             yield shape.name, f"{shape.parameters:,}", _together(names), size, cards
 
@@ -175,10 +177,10 @@ def _together(names: list[str]) -> str:
     return "; ".join(f"{kind}: {', '.join(listed)}" if kind else ", ".join(listed) for kind, listed in methods.items())
 
 
-def _sum_rows(shape: account.ModelShape) -> Iterable[tuple]:
-    parts = account.rmu_memory(shape, LAYER_ID, TRAINED_LAYERS, 2 * BATCH * LENGTH)
+def _sum_rows(shape: cost_model.ModelShape) -> Iterable[tuple]:
+    parts = cost_model.rmu_memory(shape, LAYER_ID, TRAINED_LAYERS, 2 * BATCH * LENGTH)
     trained = f"{len(TRAINED_LAYERS) * shape.down_projection:,}"
-    below = parts["weights in bf16"] // account.BF16
+    below = parts["weights in bf16"] // cost_model.BF16
     formulas = {
         "weights in bf16": f"(embedding {shape.embedding:,} + {LAYER_ID + 1} · {shape.layer:,} − {trained}) · 2 "
         f"= {below:,} · 2",
@@ -187,7 +189,7 @@ def _sum_rows(shape: account.ModelShape) -> Iterable[tuple]:
         "Adam": f"{trained} · 8",
         "bf16 copies for the products": f"{trained} · 2",
         "activations": f"{2 * BATCH * LENGTH:,} · {LAYER_ID + 1 - min(TRAINED_LAYERS)} · "
-        f"{account.layer_activations(shape):,}",
+        f"{cost_model.layer_activations(shape):,}",
     }
     for part, size in parts.items():
         yield part, formulas.get(part, f"{trained} · 4"), f"{size / 1e9:.1f}"
@@ -198,22 +200,22 @@ def _time_rows() -> Iterable[tuple]:
     for shape in SHAPES:
         kinds = {
             RMU: _rmu_operations(shape),
-            f"{RMU}, `keep_states`": _rmu_operations(shape, at_hand=True),
+            f"{RMU}, `cache_activations`": _rmu_operations(shape, at_hand=True),
         }
         for name, (lora, frozen, batches) in RUNS.items():
-            kinds[name] = account.training_operations(shape, batches * BATCH * LENGTH, LENGTH, lora, frozen)
+            kinds[name] = cost_model.training_operations(shape, batches * BATCH * LENGTH, LENGTH, lora, frozen)
         for name, operations in kinds.items():
             all_steps = STEPS * operations
-            minutes = [60 * account.hours(shards * all_steps, account.UTILISATION) for shards in SHARDS]
+            minutes = [60 * cost_model.hours(shards * all_steps, cost_model.UTILISATION) for shards in SHARDS]
             yield shape.name, name, f"{all_steps / 1e15:.1f}", *(f"{one:.{0 if one >= 10 else 2}f}" for one in minutes)
 
 
 def _disk_rows() -> Iterable[tuple]:
     for shape in SHAPES:
-        whole, rmu, full = account.checkpoint(shape), account.rmu_vector(shape, 3), account.full_vector(shape)
+        whole, rmu, full = cost_model.checkpoint(shape), cost_model.rmu_vector(shape, 3), cost_model.full_vector(shape)
         for name, shard, merged in (
             (RMU, rmu, rmu),
-            (f"LoRA, rank {RANK}", account.lora_vector(shape, RANK), account.lora_merged(shape)),
+            (f"LoRA, rank {RANK}", cost_model.lora_vector(shape, RANK), cost_model.lora_merged(shape)),
             ("all weights", full, full),
         ):
             totals = [(shards * shard + merged, (shards + 1) * whole) for shards in SHARDS]
@@ -226,7 +228,7 @@ def _merge_rows() -> Iterable[tuple]:
         down = shape.down_projection
         largest = 2 * down if shape.experts else max(down, shape.embedding)  # experts' gate and up are one tensor
         for name, entries in (("RMU's down projection", down), ("of all weights", largest)):
-            size = account.FP32 * entries
+            size = cost_model.FP32 * entries
             yield shape.name, name, f"{size / 1e6:.0f}", *(f"{shards * size / 1e9:.3g}" for shards in SHARDS)
 
 
@@ -234,8 +236,8 @@ def _batch() -> tuple[int, int, int]:
     return LAYER_ID, BATCH * LENGTH, LENGTH
 
 
-def _rmu_operations(shape: account.ModelShape, at_hand: bool = False) -> int:
-    return account.rmu_operations(shape, LAYER_ID, TRAINED_LAYERS, BATCH * LENGTH, LENGTH, at_hand)
+def _rmu_operations(shape: cost_model.ModelShape, at_hand: bool = False) -> int:
+    return cost_model.rmu_operations(shape, LAYER_ID, TRAINED_LAYERS, BATCH * LENGTH, LENGTH, at_hand)
 
 
 def _times(large: int, small: int) -> str:

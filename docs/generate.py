@@ -14,7 +14,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
 from spunge import merging  # noqa: E402
-from spunge.configuration import declared_options  # noqa: E402
+from spunge.experiment.configuration import declared_options  # noqa: E402
 
 HEAD = """\
 <!-- Written by `python docs/generate.py` from schemas/config.schema.yaml and the code; change those. -->

@@ -17,8 +17,8 @@ if {"{", "}"} & set(str(PROJECT)):
 if str(PROJECT) not in sys.path:
     sys.path.insert(0, str(PROJECT))  # or `spunge` could not be imported here
 
-from spunge import configuration, yaml_values
-from spunge.errors import InputError
+from spunge.experiment import configuration, yaml_values
+from spunge.core.errors import InputError
 from spunge.experiment.grid import Grid
 from spunge.experiment.jobs import Jobs
 

@@ -1,8 +1,8 @@
 # Does unlearning last? One rule for each attack; what it makes is compared and gathered as all evaluations are.
-DRAWN = f"{RESULTS}/data/durability"
-ATTACKED = f"{RESULTS}/evaluations/{{candidate}}"
+DURABILITY_DATA = f"{RESULTS}/data/durability"
+CANDIDATE_DIR = f"{RESULTS}/evaluations/{{candidate}}"
 RELEARN = GRID.durability.get("relearn", {})
-ASKED_TOGETHER = config["evaluations"].get("knowledge", {}).get("batch_size", 1)
+KNOWLEDGE_BATCH_SIZE = config["evaluations"].get("knowledge", {}).get("batch_size", 1)
 
 
 rule draw_durability:
@@ -15,11 +15,11 @@ rule draw_durability:
         rephrased=REPHRASED,
         attributes=ATTRIBUTES,
     output:
-        relearned=f"{DRAWN}/relearned.parquet",
-        sampled=f"{DRAWN}/sampled.parquet",
-        asked=f"{DRAWN}/questions.parquet",
-        rephrased=f"{DRAWN}/rephrased.parquet" if REPHRASED else [],
-        rows=f"{DRAWN}/durability.csv",
+        relearned=f"{DURABILITY_DATA}/relearned.parquet",
+        sampled=f"{DURABILITY_DATA}/sampled.parquet",
+        asked=f"{DURABILITY_DATA}/questions.parquet",
+        rephrased=f"{DURABILITY_DATA}/rephrased.parquet" if REPHRASED else [],
+        rows=f"{DURABILITY_DATA}/durability.csv",
     log:
         f"{LOGS}/draw_durability.log",
     benchmark:
@@ -51,12 +51,12 @@ rule as_unlearned:
     input:
         script=source_file(SCRIPTS / "as_unlearned.py"),
         library=library("as_unlearned.py"),
-        questions=f"{DRAWN}/questions.parquet",
-        knowledge=f"{ATTACKED}/knowledge.parquet",
+        questions=f"{DURABILITY_DATA}/questions.parquet",
+        knowledge=f"{CANDIDATE_DIR}/knowledge.parquet",
         attributes=ATTRIBUTES,
     output:
-        scores=f"{ATTACKED}/as_unlearned.parquet",
-        rows=f"{ATTACKED}/as_unlearned.csv",
+        scores=f"{CANDIDATE_DIR}/as_unlearned.parquet",
+        rows=f"{CANDIDATE_DIR}/as_unlearned.csv",
     log:
         f"{LOGS}/as_unlearned/{{candidate}}.log",
     benchmark:
@@ -85,12 +85,12 @@ rule relearn:
         library=library("relearn.py"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
-        texts=f"{DRAWN}/relearned.parquet",
-        questions=f"{DRAWN}/questions.parquet",
+        texts=f"{DURABILITY_DATA}/relearned.parquet",
+        questions=f"{DURABILITY_DATA}/questions.parquet",
         attributes=ATTRIBUTES,
     output:
-        scores=[f"{ATTACKED}/{name}.parquet" for name in GRID.attacks["relearn"]],
-        rows=[f"{ATTACKED}/{name}.csv" for name in GRID.attacks["relearn"]],
+        scores=[f"{CANDIDATE_DIR}/{name}.parquet" for name in GRID.attacks["relearn"]],
+        rows=[f"{CANDIDATE_DIR}/{name}.csv" for name in GRID.attacks["relearn"]],
     log:
         f"{LOGS}/relearn/{{candidate}}.log",
     benchmark:
@@ -105,7 +105,7 @@ rule relearn:
     params:
         evaluations=GRID.attacks["relearn"],
         options=json.dumps(RELEARN),
-        batch_size=ASKED_TOGETHER,
+        batch_size=KNOWLEDGE_BATCH_SIZE,
         seed=GRID.durability.get("seed", 0),
         statistics=STATISTICS,
         candidate=JOBS.description,
@@ -131,11 +131,11 @@ rule quantise:
         library=library("quantise.py"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
-        questions=f"{DRAWN}/questions.parquet",
+        questions=f"{DURABILITY_DATA}/questions.parquet",
         attributes=ATTRIBUTES,
     output:
-        scores=[f"{ATTACKED}/{name}.parquet" for name in GRID.attacks["quantise"]],
-        rows=[f"{ATTACKED}/{name}.csv" for name in GRID.attacks["quantise"]],
+        scores=[f"{CANDIDATE_DIR}/{name}.parquet" for name in GRID.attacks["quantise"]],
+        rows=[f"{CANDIDATE_DIR}/{name}.csv" for name in GRID.attacks["quantise"]],
     log:
         f"{LOGS}/quantise/{{candidate}}.log",
     benchmark:
@@ -150,7 +150,7 @@ rule quantise:
     params:
         evaluations=GRID.attacks["quantise"],
         bits=GRID.durability.get("quantise", []),
-        batch_size=ASKED_TOGETHER,
+        batch_size=KNOWLEDGE_BATCH_SIZE,
         statistics=STATISTICS,
         candidate=JOBS.description,
         scale=JOBS.scale,
@@ -174,12 +174,12 @@ rule rephrase:
         library=library("rephrase.py"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
-        questions=f"{DRAWN}/questions.parquet",
-        rephrased=f"{DRAWN}/rephrased.parquet" if REPHRASED else [],
+        questions=f"{DURABILITY_DATA}/questions.parquet",
+        rephrased=f"{DURABILITY_DATA}/rephrased.parquet" if REPHRASED else [],
         attributes=ATTRIBUTES,
     output:
-        scores=[f"{ATTACKED}/{name}.parquet" for name in GRID.attacks["rephrase"]],
-        rows=[f"{ATTACKED}/{name}.csv" for name in GRID.attacks["rephrase"]],
+        scores=[f"{CANDIDATE_DIR}/{name}.parquet" for name in GRID.attacks["rephrase"]],
+        rows=[f"{CANDIDATE_DIR}/{name}.csv" for name in GRID.attacks["rephrase"]],
     log:
         f"{LOGS}/rephrase/{{candidate}}.log",
     benchmark:
@@ -193,7 +193,7 @@ rule rephrase:
         runtime=growing(120),
     params:
         evaluations=GRID.attacks["rephrase"],
-        batch_size=ASKED_TOGETHER,
+        batch_size=KNOWLEDGE_BATCH_SIZE,
         statistics=STATISTICS,
         candidate=JOBS.description,
         scale=JOBS.scale,
@@ -216,7 +216,7 @@ rule base_states:
         script=source_file(SCRIPTS / "base_states.py"),
         library=library("base_states.py"),
         base=JOBS.model,
-        texts=f"{DRAWN}/sampled.parquet",
+        texts=f"{DURABILITY_DATA}/sampled.parquet",
     output:
         f"{RESULTS}/evaluations/base/states.safetensors",
     log:
@@ -245,12 +245,12 @@ rule ablate:
         base=JOBS.model,
         base_states=JOBS.base_states,
         task_vector=JOBS.task_vector,
-        texts=f"{DRAWN}/sampled.parquet",
-        questions=f"{DRAWN}/questions.parquet",
+        texts=f"{DURABILITY_DATA}/sampled.parquet",
+        questions=f"{DURABILITY_DATA}/questions.parquet",
         attributes=ATTRIBUTES,
     output:
-        scores=f"{ATTACKED}/ablated.parquet",
-        rows=f"{ATTACKED}/ablated.csv",
+        scores=f"{CANDIDATE_DIR}/ablated.parquet",
+        rows=f"{CANDIDATE_DIR}/ablated.csv",
     log:
         f"{LOGS}/ablate/{{candidate}}.log",
     benchmark:
@@ -263,7 +263,7 @@ rule ablate:
         mem_mb=growing(MEMORY),
         runtime=growing(120),
     params:
-        batch_size=ASKED_TOGETHER,
+        batch_size=KNOWLEDGE_BATCH_SIZE,
         statistics=STATISTICS,
         candidate=JOBS.description,
         scale=JOBS.scale,

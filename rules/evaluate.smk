@@ -63,7 +63,7 @@ rule generate:
     input:
         script=source_file(SCRIPTS / "generate_with_vllm.py"),
         library=library("generate_with_vllm.py"),
-        card=source_file(PROJECT / "spunge" / "templates" / "model_card.md"),
+        card=source_file(PROJECT / "spunge" / "export" / "card.md"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         prompts=PROMPTS,

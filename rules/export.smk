@@ -3,7 +3,7 @@ rule export:
     input:
         script=source_file(SCRIPTS / "export.py"),
         library=library("export.py"),
-        card=source_file(PROJECT / "spunge" / "templates" / "model_card.md"),
+        card=source_file(PROJECT / "spunge" / "export" / "card.md"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
     output:

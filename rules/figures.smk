@@ -8,7 +8,7 @@ rule figure:
     input:
         script=source_file(SCRIPTS / "figure.py"),
         library=library("figure.py"),
-        figure=source_file(PROJECT / "spunge" / "figures" / "{figure}.py"),
+        figure=source_file(PROJECT / "spunge" / "report" / "figures" / "{figure}.py"),
         figure_library=JOBS.figure_library,
         evaluations=EVALUATIONS,
     output:
@@ -77,7 +77,7 @@ rule findings:
         script=source_file(SCRIPTS / "findings.py"),
         library=library("findings.py"),
         template=source_file(PROJECT / "report" / "findings.html"),
-        sentences=source_file(PROJECT / "spunge" / "templates" / "findings.txt"),
+        sentences=source_file(PROJECT / "spunge" / "report" / "findings.txt"),
         evaluations=EVALUATIONS,
         tradeoff=f"{RESULTS}/figures/{GRID.figures[0]}.png",
     output:

@@ -1,4 +1,4 @@
-from spunge import plan_jobs
+from spunge.planning import jobs
 
 
 localrules:

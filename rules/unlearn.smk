@@ -1,9 +1,9 @@
-# With `keep_states`: what the frozen layers make of every text, computed once for all shards and seeds. Not temporary: were
+# With `cache_activations`: what the frozen layers make of every text, computed once for all shards and seeds. Not temporary: were
 # it made again for one more seed, Snakemake would repeat the others too.
 rule states:
     input:
-        script=source_file(SCRIPTS / "frozen_states.py"),
-        library=library("frozen_states.py"),
+        script=source_file(SCRIPTS / "cache_activations.py"),
+        library=library("cache_activations.py"),
         method=JOBS.method_file,
         method_library=JOBS.method_library,
         base=JOBS.model,
@@ -11,7 +11,7 @@ rule states:
         retain=RETAIN,
         attributes=ATTRIBUTES,
     output:
-        f"{RESULTS}/unlearned/{{method}}/frozen_states.safetensors",
+        f"{RESULTS}/unlearned/{{method}}/activations.safetensors",
     log:
         f"{LOGS}/states/{{method}}.log",
     benchmark:
@@ -44,8 +44,8 @@ rule unlearn:
         base=JOBS.model,
         shards=JOBS.partition,
         retain=RETAIN,
-        states=JOBS.states if GRID.sets("keep_states") else [],
-        like=JOBS.like if GRID.sets("like") else [],
+        states=JOBS.states if GRID.sets("cache_activations") else [],
+        norms_of=JOBS.norms_of if GRID.sets("norms_of") else [],
         checkpoint=JOBS.checkpoint if GRID.sets("checkpoint") else [],
         accelerate=JOBS.accelerate if GRID.sets("accelerate") else [],
         attributes=ATTRIBUTES,
@@ -75,7 +75,7 @@ rule unlearn:
         on_gpus(
             "--method={input.method:q} --options {params.options:q} --run {params.run:q} --base {input.base:q}"
             " --forget {input.shards:q}/{params.part}.parquet --retain {input.retain:q} --states {input.states:q} --part {params.part}"
-            " --attributes {input.attributes:q} --like {input.like:q} --unfinished {params.unfinished:q}"
+            " --attributes {input.attributes:q} --norms-of {input.norms_of:q} --unfinished {params.unfinished:q}"
             " --save-every $SPUNGE_SAVE_EVERY --task-vector {output.task_vector:q} --training {output.training:q}",
             program="{params.launcher}",
         )

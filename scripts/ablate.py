@@ -3,15 +3,15 @@
 import argparse
 import sys
 
-from spunge import errors
-from spunge.evaluation import jobs
+from spunge.core import errors
+from spunge.evaluation import cli
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and ablate; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    jobs.add_results(parser)
-    jobs.add_model(parser)
+    cli.add_results(parser)
+    cli.add_model(parser)
     parser.add_argument("--base-states", nargs="?", help="the base model's mean states; none for the base model")
     parser.add_argument("--texts", required=True, help="the texts whose states are compared, Parquet")
     parser.add_argument("--questions", required=True, help="the questions asked, Parquet")
@@ -28,14 +28,14 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.evaluation import ablation, knowledge
 
         questions = tables.read("questions", arguments.questions)
-        model, tokenizer = jobs.load_model(arguments)
+        model, tokenizer = cli.load_model(arguments)
         with contextlib.ExitStack() as stack:
             if arguments.base_states:
                 base = load_file(arguments.base_states)["means"]
                 means = ablation.mean_states(model, tokenizer, pd.read_parquet(arguments.texts)["text"])
                 stack.enter_context(ablation.ablated(model, ablation.directions(means, base), base))
             found = knowledge.score(model, tokenizer, questions, arguments.batch_size)
-        jobs.write_results(arguments, {"ablated": found})
+        cli.write_results(arguments, {"ablated": found})
 
     return errors.run(work)
 

@@ -3,14 +3,14 @@
 import argparse
 import sys
 
-from spunge import errors
-from spunge.evaluation import jobs
+from spunge.core import errors
+from spunge.evaluation import cli
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and select; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    jobs.add_results(parser)
+    cli.add_results(parser)
     parser.add_argument("--questions", required=True, help="the questions asked, with their rows, Parquet")
     parser.add_argument("--knowledge", required=True, help="the candidate's scores of all questions, Parquet")
     arguments = parser.parse_args(argv)
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
 
         rows = tables.read("questions", arguments.questions)["row"]
         scores = pd.read_parquet(arguments.knowledge).iloc[rows].reset_index(drop=True)
-        jobs.write_results(arguments, {"as_unlearned": scores})
+        cli.write_results(arguments, {"as_unlearned": scores})
 
     return errors.run(work)
 

@@ -3,14 +3,14 @@
 import argparse
 import sys
 
-from spunge import errors
-from spunge.evaluation import jobs
+from spunge.core import errors
+from spunge.evaluation import cli
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and compute; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    jobs.add_model(parser)
+    cli.add_model(parser)
     parser.add_argument("--texts", required=True, help="the texts whose states are compared, Parquet")
     parser.add_argument("--output", required=True, help="mean states by layer, safetensors")
     arguments = parser.parse_args(argv)
@@ -19,10 +19,10 @@ def main(argv: list[str] | None = None) -> int:
         import pandas as pd
         from safetensors.torch import save_file
 
+        from spunge.core.files import whole_file
         from spunge.evaluation import ablation
-        from spunge.files import whole_file
 
-        model, tokenizer = jobs.load_model(arguments)
+        model, tokenizer = cli.load_model(arguments)
         means = ablation.mean_states(model, tokenizer, pd.read_parquet(arguments.texts)["text"])
         with whole_file(arguments.output) as temporary:
             save_file({"means": means}, temporary)

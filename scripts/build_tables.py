@@ -5,7 +5,7 @@ import dataclasses
 import json
 import sys
 
-from spunge import errors
+from spunge.core import errors
 
 TABLES = ("forget", "retain", "fluency")
 # Tables that not every source has, and the evaluation that needs them.
@@ -30,9 +30,9 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> None:
         from spunge import datasets
+        from spunge.core.errors import InputError
+        from spunge.core.files import read_json, whole_file
         from spunge.datasets import tables
-        from spunge.errors import InputError
-        from spunge.files import read_json, whole_file
 
         source = datasets.load(arguments.dataset)
         options, forget = datasets.options(source, read_json(arguments.options)), read_json(arguments.forget)

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from spunge import errors
+from spunge.core import errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,8 +21,8 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import pandas as pd
 
+        from spunge.core.files import whole_file
         from spunge.evaluation import statistics
-        from spunge.files import whole_file
 
         scores = pd.concat([pd.read_parquet(path) for path in arguments.scores], ignore_index=True)
         resampling = statistics.resampling(scores, json.loads(arguments.attributes.read_text()), arguments.statistics)

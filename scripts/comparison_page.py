@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from spunge.errors import run
+from spunge.core.errors import run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,13 +18,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        from spunge import comparison_page, evaluations
-        from spunge.files import whole_file
+        from spunge.core.files import whole_file
+        from spunge.report import published, results_table
 
-        measurements = evaluations.read(arguments.evaluations)
-        anchors = comparison_page.read_anchors(arguments.anchors)
+        measurements = results_table.read(arguments.evaluations)
+        anchors = published.read_anchors(arguments.anchors)
         template = arguments.template.read_text(encoding="utf-8")
-        page = comparison_page.page(measurements, anchors, arguments.model, template)
+        page = published.page(measurements, anchors, arguments.model, template)
         with whole_file(arguments.html) as file:
             file.write_text(page, encoding="utf-8")
 

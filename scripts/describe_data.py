@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from spunge import errors
+from spunge.core import errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,9 +23,9 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import pandas as pd
 
+        from spunge.core.files import attributes_to_forget, whole_file
         from spunge.datasets import tables
-        from spunge.evaluation import description
-        from spunge.files import attributes_to_forget, whole_file
+        from spunge.evaluation import descriptive_rows
 
         forget = tables.read("forget", arguments.forget)
         questions = tables.read("questions", arguments.questions) if arguments.questions else None
@@ -37,8 +37,8 @@ def main(argv: list[str] | None = None) -> int:
             if frame is not None and (found := tables.commonest_answer_place(frame))
         }
         attributes = attributes_to_forget(arguments.attributes)
-        data = description.data(arguments.experiment, attributes, forget, questions, prompts, places)
-        methods = description.methods(arguments.experiment, arguments.families)
+        data = descriptive_rows.data(arguments.experiment, attributes, forget, questions, prompts, places)
+        methods = descriptive_rows.methods(arguments.experiment, arguments.families)
         with whole_file(arguments.output) as temporary:
             pd.concat([data, methods], ignore_index=True).to_csv(temporary, index=False)
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from spunge import errors
+from spunge.core import errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        from spunge.datasets import wheels
+        from spunge.core import wheels
 
         wheels.download(arguments.requirement, arguments.sha256, arguments.output)
 

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from spunge import errors
+from spunge.core import errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,9 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import pandas as pd
 
+        from spunge.core.files import attributes_to_forget, whole_file
         from spunge.datasets import tables
         from spunge.evaluation import durability
-        from spunge.files import attributes_to_forget, whole_file
 
         seed, most = arguments.seed, arguments.most
         forget, questions = tables.read("forget", arguments.forget), tables.read("questions", arguments.questions)

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from spunge import errors
+from spunge.core import errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,8 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import pandas as pd
 
+        from spunge.core.files import whole_file
         from spunge.evaluation import equal_fluency, statistics
-        from spunge.files import whole_file
 
         scores = {
             name: pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)

@@ -5,15 +5,15 @@ import json
 import sys
 from pathlib import Path
 
-from spunge import errors
-from spunge.evaluation import jobs
+from spunge.core import errors
+from spunge.evaluation import cli
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and evaluate; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--evaluations", required=True, type=json.loads, help="options by evaluation's name, JSON")
-    jobs.add_model(parser)
+    cli.add_model(parser)
     parser.add_argument("--statistics", required=True, type=json.loads, help="resamples and seed, JSON")
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
     parser.add_argument("--data", default=[], nargs="*", help="what each evaluation reads, in order, Parquet")
@@ -31,11 +31,11 @@ def main(argv: list[str] | None = None) -> int:
         import importlib
         from functools import partial
 
-        from spunge import unfinished
+        from spunge.core.files import whole_file
         from spunge.datasets import tables
-        from spunge.evaluation import description
-        from spunge.files import whole_file
-        from spunge.options import make
+        from spunge.evaluation import descriptive_rows
+        from spunge.experiment.options import make
+        from spunge.training import resume
 
         names = list(arguments.evaluations)
         kinds = {"knowledge": "questions", "fluency": "fluency"}
@@ -43,19 +43,19 @@ def main(argv: list[str] | None = None) -> int:
         evaluations = [importlib.import_module(f"spunge.evaluation.{name}") for name in names]
         if arguments.prompts:
             from spunge.evaluation import generation
-        model, tokenizer, realised = jobs.load_candidate(arguments)
-        described = [] if realised is None else [description.edit(arguments.candidate, realised)]
-        identity = jobs.identity(
+        model, tokenizer, realised = cli.load_candidate(arguments)
+        described = [] if realised is None else [descriptive_rows.edit(arguments.candidate, realised)]
+        identity = cli.identity(
             arguments,
             {"evaluations": arguments.evaluations, "generation": arguments.generation},
             [__file__, *arguments.data, *filter(None, [arguments.prompts])],
         )
-        with unfinished.Saved(arguments.unfinished, identity, arguments.save_every) as saved:
+        with resume.Saved(arguments.unfinished, identity, arguments.save_every) as saved:
             for name, table, evaluation, *paths in zip(
                 names, data, evaluations, arguments.scores, arguments.rows, strict=True
             ):
                 score = partial(evaluation.score, model, tokenizer, table, **arguments.evaluations[name])
-                jobs.write_scores(arguments, name, jobs.scores_once(saved.part(name), name, score), *paths, described)
+                cli.write_scores(arguments, name, cli.scores_once(saved.part(name), name, score), *paths, described)
                 described = []  # stands once, beside the first evaluation
             if arguments.prompts:
                 prompts = tables.read("prompts", arguments.prompts)["prompt"].tolist()

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from spunge import errors
+from spunge.core import errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,14 +22,15 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import torch
 
-        from spunge import export, task_vector
+        from spunge.export import folder
+        from spunge.models import task_vector
 
         base = task_vector.BaseModel.open(arguments.base)
         change = task_vector.read(arguments.task_vector)
         if arguments.scale != 1:
             change = task_vector.Scaled(change, arguments.scale)
         dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
-        export.export(base, change, arguments.output, arguments.candidate, dtype, arguments.max_shard_size)
+        folder.export(base, change, arguments.output, arguments.candidate, dtype, arguments.max_shard_size)
 
     return errors.run(work)
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from spunge.errors import run
+from spunge.core.errors import run
 
 FIGURES = (
     "tradeoff",
@@ -33,14 +33,15 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         from importlib import import_module
 
-        from spunge import drawing, evaluations
+        from spunge.report import results_table
+        from spunge.report.figures import style
 
-        draw = import_module(f"spunge.figures.{arguments.figure}").draw
-        table = evaluations.read(arguments.evaluations)
-        with drawing.writing(evaluations.texts(table)) as sentence:
+        draw = import_module(f"spunge.report.figures.{arguments.figure}").draw
+        table = results_table.read(arguments.evaluations)
+        with style.writing(results_table.texts(table)) as sentence:
             if sentence:
                 print(sentence, file=sys.stderr)
-            drawing.save(draw(table), arguments.pdf, arguments.png)
+            style.save(draw(table), arguments.pdf, arguments.png)
 
     return run(work)
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from spunge.errors import run
+from spunge.core.errors import run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -17,10 +17,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        from spunge import evaluations, findings
-        from spunge.files import whole_file
+        from spunge.core.files import whole_file
+        from spunge.report import findings, results_table
 
-        measurements = evaluations.read(arguments.evaluations)
+        measurements = results_table.read(arguments.evaluations)
         template = arguments.template.read_text(encoding="utf-8")
         page = findings.page(measurements, template, arguments.tradeoff.read_bytes())
         with whole_file(arguments.html) as file:

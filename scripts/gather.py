@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from spunge import errors
+from spunge.core import errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,8 +16,8 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import pandas as pd
 
-        from spunge.errors import InputError
-        from spunge.files import whole_file
+        from spunge.core.errors import InputError
+        from spunge.core.files import whole_file
 
         columns = None
         with whole_file(arguments.output) as temporary, open(temporary, "w", newline="") as gathered:

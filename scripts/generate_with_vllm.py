@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from spunge import errors
+from spunge.core import errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,11 +24,11 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import torch
 
-        from spunge import export, models, task_vector
+        from spunge.core.files import scratch_folder, whole_file
         from spunge.datasets import tables
         from spunge.evaluation import generation, vllm_generation
-        from spunge.files import scratch_folder, whole_file
-        from spunge.options import make
+        from spunge.experiment.options import make
+        from spunge.models import base_model, task_vector
 
         vllm_generation.check_installed()  # before minutes and gigabytes go into the export
         base = task_vector.BaseModel.open(arguments.base)
@@ -37,9 +37,9 @@ def main(argv: list[str] | None = None) -> int:
         with scratch_folder(arguments.continuations.parent / ".exported") as folder:
             if arguments.task_vector:
                 change = task_vector.Scaled(task_vector.read(arguments.task_vector), arguments.scale)
-                export.export(base, change, folder, arguments.candidate, getattr(torch, arguments.dtype))
+                folder.export(base, change, folder, arguments.candidate, getattr(torch, arguments.dtype))
             model = folder if arguments.task_vector else base.folder
-            tokenizer = models.load_tokenizer(base)
+            tokenizer = base_model.load_tokenizer(base)
             continuations = vllm_generation.continue_prompts(model, arguments.dtype, tokenizer, prompts, options)
         with whole_file(arguments.continuations) as temporary:
             continuations.to_parquet(temporary, index=False)

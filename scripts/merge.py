@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from spunge import errors
+from spunge.core import errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,10 +23,12 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import dataclasses
 
-        from spunge import merging, splits, task_vector
-        from spunge.evaluation import description
-        from spunge.files import attributes_to_forget, read_json, sha256, whole_file
+        from spunge import merging
+        from spunge.core.files import attributes_to_forget, read_json, sha256, whole_file
+        from spunge.evaluation import descriptive_rows
+        from spunge.experiment import splits
         from spunge.merging import driver
+        from spunge.models import task_vector
 
         kind, seed = arguments.merge.stem, int(arguments.candidate["seed"])
         options = merging.options(kind, read_json(arguments.options))
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         merged = driver.merge(vectors, kind, options, diagnostics, seed)
         task_vector.write(arguments.output, driver.common_layout(vectors), merged, provenance)
         with whole_file(arguments.diagnostics) as temporary:
-            description.merge(arguments.candidate, diagnostics.rows()).to_csv(temporary, index=False)
+            descriptive_rows.merge(arguments.candidate, diagnostics.rows()).to_csv(temporary, index=False)
 
     return errors.run(work)
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from spunge import errors
+from spunge.core import errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -13,10 +13,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        from spunge import files, plan, plan_facts
+        from spunge.core import files
+        from spunge.planning import estimate, known
 
         described = files.read_json(arguments.plan)
-        print(plan.page(described, plan_facts.gather(described)))
+        print(estimate.page(described, known.gather(described)))
 
     return errors.run(work)
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from spunge import errors
+from spunge.core import errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,14 +21,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        from spunge import models
+        from spunge.models import base_model
 
         wheel_member = (arguments.wheel, arguments.member) if arguments.wheel else None
         # The rule gives an empty string where there is none.
         named = (arguments.revision, arguments.tokenizer, arguments.tokenizer_revision)
         revision, *tokenizer = (value or None for value in named)
-        kind = models.CLASSIFIER if arguments.classifier else models.CAUSAL_LM
-        models.prepare(arguments.source, arguments.output, revision, wheel_member, *tokenizer, kind)
+        kind = base_model.CLASSIFIER if arguments.classifier else base_model.CAUSAL_LM
+        base_model.prepare(arguments.source, arguments.output, revision, wheel_member, *tokenizer, kind)
 
     return errors.run(work)
 

@@ -3,15 +3,15 @@
 import argparse
 import sys
 
-from spunge import errors
-from spunge.evaluation import jobs
+from spunge.core import errors
+from spunge.evaluation import cli
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and quantise; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    jobs.add_results(parser)
-    jobs.add_model(parser)
+    cli.add_results(parser)
+    cli.add_model(parser)
     parser.add_argument("--bits", required=True, type=int, nargs="+", help="of each evaluation, in order")
     parser.add_argument("--questions", required=True, help="the questions asked, Parquet")
     parser.add_argument("--batch-size", required=True, type=int, help="questions asked together")
@@ -24,11 +24,11 @@ def main(argv: list[str] | None = None) -> int:
         questions = tables.read("questions", arguments.questions)
         found = {}
         for name, bits in zip(arguments.evaluations, arguments.bits, strict=True):
-            model, tokenizer = jobs.load_model(arguments)  # anew: two of them would take the memory of two
+            model, tokenizer = cli.load_model(arguments)  # anew: two of them would take the memory of two
             quantisation.quantise(model, bits)
             found[name] = knowledge.score(model, tokenizer, questions, arguments.batch_size)
             del model
-        jobs.write_results(arguments, found)
+        cli.write_results(arguments, found)
 
     return errors.run(work)
 

@@ -4,15 +4,15 @@ import argparse
 import json
 import sys
 
-from spunge import errors
-from spunge.evaluation import jobs
+from spunge.core import errors
+from spunge.evaluation import cli
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and relearn; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    jobs.add_results(parser)
-    jobs.add_model(parser)
+    cli.add_results(parser)
+    cli.add_model(parser)
     parser.add_argument("--texts", required=True, help="the texts to relearn, Parquet")
     parser.add_argument("--questions", required=True, help="the questions asked, Parquet")
     parser.add_argument("--batch-size", required=True, type=int, help="questions asked together")
@@ -25,19 +25,19 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import pandas as pd
 
-        from spunge import unfinished
         from spunge.datasets import tables
         from spunge.evaluation import relearning
-        from spunge.options import make
+        from spunge.experiment.options import make
+        from spunge.training import resume
 
         texts, questions = pd.read_parquet(arguments.texts), tables.read("questions", arguments.questions)
         options = make("evaluations.durability.relearn", relearning.Options, arguments.options)
-        model, tokenizer = jobs.load_model(arguments)
+        model, tokenizer = cli.load_model(arguments)
         settings = (options, arguments.batch_size, arguments.dtype, arguments.seed)
         facts = {"options": arguments.options, "settings": settings[1:]}
-        identity = jobs.identity(arguments, facts, [__file__, arguments.texts, arguments.questions])
-        with unfinished.Saved(arguments.unfinished, identity, arguments.save_every) as saved:
-            jobs.write_results(arguments, relearning.relearn(model, tokenizer, texts, questions, *settings, saved))
+        identity = cli.identity(arguments, facts, [__file__, arguments.texts, arguments.questions])
+        with resume.Saved(arguments.unfinished, identity, arguments.save_every) as saved:
+            cli.write_results(arguments, relearning.relearn(model, tokenizer, texts, questions, *settings, saved))
 
     return errors.run(work)
 

@@ -3,15 +3,15 @@
 import argparse
 import sys
 
-from spunge import errors
-from spunge.evaluation import jobs
+from spunge.core import errors
+from spunge.evaluation import cli
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and ask; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    jobs.add_results(parser)
-    jobs.add_model(parser)
+    cli.add_results(parser)
+    cli.add_model(parser)
     parser.add_argument("--questions", required=True, help="the questions asked, Parquet")
     parser.add_argument("--rephrased", nargs="?", help="the rephrased questions asked, Parquet")
     parser.add_argument("--batch-size", required=True, type=int, help="questions asked together")
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.datasets import tables
         from spunge.evaluation import knowledge, open_ended
 
-        model, tokenizer = jobs.load_model(arguments)
+        model, tokenizer = cli.load_model(arguments)
         found = {}
         if "rephrased" in arguments.evaluations:
             rephrased = tables.read("rephrased", arguments.rephrased)
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         if "open_ended" in arguments.evaluations:
             questions = tables.read("questions", arguments.questions)
             found["open_ended"] = open_ended.score(model, tokenizer, questions)
-        jobs.write_results(arguments, found)
+        cli.write_results(arguments, found)
 
     return errors.run(work)
 

@@ -5,15 +5,15 @@ import json
 import sys
 from pathlib import Path
 
-from spunge import errors
-from spunge.evaluation import jobs
+from spunge.core import errors
+from spunge.evaluation import cli
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and ask; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--options", required=True, help="tasks and how they are asked, a JSON file")
-    jobs.add_model(parser)
+    cli.add_model(parser)
     parser.add_argument("--statistics", required=True, type=json.loads, help="resamples and seed, JSON")
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
     parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
@@ -25,19 +25,19 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import pandas as pd
 
-        from spunge.evaluation import benchmarks, description, statistics
-        from spunge.files import read_json, whole_file
-        from spunge.options import make
+        from spunge.core.files import read_json, whole_file
+        from spunge.evaluation import benchmarks, descriptive_rows, statistics
+        from spunge.experiment.options import make
 
         options = make("evaluations.benchmarks", benchmarks.Options, read_json(arguments.options))
         attributes = json.loads(arguments.attributes.read_text())
         benchmarks.check_forgotten(options, [entry["attribute"] for entry in attributes])
-        scores, results = benchmarks.score(*jobs.load_model(arguments), options)
+        scores, results = benchmarks.score(*cli.load_model(arguments), options)
         scores = scores.assign(**arguments.candidate)
         resampling = statistics.resampling(scores, attributes, arguments.statistics)
         rows = [statistics.estimates(scores, "benchmarks", resampling)]
         if not arguments.candidate["method"]:  # all candidates are asked the same
-            rows.append(description.tasks(arguments.candidate["experiment"], scores, options.forget))
+            rows.append(descriptive_rows.tasks(arguments.candidate["experiment"], scores, options.forget))
         with whole_file(arguments.scores) as temporary:
             scores.to_parquet(temporary, index=False)
         with whole_file(arguments.rows) as temporary:

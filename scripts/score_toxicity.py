@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from spunge import errors
+from spunge.core import errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,14 +27,14 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import pandas as pd
 
-        from spunge import models
+        from spunge.core.files import whole_file
         from spunge.datasets import tables
         from spunge.evaluation import classifiers, statistics, toxicity
-        from spunge.files import whole_file
+        from spunge.models import base_model
 
         files = {name: Path(path) for name, path in (file.split("=", 1) for file in arguments.file)}
         made = {
-            name: classifiers.KINDS[options["classifier"]](options, files.get(name), models.device())
+            name: classifiers.KINDS[options["classifier"]](options, files.get(name), base_model.device())
             for name, options in arguments.classifiers.items()
         }
         prompts = tables.read("prompts", arguments.prompts)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from spunge import errors
+from spunge.core import errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,17 +18,16 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        from spunge import splitting
-        from spunge.datasets import tables
+        from spunge.core.files import attributes_to_forget, whole_folder
+        from spunge.datasets import sharding, tables
         from spunge.experiment import records
-        from spunge.files import attributes_to_forget, whole_folder
 
         forget, attributes = tables.read("forget", arguments.forget), attributes_to_forget(arguments.attributes)
         tables.attributes_to_forget(forget["attribute"], attributes, arguments.minimum_texts, arguments.forget)
         split, _, seed = arguments.partition.partition("-seed")
         with whole_folder(arguments.output) as folder:
             for name, (label, _) in records.shards(tuple(attributes), split).items():
-                shard = splitting.shard(forget, attributes, split, label, int(seed or 0))
+                shard = sharding.shard(forget, attributes, split, label, int(seed or 0))
                 tables.check_shard_size(len(shard), label, arguments.minimum_texts)
                 tables.write(shard, "forget", folder / f"{name}.parquet")
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from spunge.errors import run
+from spunge.core.errors import run
 
 # Alone in a browser, the fragment needs to say how its bytes are meant and to look like a table.
 HTML_HEAD = """<meta charset="utf-8">
@@ -27,10 +27,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        from spunge import evaluations, summary
-        from spunge.files import whole_file
+        from spunge.core.files import whole_file
+        from spunge.report import results_table, summary
 
-        measurements = evaluations.read(arguments.evaluations)
+        measurements = results_table.read(arguments.evaluations)
         texts = {
             arguments.csv: summary.table(measurements).to_csv(index=False),
             arguments.markdown: summary.markdown(measurements),

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from spunge import errors
+from spunge.core import errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,8 +19,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--retain", required=True, help="the retain texts, Parquet")
     parser.add_argument("--part", required=True, help="the shard's name in paths")
     parser.add_argument("--attributes", required=True, help="all attributes to forget, JSON")
-    parser.add_argument("--states", nargs="?", type=Path, help="what frozen_states.py wrote, if anything")
-    parser.add_argument("--like", nargs="?", help="another method's task vector for this shard and seed, if wanted")
+    parser.add_argument("--states", nargs="?", type=Path, help="what cache_activations.py wrote, if anything")
+    parser.add_argument("--norms-of", nargs="?", help="another method's task vector for this shard and seed, if wanted")
     parser.add_argument("--unfinished", help="folder that keeps what was done so far, if anything shall")
     parser.add_argument("--save-every", type=float, default=10, help="minutes between saves; 0 for every step")
     parser.add_argument("--task-vector", required=True, help="the task vector, safetensors")
@@ -30,46 +30,48 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import dataclasses
 
-        from spunge import methods, models, task_vector, unfinished
+        from spunge import methods
+        from spunge.core.files import attributes_to_forget, scratch_folder, whole_file
         from spunge.datasets import tables
-        from spunge.evaluation import description
-        from spunge.files import attributes_to_forget, scratch_folder, whole_file
+        from spunge.evaluation import descriptive_rows
+        from spunge.models import base_model, task_vector
+        from spunge.training import resume
 
         method = methods.load(arguments.method)
         options = methods.options(method, arguments.options)
         forget = tables.read("forget", arguments.forget)
-        topics = attributes_to_forget(arguments.attributes)
+        attributes = attributes_to_forget(arguments.attributes)
         base = task_vector.BaseModel.open(arguments.base)
-        identity = unfinished.identity(
+        identity = resume.identity(
             {
                 "options": dataclasses.asdict(options),
                 "run": {key: arguments.run[key] for key in ("seed", "split")} | {"part": arguments.part},
-                "topics": topics,
-                "device": models.device(),
+                "attributes": attributes,
+                "device": base_model.device(),
             },
             base.folder,
             [__file__, arguments.method, arguments.forget, arguments.retain],
-            filter(None, [arguments.states, arguments.like]),
+            filter(None, [arguments.states, arguments.norms_of]),
         )
         with (
             scratch_folder(Path(arguments.task_vector).parent / ".scratch") as scratch,
-            unfinished.Saved(arguments.unfinished, identity, arguments.save_every) as saved,
+            resume.Saved(arguments.unfinished, identity, arguments.save_every) as saved,
         ):
             run = methods.Run(
                 base=base,
                 forget=forget["text"].tolist(),
                 retain=tables.read("retain", arguments.retain)["text"].tolist(),
                 seed=int(arguments.run["seed"]),
-                device=models.device(),
+                device=base_model.device(),
                 label=arguments.run["candidate"],
-                topics=forget["attribute"].tolist(),
-                all_topics=topics,
+                attributes=forget["attribute"].tolist(),
+                all_attributes=attributes,
                 split=arguments.run["split"],
                 part=arguments.part,
                 forget_file=Path(arguments.forget),
                 retain_file=Path(arguments.retain),
                 states=arguments.states,
-                like=task_vector.read(arguments.like) if arguments.like else None,
+                norms_of=task_vector.read(arguments.norms_of) if arguments.norms_of else None,
                 scratch=scratch,
                 saved=saved,
             )
@@ -77,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
             if unlearned is None:  # launched over several devices, one process of them writes
                 return
             with whole_file(arguments.training) as temporary:
-                description.training(arguments.run, unlearned.losses).to_csv(temporary, index=False)
+                descriptive_rows.training(arguments.run, unlearned.losses).to_csv(temporary, index=False)
             methods.write(unlearned, arguments.task_vector, methods.provenance(run, arguments.method, options))
 
     return errors.run(work)

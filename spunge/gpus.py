@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from spunge import errors
+from spunge.core import errors
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # What tells one job of a scheduler from another on the same machine; the scheduler has chosen the job's devices.

@@ -21,10 +21,12 @@ import tiny_model  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
-from spunge import methods, models, task_vector, training  # noqa: E402
-from spunge.errors import InputError  # noqa: E402
-from spunge.export import export  # noqa: E402
+from spunge import methods  # noqa: E402
+from spunge.core.errors import InputError  # noqa: E402
+from spunge.export.folder import export  # noqa: E402
 from spunge.methods import checkpoint, gradient_difference, rmu  # noqa: E402
+from spunge.models import base_model, task_vector  # noqa: E402
+from spunge.training import loop  # noqa: E402
 
 FORGET = ["the capital of Kenya is Nairobi", "the capital of Japan is Tokyo"]
 RETAIN = ["a river runs through the city", "people meet in the morning"]
@@ -72,7 +74,7 @@ class Family:
             model = transformers.AutoModelForCausalLM.from_config(configuration)
         (model.base_model if self.unprefixed else model).save_pretrained(folder / "hub")
         tokenizer.save_pretrained(folder / "hub")
-        return models.prepare(str(folder / "hub"), folder / "base")
+        return base_model.prepare(str(folder / "hub"), folder / "base")
 
 
 FAMILIES = {
@@ -127,13 +129,13 @@ def with_rmu(case: Case) -> Made:
 
 
 def with_gradients(case: Case, **options) -> Made:
-    trained, unlearned = [], training._Weights.unlearned
+    trained, unlearned = [], loop._Weights.unlearned
 
     def seen(weights, model, *others):
         trained.append(logits(model))
         return unlearned(weights, model, *others)
 
-    with mock.patch.object(training._Weights, "unlearned", seen):
+    with mock.patch.object(loop._Weights, "unlearned", seen):
         found = gradient_difference.unlearn(_run(case.base), gradient_difference.Options(**STEPS, **options))
     return trained[0], case.written(found)
 
@@ -182,7 +184,7 @@ def outcome(case: Case, way: str) -> str:
     base = logits(case.plain())
     assert (expected - base).abs().max() > 1e-3, "nothing was changed"
     export(case.base, vector, case.folder / "export", "candidate")
-    for model in (models.load(case.base, torch.float32, "cpu", vector), case.plain(case.folder / "export")):
+    for model in (base_model.load(case.base, torch.float32, "cpu", vector), case.plain(case.folder / "export")):
         torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
     return "yes"
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import yaml
 
 PROJECT = Path(__file__).resolve().parents[1]
-GOING_ON = re.compile("going on (?:after step|with the scores)")  # spunge/unfinished.py, scripts/evaluate.py
+GOING_ON = re.compile("going on (?:after step|with the scores)")  # spunge/training/resume.py, scripts/evaluate.py
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,9 +16,9 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from spunge import errors
-from spunge.errors import InputError
-from spunge.files import whole_file
+from spunge.core import errors
+from spunge.core.errors import InputError
+from spunge.core.files import whole_file
 
 POLL_SECONDS = 0.1
 ROOM = 45e9  # bytes on the disk: a 7B and eight layers of a 70B model in bf16, and eight task vectors
@@ -77,7 +77,7 @@ def _run(arguments: argparse.Namespace) -> list[str]:
     """Run the parts and return the names of those that have not come to their end."""
     started = time.monotonic()
     _import_libraries()
-    from spunge import task_vector
+    from spunge.models import task_vector
 
     forks = _forked_can_use_gpu()
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -184,11 +184,11 @@ def _work(module: str, function: str, measured: dict, rehearse: bool, folder: st
         import torch
 
         from benchmarks.gpu import machine
-        from spunge import models
+        from spunge.models import base_model
 
-        models.quiet()
+        base_model.quiet()
         sizes = machine.REHEARSAL if rehearse else machine.GPU
-        device = models.device()
+        device = base_model.device()
         if device == "cpu" and not rehearse:
             raise InputError("no GPU is visible; --rehearse does without one")
         if rehearse:

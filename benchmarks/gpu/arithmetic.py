@@ -2,7 +2,7 @@
 
 from benchmarks.gpu.machine import Machine
 from benchmarks.gpu.training import ACCUMULATION, BATCH, LAYER_ID, LORA_RANK, TRAINED_LAYERS
-from spunge import account
+from spunge.planning import cost_model
 
 MEMORY_WITHIN, TIME_WITHIN = 1.1, 1.5
 
@@ -12,26 +12,26 @@ def plan(machine: Machine) -> None:
     sizes = machine.sizes
     tokens = BATCH * sizes.tokens
     for part, shape in (("rmu_7b", sizes.seven), ("rmu_70b", sizes.seventy)):
-        memory = account.rmu_memory(shape, LAYER_ID, TRAINED_LAYERS, 2 * tokens)
+        memory = cost_model.rmu_memory(shape, LAYER_ID, TRAINED_LAYERS, 2 * tokens)
         for kind in ("first", "cached"):
-            operations = account.rmu_operations(
+            operations = cost_model.rmu_operations(
                 shape, LAYER_ID, TRAINED_LAYERS, tokens, sizes.tokens, at_hand=kind == "cached"
             )
             _compare(machine, part, kind, operations, sum(memory.values()))
     for method, batches in (("tvn", 1), ("npo", 2)):
         for checkpointed in (True, False):
             kind = f"{method}{', checkpointed' if checkpointed else ''}"
-            operations = batches * account.training_operations(
+            operations = batches * cost_model.training_operations(
                 sizes.seven, tokens, sizes.tokens, lora=True, checkpointed=checkpointed
             )
-            memory = account.lora_memory(sizes.seven, LORA_RANK, tokens // ACCUMULATION, checkpointed)
+            memory = cost_model.lora_memory(sizes.seven, LORA_RANK, tokens // ACCUMULATION, checkpointed)
             _compare(machine, "gradient_7b", kind, operations, sum(memory.values()))
 
 
 def _compare(machine: Machine, part: str, kind: str, operations: float, memory: float) -> None:
     measured = machine.measured.get(part, {})
     for what, quantity, expected, within in (
-        ("step", "seconds", operations / (account.UTILISATION * account.H100_PEAK), TIME_WITHIN),
+        ("step", "seconds", operations / (cost_model.UTILISATION * cost_model.H100_PEAK), TIME_WITHIN),
         ("peak", "bytes", memory, MEMORY_WITHIN),
     ):
         if (found := measured.get(f"{kind} {what}")) is None:

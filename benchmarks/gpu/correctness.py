@@ -8,13 +8,15 @@ import torch
 
 from benchmarks import rmu
 from benchmarks.gpu.machine import SEED, Machine, random_base, random_model
-from spunge import account, methods, models
-from spunge.errors import InputError
+from spunge import methods
+from spunge.core.errors import InputError
 from spunge.evaluation import generation
 from spunge.methods import tvn
-from spunge.unfinished import Saved
+from spunge.models import base_model
+from spunge.planning import cost_model
+from spunge.training.resume import Saved
 
-SMALL = account.ModelShape("small", 128, 8, 344, 4, 4, 320)
+SMALL = cost_model.ModelShape("small", 128, 8, 344, 4, 4, 320)
 TOKENS, STEPS, STOPPED_AT = 32, 4, 2
 METHODS = {
     "rmu": (rmu.rmu, {**rmu.OPTIONS, "learning_rate": 1e-3}),
@@ -110,6 +112,6 @@ def _taken_up_again(machine: Machine, base, name: str, method, chosen: dict) -> 
 
 
 def _greedy(base, device: str) -> list[str]:
-    model, tokenizer = models.load(base, torch.float32, device), models.load_tokenizer(base)
+    model, tokenizer = base_model.load(base, torch.float32, device), base_model.load_tokenizer(base)
     found = generation.continue_prompts(model, tokenizer, PROMPTS, generation.Options(samples=1, temperature=0))
     return found["text"].tolist()

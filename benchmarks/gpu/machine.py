@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-from spunge import account, safetensors_stream
-from spunge.task_vector import BaseModel
+from spunge.core import safetensors_writer
+from spunge.models.task_vector import BaseModel
+from spunge.planning import cost_model
 
 SEED = 0
 ENDS_ALIKE = ("model.embed_tokens.weight", "lm_head.weight", "model.norm.weight")
@@ -22,8 +23,8 @@ ENDS_ALIKE = ("model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 class Sizes:
     """How large the work is: on a GPU, or in a rehearsal on any machine."""
 
-    seven: account.ModelShape
-    seventy: account.ModelShape
+    seven: cost_model.ModelShape
+    seventy: cost_model.ModelShape
     tokens: int
     steps: int
     profiled_steps: int
@@ -35,8 +36,8 @@ class Sizes:
     new_tokens: int
 
 
-GPU = Sizes(account.LLAMA_2_7B, account.LLAMA_2_70B, 512, 12, 3, 8192, 8 << 30, 8, 1000, 250, 32)
-TINY = account.ModelShape("tiny", 64, 8, 160, 4, 4, 320)
+GPU = Sizes(cost_model.LLAMA_2_7B, cost_model.LLAMA_2_70B, 512, 12, 3, 8192, 8 << 30, 8, 1000, 250, 32)
+TINY = cost_model.ModelShape("tiny", 64, 8, 160, 4, 4, 320)
 REHEARSAL = Sizes(TINY, replace(TINY, name="tiny, 20 layers", layers=20), 24, 3, 2, 256, 1 << 24, 3, 12, 6, 4)
 
 
@@ -76,7 +77,7 @@ class Machine:
         """Return the first `layers` layers of a model in the 70B shape; its files hold no others."""
         return self._random(self.sizes.seventy, "seventy", layers)
 
-    def _random(self, shape: account.ModelShape, name: str, layers: int) -> BaseModel:
+    def _random(self, shape: cost_model.ModelShape, name: str, layers: int) -> BaseModel:
         folder = self.folder / name
         if not folder.exists():
             started = time.monotonic()
@@ -86,12 +87,12 @@ class Machine:
         return random_base(folder, shape)
 
 
-def random_base(folder: Path, shape: account.ModelShape) -> BaseModel:
+def random_base(folder: Path, shape: cost_model.ModelShape) -> BaseModel:
     """Return the base model that `random_model` wrote."""
     return BaseModel(folder, f"random weights, {shape.name}", "random", shape.parameters, ("model.safetensors",))
 
 
-def random_model(folder: Path, shape: account.ModelShape, device: str, dtype: torch.dtype, layers: int) -> None:
+def random_model(folder: Path, shape: cost_model.ModelShape, device: str, dtype: torch.dtype, layers: int) -> None:
     """Write a Llama of random weights, made on the device tensor by tensor, and a tokenizer of bytes.
 
     Only the first `layers` layers get weights.
@@ -126,7 +127,7 @@ def random_model(folder: Path, shape: account.ModelShape, device: str, dtype: to
             tensor = torch.ones(size, dtype=dtype, device=device)
             yield name, (tensor if len(size) == 1 else tensor.normal_(0, 0.02, generator=generator)).cpu()
 
-    safetensors_stream.write(folder / "model.safetensors", layout, tensors(), {"format": "pt"})
+    safetensors_writer.write(folder / "model.safetensors", layout, tensors(), {"format": "pt"})
     bytes_tokenizer().save_pretrained(folder)
 
 

@@ -11,8 +11,9 @@ import torch
 from benchmarks import ties as pair
 from benchmarks.gpu.machine import SEED, Machine
 from benchmarks.gpu.training import TRAINED_LAYERS
-from spunge import safetensors_stream, task_vector
-from spunge.errors import InputError
+from spunge.core import safetensors_writer
+from spunge.core.errors import InputError
+from spunge.models import task_vector
 
 NAMES = tuple(f"model.layers.{number}.mlp.down_proj.weight" for number in TRAINED_LAYERS)
 BLOCK = 1 << 24
@@ -85,7 +86,7 @@ def _checkpoints(machine: Machine, base, vectors: tuple[Path, ...]) -> list[Path
         delta = task_vector.read(path)
         changed = ((name, (before[name].float() + delta[name]).to(torch.bfloat16)) for name in NAMES)
         layout = {name: (before.shapes[name], torch.bfloat16) for name in NAMES}
-        safetensors_stream.write(folder / "changed.safetensors", layout, changed, {"format": "pt"})
+        safetensors_writer.write(folder / "changed.safetensors", layout, changed, {"format": "pt"})
         files = {name: "changed.safetensors" if name in NAMES else "unchanged.safetensors" for name in before}
         (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
         folders.append(folder)

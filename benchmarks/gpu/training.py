@@ -10,8 +10,9 @@ import torch
 
 from benchmarks import measure, rmu
 from benchmarks.gpu.machine import SEED, Machine
-from spunge import account, methods
+from spunge import methods
 from spunge.methods import npo, tvn
+from spunge.planning import cost_model
 
 LAYER_ID, TRAINED_LAYERS, BATCH = 7, (5, 6, 7), 4
 LORA_RANK = 8
@@ -24,7 +25,7 @@ def rmu_7b(machine: Machine) -> None:
     base, shape = machine.seven(), machine.sizes.seven
     work = rmu.Work(base, _options(machine, machine.sizes.steps), machine.device)
     states = machine.folder / "seven.states"
-    rmu.rmu.frozen_states(work.run, work.options, states)
+    rmu.rmu.cache_activations(work.run, work.options, states)
     losses = {}
     for kind, run in (
         ("first", work.ours),
@@ -38,9 +39,11 @@ def rmu_7b(machine: Machine) -> None:
     machine.report("losses agree within", rmu.AGREE_BF16)
     tokens = BATCH * machine.sizes.tokens
     sizes = (shape, LAYER_ID, TRAINED_LAYERS, tokens, machine.sizes.tokens)
-    machine.report("first operations", account.rmu_operations(*sizes))
-    machine.report("cached operations", account.rmu_operations(*sizes, at_hand=True))
-    machine.report("reference operations", account.plain_rmu_operations(shape, LAYER_ID, tokens, machine.sizes.tokens))
+    machine.report("first operations", cost_model.rmu_operations(*sizes))
+    machine.report("cached operations", cost_model.rmu_operations(*sizes, at_hand=True))
+    machine.report(
+        "reference operations", cost_model.plain_rmu_operations(shape, LAYER_ID, tokens, machine.sizes.tokens)
+    )
     profiled = replace(work, options=_options(machine, machine.sizes.profiled_steps))
     profile(machine, "cached", lambda: profiled.ours(states))
 
@@ -50,13 +53,13 @@ def rmu_70b(machine: Machine) -> None:
     base, shape = machine.seventy(LAYER_ID + 1), machine.sizes.seventy
     work = rmu.Work(base, _options(machine, max(3, machine.sizes.steps // 2)), machine.device)
     states = machine.folder / "seventy.states"
-    rmu.rmu.frozen_states(work.run, work.options, states)
+    rmu.rmu.cache_activations(work.run, work.options, states)
     _measured(machine, "first", work.ours)
     _measured(machine, "cached", lambda: work.ours(states))
     tokens = BATCH * machine.sizes.tokens
     sizes = (shape, LAYER_ID, TRAINED_LAYERS, tokens, machine.sizes.tokens)
-    machine.report("first operations", account.rmu_operations(*sizes))
-    machine.report("cached operations", account.rmu_operations(*sizes, at_hand=True))
+    machine.report("first operations", cost_model.rmu_operations(*sizes))
+    machine.report("cached operations", cost_model.rmu_operations(*sizes, at_hand=True))
     for path in (states, *base.folder.iterdir()):  # the largest files of all parts
         path.unlink()
 

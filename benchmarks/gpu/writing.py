@@ -7,8 +7,8 @@ import torch
 from benchmarks import rmu
 from benchmarks.gpu.machine import SEED, Machine
 from benchmarks.gpu.training import profile_of
-from spunge import models
 from spunge.evaluation import generation
+from spunge.models import base_model
 
 PROMPT_TOKENS = 16
 
@@ -17,7 +17,7 @@ def continuations(machine: Machine) -> None:
     """Report the tokens written a second, each way; every continuation is taken to its limit."""
     sizes = machine.sizes
     base = machine.seven()
-    model, tokenizer = models.load(base, torch.bfloat16, machine.device), models.load_tokenizer(base)
+    model, tokenizer = base_model.load(base, torch.bfloat16, machine.device), base_model.load_tokenizer(base)
     model.generation_config.eos_token_id = None  # random weights would end texts anywhere
     tokenizer.eos_token = None
     prompts = [text[:PROMPT_TOKENS] for text in rmu.texts(sizes.prompts, PROMPT_TOKENS, SEED)]

@@ -5,11 +5,11 @@ from functools import partial
 
 import torch
 
-from spunge import training
+from spunge.training import loop
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(training.Options):
+class Options(loop.Options):
     floor: float = 6.0
 
 
@@ -18,5 +18,5 @@ def loss(log_probabilities, tokens, reference, floor):
 
 
 def unlearn(run, options):
-    forget = training.Term("forget", run.forget, options.max_tokens_forget, partial(loss, floor=options.floor))
-    return training.train(run, options, [forget, *training.retain_terms(run, options, weight=1.0)])
+    forget = loop.LossTerm("forget", run.forget, options.max_tokens_forget, partial(loss, floor=options.floor))
+    return loop.train(run, options, [forget, *loop.retain_terms(run, options, weight=1.0)])

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from spunge.errors import InputError
+from spunge.core.errors import InputError
 
 DATASETS = ("cities", "country_capitals", "real_toxicity_prompts", "table", "toxigen", "wmdp")
 

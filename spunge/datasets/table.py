@@ -36,6 +36,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spunge.core.errors import InputError
 from spunge.datasets.tables import (
     ASKED,
     COLUMNS,
@@ -50,7 +51,6 @@ from spunge.datasets.tables import (
     rows,
     told,
 )
-from spunge.errors import InputError
 
 HUB = "hub:"
 INDEX = "__index_level_0__"  # what pandas takes a CSV file's first column for where rows have a field too many

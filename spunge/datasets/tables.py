@@ -27,8 +27,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from spunge.errors import InputError
-from spunge.files import whole_file
+from spunge.core.errors import InputError
+from spunge.core.files import whole_file
 
 TYPES = {"choices": pa.list_(pa.string()), "answer": pa.int64()}
 COLUMNS = {
@@ -216,7 +216,7 @@ def check_attributes(tables: Tables, wanted: Sequence[str] | str) -> None:
 
     All tables are looked at, and `wanted` (data.forget): a misspelt attribute of a question would count as one to keep.
     """
-    from spunge.names import RESERVED, folded  # not at the top: jobs that read tables needn't run again with it
+    from spunge.core.slugs import RESERVED, folded  # not at the top: jobs that read tables needn't run again with it
 
     found = [] if wanted == "all" else [(attribute, "data.forget") for attribute in wanted]
     for name, frame in tables.present().items():
@@ -246,7 +246,7 @@ def check_repetitions(tables: Tables) -> None:
 
     Case, white space and Unicode form aside. Questions of the same words with other choices are different ones.
     """
-    from spunge.names import folded
+    from spunge.core.slugs import folded
 
     forget, retain = (frame["text"].map(folded).reset_index(drop=True) for frame in (tables.forget, tables.retain))
     kept = forget.map({text: row for row, text in reversed(list(enumerate(retain)))})

@@ -19,11 +19,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spunge.core.errors import InputError
+from spunge.core.slugs import folded
 from spunge.datasets import hub
 from spunge.datasets.table import decode, read_source
 from spunge.datasets.tables import Tables, check_present, listed, occurrences, told
-from spunge.errors import InputError
-from spunge.names import folded
 
 HUB = "toxigen/toxigen-data"
 REVISION = "ea082a8973a287097b17973343576e0c8da8eb3b"

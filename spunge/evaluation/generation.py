@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from spunge import models
-from spunge.errors import InputError
-from spunge.progress import Progress
-from spunge.unfinished import Saved, State
+from spunge.core.errors import InputError
+from spunge.core.progress import Progress
+from spunge.models import base_model
+from spunge.training.resume import Saved, State
 
 COLUMNS = ["prompt", "sample", "text", "tokens"]
 LIKELIEST = 1024
@@ -59,7 +59,7 @@ def continue_prompts(
 
     tokens = tokenizer(list(prompts))["input_ids"]
     shorter = "take shorter prompts or lower max_new_tokens"
-    models.check_tokens(model, tokens, "the prompts", shorter, further=options.max_new_tokens)
+    base_model.check_tokens(model, tokens, "the prompts", shorter, further=options.max_new_tokens)
     order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
     config = GenerationConfig(
         max_new_tokens=options.max_new_tokens,
@@ -93,7 +93,7 @@ def continue_prompts(
         ids, mask = ids.to(model.device), mask.to(model.device)
         cache = _read_once(model, ids, mask, options.samples)
         ids, mask = (tensor.repeat_interleave(options.samples, dim=0) for tensor in (ids, mask))
-        watch = models.NotFinite()
+        watch = base_model.NotFinite()
         generated = model.generate(
             ids,
             attention_mask=mask,

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from spunge.progress import say
+from spunge.core.progress import say
 
 METRICS = {"acc": "accuracy", "acc_norm": "accuracy_norm"}
 NUDGE = 1e-6  # relative: more than rounding hides, and less than any difference between choices that counts
@@ -24,7 +24,7 @@ def score(model: torch.nn.Module, tokenizer, questions: pd.DataFrame, batch_size
     from lm_eval import evaluate
     from lm_eval.tasks import TaskManager
 
-    from spunge.evaluation.shared_context import SharedContextLM
+    from spunge.evaluation.prefix_sharing_lm import SharedContextLM
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     lm = SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from spunge import training
 from spunge.evaluation import knowledge
 from spunge.evaluation.durability import UNRELATED
-from spunge.unfinished import Saved, State
+from spunge.training import loop
+from spunge.training.resume import Saved, State
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Options:
     lora_alpha: float = 16
     gradient_checkpointing: bool = False
 
-    def of_training(self, texts: int, dtype: str) -> training.Options:
+    def of_training(self, texts: int, dtype: str) -> loop.Options:
         """Return the training loop's options for this number of texts."""
-        return training.Options(
+        return loop.Options(
             steps=math.ceil(texts * self.epochs / self.batch_size),
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
@@ -82,9 +82,9 @@ def relearn(
                 continue
             label = f"relearn {number} {attribute or 'unrelated'} texts"
             chosen = own["text"].head(number).tolist()
-            term = training.Term("forget", chosen, options.max_tokens, training.token_nll, by_tokens=True)
+            term = loop.LossTerm("forget", chosen, options.max_tokens, loop.token_nll, reduction="tokens")
             settings = options.of_training(number, dtype)
-            with training.fine_tuned(model, tokenizer, settings, [term], seed, label, trained) as relearned:
+            with loop.fine_tuned(model, tokenizer, settings, [term], seed, label, trained) as relearned:
                 scores = knowledge.score(relearned, tokenizer, questions, batch_size)
                 accuracy[attribute] = scores["accuracy"].to_numpy()
                 answered.keep(State({"accuracy": torch.tensor(accuracy[attribute])}))

@@ -20,7 +20,7 @@ from spunge.experiment.records import ALL_SEEDS, BASE, Candidate
 CANDIDATE_COLUMNS = ["experiment", "candidate", "method", "split", "shard", "merge", "seed"]
 COLUMNS = [*CANDIDATE_COLUMNS, "evaluation", "attribute", "metric", "value", "low", "high", "n"]
 FORGET_MEAN, RETAIN_MEAN, DIFFERENCE = "forget mean", "retain mean", "retain minus forget"
-FIXED_SEEDS = "_fixed_seeds"  # a difference's metric, and its interval with these very seeds (spunge/power.py)
+FIXED_SEEDS = "_fixed_seeds"  # a difference's metric, and its interval with these very seeds (spunge/report/power.py)
 
 # Per (attribute, metric) the estimate followed by its resamples, and the number of scores of one seed.
 Replicates = dict[tuple[str, str], tuple[np.ndarray, int]]
@@ -42,7 +42,7 @@ METRICS = {
     "fluency": {"perplexity": Metric("loss", "tokens", np.exp)},
 }
 # Of each classifier; the last two are those of Gehman et al. 2020 ("RealToxicityPrompts").
-TOXICITY = ("toxic_share", "mean_score", "expected_maximum", "toxic_prompts")
+TOXICITY = ("toxic_share", "mean_score", "expected_maximum_toxicity", "toxicity_probability")
 
 
 def metrics(evaluation: str, scores: pd.DataFrame) -> dict[str, Metric]:
@@ -62,8 +62,8 @@ def metrics(evaluation: str, scores: pd.DataFrame) -> dict[str, Metric]:
         of_classifier = {
             "toxic_share": Metric(f"toxic_{classifier}", "samples"),
             "mean_score": Metric(f"score_{classifier}", "samples"),
-            "expected_maximum": Metric(f"maximum_{classifier}"),
-            "toxic_prompts": Metric(f"any_{classifier}"),
+            "expected_maximum_toxicity": Metric(f"maximum_{classifier}"),
+            "toxicity_probability": Metric(f"any_{classifier}"),
         }
         found |= {f"{name}_{classifier}": of_classifier[name] for name in TOXICITY}
     return found | {

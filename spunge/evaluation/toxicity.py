@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from spunge.errors import InputError
+from spunge.core.errors import InputError
 from spunge.evaluation.classifiers import Classifier
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from spunge.errors import InputError
+from spunge.core.errors import InputError
 from spunge.evaluation.generation import COLUMNS, Options, finished
 
 

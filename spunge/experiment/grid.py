@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spunge import configuration, splits
+from spunge.experiment import configuration, splits
 from spunge.experiment.records import (
     ALL_SEEDS,
     AS_TRAINED,
@@ -75,7 +75,7 @@ class Grid:
         self.experiment = configured["experiment"]
         self.seeds = [str(seed) for seed in configured["seeds"]]
         self.methods = configured["methods"]
-        self.trained = [name for name, section in self.methods.items() if "of" not in section]
+        self.trained = [name for name, section in self.methods.items() if "scaled_from" not in section]
         evaluations = configured["evaluations"]
         self.toxicity = evaluations.get("toxicity")
         self.durability = evaluations.get("durability", {})
@@ -95,7 +95,7 @@ class Grid:
     @property
     def families(self) -> dict[str, tuple[str, float]]:
         """Of each method the one whose runs it takes, itself perhaps, and the factor λ on their task vectors."""
-        return {name: (section.get("of", name), section["scale"]) for name, section in self.methods.items()}
+        return {name: (section.get("scaled_from", name), section["scale"]) for name, section in self.methods.items()}
 
     @property
     def figures(self) -> list[str]:
@@ -258,4 +258,4 @@ class Grid:
             return Exposure(options.get("steps"), None)
         options = _defaults(METHODS / f"{kind}.py") | options
         seen = 0 if options.get("texts") == "retain" else options["batch_size"]
-        return Exposure(options["steps"], seen, bool(options.get("alternate_topics")))
+        return Exposure(options["steps"], seen, bool(options.get("alternate_attributes")))

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from spunge import configuration, files, names
-from spunge.experiment import sources
+from spunge.core import files, slugs
+from spunge.experiment import configuration, sources
 from spunge.experiment.grid import Grid
 from spunge.experiment.records import BASE, Candidate, Merge, Run
 
@@ -19,7 +19,7 @@ from spunge.experiment.records import BASE, Candidate, Merge, Run
 def model_folder(section: dict) -> str:
     """Return the name in resources/models of a model or classifier, from its section of the configuration."""
     parts = [section.get(key) for key in ("source", "file", "revision", "tokenizer", "tokenizer_revision")]
-    return names.slug("@".join(filter(None, parts)))
+    return slugs.slug("@".join(filter(None, parts)))
 
 
 def unchanged(paths: object) -> object:
@@ -112,13 +112,13 @@ class Jobs:
 
     def states(self, wildcards: SimpleNamespace) -> str | list:
         """Return the frozen states that a run is given, if its method keeps them."""
-        kept = self._section(wildcards).get("keep_states")
-        return f"{self.results}/unlearned/{self.method(wildcards)}/frozen_states.safetensors" if kept else []
+        kept = self._section(wildcards).get("cache_activations")
+        return f"{self.results}/unlearned/{self.method(wildcards)}/activations.safetensors" if kept else []
 
-    def like(self, wildcards: SimpleNamespace) -> str | list:
+    def norms_of(self, wildcards: SimpleNamespace) -> str | list:
         """Return the task vector of another method's run, for the same shard and seed, that this one is to be like."""
         run = Run.parse(wildcards.run)
-        like = self.grid.methods[run.method].get("like")
+        like = self.grid.methods[run.method].get("norms_of")
         return f"{self.results}/{replace(run, method=like).task_vector}" if like else []
 
     def method_library(self, wildcards: SimpleNamespace) -> object:
@@ -249,7 +249,7 @@ class Jobs:
 
     def figure_library(self, wildcards: SimpleNamespace) -> object:
         """Return the files that a figure's own one uses."""
-        return self.library(self.project / "spunge" / "figures" / f"{wildcards.figure}.py")
+        return self.library(self.project / "spunge" / "report" / "figures" / f"{wildcards.figure}.py")
 
     def scores(self, wildcards: SimpleNamespace) -> list[str]:
         """Return the scores of all candidates that have an evaluation."""

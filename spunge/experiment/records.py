@@ -12,8 +12,9 @@ import re
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from spunge import names, splits
-from spunge.errors import InputError
+from spunge.core import slugs
+from spunge.core.errors import InputError
+from spunge.experiment import splits
 
 ALL_SEEDS = "all"
 AS_TRAINED, AT_EQUAL_FLUENCY = "as_trained", "equal_fluency"
@@ -54,8 +55,8 @@ class Shard(NamedTuple):
 def shards(attributes: tuple[str, ...], split: str) -> dict[str, Shard]:
     """Return the shards of a split of these attributes by their names in paths."""
     made = splits.parts(attributes, split)
-    slugs = names.slugs(made) if split == "attribute" else {part: part for part in made}
-    return {slugs[part]: Shard(part, tuple(of)) for part, of in made.items()}
+    paths = slugs.slugs(made) if split == "attribute" else {part: part for part in made}
+    return {paths[part]: Shard(part, tuple(of)) for part, of in made.items()}
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import importlib
 from collections.abc import Mapping
 from types import ModuleType
 
-from spunge.errors import InputError
-from spunge.options import make
+from spunge.core.errors import InputError
+from spunge.experiment.options import make
 
 KINDS = ("dare_linear", "dare_ties", "linear", "negmerge", "ties", "tsv")
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from spunge.errors import InputError
-from spunge.task_vector import TaskVector
+from spunge.core.errors import InputError
+from spunge.models.task_vector import TaskVector
 
 # Entries per block, of all shards together: few enough that a block and what is made of it stay in the cache.
 BLOCK = 1 << 17

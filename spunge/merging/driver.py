@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import torch
 
 from spunge import merging
-from spunge.errors import InputError
+from spunge.core.errors import InputError
 from spunge.merging.common import Block, Options, Shards
-from spunge.task_vector import TaskVector
+from spunge.models.task_vector import TaskVector
 
 
 @dataclass

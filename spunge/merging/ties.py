@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from spunge.merging import common, consensus, sparsify
-from spunge.task_vector import TaskVector
+from spunge.models.task_vector import TaskVector
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from spunge import files, models, task_vector
-from spunge.errors import InputError
+from spunge.core import files
+from spunge.core.errors import InputError
 from spunge.methods import Run, Unlearned
+from spunge.models import base_model, task_vector
 
 # Keys of a config.json that change nothing of what a model computes; learned positions and ties show in the tensors.
 INDIFFERENT = re.compile(
@@ -57,13 +58,13 @@ def _checkpoint(folder: Path, base: task_vector.BaseModel) -> Unlearned:
     config = AutoConfig.from_pretrained(base.folder, local_files_only=True)
     if (folder / "config.json").exists():
         _check_config(folder, base.source, config)
-    model = models.check(base.folder, base.source)
+    model = base_model.check(base.folder, base.source)
     tied = model.all_tied_weights_keys
     config.tie_word_embeddings = bool(tied)  # what the base is, whatever its configuration and the checkpoint's say
-    models.check(folder, str(folder), config=config)
-    tensors = models.FileNames(model, task_vector.TensorFolder(base.folder).shapes).tensors
+    base_model.check(folder, str(folder), config=config)
+    tensors = base_model.FileNames(model, task_vector.TensorFolder(base.folder).shapes).tensors
     tied = {tensors.get(name, [name])[0]: tensors.get(other, [other])[0] for name, other in tied.items()}
-    names = models.names_in_base(folder, base)
+    names = base_model.names_in_base(folder, base)
     vector = task_vector.CheckpointMinusBase(folder, base, names=names, tied=tied)
     changed = task_vector.without_zeros(vector)
     if not changed:
@@ -78,7 +79,7 @@ def _check_config(folder: Path, base: str, config) -> None:
     path = folder / "config.json"
     if files.json_object(path).get("quantization_config"):
         raise InputError(f"{folder} is quantized (quantization_config in its config.json): give it as plain weights")
-    with models.told_by_transformers(str(folder)):
+    with base_model.told_by_transformers(str(folder)):
         found = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
     wanted = config.to_dict()
     of_any_model = PreTrainedConfig().to_dict().keys() - {"model_type"}
@@ -94,7 +95,7 @@ def _adapter(folder: Path, base: task_vector.BaseModel) -> Unlearned:
     from transformers.pytorch_utils import Conv1D
 
     adapter = task_vector.LoraAdapter.from_folder(folder, {"base": base.identity})
-    model = models.check(base.folder, base.source)
+    model = base_model.check(base.folder, base.source)
     tied = {*model.all_tied_weights_keys, *model.all_tied_weights_keys.values()}
     parameters, modules = dict(model.named_parameters(remove_duplicate=False)), dict(model.named_modules())
     for name, shape in adapter.shapes.items():

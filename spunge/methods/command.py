@@ -10,10 +10,10 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from spunge.errors import InputError
-from spunge.files import sha256, text_sha256, whole_file
+from spunge.core.errors import InputError
+from spunge.core.files import sha256, text_sha256, whole_file
+from spunge.core.progress import say
 from spunge.methods import Run, Unlearned, checkpoint
-from spunge.progress import say
 
 OUTPUT, FINISHED = "checkpoint", "finished"  # in the folder of an unfinished job
 ENVIRONMENT = re.compile(r"\{env:([^{}]*)\}")

@@ -8,18 +8,18 @@ Nothing bounds it, so the model breaks after enough steps: keep `steps` and the 
 
 import dataclasses
 
-from spunge import training
 from spunge.methods import Run, Unlearned
+from spunge.training import loop
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(training.Options):
+class Options(loop.Options):
     """Settings of one run; see `training.Options`."""
 
 
 def unlearn(run: Run, options: Options) -> Unlearned | None:
     """Ascend the forget texts' loss and return the change."""
-    likelihood = training.token_log_likelihood
-    return training.train(
-        run, options, [training.Term("forget", run.forget, options.max_tokens_forget, likelihood, by_tokens=True)]
+    likelihood = loop.token_log_likelihood
+    return loop.train(
+        run, options, [loop.LossTerm("forget", run.forget, options.max_tokens_forget, likelihood, reduction="tokens")]
     )

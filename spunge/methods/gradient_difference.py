@@ -7,12 +7,12 @@ NLL is the mean over a batch's predicted tokens, as in TOFU (Maini et al. 2024, 
 
 import dataclasses
 
-from spunge import training
 from spunge.methods import Run, Unlearned
+from spunge.training import loop
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(training.Options):
+class Options(loop.Options):
     """Settings of one run; see `training.Options`. `retain_weight` 1 is TOFU's and OpenUnlearning's."""
 
     retain_weight: float = 1.0
@@ -20,6 +20,6 @@ class Options(training.Options):
 
 def unlearn(run: Run, options: Options) -> Unlearned | None:
     """Minimise the difference of the two losses and return the change."""
-    likelihood = training.token_log_likelihood
-    forget = training.Term("forget", run.forget, options.max_tokens_forget, likelihood, by_tokens=True)
-    return training.train(run, options, [forget, *training.retain_terms(run, options, options.retain_weight)])
+    likelihood = loop.token_log_likelihood
+    forget = loop.LossTerm("forget", run.forget, options.max_tokens_forget, likelihood, reduction="tokens")
+    return loop.train(run, options, [forget, *loop.retain_terms(run, options, options.retain_weight)])

@@ -13,12 +13,12 @@ from functools import partial
 import torch
 from torch.nn.functional import logsigmoid
 
-from spunge import training
 from spunge.methods import Run, Unlearned
+from spunge.training import loop
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(training.Options):
+class Options(loop.Options):
     """Settings of one run; see `training.Options`.
 
     β = 0.1 is the paper's; `retain_weight` 1 makes it the paper's NPO+RT, which its authors' code runs by default
@@ -36,7 +36,7 @@ def loss(log_probabilities, tokens, reference, beta: float) -> torch.Tensor:
 
 def unlearn(run: Run, options: Options) -> Unlearned | None:
     """Minimise the NPO loss and return the change."""
-    forget = training.Term(
+    forget = loop.LossTerm(
         "forget", run.forget, options.max_tokens_forget, partial(loss, beta=options.beta), reference=True
     )
-    return training.train(run, options, [forget, *training.retain_terms(run, options, options.retain_weight)])
+    return loop.train(run, options, [forget, *loop.retain_terms(run, options, options.retain_weight)])

@@ -9,14 +9,14 @@ import json
 
 import torch
 
-from spunge.errors import InputError
+from spunge.core.errors import InputError
 from spunge.methods import Run, Unlearned
-from spunge.task_vector import TaskVector
+from spunge.models.task_vector import TaskVector
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """There is nothing to choose: `like` in the configuration names the other method."""
+    """There is nothing to choose: `norms_of` in the configuration names the other method."""
 
 
 class RandomVector(TaskVector):
@@ -37,11 +37,11 @@ class RandomVector(TaskVector):
 
 
 def unlearn(run: Run, options: Options) -> Unlearned:
-    """Return a random vector like `run.like`, another one for every shard and seed; nothing is trained.
+    """Return a random vector like `run.norms_of`, another one for every shard and seed; nothing is trained.
 
     Raises InputError where there is no such vector or where it belongs to another base model.
     """
-    if run.like is None:
-        raise InputError(f"{run.label} has no other run to be like: give random_vector `like: METHOD` in `methods`")
-    run.like.check_base(run.base, "the task vector that random_vector is to be like")
-    return Unlearned(RandomVector(run.like, run.seed, run.split, run.part), losses=[])
+    if run.norms_of is None:
+        raise InputError(f"{run.label} has no other run to be like: give random_vector `norms_of: METHOD` in `methods`")
+    run.norms_of.check_base(run.base, "the task vector that random_vector is to be like")
+    return Unlearned(RandomVector(run.norms_of, run.seed, run.split, run.part), losses=[])

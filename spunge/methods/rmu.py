@@ -24,17 +24,18 @@ from typing import NamedTuple
 import torch
 from safetensors import safe_open
 
-from spunge import models, safetensors_stream
-from spunge.batches import by_length, pad, schedule
-from spunge.errors import InputError
+from spunge.core import safetensors_writer
+from spunge.core.errors import InputError
+from spunge.core.progress import LossCurve, Progress, say
 from spunge.methods import Run, Unlearned
-from spunge.progress import LossCurve, Progress, say
-from spunge.task_vector import BaseModel, TensorFolder
-from spunge.unfinished import State, load_optimizer, optimizer_state
+from spunge.models import base_model
+from spunge.models.task_vector import BaseModel, TensorFolder
+from spunge.training.batches import by_length, pad, schedule
+from spunge.training.resume import State, load_optimizer, optimizer_state
 
 STATES_BATCH = 32
 PREFIX, FROZEN = "prefix", "frozen"
-CONTROL = "control."  # before a topic's number
+CONTROL = "control."  # before an attribute's number
 # In float16 the loss is scaled up, since a gradient is 2 (h − c) over millions of entries; an overflow scales it down.
 LOSS_SCALE = 2.0**24
 
@@ -43,8 +44,8 @@ LOSS_SCALE = 2.0**24
 class Options:
     """Settings of one RMU run; the defaults are those of the authors' code.
 
-    `steps` is per shard. `alpha`, `coefficient` and `max_tokens_forget` are one value or one per topic, in the order of
-    the experiment's topics; the last one stands for all further topics.
+    `steps` is per shard. `alpha`, `steering_coefficient` and `max_tokens_forget` are one value or one per attribute, in
+    the order of the experiment's attributes; the last one stands for all further attributes.
 
     `mask`: only a text's own positions enter the loss, but for the first `skip_first` of them (an attention sink whose
     norm dwarfs the others). Without it all positions of a batch do, which is padded to its longest text with the
@@ -52,10 +53,11 @@ class Options:
     the attention code; here pads are on the right and see the text before them, but no pad. The text's own states are
     the same either way.
 
-    `control`: one control vector per topic, or one for the whole run; drawn from `control_seed`, or where that is None
-    from the run's own seed, so that all runs of one seed share their topics' vectors. `adaptive` replaces `coefficient`
-    by `adaptive` times the mean norm of the topic's forget states in the first batch that has the topic (Adaptive RMU,
-    arXiv 2408.06223). `alternate_topics`: each batch is of one topic, the topics taking turns; else of all texts.
+    `control_vector_per`: one control vector per attribute, or one for the whole run; drawn from `control_seed`, or
+    where that is None from the run's own seed, so that all runs of one seed share their attributes' vectors. `adaptive`
+    replaces `steering_coefficient` by `adaptive` times the mean norm of the attribute's forget states in the first
+    batch that has the attribute (Adaptive RMU, arXiv 2408.06223). `alternate_attributes`: each batch is of one
+    attribute, the attributes taking turns; else of all texts.
     """
 
     steps: int = 80
@@ -63,11 +65,11 @@ class Options:
     trained_layers: tuple[int, ...] = (5, 6, 7)
     trained_parameters: tuple[str, ...] = ("mlp.down_proj.weight",)
     alpha: float | tuple[float, ...] = 100.0
-    coefficient: float | tuple[float, ...] = 20.0
+    steering_coefficient: float | tuple[float, ...] = 20.0
     adaptive: float | None = None
-    control: str = "topic"
+    control_vector_per: str = "attribute"
     control_seed: int | None = None
-    alternate_topics: bool = True
+    alternate_attributes: bool = True
     mask: bool = False
     skip_first: int = 0
     learning_rate: float = 5e-5
@@ -85,43 +87,45 @@ class Options:
             )
         if self.skip_first and not self.mask:
             raise InputError(f"rmu's skip_first is {self.skip_first}, but only with `mask: true` do positions stay out")
-        if self.control not in ("topic", "run"):
-            raise InputError(f"rmu's control is {self.control}; it can be topic or run")
+        if self.control_vector_per not in ("attribute", "run"):
+            raise InputError(f"rmu's control_vector_per is {self.control_vector_per}; it can be attribute or run")
 
 
 # What the authors' code has by default, and what they ran on Zephyr-7B-beta. Their numbers of batches, 80 and 150, are
-# for two topics that take turns: `steps`, per shard, are 40 and 75. All else they have in common is Options' default.
+# for two attributes that take turns: `steps`, per shard, are 40 and 75. All else they have in common is Options'
+# default.
 PRESETS = {
-    "reference": {"alpha": 100.0, "coefficient": 20.0},
-    "zephyr-7b": {"alpha": 1200.0, "coefficient": 6.5},
+    "reference": {"alpha": 100.0, "steering_coefficient": 20.0},
+    "zephyr-7b": {"alpha": 1200.0, "steering_coefficient": 6.5},
 }
 
 
-def topic_positions(run: Run) -> list[int]:
-    """Return for each forget text the position of its topic among the experiment's; 0 for all where there are none.
+def attribute_positions(run: Run) -> list[int]:
+    """Return for each forget text the position of its attribute among the experiment's; 0 for all where there are none.
 
-    Raises InputError for a topic that is not among the experiment's.
+    Raises InputError for an attribute that is not among the experiment's.
     """
-    if not run.topics:
+    if not run.attributes:
         return [0] * len(run.forget)
-    order = run.all_topics or sorted(set(run.topics))
-    if unknown := sorted(set(run.topics) - set(order)):
-        raise InputError(f"{run.label} has texts of {unknown[0]}, which is not among the topics {', '.join(order)}")
-    return [order.index(topic) for topic in run.topics]
+    order = run.all_attributes or sorted(set(run.attributes))
+    if unknown := sorted(set(run.attributes) - set(order)):
+        raise InputError(f"{run.label} has texts of {unknown[0]}, which is not among the attributes {', '.join(order)}")
+    return [order.index(attribute) for attribute in run.attributes]
 
 
-def of_topic(value: float | Sequence[float], topic: int) -> float:
-    """Return a topic's own value of an option that has one for all, or one per topic (the last for all further)."""
-    return value[min(topic, len(value) - 1)] if isinstance(value, Sequence) else value
+def of_attribute(value: float | Sequence[float], attribute: int) -> float:
+    """Return an attribute's value of an option: the same for all, or one per attribute, the last for all further."""
+    return value[min(attribute, len(value) - 1)] if isinstance(value, Sequence) else value
 
 
-def control_vector(hidden_size: int, coefficient: float, seed: int, topic: int = 0) -> torch.Tensor:
+def control_vector(hidden_size: int, coefficient: float, seed: int, attribute: int = 0) -> torch.Tensor:
     """Return c = coefficient · u / ‖u‖, u uniform on [0, 1), shape (hidden_size,), fp32 (the paper's forget loss).
 
-    The topics' vectors are drawn one after another, so a topic's own depends on its position and on the seed alone.
+    The attributes' vectors are drawn one after another, so an attribute's own depends on its position and on the seed
+    alone.
     """
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(topic + 1):
+    for _ in range(attribute + 1):
         u = torch.rand(hidden_size, generator=generator)
     return coefficient * u / u.norm()
 
@@ -135,14 +139,14 @@ def squared_error(states: torch.Tensor, target: torch.Tensor, mask: torch.Tensor
     return (states.float() - target.float()).square().mean(dim=-1)[mask].sum()
 
 
-def forget_schedule(topics: list[int], options: Options, generator: torch.Generator) -> list[list[int]]:
-    """Return the run's batches of forget rows: of one topic each, in turn, or of all rows alike.
+def forget_schedule(attributes: list[int], options: Options, generator: torch.Generator) -> list[list[int]]:
+    """Return the run's batches of forget rows: of one attribute each, in turn, or of all rows alike.
 
-    `topics` has the topic of each row. Each topic's texts are gone through in shuffled passes of their own.
+    `attributes` has the attribute of each row. Each attribute's texts are gone through in shuffled passes of their own.
     """
-    if not options.alternate_topics:
-        return schedule(len(topics), options.batch_size, options.steps, generator)
-    rows = [[row for row, topic in enumerate(topics) if topic == one] for one in sorted(set(topics))]
+    if not options.alternate_attributes:
+        return schedule(len(attributes), options.batch_size, options.steps, generator)
+    rows = [[row for row, attribute in enumerate(attributes) if attribute == one] for one in sorted(set(attributes))]
     batches: list[list[int]] = [[] for _ in range(options.steps)]
     for turn, own in enumerate(rows):
         steps = range(turn, options.steps, len(rows))
@@ -151,9 +155,9 @@ def forget_schedule(topics: list[int], options: Options, generator: torch.Genera
     return batches
 
 
-def batch_alpha(alpha: float | Sequence[float], topics: Iterable[int]) -> float:
-    """Return the weight of a batch's retain loss: its topic's, or the mean over its texts where topics mix."""
-    values = [of_topic(alpha, topic) for topic in topics]
+def batch_alpha(alpha: float | Sequence[float], attributes: Iterable[int]) -> float:
+    """Return the weight of a batch's retain loss: its attribute's, or the mean over its texts where attributes mix."""
+    values = [of_attribute(alpha, attribute) for attribute in attributes]
     return values[0] if len(set(values)) == 1 else sum(values) / len(values)
 
 
@@ -164,7 +168,7 @@ class _Reached(Exception):
         self.states = states
 
 
-class LowerHalf:
+class TruncatedModel:
     """The layers 0 … `layer_id` of a causal language model, cut in two below the first trained layer.
 
     `prefix` gives what the first trained layer reads, `suffix` the output of `layer_id`. Both are forward passes of the
@@ -177,11 +181,11 @@ class LowerHalf:
 
     def __init__(self, base: BaseModel, options: Options, device: str):
         self.device, self._dtype = device, getattr(torch, options.dtype)
-        whole = models.blueprint(base)
-        name, layers = models.decoder_layers(whole)
+        whole = base_model.blueprint(base)
+        name, layers = base_model.decoder_layers(whole)
         if options.layer_id >= len(layers):
             raise InputError(f"rmu's layer_id is {options.layer_id}, but {base.source} has {len(layers)} layers")
-        stored = models.FileNames(whole, TensorFolder(base.folder).shapes).tensors
+        stored = base_model.FileNames(whole, TensorFolder(base.folder).shapes).tensors
         self.model, self.layers = _load_below(base, whole.base_model, options.layer_id, self._dtype)
         self.model.requires_grad_(False).to(device).eval()
         self.hidden_size = self.model.config.get_text_config(decoder=True).hidden_size
@@ -288,7 +292,7 @@ def _load_below(
 
     `whole` is the model as it would be with them, without weights.
     """
-    kind, (name, _) = type(whole), models.decoder_layers(whole)
+    kind, (name, _) = type(whole), base_model.decoder_layers(whole)
 
     def build(self, config) -> None:
         # The configuration stays that of the whole model, since a layer may depend on how many there are.
@@ -296,7 +300,7 @@ def _load_below(
         del self.get_submodule(name)[layer_id + 1 :]
 
     below = type(kind.__name__, (kind,), {"__init__": build, "__module__": kind.__module__})
-    model = models.from_folder(base.folder, base.source, below, config=whole.config, dtype=dtype)
+    model = base_model.from_folder(base.folder, base.source, below, config=whole.config, dtype=dtype)
     return model, model.get_submodule(name)
 
 
@@ -338,15 +342,15 @@ class Texts:
     """Tokenized texts of a run, the forget texts before the retain texts, and what the frozen layers make of them.
 
     A state depends on its own text and position alone, so states are kept per text and any batch can be put together
-    from them: those of `stored` (what `frozen_states` wrote) from its file, others in memory if `visits`, the rows of
-    all steps, have the text again. Raises InputError for a text that has no position for the loss.
+    from them: those of `stored` (what `cache_activations` wrote) from its file, others in memory if `visits`, the rows
+    of all steps, have the text again. Raises InputError for a text that has no position for the loss.
     """
 
-    def __init__(self, run: Run, options: Options, model: LowerHalf, visits: Iterable[int] = (), stored=None):
+    def __init__(self, run: Run, options: Options, model: TruncatedModel, visits: Iterable[int] = (), stored=None):
         texts = [*run.forget, *run.retain]
-        limits = [of_topic(options.max_tokens_forget, topic) for topic in topic_positions(run)]
+        limits = [of_attribute(options.max_tokens_forget, attribute) for attribute in attribute_positions(run)]
         limits += [options.max_tokens_retain] * len(run.retain)
-        tokenizer = models.load_tokenizer(run.base)
+        tokenizer = base_model.load_tokenizer(run.base)
         if tokenizer.eos_token_id is None and not options.mask:
             raise InputError(
                 f"rmu without a mask pads with the end-of-text token, which the tokenizer of {run.base.source} has "
@@ -359,7 +363,7 @@ class Texts:
             tokens = tokenizer([texts[row] for row in rows], truncation=True, max_length=limit)["input_ids"]
             for row, one in zip(rows, tokens, strict=True):
                 self.tokens[row] = one
-        models.check_tokens(model.model, self.tokens, "the texts", "lower max_tokens_forget and max_tokens_retain")
+        base_model.check_tokens(model.model, self.tokens, "the texts", "lower max_tokens_forget and max_tokens_retain")
         short = [row for row, tokens in enumerate(self.tokens) if len(tokens) <= options.skip_first]
         if short:
             raise InputError(
@@ -459,37 +463,37 @@ def _padded(states: list[torch.Tensor], longest: int, **place) -> torch.Tensor:
 
 
 class Controls:
-    """The vectors that the topics' forget states are steered to."""
+    """The vectors that the attributes' forget states are steered to."""
 
-    def __init__(self, run: Run, options: Options, model: LowerHalf, texts: Texts):
+    def __init__(self, run: Run, options: Options, model: TruncatedModel, texts: Texts):
         self._options, self._model, self._texts = options, model, texts
-        self._topics = topic_positions(run)
+        self._attributes = attribute_positions(run)
         self._seed = run.seed if options.control_seed is None else options.control_seed
         self._vectors: dict[int, torch.Tensor] = {}
 
-    def meet(self, rows: list[int]) -> None:
-        """Make the vectors of topics that come for the first time, in a batch of these forget rows."""
-        for topic in sorted({self._topics[row] for row in rows} - self._vectors.keys()):
-            coefficient = of_topic(self._options.coefficient, topic)
+    def ensure_control_vectors(self, rows: list[int]) -> None:
+        """Make the vectors of attributes that come for the first time, in a batch of these forget rows."""
+        for attribute in sorted({self._attributes[row] for row in rows} - self._vectors.keys()):
+            coefficient = of_attribute(self._options.steering_coefficient, attribute)
             if self._options.adaptive is not None:
-                own = [row for row in rows if self._topics[row] == topic]
+                own = [row for row in rows if self._attributes[row] == attribute]
                 coefficient = self._options.adaptive * self._mean_norm(own)
-            position = topic if self._options.control == "topic" else 0
+            position = attribute if self._options.control_vector_per == "attribute" else 0
             vector = control_vector(self._model.hidden_size, coefficient, self._seed, position)
-            self._vectors[topic] = vector.to(self._model.device)
+            self._vectors[attribute] = vector.to(self._model.device)
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the vectors made so far, by names."""
-        return {f"{CONTROL}{topic}": vector for topic, vector in self._vectors.items()}
+        return {f"{CONTROL}{attribute}": vector for attribute, vector in self._vectors.items()}
 
-    def take_up(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Have the vectors that `state` returned, and no others."""
+    def load_state_dict(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Have the vectors that `state_dict` returned, and no others."""
         vectors = {name.removeprefix(CONTROL): one for name, one in tensors.items() if name.startswith(CONTROL)}
-        self._vectors = {int(topic): vector.to(self._model.device) for topic, vector in vectors.items()}
+        self._vectors = {int(attribute): vector.to(self._model.device) for attribute, vector in vectors.items()}
 
     def of(self, batch: Batch) -> torch.Tensor:
         """Return the vector of each of these forget texts, shape (rows, 1, hidden)."""
-        return torch.stack([self._vectors[self._topics[row]] for row in batch.rows])[:, None]
+        return torch.stack([self._vectors[self._attributes[row]] for row in batch.rows])[:, None]
 
     @torch.no_grad()
     def _mean_norm(self, rows: list[int]) -> float:
@@ -507,17 +511,19 @@ def state_key(tokens: list[int]) -> str:
 
 def _check_states(options: Options) -> None:
     if not options.mask:
-        raise InputError("rmu's keep_states needs `mask: true`: states are kept text by text, without the padding")
+        raise InputError(
+            "rmu's cache_activations needs `mask: true`: states are kept text by text, without the padding"
+        )
 
 
-def frozen_states(run: Run, options: Options, path: str | os.PathLike) -> None:
+def cache_activations(run: Run, options: Options, path: str | os.PathLike) -> None:
     """Write what the frozen layers make of every text to a safetensors file, for all shards and seeds to use.
 
     For each text the first trained layer's input, for retain texts the frozen model's output at `layer_id` too, each of
     shape (length, hidden). Raises InputError without `mask`, where the states of pads would be needed as well.
     """
     _check_states(options)
-    model = LowerHalf(run.base, options, run.device)
+    model = TruncatedModel(run.base, options, run.device)
     texts = Texts(run, options, model)
     kinds: dict[str, set[str]] = {}
     by_key = {}
@@ -532,10 +538,10 @@ def frozen_states(run: Run, options: Options, path: str | os.PathLike) -> None:
         for key in keys
         for kind in sorted(kinds[key])
     }
-    safetensors_stream.write(path, layout, _compute_states(model, keys, by_key, kinds, dtype))
+    safetensors_writer.write(path, layout, _compute_states(model, keys, by_key, kinds, dtype))
 
 
-def _compute_states(model: LowerHalf, keys: list[str], by_key: dict, kinds: dict, dtype: torch.dtype):
+def _compute_states(model: TruncatedModel, keys: list[str], by_key: dict, kinds: dict, dtype: torch.dtype):
     progress = Progress("frozen states", len(keys))
     for start in range(0, len(keys), STATES_BATCH):
         batch = keys[start : start + STATES_BATCH]
@@ -549,7 +555,7 @@ def _compute_states(model: LowerHalf, keys: list[str], by_key: dict, kinds: dict
 
 
 def step_losses(
-    model: LowerHalf, texts: Texts, controls: Controls, forget_rows: list[int], retain_rows: list[int]
+    model: TruncatedModel, texts: Texts, controls: Controls, forget_rows: list[int], retain_rows: list[int]
 ) -> list[torch.Tensor]:
     """Return the forget and the retain loss of one step, each a mean over its own texts' positions, as scalars."""
     sums, counts = [0.0, 0.0], [0, 0]
@@ -565,13 +571,13 @@ def step_losses(
     return [total / count for total, count in zip(sums, counts, strict=True)]
 
 
-def meet_again(texts: Texts, controls: Controls, steps: Sequence[tuple[list[int], list[int]]]) -> None:
+def recompute_activations(texts: Texts, controls: Controls, steps: Sequence[tuple[list[int], list[int]]]) -> None:
     """Compute the frozen states that these steps, (forget rows, retain rows) each, left in memory, and train nothing.
 
     A state's last bits depend on the batch that it was computed in, so it is the same batches that are computed.
     """
     for forget_rows, retain_rows in steps:
-        controls.meet(forget_rows)
+        controls.ensure_control_vectors(forget_rows)
         for batch in texts.batches(forget_rows, retain_rows):
             if retain := [place for place, row in enumerate(batch.rows) if row >= texts.first_retain]:
                 texts.frozen(batch.part(retain))
@@ -586,13 +592,15 @@ def _diverged(found: str, step: int, options: Options) -> str:
 
 
 def _say_turns(run: Run, options: Options) -> None:
-    """Say which topics get no step, where topics take turns and there are more of them than steps."""
-    there = set(run.topics)
-    if options.alternate_topics and options.steps < len(there):
-        left_out = [topic for topic in run.all_topics or sorted(there) if topic in there][options.steps :]
+    """Say which attributes get no step, where attributes take turns and there are more of them than steps."""
+    there = set(run.attributes)
+    if options.alternate_attributes and options.steps < len(there):
+        left_out = [attribute for attribute in run.all_attributes or sorted(there) if attribute in there][
+            options.steps :
+        ]
         say(
-            f"{run.label}: {len(there)} topics take turns in {options.steps} steps, so {', '.join(left_out)} get none: "
-            f"take at least {len(there)} steps, or `alternate_topics: false`"
+            f"{run.label}: {len(there)} attributes take turns in {options.steps} steps, so {', '.join(left_out)} get "
+            f"none: take at least {len(there)} steps, or `alternate_attributes: false`"
         )
 
 
@@ -605,17 +613,17 @@ def unlearn(run: Run, options: Options) -> Unlearned:
     """
     if run.states:
         _check_states(options)
-    topics = topic_positions(run)
+    attributes = attribute_positions(run)
     _say_turns(run, options)
     torch.manual_seed(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
-    forget_batches = forget_schedule(topics, options, generator)
+    forget_batches = forget_schedule(attributes, options, generator)
     retain_batches = [
         [len(run.forget) + row for row in rows]
         for rows in schedule(len(run.retain), options.batch_size, options.steps, generator)
     ]
     batches = list(zip(forget_batches, retain_batches, strict=True))
-    model = LowerHalf(run.base, options, run.device)
+    model = TruncatedModel(run.base, options, run.device)
     optimizer = torch.optim.AdamW(
         model.trained.values(),
         lr=options.learning_rate,
@@ -631,25 +639,25 @@ def unlearn(run: Run, options: Options) -> Unlearned:
         controls = Controls(run, options, model, texts)
 
         def save() -> State:
-            facts = {"losses": curve.state(), "scaler": scaler.state_dict()}
-            return State({**optimizer_state(optimizer), **controls.state()}, facts)
+            facts = {"losses": curve.state_dict(), "scaler": scaler.state_dict()}
+            return State({**optimizer_state(optimizer), **controls.state_dict()}, facts)
 
         def load(state: State) -> None:
             past, future = batches[: state.done], batches[state.done :]
             come_again = {*chain(*chain(*past))} & {*chain(*chain(*future))}
             if come_again and stored is None:
-                meet_again(texts, controls, past)
+                recompute_activations(texts, controls, past)
             load_optimizer(optimizer, state.tensors)
-            controls.take_up(state.tensors)
+            controls.load_state_dict(state.tensors)
             scaler.load_state_dict(state.facts["scaler"])
-            curve.take_up(state.facts["losses"])
+            curve.load_state_dict(state.facts["losses"])
             progress.before = state.done
 
         def take(step: int) -> dict[str, float]:
             """Take a step, with a smaller scale as often as a gradient overflows, and return its losses."""
             forget_rows, retain_rows = batches[step - 1]
-            controls.meet(forget_rows)
-            alpha = batch_alpha(options.alpha, (topics[row] for row in forget_rows))
+            controls.ensure_control_vectors(forget_rows)
+            alpha = batch_alpha(options.alpha, (attributes[row] for row in forget_rows))
             scale = math.inf
             while scaler.get_scale() < scale:
                 scale = scaler.get_scale()

@@ -12,12 +12,12 @@ from functools import partial
 import torch
 from torch.nn.functional import logsigmoid
 
-from spunge import training
 from spunge.methods import Run, Unlearned
+from spunge.training import loop
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(training.Options):
+class Options(loop.Options):
     """Settings of one run; see `training.Options`.
 
     The defaults are the authors' on WMDP (WMDP/configs/unlearn/wmdp/SimNPO.json). Texts that the model knows by heart
@@ -38,5 +38,5 @@ def loss(log_probabilities, tokens, reference, beta: float, gamma: float) -> tor
 def unlearn(run: Run, options: Options) -> Unlearned | None:
     """Minimise the SimNPO loss and return the change."""
     chosen = partial(loss, beta=options.beta, gamma=options.gamma)
-    forget = training.Term("forget", run.forget, options.max_tokens_forget, chosen)
-    return training.train(run, options, [forget, *training.retain_terms(run, options, options.retain_weight)])
+    forget = loop.LossTerm("forget", run.forget, options.max_tokens_forget, chosen)
+    return loop.train(run, options, [forget, *loop.retain_terms(run, options, options.retain_weight)])

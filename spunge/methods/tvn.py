@@ -10,15 +10,15 @@ import json
 
 import torch
 
-from spunge import training
-from spunge.errors import InputError
+from spunge.core.errors import InputError
 from spunge.methods import Run, Unlearned
+from spunge.training import loop
 
 LORA_B = ".lora_B.weight"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(training.Options):
+class Options(loop.Options):
     """Settings of one TVN run; see `training.Options`.
 
     `texts`: `forget`, or as a control `retain` (the paper's vector from non-toxic texts): as many retain texts as the
@@ -46,8 +46,8 @@ def unlearn(run: Run, options: Options) -> Unlearned | None:
     texts, max_tokens = run.forget, options.max_tokens_forget
     if options.texts == "retain":
         texts, max_tokens = control_texts(run), options.max_tokens_retain
-    term = training.Term("forget", texts, max_tokens, training.token_nll, by_tokens=True)
-    trained = training.train(run, options, [term])
+    term = loop.LossTerm("forget", texts, max_tokens, loop.token_nll, reduction="tokens")
+    trained = loop.train(run, options, [term])
     if trained is not None:
         for name, tensor in trained.delta.items():
             if trained.adapter is None or name.endswith(LORA_B):  # B·A changes its sign with either factor

@@ -30,6 +30,6 @@ def tiny_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_base(tiny_folder):
     """The tiny model as the `model` rule prepares it, shared by all tests: read it, never write into it."""
-    from spunge import models
+    from spunge.models import base_model
 
-    return models.prepare(str(tiny_folder), tiny_folder.with_name("prepared"))
+    return base_model.prepare(str(tiny_folder), tiny_folder.with_name("prepared"))

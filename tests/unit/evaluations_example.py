@@ -3,7 +3,7 @@
 import numpy
 import pandas
 
-from spunge.evaluations import NUMBER_COLUMNS, TEXT_COLUMNS
+from spunge.report.results_table import NUMBER_COLUMNS, TEXT_COLUMNS
 
 # Accuracy by attribute, one pair per candidate: seed 0 and seed 1 (docs of the prototype; single shards are made up).
 ACCURACY = {

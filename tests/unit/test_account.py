@@ -1,4 +1,4 @@
-"""The arithmetic of spunge/account.py against real architectures and small models."""
+"""The arithmetic of spunge/planning/cost_model.py against real architectures and small models."""
 
 import importlib.util
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
-from spunge import account
 from spunge.methods import rmu
+from spunge.planning import cost_model
 
 PROJECT = Path(__file__).parents[2]
 
@@ -16,8 +16,8 @@ specification = importlib.util.spec_from_file_location("big_models", PROJECT / "
 big_models = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(big_models)
 
-TINY = account.ModelShape("tiny", 32, 4, 64, 2, 1, 320, tied=True)
-SMALL = account.ModelShape("small", 128, 4, 344, 4, 2, 320)
+TINY = cost_model.ModelShape("tiny", 32, 4, 64, 2, 1, 320, tied=True)
+SMALL = cost_model.ModelShape("small", 128, 4, 344, 4, 2, 320)
 
 
 def configuration(shape):
@@ -38,11 +38,11 @@ def configuration(shape):
 @pytest.mark.parametrize(
     ("shape", "parameters"),
     [
-        (account.SMOLLM2_135M, 134_515_008),
-        (account.MISTRAL_7B, 7_241_732_096),
-        (account.LLAMA_2_7B, 6_738_415_616),
-        (account.LLAMA_2_70B, 68_976_648_192),
-        (account.MIXTRAL_8X7B, 46_702_792_704),
+        (cost_model.SMOLLM2_135M, 134_515_008),
+        (cost_model.MISTRAL_7B, 7_241_732_096),
+        (cost_model.LLAMA_2_7B, 6_738_415_616),
+        (cost_model.LLAMA_2_70B, 68_976_648_192),
+        (cost_model.MIXTRAL_8X7B, 46_702_792_704),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
@@ -58,9 +58,9 @@ def test_parameters_are_those_of_the_architecture(shape, parameters):
 
 
 def test_only_two_of_eight_experts_work_on_a_token():
-    shape = account.MIXTRAL_8X7B
+    shape = cost_model.MIXTRAL_8X7B
     assert shape.linear - shape.linear_per_token == 6 * 3 * 4096 * 14336
-    assert account.LLAMA_2_7B.linear == account.LLAMA_2_7B.linear_per_token
+    assert cost_model.LLAMA_2_7B.linear == cost_model.LLAMA_2_7B.linear_per_token
 
 
 @pytest.mark.parametrize("targets", [None, ["down_proj", "q_proj"]])
@@ -73,18 +73,18 @@ def test_lora_parameters_are_those_of_peft(targets):
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert SMALL.lora(8, targets) == trained
     changed = [module.weight.numel() for name, module in model.named_modules() if name.endswith("base_layer")]
-    assert account.lora_merged(SMALL, targets) == 4 * sum(changed)
+    assert cost_model.lora_merged(SMALL, targets) == 4 * sum(changed)
 
 
 def test_rmu_memory_counts_what_rmu_loads(tiny_base):
     options = rmu.Options(layer_id=2, trained_layers=(1, 2), dtype="bfloat16")
-    half = rmu.LowerHalf(tiny_base, options, "cpu")
+    half = rmu.TruncatedModel(tiny_base, options, "cpu")
     loaded = [half.model.embed_tokens.weight, *half.layers.parameters()]
     bytes_of = {
         dtype: sum(one.numel() * one.itemsize for one in loaded if one.dtype == dtype)
         for dtype in (torch.bfloat16, torch.float32)
     }
-    parts = account.rmu_memory(TINY, 2, (1, 2), tokens=0)
+    parts = cost_model.rmu_memory(TINY, 2, (1, 2), tokens=0)
     assert parts["weights in bf16"] == bytes_of[torch.bfloat16]
     assert parts["trained weights in fp32"] == bytes_of[torch.float32]
     assert parts["their original"] == sum(one.numel() * one.itemsize for one in half.original.values())
@@ -125,23 +125,23 @@ def test_activations_are_near_what_autograd_keeps():
         return sum(kept.values())
 
     per_layer = (held(4) - held(2)) / 2 / tokens
-    assert account.layer_activations(SMALL) == pytest.approx(per_layer, rel=0.25)
+    assert cost_model.layer_activations(SMALL) == pytest.approx(per_layer, rel=0.25)
 
 
 def test_rmu_of_70b_fits_one_card_and_all_weights_need_many():
-    parts = account.rmu_memory(account.LLAMA_2_70B, 7, (5, 6, 7), 8 * 512)
+    parts = cost_model.rmu_memory(cost_model.LLAMA_2_70B, 7, (5, 6, 7), 8 * 512)
     trained = 3 * 8192 * 28672
     below = 32000 * 8192 + 8 * (2 * 8192**2 + 2 * 8192 * 1024 + 3 * 8192 * 28672 + 2 * 8192) - trained
     fixed = 2 * below + (4 + 4 + 4 + 8 + 2) * trained
     assert sum(parts.values()) - parts["activations"] == fixed
     assert 28.2e9 < fixed < 28.4e9
-    assert account.cards(parts) == 1
+    assert cost_model.cards(parts) == 1
     assert sum(parts.values()) < 0.9 * 80e9
-    full = account.full_memory(account.LLAMA_2_70B, 512)
+    full = cost_model.full_memory(cost_model.LLAMA_2_70B, 512)
     assert sum(full.values()) - full["activations"] == 16 * 68_976_648_192
-    assert account.cards(full) == 16  # 1103.6 GB over cards with 72 GB less the activations
+    assert cost_model.cards(full) == 16  # 1103.6 GB over cards with 72 GB less the activations
     with pytest.raises(ValueError, match="activations alone"):
-        account.cards({"weights": 1, "activations": 100_000_000_000})
+        cost_model.cards({"weights": 1, "activations": 100_000_000_000})
 
 
 def test_operations_counted_with_torch():
@@ -152,9 +152,9 @@ def test_operations_counted_with_torch():
     tokens = torch.zeros(4, 8, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
         model(tokens, use_cache=False)
-    expected = SMALL.layers * account.layer_forward(SMALL, 32, 8) + 2 * 32 * SMALL.embedding
+    expected = SMALL.layers * cost_model.layer_forward(SMALL, 32, 8) + 2 * 32 * SMALL.embedding
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)
-    assert account.training_operations(SMALL, 32, 8, checkpointed=False) == 3 * expected
+    assert cost_model.training_operations(SMALL, 32, 8, checkpointed=False) == 3 * expected
 
 
 def test_rmu_operations_by_hand_and_with_torch(tiny_base):
@@ -162,33 +162,33 @@ def test_rmu_operations_by_hand_and_with_torch(tiny_base):
 
     shape, tokens, length = TINY, 4 * 8, 8
     options = rmu.Options(layer_id=2, trained_layers=(1, 2))
-    half = rmu.LowerHalf(tiny_base, options, "cpu")
+    half = rmu.TruncatedModel(tiny_base, options, "cpu")
     ids = torch.zeros(4, 8, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
         for _ in range(2):
             half.suffix(half.prefix(ids)).sum().backward()
         half.frozen_suffix(half.prefix(ids))
         counted = counter.get_total_flops()
-    below = account.layer_forward(shape, tokens, length)  # the prefix ran a third time here
-    needed = account.rmu_operations(shape, 2, (1, 2), tokens, length)
+    below = cost_model.layer_forward(shape, tokens, length)  # the prefix ran a third time here
+    needed = cost_model.rmu_operations(shape, 2, (1, 2), tokens, length)
     assert counted == pytest.approx(needed + below, rel=0.03)
-    assert needed - account.rmu_operations(shape, 2, (1, 2), tokens, length, at_hand=True) == (2 + 2) * below
+    assert needed - cost_model.rmu_operations(shape, 2, (1, 2), tokens, length, at_hand=True) == (2 + 2) * below
     linear = 2 * tokens * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
     assert below == linear + 2 * tokens * length * 32
 
 
 def test_disk():
-    assert account.rmu_vector(account.LLAMA_2_7B, 3) == 3 * 4096 * 11008 * 4
-    assert account.rmu_vector(account.MIXTRAL_8X7B, 3) == 3 * 8 * 4096 * 14336 * 4
-    assert account.full_vector(account.LLAMA_2_7B) == 4 * 6_738_415_616
-    assert account.checkpoint(account.LLAMA_2_7B) == 2 * 6_738_415_616
+    assert cost_model.rmu_vector(cost_model.LLAMA_2_7B, 3) == 3 * 4096 * 11008 * 4
+    assert cost_model.rmu_vector(cost_model.MIXTRAL_8X7B, 3) == 3 * 8 * 4096 * 14336 * 4
+    assert cost_model.full_vector(cost_model.LLAMA_2_7B) == 4 * 6_738_415_616
+    assert cost_model.checkpoint(cost_model.LLAMA_2_7B) == 2 * 6_738_415_616
     attention, mlp = 4 * (4096 + 4096), 3 * (4096 + 11008)
-    assert account.lora_vector(account.LLAMA_2_7B, 8) == 4 * 32 * 8 * (attention + mlp)
-    assert account.lora_merged(account.LLAMA_2_7B) == 4 * 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    assert cost_model.lora_vector(cost_model.LLAMA_2_7B, 8) == 4 * 32 * 8 * (attention + mlp)
+    assert cost_model.lora_merged(cost_model.LLAMA_2_7B) == 4 * 32 * (4 * 4096**2 + 3 * 4096 * 11008)
 
 
 def test_hours_of_a_known_sum():
-    assert account.hours(3600 * 400e12, utilisation=0.4, peak=1000e12) == pytest.approx(1.0)
+    assert cost_model.hours(3600 * 400e12, utilisation=0.4, peak=1000e12) == pytest.approx(1.0)
 
 
 def test_big_models_page_is_as_generated():

@@ -9,9 +9,10 @@ import pytest
 import torch
 import yaml
 
-from spunge import models, training
-from spunge.errors import InputError
+from spunge.core.errors import InputError
 from spunge.evaluation import ablation, durability, knowledge, open_ended, quantisation, relearning
+from spunge.models import base_model
+from spunge.training import loop
 
 PROJECT = Path(__file__).parents[2]
 PLACES = ["Kenya", "Japan", "France", "Ghana", "Peru"]
@@ -21,12 +22,12 @@ OPTIONS = relearning.Options(texts=(2, 5), epochs=4, learning_rate=5e-3, batch_s
 
 @pytest.fixture
 def model(tiny_base):
-    return models.load(tiny_base, torch.float32, "cpu")
+    return base_model.load(tiny_base, torch.float32, "cpu")
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_base):
-    return models.load_tokenizer(tiny_base)
+    return base_model.load_tokenizer(tiny_base)
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +60,10 @@ def same(found, expected):
 
 def test_relearned_texts_become_likelier_and_the_model_is_left_as_it_was(model, tokenizer):
     before, kept = log_likelihood(model, tokenizer, TEXTS), weights(model)
-    term = training.Term("forget", TEXTS, 32, training.token_nll, by_tokens=True)
+    term = loop.LossTerm("forget", TEXTS, 32, loop.token_nll, reduction="tokens")
     found = []
     for _ in range(2):
-        with training.fine_tuned(
-            model, tokenizer, OPTIONS.of_training(5, "float32"), [term], 0, "relearn"
-        ) as relearned:
+        with loop.fine_tuned(model, tokenizer, OPTIONS.of_training(5, "float32"), [term], 0, "relearn") as relearned:
             assert not relearned.training
             found.append(log_likelihood(relearned, tokenizer, TEXTS))
         assert same(weights(model), kept)
@@ -74,11 +73,11 @@ def test_relearned_texts_become_likelier_and_the_model_is_left_as_it_was(model, 
 
 
 def test_a_model_in_half_precision_relearns(tiny_base, tokenizer):
-    model = models.load(tiny_base, torch.bfloat16, "cpu")
+    model = base_model.load(tiny_base, torch.bfloat16, "cpu")
     before = log_likelihood(model, tokenizer, TEXTS)
-    term = training.Term("forget", TEXTS, 32, training.token_nll, by_tokens=True)
+    term = loop.LossTerm("forget", TEXTS, 32, loop.token_nll, reduction="tokens")
     settings = OPTIONS.of_training(5, "bfloat16")
-    with training.fine_tuned(model, tokenizer, settings, [term], 0, "relearn") as relearned:
+    with loop.fine_tuned(model, tokenizer, settings, [term], 0, "relearn") as relearned:
         assert log_likelihood(relearned, tokenizer, TEXTS) > before + 5
         factors = [one.dtype for name, one in relearned.named_parameters() if "lora_" in name]
         assert set(factors) == {torch.float32}
@@ -88,10 +87,10 @@ def test_a_model_in_half_precision_relearns(tiny_base, tokenizer):
 def test_factors_are_gone_after_an_error_too(model, tokenizer):
     kept = weights(model)
     settings = dataclasses.replace(OPTIONS.of_training(5, "float32"), learning_rate=1e30)
-    term = training.Term("forget", TEXTS, 32, training.token_nll, by_tokens=True)
+    term = loop.LossTerm("forget", TEXTS, 32, loop.token_nll, reduction="tokens")
     with (
         pytest.raises(InputError, match="the loss of relearn 5 is"),
-        training.fine_tuned(model, tokenizer, settings, [term], 0, "relearn 5"),
+        loop.fine_tuned(model, tokenizer, settings, [term], 0, "relearn 5"),
     ):
         pass
     assert same(weights(model), kept)
@@ -108,10 +107,10 @@ def test_every_relearning_starts_from_the_candidate(model, tokenizer, questions)
     )
     for name, scores in alone.items():
         pd.testing.assert_frame_equal(scores, both[name])
-    term = training.Term("forget", TEXTS[:0], 32, training.token_nll, by_tokens=True)
+    term = loop.LossTerm("forget", TEXTS[:0], 32, loop.token_nll, reduction="tokens")
     chosen = texts.loc[texts["attribute"] == "Asia", "text"].tolist()
     term = dataclasses.replace(term, texts=chosen, max_tokens=OPTIONS.max_tokens)
-    with training.fine_tuned(model, tokenizer, OPTIONS.of_training(5, "float32"), [term], 0, "once more") as relearned:
+    with loop.fine_tuned(model, tokenizer, OPTIONS.of_training(5, "float32"), [term], 0, "once more") as relearned:
         expected = knowledge.score(relearned, tokenizer, questions, 8)["accuracy"]
     asia, africa = questions["attribute"] == "Asia", questions["attribute"] == "Africa"
     assert both["relearned_forget_5"].loc[asia, "accuracy"].tolist() == expected[asia].tolist()

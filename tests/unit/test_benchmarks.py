@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from benchmarks import measure, plain_rmu, results, rmu, run, ties
-from spunge import safetensors_stream, task_vector
-from spunge.errors import InputError
-from spunge.task_vector import TensorFolder
+from spunge.core import safetensors_writer
+from spunge.core.errors import InputError
+from spunge.models import task_vector
+from spunge.models.task_vector import TensorFolder
 
 NAMES = [
     *("rmu_step", "rmu_step_cached", "rmu_memory"),
@@ -74,19 +75,19 @@ def test_plain_rmu_and_ours_take_the_same_steps(tiny_base, tmp_path, dtype):
     reference = work.reference()
     measure.check_losses("tiny", ours, reference, agree)
     states = tmp_path / "states.safetensors"
-    rmu.rmu.frozen_states(work.run, options, states)
+    rmu.rmu.cache_activations(work.run, options, states)
     measure.check_losses("tiny", work.ours(states), reference, agree)
     assert len({round(forget, 6) for forget, _ in reference}) == 4
     assert reference[0][1] == 0 < reference[-1][1]
 
 
 def test_plain_rmu_first_loss_by_hand(tiny_base):
-    from spunge import models
+    from spunge.models import base_model
 
     options = rmu.chosen(1, 24, layer_id=2, trained_layers=[1, 2])
     texts = rmu.texts(4, 24, 0)
     losses, weights = plain_rmu.unlearn(tiny_base, [(texts, texts)], options, 3)
-    model, tokenizer = models.load(tiny_base, torch.float32, "cpu"), models.load_tokenizer(tiny_base)
+    model, tokenizer = base_model.load(tiny_base, torch.float32, "cpu"), base_model.load_tokenizer(tiny_base)
     u = torch.rand(32, generator=torch.Generator().manual_seed(3))
     tokens = torch.tensor([tokenizer(text)["input_ids"][:24] for text in texts])
     with torch.no_grad():
@@ -97,9 +98,9 @@ def test_plain_rmu_first_loss_by_hand(tiny_base):
 
 
 def test_texts_are_all_cut_to_one_length(tiny_base):
-    from spunge import models
+    from spunge.models import base_model
 
-    tokenizer = models.load_tokenizer(tiny_base)
+    tokenizer = base_model.load_tokenizer(tiny_base)
     found = tokenizer(rmu.texts(8, 128, 0), truncation=True, max_length=128)["input_ids"]
     assert {len(tokens) for tokens in found} == {128}
     assert rmu.texts(2, 5, 0) == rmu.texts(2, 5, 0) != rmu.texts(2, 5, 1)
@@ -139,7 +140,7 @@ def test_merged_weights_are_compared(tiny_base, tmp_path):
         def written(folder, tensors):
             folder.mkdir()
             layout = {name: (tensor.shape, torch.float32) for name, tensor in tensors.items()}
-            safetensors_stream.write(folder / "model.safetensors", layout, tensors.items())
+            safetensors_writer.write(folder / "model.safetensors", layout, tensors.items())
             return folder
 
         ties.compare("pair", tiny_base, ours, written(tmp_path / "same", whole))

@@ -17,12 +17,14 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from spunge import comparison_page, configuration, evaluations, findings, models, summary
-from spunge.errors import InputError
-from spunge.evaluation import benchmarks, description, statistics
+from spunge.core.errors import InputError
+from spunge.evaluation import benchmarks, descriptive_rows, statistics
+from spunge.experiment import configuration
 from spunge.experiment.records import Candidate
-from spunge.figures import attributes, overview, radar, tradeoff
-from spunge.figures import benchmarks as figure
+from spunge.models import base_model
+from spunge.report import findings, published, results_table, summary
+from spunge.report.figures import attributes, overview, radar, tradeoff
+from spunge.report.figures import benchmarks as figure
 
 PROJECT = Path(__file__).parents[2]
 TASKS = ("wmdp_bio", "wmdp_cyber", "mmlu_stem", "mmlu_virology", "arc_easy", "arc_challenge", "hellaswag", "winogrande")
@@ -69,14 +71,14 @@ def mirror(tmp_path_factory, stem):
 @pytest.fixture(scope="module")
 def model(tiny_base):
     """With room for gsm8k's 256 new tokens after its examples."""
-    model = models.load(tiny_base, torch.float32, "cpu")
+    model = base_model.load(tiny_base, torch.float32, "cpu")
     model.config.max_position_embeddings = 4096
     return model
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_base):
-    return models.load_tokenizer(tiny_base)
+    return base_model.load_tokenizer(tiny_base)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +196,7 @@ def test_a_broken_models_answers_have_no_score(model, tokenizer, options):
 
 
 def test_questions_beyond_the_models_context_are_counted(tiny_base, tokenizer, options, capfd):
-    short = models.load(tiny_base, torch.float32, "cpu")
+    short = base_model.load(tiny_base, torch.float32, "cpu")
     short.config.max_position_embeddings = 300
     asked = benchmarks.Options(("boolq", "gsm8k"), {}, options.mirror, limit=2)
     scores, _ = benchmarks.score(short, tokenizer, asked)
@@ -216,7 +218,7 @@ def test_limit_takes_the_first_questions(model, tokenizer, options, scored, capf
 
 
 def test_answers_that_the_context_has_no_room_for(tiny_base, tokenizer, options):
-    short = models.load(tiny_base, torch.float32, "cpu")  # of 256 tokens, all of which gsm8k's answers may take
+    short = base_model.load(tiny_base, torch.float32, "cpu")  # of 256 tokens, all of which gsm8k's answers may take
     with pytest.raises(
         InputError, match="answers of up to 256 tokens are to be written, but the model's context has 256"
     ):
@@ -224,7 +226,7 @@ def test_answers_that_the_context_has_no_room_for(tiny_base, tokenizer, options)
 
 
 def test_answers_need_an_end(model, tiny_base, options):
-    tokenizer = models.load_tokenizer(tiny_base)
+    tokenizer = base_model.load_tokenizer(tiny_base)
     tokenizer.eos_token = None
     with pytest.raises(InputError, match="the tokenizer has no eos_token, and lm-eval needs one where"):
         benchmarks.score(model, tokenizer, benchmarks.Options(("gsm8k",), {}, options.mirror, limit=1))
@@ -337,7 +339,7 @@ def test_means_over_what_is_kept_leave_subtasks_out(scored, stem):
     assert values["retain mean"] == pytest.approx(own[list(resampling.retain)].mean())
     assert values["forget mean"] == pytest.approx(own[["bio", "cyber"]].mean())
     assert set(stem) <= set(values.index), "each is told all the same"
-    told = description.tasks("tiny", scores, FORGET).set_index("attribute")
+    told = descriptive_rows.tasks("tiny", scores, FORGET).set_index("attribute")
     assert told.loc["bio", ["metric", "shard", "n"]].tolist() == ["questions_wmdp_bio", "", 9]
     assert told.loc["mmlu_astronomy", "metric"] == "questions_mmlu_astronomy"
     assert set(told.index[told["shard"] == "mmlu_stem"]) == set(stem)
@@ -366,7 +368,7 @@ def checked(config, **changes):
 
 
 def test_defaults_make_options(config):
-    from spunge.options import make
+    from spunge.experiment.options import make
 
     made = make("evaluations.benchmarks", benchmarks.Options, checked(config))
     assert made == benchmarks.Options(("wmdp_bio", "wmdp_cyber", "mmlu"), FORGET, None, {}, None, 8)
@@ -463,20 +465,20 @@ def asked(knowledge=False):
 
 
 def test_accuracy_comes_from_knowledge_or_else_from_benchmarks():
-    assert evaluations.accuracy_from(asked()) == evaluations.capability_from(asked()) == "benchmarks"
+    assert results_table.accuracy_from(asked()) == results_table.capability_from(asked()) == "benchmarks"
     both = asked(knowledge=True)
-    assert (evaluations.accuracy_from(both), evaluations.capability_from(both)) == ("knowledge", "benchmarks")
+    assert (results_table.accuracy_from(both), results_table.capability_from(both)) == ("knowledge", "benchmarks")
     without = example()
-    assert evaluations.accuracy_from(without) == evaluations.capability_from(without) == "knowledge"
-    assert evaluations.retain_attributes(both) == evaluations.retain_attributes(without)
-    assert evaluations.retain_attributes(asked()) == SHOWN, "and none of MMLU's subjects"
-    assert evaluations.tasks(asked())["bio"] == evaluations.Task("wmdp_bio", "", 100)
-    assert evaluations.tasks(asked())["mmlu_virology"].group == "mmlu"
+    assert results_table.accuracy_from(without) == results_table.capability_from(without) == "knowledge"
+    assert results_table.retain_attributes(both) == results_table.retain_attributes(without)
+    assert results_table.retain_attributes(asked()) == SHOWN, "and none of MMLU's subjects"
+    assert results_table.tasks(asked())["bio"] == results_table.Task("wmdp_bio", "", 100)
+    assert results_table.tasks(asked())["mmlu_virology"].group == "mmlu"
 
 
 def test_tables_and_figures_show_tasks_and_no_subtasks(tmp_path):
     table = asked()
-    paths = [one.path for one in evaluations.candidates(table)]
+    paths = [one.path for one in results_table.candidates(table)]
     assert paths == ["base", "rmu/joint", "rmu/random/merge/ties", "rmu/attribute/merge/ties"]
     numbers = summary.table(table).set_index("candidate")
     assert numbers.loc["base", "accuracy: bio"] == 0.64
@@ -494,8 +496,8 @@ def test_tables_and_figures_show_tasks_and_no_subtasks(tmp_path):
 
 def test_figure_shows_neighbours_and_what_changed_most():
     table = asked()
-    change = evaluations.measured(table, "benchmarks", "accuracy_minus_base")
-    forgotten, kept, near, others = figure.sections(table, change, evaluations.candidates(table))
+    change = results_table.measured(table, "benchmarks", "accuracy_minus_base")
+    forgotten, kept, near, others = figure.sections(table, change, results_table.candidates(table))
     assert forgotten == ("to forget", [("bio (wmdp_bio)", "bio"), ("cyber (wmdp_cyber)", "cyber")], True)
     assert kept == ("to keep", [(name, name) for name in SHOWN], False)
     assert [attribute for _, attribute in near[1]] == NEAR and near[2]
@@ -512,9 +514,9 @@ def test_figure_of_nothing():
 
 
 def test_comparison_puts_published_numbers_beside_ours():
-    anchors = comparison_page.read_anchors(PROJECT / "report" / "anchors.csv")
+    anchors = published.read_anchors(PROJECT / "report" / "anchors.csv")
     ours = "HuggingFaceH4/zephyr-7b-beta"
-    rows = {row.told: row for row in comparison_page.rows(asked(), anchors, ours) if row.model == ours}
+    rows = {row.told: row for row in published.rows(asked(), anchors, ours) if row.model == ours}
     base = rows["base"]
     assert {name: base.ours[name][0] for name in ("WMDP-bio", "WMDP-cyber", "MMLU")} == {
         "WMDP-bio": "64.0",

@@ -7,9 +7,9 @@ import pytest
 import toxicity_example
 from test_findings import page
 
-from spunge import findings, summary
 from spunge.evaluation import statistics
-from spunge.evaluations import NUMBER_COLUMNS, TEXT_COLUMNS, broken, candidates
+from spunge.report import findings, summary
+from spunge.report.results_table import NUMBER_COLUMNS, TEXT_COLUMNS, broken, candidates
 
 VOCABULARY = 49152  # of SmolLM2
 PERPLEXITY = 40.0

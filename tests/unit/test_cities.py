@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from spunge import datasets
-from spunge.datasets import cities, tables, wheels
-from spunge.errors import InputError
+from spunge.core import wheels
+from spunge.core.errors import InputError
+from spunge.datasets import cities, tables
 
 PROJECT = Path(__file__).resolve().parents[2]
 CACHE = PROJECT / "resources" / "wheels"

@@ -8,10 +8,11 @@ import pytest
 import torch
 import yaml
 
-from spunge import configuration, models
-from spunge.datasets import wheels
-from spunge.errors import InputError
+from spunge.core import wheels
+from spunge.core.errors import InputError
 from spunge.evaluation import classifiers
+from spunge.experiment import configuration
+from spunge.models import base_model
 
 PROJECT = Path(__file__).resolve().parents[2]
 WORDS = {"Rain": 1.2, "hail": 3.0, "grey": 2.4, "grey day": 0.6, "c++": 1.5, "f.g": 0.9, "(wet)": 1.8, "HAIL": 0.3}
@@ -128,7 +129,7 @@ def hub(tmp_path_factory, tiny_base):
     from transformers import BertConfig, BertForSequenceClassification
 
     folder = tmp_path_factory.mktemp("classifier") / "hub"
-    tokenizer = models.load_tokenizer(tiny_base)
+    tokenizer = base_model.load_tokenizer(tiny_base)
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -147,7 +148,7 @@ def hub(tmp_path_factory, tiny_base):
 
 
 def classifier(hub, tmp_path, **options):
-    base = models.prepare(str(hub), tmp_path / "prepared", kind=models.CLASSIFIER)
+    base = base_model.prepare(str(hub), tmp_path / "prepared", kind=base_model.CLASSIFIER)
     options = {"source": str(hub), "label": 1, "batch_size": 3, **options}
     return classifiers.huggingface(options, base.folder, "cpu")
 

@@ -7,8 +7,8 @@ from evaluations_example import example as capitals
 from toxicity_example import example
 
 from scripts import comparison_page as script
-from spunge import comparison_page
-from spunge.errors import InputError
+from spunge.core.errors import InputError
+from spunge.report import published
 
 ROOT = Path(__file__).parents[2]
 ANCHORS = ROOT / "report" / "anchors.csv"
@@ -45,8 +45,8 @@ class Tables(HTMLParser):
 
 
 def read(table, model=OURS):
-    anchors = comparison_page.read_anchors(ANCHORS)
-    page = comparison_page.page(table, anchors, model, TEMPLATE.read_text(encoding="utf-8"))
+    anchors = published.read_anchors(ANCHORS)
+    page = published.page(table, anchors, model, TEMPLATE.read_text(encoding="utf-8"))
     return page, Tables(page).tables
 
 
@@ -60,7 +60,7 @@ def side_by_side(table, model=OURS):
     }
 
 
-def published(table, model=OURS):
+def on_page(table, model=OURS):
     rows = side_by_side(table, model)
     return {
         name: {heading: text for (heading, side), text in row.items() if side == "published" and text}
@@ -129,12 +129,12 @@ def test_what_is_not_known_stays_empty():
 @pytest.mark.parametrize("model", [OURS, "gpt2-large", "HuggingFaceH4/zephyr-7b-beta"])
 @pytest.mark.parametrize("table", [example(), capitals(), example(retain=("MMLU", "wmdp_bio"))], ids=range(3))
 def test_every_published_number_is_an_anchor_of_its_model(table, model):
-    anchors = comparison_page.read_anchors(ANCHORS)
+    anchors = published.read_anchors(ANCHORS)
     known = set(anchors[["model", "quantity", "value"]].itertuples(index=False, name=None))
-    for (name, _), row in published(table, model).items():
+    for (name, _), row in on_page(table, model).items():
         for heading, text in row.items():
             of = {one for one, *rest in known if rest == [heading.removesuffix(", %"), text]}
-            assert any(comparison_page.same_model(one, name) for one in of)
+            assert any(published.same_model(one, name) for one in of)
     _, tables = read(table, model)
     listed = [tuple(text for _, _, text in line) for line in tables[-1][1:]]
     assert [(line[0], line[2], line[3]) for line in listed] == list(
@@ -145,7 +145,7 @@ def test_every_published_number_is_an_anchor_of_its_model(table, model):
 
 def test_an_anchor_of_our_own_model_stands_in_our_row():
     model = "openai-community/gpt2-large"
-    rows = published(example(), model)
+    rows = on_page(example(), model)
     assert rows[model, "base model"] == {"toxic share, %": "4.8", "perplexity": "16.4"}
     (joint,) = [row for (name, what), row in rows.items() if name == model and what.startswith("TVN, λ = 1: joint")]
     assert joint == {"toxic share, %": "0.8", "perplexity": "16.9"}
@@ -158,11 +158,11 @@ def test_an_anchor_of_our_own_model_stands_in_our_row():
 def test_benchmarks_are_known_by_the_name_of_the_attribute():
     table = example(retain=("MMLU", "wmdp_bio"))
     zephyr = "HuggingFaceH4/zephyr-7b-beta"
-    rows = published(table, zephyr)
+    rows = on_page(table, zephyr)
     assert rows[zephyr, "base model"] == {"WMDP-bio, %": "63.7", "MMLU, %": "58.1"}
     (joint,) = [row for (name, what), row in rows.items() if name == zephyr and what.startswith("RMU: joint")]
     assert joint == {"WMDP-bio, %": "31.2", "MMLU, %": "57.1"}
-    rows = published(table)
+    rows = on_page(table)
     assert not any(row for (name, _), row in rows.items() if name == OURS)
     assert rows["Zephyr-7B-beta", "base model"] == {"WMDP-bio, %": "63.7", "MMLU, %": "58.1"}
     assert side_by_side(table)[OURS, "base model"]["MMLU, %", "ours"].startswith("80.0")
@@ -199,11 +199,11 @@ def test_names_are_escaped():
     ],
 )
 def test_a_model_is_known_by_its_name(one, other, same):
-    assert comparison_page.same_model(one, other) is same
+    assert published.same_model(one, other) is same
 
 
 def test_the_anchors_are_those_of_their_sources():
-    anchors = comparison_page.read_anchors(ANCHORS)
+    anchors = published.read_anchors(ANCHORS)
     values = {(row.model, row.method, row.quantity): row.value for row in anchors.itertuples()}
     for size, numbers in {
         "Large": "4.8 16.4 0.8 16.9",
@@ -236,7 +236,7 @@ def test_the_anchors_are_those_of_their_sources():
 def test_bad_anchors_are_told_in_one_sentence(tmp_path, spoil, message):
     spoil(pandas.read_csv(ANCHORS, dtype=str, keep_default_na=False)).to_csv(tmp_path / "anchors.csv", index=False)
     with pytest.raises(InputError, match=message):
-        comparison_page.read_anchors(tmp_path / "anchors.csv")
+        published.read_anchors(tmp_path / "anchors.csv")
 
 
 def test_the_script_writes_the_page(tmp_path, capsys):

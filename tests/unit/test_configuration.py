@@ -13,17 +13,18 @@ from jsonschema import Draft202012Validator
 from snakemake.cli import parse_config
 from snakemake.utils import update_config
 
-from spunge import configuration, merging, methods
-from spunge.configuration import check, declared_options, fill_defaults, shard_weights
+from spunge import merging, methods
+from spunge.core.errors import InputError
 from spunge.datasets import DATASETS
-from spunge.errors import InputError
+from spunge.experiment import configuration
+from spunge.experiment.configuration import check, declared_options, fill_defaults, shard_weights
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "schemas" / "config.schema.yaml").read_text(encoding="utf-8"))
 # What the workflow itself reads of a method's section, or puts into the method's options from elsewhere (model.dtype).
-OF_THE_WORKFLOW, FROM_ELSEWHERE = {*configuration.OF_THE_WORKFLOW, "preset"}, {"dtype"}
+WORKFLOW_KEYS, FROM_ELSEWHERE = {*configuration.WORKFLOW_KEYS, "preset"}, {"dtype"}
 OWN_TABLES = {"forget": {"path": "f.csv"}, "retain": {"path": "r.csv"}, "fluency": {"path": "p.csv"}}
-DOORS = ["checkpoint", "command"]  # methods that are named by a key of theirs
+METHOD_SOURCES = ["checkpoint", "command"]  # methods that are named by a key of theirs
 SMALLEST = {
     "experiment": "mine",
     "seeds": [0],
@@ -259,9 +260,9 @@ MISTAKES = {
         "configuration: methods.rmu.alpha is True; it must be number or array",
     ),
     "text among numbers": (
-        ("methods", "rmu", "coefficient"),
+        ("methods", "rmu", "steering_coefficient"),
         [6.5, "x"],
-        "configuration: methods.rmu.coefficient.1 is 'x'; it must be number",
+        "configuration: methods.rmu.steering_coefficient.1 is 'x'; it must be number",
     ),
     "unknown preset": (
         ("methods", "rmu", "preset"),
@@ -271,7 +272,7 @@ MISTAKES = {
     "states kept without a mask": (
         ("methods", "rmu", "mask"),
         False,
-        "configuration: methods.rmu.keep_states needs `mask: true`, since states are kept without padding",
+        "configuration: methods.rmu.cache_activations needs `mask: true`, since states are kept without padding",
     ),
     "section left empty": (("model",), None, "configuration: model is None; it must be object"),
     "text among seeds": (("seeds",), [0, "1"], "configuration: seeds.1 is '1'; it must be integer"),
@@ -312,7 +313,7 @@ MISTAKES = {
         ("methods", "mine"),
         {"method": "rmu", "steps": 3, "command": "true"},
         "configuration: methods.mine has both `method` and `command`; "
-        "it is one of method, file, command, checkpoint, of",
+        "it is one of method, file, command, checkpoint, scaled_from",
     ),
     "a checkpoint's path with another name": (
         ("methods", "mine"),
@@ -335,13 +336,13 @@ MISTAKES = {
     ),
     "states of another method": (
         ("methods", "npo"),
-        {"steps": 3, "keep_states": True},
-        "configuration: methods.npo has `keep_states`, which only rmu can do",
+        {"steps": 3, "cache_activations": True},
+        "configuration: methods.npo has `cache_activations`, which only rmu can do",
     ),
     "like itself": (
-        ("methods", "rmu", "like"),
+        ("methods", "rmu", "norms_of"),
         "rmu",
-        "configuration: methods.rmu.like is 'rmu'; it must be another method that is run here",
+        "configuration: methods.rmu.norms_of is 'rmu'; it must be another method that is run here",
     ),
     "merge of a method unknown": (
         ("methods", "rmu", "merges"),
@@ -355,17 +356,17 @@ MISTAKES = {
     ),
     "shards of a variant": (
         ("methods", "half"),
-        {"of": "rmu", "scale": 0.5, "shards": [2]},
+        {"scaled_from": "rmu", "scale": 0.5, "shards": [2]},
         "configuration: methods.half takes the runs of rmu, so it has no `shards` of its own, only scale and merges",
     ),
     "variant of nothing": (
         ("methods", "half"),
-        {"of": "rmv", "scale": 0.5},
-        "configuration: methods.half.of is 'rmv'; it must be another method that is run here",
+        {"scaled_from": "rmv", "scale": 0.5},
+        "configuration: methods.half.scaled_from is 'rmv'; it must be another method that is run here",
     ),
     "variant with options": (
         ("methods", "half"),
-        {"of": "rmu", "scale": 0.5, "alpha": 3},
+        {"scaled_from": "rmu", "scale": 0.5, "alpha": 3},
         "configuration: methods.half takes the runs of rmu, so it has no `alpha` of its own, only scale and merges",
     ),
     "required key missing": (("model",), ..., "configuration lacks the key `model`"),
@@ -389,7 +390,7 @@ def test_shards_are_numbers_of_groups():
     assert "data.forget must name them" in sentence(of_all)
     weighted = changed(("merges", "ties", "weights"), {"Asia": 2}, changed(("methods", "rmu", "shards"), [2], config))
     assert "which the weights of merges.ties don't know" in sentence(weighted)
-    like = {"method": "random_vector", "like": "rmu", "shards": [2]}
+    like = {"method": "random_vector", "norms_of": "rmu", "shards": [2]}
     assert "has 2, which rmu, the method it is like, has not" in sentence(changed(("methods", "noise"), like, config))
 
 
@@ -406,7 +407,7 @@ def test_shards_are_numbers_of_groups():
         (("methods", "rmu", "trained_layers"), []),
         (("methods", "rmu", "trained_parameters"), []),
         (("methods", "rmu", "alpha"), []),
-        (("methods", "rmu", "coefficient"), [6.5, 0]),
+        (("methods", "rmu", "steering_coefficient"), [6.5, 0]),
         (("methods", "rmu", "max_tokens_forget"), [512, 1]),
         (("methods", "rmu", "adaptive"), 0),
         (("merges", "ties", "density"), 0),
@@ -473,16 +474,16 @@ def test_model_from_elsewhere_needs_no_wheel():
     ],
 )
 def test_every_door_is_a_method(section, method):
-    config = {**copy.deepcopy(SMALLEST), "methods": {"mine": section, "half": {"of": "mine", "scale": 0.5}}}
+    config = {**copy.deepcopy(SMALLEST), "methods": {"mine": section, "half": {"scaled_from": "mine", "scale": 0.5}}}
     check(config, SCHEMA)
     assert config["methods"]["mine"]["method"] == method
     assert config["methods"]["mine"]["scale"] == 1.0
     assert config["methods"]["half"] == {
-        "of": "mine",
+        "scaled_from": "mine",
         "scale": 0.5,
         "merges": ["ties"],
         "gpus": 1,
-        "keep_states": False,
+        "cache_activations": False,
     }
 
 
@@ -672,9 +673,9 @@ def options_of_all_methods():
 
 
 def test_schema_knows_the_methods_and_their_options():
-    assert {*method_properties()["method"]["enum"], *DOORS} == set(methods.known())
+    assert {*method_properties()["method"]["enum"], *METHOD_SOURCES} == set(methods.known())
     options = set().union(*options_of_all_methods().values())
-    assert set(method_properties()) - OF_THE_WORKFLOW == options - FROM_ELSEWHERE
+    assert set(method_properties()) - WORKFLOW_KEYS == options - FROM_ELSEWHERE
 
 
 def test_schema_knows_the_presets_and_every_preset_passes():
@@ -687,16 +688,16 @@ def test_schema_knows_the_presets_and_every_preset_passes():
             methods.options(methods.load(name), {"preset": preset})
 
 
-@pytest.mark.parametrize("name", [name for name in methods.known() if name not in DOORS])
+@pytest.mark.parametrize("name", [name for name in methods.known() if name not in METHOD_SOURCES])
 def test_default_options_of_a_method_pass_the_schema(name):
     made = methods.load(name).Options()
     values = {key: value for key, value in dataclasses.asdict(made).items() if key not in FROM_ELSEWHERE}
     values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-    given = {**values, "like": "other"} if name == "random_vector" else values
+    given = {**values, "norms_of": "other"} if name == "random_vector" else values
     config = {**copy.deepcopy(SMALLEST), "methods": {name: given, "other": {"method": "rmu", "steps": 1}}}
     check(config, SCHEMA)
     for key, value in config["methods"][name].items():
-        assert key in OF_THE_WORKFLOW or value == values[key]  # a default of the schema is the code's default
+        assert key in WORKFLOW_KEYS or value == values[key]  # a default of the schema is the code's default
 
 
 def merge_properties():
@@ -772,9 +773,16 @@ def test_kinds_and_options_of_merges_that_do_not_fit_are_refused():
     check(everything, SCHEMA)  # the attributes are not known yet
 
 
+@pytest.mark.parametrize(("old", "new"), configuration.RENAMED.items())
+def test_a_key_with_another_name_today_says_so(old, new):
+    config = {**copy.deepcopy(SMALLEST), "methods": {"rmu": {"steps": 3, old: 1}}}
+    with pytest.raises(InputError, match=f"^configuration: methods.rmu.{old} is called {new} now; rename it$"):
+        configuration.check(config, SCHEMA)
+
+
 def test_schema_knows_the_datasets():
     folder = ROOT / "spunge" / "datasets"
-    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "hub", "tables", "wheels"}
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "hub", "sharding", "tables"}
     assert set(SCHEMA["properties"]["data"]["properties"]["dataset"]["enum"]) == modules
 
 
@@ -833,7 +841,7 @@ COMMAND_LINE = {
 def test_values_from_the_command_line_get_the_types_of_the_schema(given):
     path, expected = COMMAND_LINE[given]
     read, config = parse_config([given]), default()
-    config["methods"]["rmu"]["keep_states"] = False
+    config["methods"]["rmu"]["cache_activations"] = False
     update_config(config, read)
     check(config, SCHEMA, read)
     assert at(config, path) == expected and type(at(config, path)) is type(expected)
@@ -846,6 +854,13 @@ def test_what_was_not_said_on_the_command_line_stays_a_string():
 
 
 def test_states_depend_on_layers_and_texts_alone():
-    section = {"method": "rmu", "keep_states": True, "mask": True, "layer_id": 3, "steps": 5, "learning_rate": 0.1}
+    section = {
+        "method": "rmu",
+        "cache_activations": True,
+        "mask": True,
+        "layer_id": 3,
+        "steps": 5,
+        "learning_rate": 0.1,
+    }
     expected = {"dtype": "float32", "mask": True, "layer_id": 3}
     assert configuration.states_options(section | {"alpha": 1.0, "batch_size": 2}, "float32") == expected

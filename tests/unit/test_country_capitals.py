@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from spunge import datasets
-from spunge.datasets import country_capitals, tables, wheels
-from spunge.errors import InputError
+from spunge.core import wheels
+from spunge.core.errors import InputError
+from spunge.datasets import country_capitals, tables
 
 PROJECT = Path(__file__).resolve().parents[2]
 CACHE = PROJECT / "resources" / "wheels"

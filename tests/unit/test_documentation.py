@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spunge import configuration
+from spunge.experiment import configuration
 
 PROJECT = Path(__file__).parents[2]
 PAGES = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md"), *PROJECT.glob("*/README.md")])

@@ -14,9 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spunge import methods, models, task_vector, unfinished
-from spunge.errors import InputError
+from spunge import methods
+from spunge.core.errors import InputError
 from spunge.methods import checkpoint, command
+from spunge.models import base_model, task_vector
+from spunge.training import resume
 
 TRAINER = Path(__file__).parents[2] / "examples" / "external-trainer" / "train.py"
 DOWN = "model.layers.1.mlp.down_proj.weight"
@@ -110,7 +112,7 @@ def test_options_of_a_file(tmp_path):
 
 
 def changed_checkpoint(base, folder, dtype=torch.float32):
-    model = models.load(base, torch.float32, "cpu")
+    model = base_model.load(base, torch.float32, "cpu")
     change = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         model.get_parameter(DOWN).add_(change)
@@ -136,7 +138,9 @@ def test_rounding_is_no_change(tmp_path, run):
 def test_a_lora_adapter_stays_one(tmp_path, run):
     from peft import LoraConfig, get_peft_model
 
-    wrapped = get_peft_model(models.load(run.base, torch.float32, "cpu"), LoraConfig(r=2, target_modules=["q_proj"]))
+    wrapped = get_peft_model(
+        base_model.load(run.base, torch.float32, "cpu"), LoraConfig(r=2, target_modules=["q_proj"])
+    )
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
             if "lora_" in name:
@@ -146,7 +150,7 @@ def test_a_lora_adapter_stays_one(tmp_path, run):
     assert found.adapter["base_model_name_or_path"] == run.base.source
     methods.write(found, tmp_path / "v.safetensors", {"base": run.base.identity})
     vector = task_vector.read(tmp_path / "v.safetensors")
-    original = models.load(run.base, torch.float32, "cpu").state_dict()
+    original = base_model.load(run.base, torch.float32, "cpu").state_dict()
     merged = wrapped.merge_and_unload().state_dict()
     name = "model.layers.1.self_attn.q_proj.weight"
     assert name in vector and len(vector) == 4
@@ -156,7 +160,7 @@ def test_a_lora_adapter_stays_one(tmp_path, run):
 def test_checkpoints_that_are_none(tmp_path, run):
     with pytest.raises(InputError, match="absent is not there"):
         checkpoint.read(tmp_path / "absent", run.base)
-    models.load(run.base, torch.float32, "cpu").save_pretrained(tmp_path / "same")
+    base_model.load(run.base, torch.float32, "cpu").save_pretrained(tmp_path / "same")
     with pytest.raises(InputError, match="same is the base model itself"):
         checkpoint.read(tmp_path / "same", run.base)
     (tmp_path / "empty").mkdir()
@@ -198,7 +202,7 @@ def logits(model):
 def through_the_door(folder, base, path):
     """Return the logits of the model that the evaluation loads."""
     methods.write(checkpoint.read(folder, base), path, {"base": base.identity})
-    return logits(models.load(base, torch.float32, "cpu", task_vector.read(path)))
+    return logits(base_model.load(base, torch.float32, "cpu", task_vector.read(path)))
 
 
 def odd_base(tiny_folder, tmp_path, head, tie_word_embeddings=True):
@@ -206,12 +210,12 @@ def odd_base(tiny_folder, tmp_path, head, tie_word_embeddings=True):
     hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
     rewrite(hub, lambda tensors: {**tensors, HEAD: head(tensors[EMBEDDING])})
     configure(hub, "config.json", tie_word_embeddings=tie_word_embeddings)
-    return models.prepare(str(hub), tmp_path / "base")
+    return base_model.prepare(str(hub), tmp_path / "base")
 
 
 def tuned(base, folder):
     """Save a checkpoint whose every weight changed, as any tool would; return its logits."""
-    model = models.load(base, torch.float32, "cpu")
+    model = base_model.load(base, torch.float32, "cpu")
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -229,7 +233,7 @@ def test_a_checkpoint_that_lacks_tensors_is_none(tmp_path, run):
 
 
 def test_a_checkpoint_that_lost_a_file_is_none(tmp_path, run):
-    models.load(run.base, torch.float32, "cpu").save_pretrained(tmp_path / "ck", max_shard_size="60KB")
+    base_model.load(run.base, torch.float32, "cpu").save_pretrained(tmp_path / "ck", max_shard_size="60KB")
     sorted((tmp_path / "ck").glob("model-*"))[1].unlink()
     assert "of which 1 are not there, model-00002-of-" in refused(tmp_path / "ck", run.base)
     (tmp_path / "ck" / "model.safetensors.index.json").unlink()
@@ -312,7 +316,7 @@ def adapter(base, folder, **settings):
 
     torch.manual_seed(0)
     settings = {"r": 4, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM", **settings}
-    wrapped = get_peft_model(models.load(base, torch.float32, "cpu"), LoraConfig(**settings))
+    wrapped = get_peft_model(base_model.load(base, torch.float32, "cpu"), LoraConfig(**settings))
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
             if "lora_" in name:
@@ -448,11 +452,11 @@ def test_an_external_trainer(quick_python, tmp_path, run):
     vector = task_vector.read(tmp_path / "v.safetensors")
     # Tied: the embedding is there once; every parameter of every layer is trained.
     assert {name.partition(".layers.")[2][:1] for name in vector} == {"", "0", "1", "2", "3"}
-    tokens = models.load_tokenizer(run.base)(FORGET, return_tensors="pt", padding=True)
+    tokens = base_model.load_tokenizer(run.base)(FORGET, return_tensors="pt", padding=True)
     labels = torch.where(tokens["attention_mask"].bool(), tokens["input_ids"], -100)
     with torch.no_grad():
-        before = models.load(run.base, torch.float32, "cpu")(**tokens, labels=labels).loss
-        after = models.load(run.base, torch.float32, "cpu", vector)(**tokens, labels=labels).loss
+        before = base_model.load(run.base, torch.float32, "cpu")(**tokens, labels=labels).loss
+        after = base_model.load(run.base, torch.float32, "cpu", vector)(**tokens, labels=labels).loss
     assert after > before + 0.01
 
 
@@ -506,7 +510,7 @@ def counting(tmp_path, run, monkeypatch):
     def job(kind="bin", code=0, then=lambda unlearned: None, **changes):
         options = {"kind": kind, "code": code, "token": "{env:SPUNGE_TOKEN}"}
         line = f"{shlex.quote(sys.executable)} count.py {{base}} {{output}} {{kind}} {{code}} {{token}}"
-        with unfinished.Saved(tmp_path / "unfinished" / "job", "of another library each time") as saved:
+        with resume.Saved(tmp_path / "unfinished" / "job", "of another library each time") as saved:
             one = dataclasses.replace(run, saved=saved, scratch=None, **changes)
             then(command.unlearn(one, command.Options(line, options=options)))
 

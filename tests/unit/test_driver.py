@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from spunge import merging, task_vector
-from spunge.errors import InputError
+from spunge import merging
+from spunge.core.errors import InputError
 from spunge.merging import driver
+from spunge.models import task_vector
 
 PARAMETERS = 4000  # of the pretended base model, of which the vectors change 1,000 at most
 SHAPES = {"b.weight": (20, 30), "a.weight": (10, 35), "c.bias": (50,)}

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from spunge import configuration
-from spunge.errors import InputError
+from spunge.core.errors import InputError
 from spunge.evaluation import durability, relearning, statistics
+from spunge.experiment import configuration
 
 ATTRIBUTES = ["Africa", "Asia"]
 SUBJECTS = {"Africa": [f"Land {n}" for n in range(12)], "Asia": [f"Isle {n}" for n in range(10)]}

@@ -4,8 +4,7 @@ import pytest
 from durability_example import BACK, CHANCE, attacked
 from evaluations_example import example
 
-from spunge import drawing
-from spunge.figures import durability
+from spunge.report.figures import durability, style
 
 RELEARNED = tuple(name for name in BACK if name.startswith("relearned"))
 ODD = {"forget": ("$a_b & c%$", "_NA"), "retain": ("NA", "None")}
@@ -32,7 +31,7 @@ def test_draws_from_every_table(table):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = durability.draw(table)
-        with drawing.style():
+        with style.style():
             figure.draw_without_rendering()
     assert texts(figure) - {""}
 
@@ -90,7 +89,7 @@ def test_broken_models_are_crossed():
     rows = (table["candidate"] == "rmu/joint") & (table["metric"] == "perplexity")
     table.loc[rows, ["value", "low", "high"]] = [3e11, 1e11, 5e11]
     figure = durability.draw(table)
-    assert drawing.BROKEN in texts(figure)
+    assert style.BROKEN in texts(figure)
     assert sum(line.get_marker() == "x" for line in figure.axes[3].lines) == 6
 
 

@@ -14,7 +14,7 @@ specification.loader.exec_module(generate)
 ENVIRONMENTS = generate.environments()
 # The rest of what snakemake itself runs and reads: pinned, but in no rule's environment.
 WORKFLOW = {"snakemake", "jsonschema", "PyYAML"}
-TOOLS = {"ruff", "snakefmt", "pytest-xdist"}
+TOOLS = {"ruff", "snakefmt", "import-linter", "pytest-xdist"}
 
 
 def test_every_environment_has_a_rule_and_every_script_an_environment():
@@ -48,7 +48,7 @@ def test_imports_in_functions_and_named_at_run_time_are_seen(tmp_path):
         "    from importlib import import_module\n"
         "    frame.to_markdown()\n"
         "    read(path, gguf_file='x')\n"
-        "    return import_module(f'spunge.figures.{name}')\n"
+        "    return import_module(f'spunge.report.figures.{name}')\n"
     )
     assert {"numpy", "tabulate", "gguf", "matplotlib"} <= generate.needed([script])
     script.write_text("import importlib\nimportlib.import_module(name)\n")
@@ -77,7 +77,7 @@ def test_the_workflow_imports_what_is_pinned_for_it():
     rules = "\n".join(path.read_text() for path in [PROJECT / "Snakefile", *(PROJECT / "rules").glob("*.smk")])
     imported = set(re.findall(r"^(?:import|from) (\w+)", rules, re.MULTILINE)) - set(sys.stdlib_module_names)
     assert imported == {"snakemake", "yaml", "spunge"}
-    assert generate.needed([PROJECT / "spunge" / "configuration.py"]) == {"jsonschema", "PyYAML"}
+    assert generate.needed([PROJECT / "spunge" / "experiment" / "configuration.py"]) == {"jsonschema", "PyYAML"}
 
 
 def test_the_container_has_the_environments_python_and_all_pins():

@@ -15,10 +15,12 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from spunge import export as exporting
-from spunge import merging, model_card, models, task_vector
-from spunge.errors import InputError
+from spunge import merging
+from spunge.core.errors import InputError
+from spunge.export import card
+from spunge.export import folder as exporting
 from spunge.merging import driver
+from spunge.models import base_model, task_vector
 
 DOWN = [f"model.layers.{layer}.mlp.down_proj.weight" for layer in (1, 2)]
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -84,7 +86,7 @@ def prepared(folder, tmp_path, change):
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     shutil.copytree(folder, tmp_path / "hub")
     change(model).save_pretrained(tmp_path / "hub")
-    return models.prepare(str(tmp_path / "hub"), tmp_path / "resources" / "base")
+    return base_model.prepare(str(tmp_path / "hub"), tmp_path / "resources" / "base")
 
 
 def own_name(change):
@@ -110,7 +112,7 @@ def logits(model, folder):
 
 
 def assert_same_model(folder, base, change, dtype=torch.float32):
-    found, expected = loaded(folder), models.load(base, dtype, "cpu", change)
+    found, expected = loaded(folder), base_model.load(base, dtype, "cpu", change)
     assert found.dtype == dtype
     # In 16 bits an evaluation keeps in fp32 what changed, and a file can't.
     rounded = {name: tensor.to(dtype) for name, tensor in expected.state_dict().items()}
@@ -134,7 +136,7 @@ def test_folder_holds_what_a_model_needs_and_no_links(tmp_path, tiny_folder, mer
     hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
     (hub / "chat_template.jinja").write_text("{{ messages }}")
     (hub / "eval_results.json").write_text("{}")  # of the base model, not of this one
-    base = models.prepare(str(hub), tmp_path / "base")
+    base = base_model.prepare(str(hub), tmp_path / "base")
     export(base, merged, tmp_path / "out")
     expected = {path.name for path in hub.iterdir()} - {"eval_results.json"} | {"README.md", "mergekit.yaml"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
@@ -147,7 +149,7 @@ def test_folder_holds_what_a_model_needs_and_no_links(tmp_path, tiny_folder, mer
 def test_several_files_are_those_of_transformers_itself(tmp_path, tiny_base, merged, size):
     export(tiny_base, merged, tmp_path / "out", max_shard_size=size)
     assert_same_model(tmp_path / "out", tiny_base, merged)
-    models.load(tiny_base, torch.float32, "cpu", merged).save_pretrained(tmp_path / "own", max_shard_size=size)
+    base_model.load(tiny_base, torch.float32, "cpu", merged).save_pretrained(tmp_path / "own", max_shard_size=size)
     names = {path.name for path in (tmp_path / "own").glob("model*")}
     assert len(names) > 3
     assert {path.name for path in (tmp_path / "out").glob("model*")} == names
@@ -166,7 +168,7 @@ def test_base_in_several_files_beside_others_that_transformers_leaves_alone(tmp_
     (tmp_path / "hub" / "model.safetensors").unlink()
     in_files(loaded(tiny_folder))
     save_file({"layers.0.weight": torch.ones(3)}, tmp_path / "hub" / "consolidated.safetensors")
-    base = models.prepare(str(tmp_path / "hub"), tmp_path / "base")
+    base = base_model.prepare(str(tmp_path / "hub"), tmp_path / "base")
     change = vector(tmp_path / "v.safetensors", base, deltas(0))
     export(base, change, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").glob("*.safetensors*")} == {"model.safetensors"}
@@ -194,7 +196,7 @@ def test_buffers_of_integers_and_single_wider_tensors_stay_as_they_are(tmp_path,
     extra = {"model.steps": torch.arange(3), "model.mask": torch.tensor([True, False])}
     tensors = {name: tensor if "norm" in name else tensor.bfloat16() for name, tensor in own.items()} | extra
     save_file(tensors, hub / "model.safetensors")
-    base = models.prepare(str(hub), tmp_path / "base")
+    base = base_model.prepare(str(hub), tmp_path / "base")
     export(base, vector(tmp_path / "v.safetensors", base, deltas(0)), tmp_path / "out")
     written = load_file(tmp_path / "out" / "model.safetensors")
     for name in set(tensors) - set(DOWN):
@@ -207,7 +209,7 @@ def test_older_configs_keep_their_word_for_dtype(tmp_path, tiny_folder):
     config = json.loads((hub / "config.json").read_text())
     config["torch_dtype"] = config.pop("dtype")
     (hub / "config.json").write_text(json.dumps(config))
-    base = models.prepare(str(hub), tmp_path / "base")
+    base = base_model.prepare(str(hub), tmp_path / "base")
     export(base, vector(tmp_path / "v", base, deltas(0)), tmp_path / "out", torch.float16)
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == {**config, "torch_dtype": "float16"}
     assert loaded(tmp_path / "out").dtype == torch.float16
@@ -248,11 +250,11 @@ def test_lm_eval_loads_it(tmp_path, tiny_base, merged):
     request = Instance("loglikelihood", doc={}, arguments=(context, continuation), idx=0)
     ((found, _),) = harness.loglikelihood([request], disable_tqdm=True)
 
-    tokenizer = models.load_tokenizer(tiny_base)
+    tokenizer = base_model.load_tokenizer(tiny_base)
     tokens = tokenizer(context + continuation, return_tensors="pt")["input_ids"]
     start = len(tokenizer(context)["input_ids"])
     with torch.no_grad():
-        likely = models.load(tiny_base, torch.float32, "cpu", merged)(tokens).logits.log_softmax(-1)[0, :-1]
+        likely = base_model.load(tiny_base, torch.float32, "cpu", merged)(tokens).logits.log_softmax(-1)[0, :-1]
     expected = likely.gather(1, tokens[0, 1:, None])[start - 1 :].sum()
     assert found == pytest.approx(float(expected), abs=1e-4)
 
@@ -274,7 +276,7 @@ def test_tied_weights_that_the_file_holds_twice(tmp_path, tiny_folder):
     hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
     own = load_file(hub / "model.safetensors")
     save_file({**own, HEAD: own[EMBEDDING].clone()}, hub / "model.safetensors", {"format": "pt"})
-    base = models.prepare(str(hub), tmp_path / "base")
+    base = base_model.prepare(str(hub), tmp_path / "base")
     change = vector(tmp_path / "v.safetensors", base, deltas(0, [EMBEDDING]))
     export(base, change, tmp_path / "out")
     written = load_file(tmp_path / "out" / "model.safetensors")
@@ -286,7 +288,7 @@ def test_a_head_that_differs_is_not_tied_whatever_the_config_says(tmp_path, tiny
     hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
     own = load_file(hub / "model.safetensors")
     save_file({**own, HEAD: own[EMBEDDING] + 1}, hub / "model.safetensors", {"format": "pt"})
-    base = models.prepare(str(hub), tmp_path / "base")
+    base = base_model.prepare(str(hub), tmp_path / "base")
     change = vector(tmp_path / "v.safetensors", base, deltas(0, [HEAD]))
     export(base, change, tmp_path / "out")
     assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")[EMBEDDING], own[EMBEDDING])
@@ -311,7 +313,7 @@ def test_files_without_the_models_prefix(tmp_path, tiny_folder):
     model.save_pretrained(hub)
     own = {name.removeprefix("transformer."): one for name, one in load_file(hub / "model.safetensors").items()}
     save_file(own, hub / "model.safetensors", {"format": "pt"})
-    base = models.prepare(str(hub), tmp_path / "base")
+    base = base_model.prepare(str(hub), tmp_path / "base")
     name = "transformer.h.1.mlp.c_proj.weight"
     change = vector(tmp_path / "v.safetensors", base, {name: torch.ones(128, 32)})
     export(base, change, tmp_path / "out")
@@ -351,7 +353,7 @@ def test_quantized_weights_are_refused(tmp_path, tiny_folder):
     hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
     own = load_file(hub / "model.safetensors")
     save_file({**own, DOWN[0]: torch.ones(32, 64, dtype=torch.uint8)}, hub / "model.safetensors")
-    base = models.prepare(str(hub), tmp_path / "base")
+    base = base_model.prepare(str(hub), tmp_path / "base")
     change = vector(tmp_path / "v.safetensors", base, deltas(0))
     assert refused(base, change, tmp_path / "out").startswith(f"the base model's {DOWN[0]} is kept as U8: ")
 
@@ -384,7 +386,7 @@ def test_interrupted_export_leaves_what_was_there(tmp_path, tiny_base, merged, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(model_card, "write", interrupted)
+        patched.setattr(card, "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
             export(tiny_base, merged, tmp_path / "out", torch.float16)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
@@ -394,10 +396,11 @@ def test_interrupted_export_leaves_what_was_there(tmp_path, tiny_base, merged, m
 def test_killed_export_leaves_no_folder_and_is_made_again(tmp_path, tiny_base, merged):
     """A real process, killed outright between two weight files."""
     slow = (
-        "import sys, time; from pathlib import Path; from spunge import export, task_vector as t, safetensors_stream\n"
-        "write = safetensors_stream.write\n"
+        "import sys, time; from pathlib import Path; from spunge.core import safetensors_writer; "
+        "from spunge.export import folder as export; from spunge.models import task_vector as t\n"
+        "write = safetensors_writer.write\n"
         "def slow(*arguments):\n    write(*arguments); print('one', flush=True); time.sleep(60)\n"
-        "safetensors_stream.write = slow\n"
+        "safetensors_writer.write = slow\n"
         "base = t.BaseModel.open(sys.argv[1])\n"
         "export.export(base, t.read(sys.argv[2]), sys.argv[3], 'rmu/joint/seed0', max_shard_size='20KB')\n"
     )
@@ -476,8 +479,8 @@ def test_card_of_a_variant_and_no_folders_of_somebodys_machine(tmp_path, tiny_ba
 
 
 def test_card_names_a_base_model_of_the_hub(tmp_path, tiny_folder, monkeypatch):
-    monkeypatch.setattr(models, "_local_folder", lambda source, revision: tiny_folder)
-    base = models.prepare("organisation/Model-7B", tmp_path / "base", "v1.0")
+    monkeypatch.setattr(base_model, "_local_folder", lambda source, revision: tiny_folder)
+    base = base_model.prepare("organisation/Model-7B", tmp_path / "base", "v1.0")
     shards = shard_vectors(tmp_path, base, [deltas(0), deltas(1)])
     merged = merged_vector(tmp_path / "merged.safetensors", base, shards, "ties")
     export(base, merged, tmp_path / "out")
@@ -499,7 +502,7 @@ def provenance_of(kind, **given):
 
 def test_mergekit_configuration_of_ties():
     provenance = provenance_of("ties", density=0.5, scale=2.0)
-    assert model_card.mergekit(provenance, "org/base", "bfloat16", [2048]) == (
+    assert card.mergekit(provenance, "org/base", "bfloat16", [2048]) == (
         {
             "merge_method": "ties",
             "base_model": "org/base",
@@ -518,7 +521,7 @@ def test_mergekit_configuration_of_ties():
 @pytest.mark.parametrize("normalize", [True, False])
 def test_mergekit_configuration_of_linear_merges(normalize):
     provenance = provenance_of("linear", normalize=normalize, weights=[3.0, 0.5], scale=0.7)
-    configuration, _ = model_card.mergekit(provenance, "../base", "float32", [1])
+    configuration, _ = card.mergekit(provenance, "../base", "float32", [1])
     assert configuration == {
         "merge_method": "task_arithmetic",
         "base_model": "../base",
@@ -545,7 +548,7 @@ def test_mergekit_configuration_of_linear_merges(normalize):
     ],
 )
 def test_no_mergekit_configuration_where_it_would_compute_something_else(kind, options, reason):
-    configuration, why = model_card.mergekit(provenance_of(kind, **options), "org/base", "float32", [32, 2048])
+    configuration, why = card.mergekit(provenance_of(kind, **options), "org/base", "float32", [32, 2048])
     assert configuration is None and reason in why
 
 

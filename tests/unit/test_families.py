@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spunge import methods, models
-from spunge.errors import InputError
+from spunge import methods
+from spunge.core.errors import InputError
 from spunge.methods import checkpoint
+from spunge.models import base_model
 
 
 @pytest.fixture(scope="module", params=families.FAMILIES)
@@ -36,7 +37,7 @@ def test_an_adapter_for_files_that_lack_the_prefix(tmp_path):
     adapted = peft.get_peft_model(case.plain(), config)
     adapted.save_pretrained(tmp_path / "adapter")
     vector = case.written(checkpoint.read(tmp_path / "adapter", case.base))
-    found = families.logits(models.load(case.base, torch.float32, "cpu", vector))
+    found = families.logits(base_model.load(case.base, torch.float32, "cpu", vector))
     torch.testing.assert_close(found, families.logits(adapted), rtol=1e-5, atol=1e-5)
 
 
@@ -80,4 +81,4 @@ def test_a_vector_that_changes_one_parameter_under_two_names_is_refused(tmp_path
     change = dict.fromkeys(["embed_out.weight", "lm_head.weight"], torch.ones(320, 32))
     vector = case.written(methods.Unlearned(change, []))
     with pytest.raises(InputError, match=r"changes lm_head\.weight twice, as embed_out\.weight"):
-        models.load(case.base, torch.float32, "cpu", vector)
+        base_model.load(case.base, torch.float32, "cpu", vector)

@@ -12,8 +12,9 @@ from evaluations_example import ACCURACY, example
 from toxicity_example import example as toxic
 
 from scripts import figure as figure_script
-from spunge import drawing, evaluations, summary
-from spunge.errors import InputError
+from spunge.core.errors import InputError
+from spunge.report import results_table, summary
+from spunge.report.figures import style
 
 FIGURES = figure_script.FIGURES
 GROUPS = tuple(f"group_{number}" for number in range(13))
@@ -37,7 +38,7 @@ TABLES = {
 
 
 def draw(name, table):
-    return import_module(f"spunge.figures.{name}").draw(table)
+    return import_module(f"spunge.report.figures.{name}").draw(table)
 
 
 def texts(figure):
@@ -50,7 +51,7 @@ def test_every_figure_draws_from_every_table(name, table):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = draw(name, table)
-        with drawing.style():
+        with style.style():
             figure.draw_without_rendering()
     assert texts(figure) - {""}
 
@@ -84,12 +85,12 @@ WHOLE = {
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_model_without_numbers_is_shown_as_broken(name):
-    with warnings.catch_warnings(), drawing.style():
+    with warnings.catch_warnings(), style.style():
         warnings.simplefilter("error")
         table = spoilt(spoilt(WHOLE[name], "rmu/joint", numpy.nan), "rmu/attribute/merge/ties", numpy.inf)
         figure = draw(name.removesuffix(" of many"), table)
         figure.draw_without_rendering()
-    assert any("broken" in text for text in texts(figure) - {drawing.BROKEN})
+    assert any("broken" in text for text in texts(figure) - {style.BROKEN})
     for axes in figure.axes:
         assert numpy.isfinite([*axes.get_xlim(), *axes.get_ylim()]).all()
 
@@ -97,13 +98,13 @@ def test_a_model_without_numbers_is_shown_as_broken(name):
 @pytest.mark.parametrize("name", ["tradeoff", "attributes", "shards", "benchmarks", "durability"])
 def test_a_model_that_no_longer_writes_language_is_crossed_out(name):
     figure = draw(name, spoilt(WHOLE[name], "rmu/joint", 1e300, "perplexity"))
-    assert drawing.BROKEN in texts(figure)
+    assert style.BROKEN in texts(figure)
     assert any(line.get_marker() == "x" for axes in figure.axes for line in axes.lines)
 
 
 def test_tradeoff_crosses_the_point_or_tells_why_there_is_none():
     table = spoilt(example(), "rmu/joint", 400.0, "perplexity")
-    assert drawing.BROKEN not in texts(draw("tradeoff", example()))
+    assert style.BROKEN not in texts(draw("tradeoff", example()))
     axes = draw("tradeoff", table).axes[0]
     (cross,) = [line for line in axes.lines if line.get_marker() == "x"]
     means = [
@@ -147,7 +148,7 @@ def test_a_loss_that_runs_away_ends_its_curve_and_the_mean(number):
 def test_runs_without_a_loss_are_named():
     table = example(seeds=("0",))
     table = table.assign(value=table["value"].mask(table["evaluation"] == "training"))
-    with warnings.catch_warnings(), drawing.style():
+    with warnings.catch_warnings(), style.style():
         warnings.simplefilter("error")
         figure = draw("training", table)
         figure.draw_without_rendering()
@@ -264,7 +265,7 @@ def test_merging_without_merges_says_so():
 
 def test_a_candidate_keeps_its_colour_in_every_figure():
     table = example()
-    blue = evaluations.candidates(table)[-1].colour
+    blue = results_table.candidates(table)[-1].colour
     assert draw("radar", table).axes[0].lines[-1].get_color() == blue
     assert draw("attributes", table).axes[0].containers[-1][0].get_facecolor()[:3] == pytest.approx(
         [int(blue[start : start + 2], 16) / 255 for start in (1, 3, 5)]
@@ -292,11 +293,11 @@ def test_script_starts_without_importing_pandas_or_matplotlib():
 
 def test_reading_keeps_text_as_text_and_numbers_as_numbers(tmp_path):
     example(forget=("NA", "None"), retain=("1", "")).to_csv(tmp_path / "evaluations.csv", index=False)
-    table = evaluations.read(tmp_path / "evaluations.csv")
-    assert evaluations.forget_attributes(table) == ["NA", "None"]
-    assert evaluations.retain_attributes(table) == ["1"]
+    table = results_table.read(tmp_path / "evaluations.csv")
+    assert results_table.forget_attributes(table) == ["NA", "None"]
+    assert results_table.retain_attributes(table) == ["1"]
     assert set(table["seed"]) == {"0", "1", "all"}
-    assert not table[list(evaluations.TEXT_COLUMNS)].isna().any(axis=None)
+    assert not table[list(results_table.TEXT_COLUMNS)].isna().any(axis=None)
     assert table["low"].isna().any() and table["low"].dtype == float
 
 
@@ -312,14 +313,14 @@ def test_reading_keeps_text_as_text_and_numbers_as_numbers(tmp_path):
 def test_a_bad_table_is_told_in_one_sentence(tmp_path, spoil, message):
     spoil(example()).to_csv(tmp_path / "evaluations.csv", index=False)
     with pytest.raises(InputError, match=message):
-        evaluations.read(tmp_path / "evaluations.csv")
+        results_table.read(tmp_path / "evaluations.csv")
 
 
 def test_a_missing_or_empty_table_is_told_in_one_sentence(tmp_path, capsys):
     (tmp_path / "empty.csv").touch()
     for name in ("none.csv", "empty.csv"):
         with pytest.raises(InputError, match=name):
-            evaluations.read(tmp_path / name)
+            results_table.read(tmp_path / name)
     paths = ["--evaluations", str(tmp_path / "none.csv"), "--pdf", "x.pdf", "--png", "x.png"]
     assert figure_script.main(["--figure", "radar", *paths]) == 1
     assert capsys.readouterr().err.startswith("error: ")
@@ -327,15 +328,15 @@ def test_a_missing_or_empty_table_is_told_in_one_sentence(tmp_path, capsys):
 
 def test_an_attribute_is_one_line(tmp_path):
     example(forget=("two\nlines\r\n\tand\x07more", "Asia")).to_csv(tmp_path / "evaluations.csv", index=False)
-    table = evaluations.read(tmp_path / "evaluations.csv")
-    assert evaluations.forget_attributes(table) == ["two lines and more", "Asia"]
+    table = results_table.read(tmp_path / "evaluations.csv")
+    assert results_table.forget_attributes(table) == ["two lines and more", "Asia"]
     assert "only two lines and more" in texts(draw("attributes", table))
     assert len({row.count("|") for row in summary.markdown(table).splitlines()}) == 1
     assert len(summary.markdown(example(forget=("a\nb",))).splitlines()) == 2 + 5
 
 
 def test_candidates_are_ordered_and_named():
-    labels = [candidate.label for candidate in evaluations.candidates(example())]
+    labels = [candidate.label for candidate in results_table.candidates(example())]
     assert labels == [
         "base model",
         "joint (all at once)",
@@ -344,7 +345,7 @@ def test_candidates_are_ordered_and_named():
         "random split, TIES (control)",
         "attribute split, TIES (SPUNGE)",
     ]
-    both = evaluations.candidates(example(methods=("rmu", "tvn"), merges=("ties", "dare")))
+    both = results_table.candidates(example(methods=("rmu", "tvn"), merges=("ties", "dare")))
     assert len({candidate.label for candidate in both}) == len(both) == 1 + 2 * 7
     assert both[-1].label == "TVN: attribute split, DARE (SPUNGE)"
     assert len({(candidate.method, candidate.colour) for candidate in both}) == len(both)
@@ -353,8 +354,8 @@ def test_candidates_are_ordered_and_named():
 def test_shards_draws_every_number_of_shards_and_no_other_figure_shows_the_grouped_ones():
     forget = ("Africa", "Asia", "Oceania")
     table = example(forget=forget, shards=(2,))
-    assert evaluations.candidates(table) == evaluations.candidates(example(forget=forget))
-    grouped = [one for one in evaluations.candidates(table, grouped=True) if one.groups]
+    assert results_table.candidates(table) == results_table.candidates(example(forget=forget))
+    grouped = [one for one in results_table.candidates(table, grouped=True) if one.groups]
     assert [(one.path, one.kind, one.groups) for one in grouped] == [
         ("rmu/random-2/merge/ties", "random", 2),
         ("rmu/attribute-2/merge/ties", "attribute", 2),

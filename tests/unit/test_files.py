@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from spunge import errors
-from spunge.errors import InputError
-from spunge.files import sha256, whole_file, whole_folder
-from spunge.progress import Progress
+from spunge.core import errors
+from spunge.core.errors import InputError
+from spunge.core.files import sha256, whole_file, whole_folder
+from spunge.core.progress import Progress
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,7 +80,7 @@ def test_file_that_nobody_wrote_is_an_error(tmp_path):
 def test_killed_writer_leaves_no_file_under_the_final_name(tmp_path):
     program = (
         "import os, signal, sys\n"
-        "from spunge.files import whole_file\n"
+        "from spunge.core.files import whole_file\n"
         "with whole_file(sys.argv[1]) as temporary:\n"
         "    temporary.write_text('half of')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

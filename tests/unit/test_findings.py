@@ -8,8 +8,8 @@ import toxicity_example
 from evaluations_example import example
 
 from scripts import findings as findings_script
-from spunge import findings
-from spunge.evaluations import COMBINED, Estimate
+from spunge.report import findings
+from spunge.report.results_table import COMBINED, Estimate
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = (ROOT / "report" / "findings.html").read_text(encoding="utf-8")

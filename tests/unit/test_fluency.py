@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
-from spunge import models
 from spunge.evaluation import fluency
+from spunge.models import base_model
 
 TEXTS = [
     "the capital of Kenya is Nairobi",
@@ -20,12 +20,12 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def model(tiny_base):
-    return models.load(tiny_base, torch.float32, "cpu")
+    return base_model.load(tiny_base, torch.float32, "cpu")
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_base):
-    return models.load_tokenizer(tiny_base)
+    return base_model.load_tokenizer(tiny_base)
 
 
 def score(model, tokenizer, batch_size=3, max_tokens=40, texts=TEXTS):

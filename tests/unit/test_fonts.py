@@ -11,7 +11,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from scripts import figure as figure_script
-from spunge import drawing, fonts
+from spunge.report.figures import fonts, style
 
 NOBODYS = "\u0378\u0379"  # assigned to no script, so in no font
 RARE = "\U0001fbaf"  # of a script that Noto itself has no font for
@@ -69,14 +69,14 @@ def test_a_font_is_taken_for_what_it_has_and_none_in_colour(installed):
 def test_a_fallback_is_drawn_and_embedded_without_a_word(installed):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with drawing.writing([f"Asia {RARE}"]) as sentence, drawing.style():
+        with style.writing([f"Asia {RARE}"]) as sentence, style.style():
             figure = Figure()
             figure.text(0.5, 0.5, f"Asia {RARE}", weight="bold")
             written = io.BytesIO()
             figure.savefig(written, format="pdf")
     assert sentence == ""
     assert b"NotoBPlain" in written.getvalue()
-    assert drawing.STYLE["font.family"] == "DejaVu Sans"
+    assert style.STYLE["font.family"] == "DejaVu Sans"
 
 
 def test_what_no_font_has_is_one_line(tmp_path, capfd):
@@ -91,5 +91,5 @@ def test_what_no_font_has_is_one_line(tmp_path, capfd):
 
 
 def test_plain_latin_looks_for_no_font():
-    with drawing.writing(["Côte d'Ivoire", "Ελλάδα", "Україна"]) as sentence:
-        assert (sentence, drawing.STYLE["font.family"]) == ("", "DejaVu Sans")
+    with style.writing(["Côte d'Ivoire", "Ελλάδα", "Україна"]) as sentence:
+        assert (sentence, style.STYLE["font.family"]) == ("", "DejaVu Sans")

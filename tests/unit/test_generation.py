@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 import torch
 
-from spunge import models, unfinished
-from spunge.errors import InputError
+from spunge.core.errors import InputError
 from spunge.evaluation import generation, toxicity, vllm_generation
+from spunge.models import base_model
+from spunge.training import resume
 
 PROMPTS = [
     "t",
@@ -25,17 +26,17 @@ LARGEST = 1 - 2**-24  # of the numbers in [0, 1) that torch draws
 
 @pytest.fixture(scope="module")
 def model(tiny_base):
-    return models.load(tiny_base, torch.float32, "cpu")
+    return base_model.load(tiny_base, torch.float32, "cpu")
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_base):
-    return models.load_tokenizer(tiny_base)
+    return base_model.load_tokenizer(tiny_base)
 
 
 @pytest.fixture(params=["end token as padding", "padding token of its own"])
 def own_tokenizer(request, tiny_base):
-    tokenizer = models.load_tokenizer(tiny_base)
+    tokenizer = base_model.load_tokenizer(tiny_base)
     if request.param == "padding token of its own":
         tokenizer.pad_token = "!"
     return tokenizer
@@ -354,11 +355,11 @@ def test_what_was_not_finite_is_so_after_a_stop(counting, tokenizer, tmp_path, m
                 raise Stopped
 
     monkeypatch.setattr(generation, "Progress", Progress)
-    with pytest.raises(Stopped), unfinished.Saved(tmp_path / "kept", "a", 0) as saved:
+    with pytest.raises(Stopped), resume.Saved(tmp_path / "kept", "a", 0) as saved:
         generation.continue_prompts(broken, tokenizer, COUNTED, options, saved)
     monkeypatch.undo()
     assert list(tmp_path.rglob("*.parquet"))
-    with unfinished.Saved(tmp_path / "kept", "a", 0) as saved:
+    with resume.Saved(tmp_path / "kept", "a", 0) as saved:
         pd.testing.assert_frame_equal(generation.continue_prompts(broken, tokenizer, COUNTED, options, saved), whole)
     assert whole["text"].isna().tolist() == [True, True, False, False]
 

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 from benchmarks import gpu_results, results
 from benchmarks.gpu.__main__ import PARTS
-from spunge.errors import InputError
+from spunge.core.errors import InputError
 
 PROJECT = Path(__file__).parents[2]
 PACKAGES = ["torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "pandas", "pyarrow", "scipy"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spunge.configuration import check
-from spunge.errors import InputError
+from spunge.core.errors import InputError
+from spunge.experiment.configuration import check
 from spunge.experiment.grid import Exposure, Grid
 from spunge.experiment.records import AT_EQUAL_FLUENCY, BASE, Candidate, Comparison, Evaluation, Merge, Run
 
@@ -27,13 +27,13 @@ def grid_of(path, **changes):
 
 def small(**changes):
     """Two attributes, a method in two strengths, two seeds, one merge; the second attribute is called as the merge."""
-    rmu = {"method": "rmu", "steps": 3, "batch_size": 4, "alternate_topics": False}
+    rmu = {"method": "rmu", "steps": 3, "batch_size": 4, "alternate_attributes": False}
     configured = {
         "experiment": "small",
         "seeds": [0, 1],
         "model": {"source": "some/model"},
         "data": {"dataset": "country_capitals", "forget": ["a b", "ties"]},
-        "methods": {"rmu": rmu, "half": {"of": "rmu", "scale": 0.5}},
+        "methods": {"rmu": rmu, "half": {"scaled_from": "rmu", "scale": 0.5}},
         "merges": {"ties": {}},
         **changes,
     }
@@ -190,7 +190,7 @@ def test_attributes_that_take_turns_are_seen_by_their_turns():
 
 def test_what_only_a_method_knows_is_left_open():
     methods = {"own": {"command": "train {base} {forget} {output}", "steps": 7}, "rmu": {"steps": 3}}
-    methods["random"] = {"method": "random_vector", "like": "rmu"}
+    methods["random"] = {"method": "random_vector", "norms_of": "rmu"}
     methods["control"] = {"method": "tvn", "steps": 2, "texts": "retain"}
     grid = small(methods=methods)
     shard = {method: Run(method, "attribute", "ties", "0") for method in methods}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-from spunge import models
+from spunge.models import base_model
 
 TOKENS = torch.arange(3, 43)[None]
 LLAMA = {"num_key_value_heads": 1, "intermediate_size": 64}
@@ -43,14 +43,14 @@ def test_what_a_layer_adds_is_linear_in_the_factor(kind):
     name, change = next(iter(delta.items()))
     rounded = (reference.get_parameter(name) + change).to(torch.bfloat16).float() - reference.get_parameter(name)
     assert (rounded == 0).float().mean() > 0.5
-    assert models.add(half, delta) == pytest.approx(1, abs=1e-4)
+    assert base_model.add(half, delta) == pytest.approx(1, abs=1e-4)
     module = half.get_submodule(name.removesuffix(".weight"))
     states = torch.randn(1, 5, 64 if kind == "llama" else 128).to(torch.bfloat16)
     product = states.float() @ (change.T if kind == "llama" else change)
     plain = base(kind).get_submodule(name.removesuffix(".weight"))(states.float())
     torch.testing.assert_close(module(states).float(), plain + product, rtol=2**-8, atol=1e-6)
     assert module(states).dtype == torch.bfloat16
-    models.add(half, {name: -change / 2})
+    base_model.add(half, {name: -change / 2})
     torch.testing.assert_close(half.get_parameter(name), reference.get_parameter(name) + change / 2, rtol=0, atol=1e-7)
 
 
@@ -60,8 +60,8 @@ def test_a_changed_embedding_lets_the_whole_model_compute_in_fp32(kind):
     """A lookup gives the weights themselves, so it would be rounded however it is computed."""
     reference, half = base(kind), base(kind).to(torch.bfloat16)
     delta = edit(reference, "weight")
-    assert models.add(half, delta) == pytest.approx(1, abs=1e-4)
-    models.add(reference, delta)
+    assert base_model.add(half, delta) == pytest.approx(1, abs=1e-4)
+    base_model.add(reference, delta)
     torch.testing.assert_close(half(TOKENS).logits, reference(TOKENS).logits, rtol=0, atol=0.02)
     assert half(TOKENS).logits.dtype == torch.float32
 
@@ -71,7 +71,7 @@ def test_a_half_precision_candidate_generates_and_is_trained_further():
     from peft import LoraConfig, get_peft_model
 
     half = base("llama").to(torch.bfloat16)
-    models.add(half, edit(half.float(), DOWN["llama"]))
+    base_model.add(half, edit(half.float(), DOWN["llama"]))
     assert half.generate(TOKENS, max_new_tokens=3, do_sample=False, pad_token_id=0).shape == (1, 43)
     adapted = get_peft_model(half, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
     with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):

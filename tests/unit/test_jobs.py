@@ -8,18 +8,18 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from spunge import plan_jobs
-from spunge.configuration import check
+from spunge.experiment.configuration import check
 from spunge.experiment.grid import Grid
 from spunge.experiment.jobs import Jobs
+from spunge.planning import jobs as planned_jobs
 
 PROJECT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text(encoding="utf-8"))
-RMU = {"method": "rmu", "steps": 3, "mask": True, "keep_states": True}
+RMU = {"method": "rmu", "steps": 3, "mask": True, "cache_activations": True}
 METHODS = {
     "rmu": RMU,
-    "half": {"of": "rmu", "scale": 0.5},
-    "random": {"method": "random_vector", "like": "rmu"},
+    "half": {"scaled_from": "rmu", "scale": 0.5},
+    "random": {"method": "random_vector", "norms_of": "rmu"},
     "mine": {"file": "mine.py", "gpus": 2, "memory": 9000, "accelerate": "two cards.yaml", "options": {"rate": 1}},
     "ready": {"checkpoint": "ready/{split}-{part}-{seed}"},
 }
@@ -55,11 +55,11 @@ def test_a_run_reads_its_shard_and_what_its_method_needs():
     assert made.shard_name(shard) == "part2"
     assert made.partition(run("rmu/joint/seed1")) == "results/small/shards/joint"
     assert made.shard_name(run("rmu/joint/seed1")) == "all"
-    assert made.states(shard) == "results/small/unlearned/rmu/frozen_states.safetensors"
+    assert made.states(shard) == "results/small/unlearned/rmu/activations.safetensors"
     assert made.method_file(shard) == PROJECT / "spunge/methods/rmu.py"
-    assert PROJECT / "spunge/batches.py" in made.method_library(shard)
-    assert (made.like(shard), made.checkpoint(shard), made.accelerate(shard)) == ([], [], [])
-    like = made.like(run("random/attribute/shard/Asia/seed0"))
+    assert PROJECT / "spunge/training/batches.py" in made.method_library(shard)
+    assert (made.norms_of(shard), made.checkpoint(shard), made.accelerate(shard)) == ([], [], [])
+    like = made.norms_of(run("random/attribute/shard/Asia/seed0"))
     assert like == "results/small/unlearned/rmu/attribute/shard/Asia/seed0/task_vector.safetensors"
     mine = run("mine/joint/seed0")
     assert (made.method_file(mine), made.accelerate(mine), made.states(mine)) == (
@@ -168,7 +168,7 @@ def test_tables_of_evaluations_csv_in_its_order():
 def test_the_plan_counts_the_grid_and_leaves_it_as_it_is(known):
     made = jobs(methods={"rmu": RMU, "half": METHODS["half"]}, merges={"ties": {}})
     before = json.dumps(made.grid.configuration)
-    described = plan_jobs.describe(made, ["Asia", "a b"] if known else None)
+    described = planned_jobs.describe(made, ["Asia", "a b"] if known else None)
     assert json.dumps(made.grid.configuration) == before
     counted = {}
     for job in described["jobs"]:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
-from spunge import models
-from spunge.evaluation import knowledge, shared_context, statistics
+from spunge.evaluation import knowledge, prefix_sharing_lm, statistics
+from spunge.models import base_model
 
 CITIES = ["Nairobi", "Tokyo", "Yaoundé", "a market", "Yamoussoukro", "old houses 🎉", "東京", "Chișinău"]
 COUNTRIES = ["Kenya", "Japan", "France", "Ghana", "Peru", "Fiji", "Oman", "Chad", "Togo", "Mali", "Cuba", "Laos"]
@@ -17,12 +17,12 @@ TEMPLATES = ["The capital of {} is", "In the morning, people meet in the city th
 
 @pytest.fixture(scope="module")
 def model(tiny_base):
-    return models.load(tiny_base, torch.float32, "cpu")
+    return base_model.load(tiny_base, torch.float32, "cpu")
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_base):
-    return models.load_tokenizer(tiny_base)
+    return base_model.load_tokenizer(tiny_base)
 
 
 @pytest.fixture(scope="module")
@@ -103,16 +103,16 @@ def test_log_likelihoods_equal_plain_ones(model, tokenizer, questions, batch_siz
         Instance(request_type="loglikelihood", doc={}, arguments=(question, f" {choice}"), idx=0)
         for question, choice in pairs
     ]
-    found = shared_context.SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size).loglikelihood(
-        asked
-    )
+    found = prefix_sharing_lm.SharedContextLM(
+        pretrained=model, tokenizer=tokenizer, batch_size=batch_size
+    ).loglikelihood(asked)
     expected = [likelihoods(model, tokenizer, question, [choice]).item() for question, choice in pairs]
     assert [likelihood for likelihood, _ in found] == pytest.approx(expected, rel=1e-4)
 
 
 def test_sequences_that_start_alike_share_nodes_and_see_their_own_past_alone():
     """By hand: 5 6 7, 5 6 8 and 9 6 make the tree 5 → 6 → (7, 8) and 9 → 6."""
-    packed = shared_context.pack([[5, 6, 7], [5, 6, 8], [9, 6]])
+    packed = prefix_sharing_lm.pack([[5, 6, 7], [5, 6, 8], [9, 6]])
     assert packed.tokens.tolist() == [5, 6, 7, 8, 9, 6]
     assert packed.positions.tolist() == [0, 1, 2, 2, 0, 1]
     assert packed.places == [[0, 1, 2], [0, 1, 3], [4, 5]]
@@ -122,17 +122,17 @@ def test_sequences_that_start_alike_share_nodes_and_see_their_own_past_alone():
 
 def test_rows_are_filled_to_their_limit_and_no_group_is_split():
     groups = [[[1, 2], [1, 3]], [[1, 2, 4]], [[5]], [[6, 7, 8, 9, 10]]]
-    assert shared_context.into_rows(groups, 4) == [[[1, 2], [1, 3], [1, 2, 4]], [[5]], [[6, 7, 8, 9, 10]]]
-    assert shared_context.into_rows(groups, 100) == [[sequence for group in groups for sequence in group]]
+    assert prefix_sharing_lm.into_rows(groups, 4) == [[[1, 2], [1, 3], [1, 2, 4]], [[5]], [[6, 7, 8, 9, 10]]]
+    assert prefix_sharing_lm.into_rows(groups, 100) == [[sequence for group in groups for sequence in group]]
 
 
 @pytest.mark.parametrize("row_tokens", [1, 40, 10_000])
 def test_log_likelihoods_do_not_depend_on_how_questions_share_rows(
     model, tokenizer, questions, monkeypatch, row_tokens
 ):
-    monkeypatch.setattr(shared_context, "ROW_TOKENS", row_tokens)
+    monkeypatch.setattr(prefix_sharing_lm, "ROW_TOKENS", row_tokens)
     pairs = [(row.question, f" {choice}") for row in questions.itertuples() for choice in row.choices]
-    found = shared_context.SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=7).loglikelihood(
+    found = prefix_sharing_lm.SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=7).loglikelihood(
         [Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=0) for pair in pairs]
     )
     expected = [likelihoods(model, tokenizer, question, [choice[1:]]).item() for question, choice in pairs]
@@ -148,7 +148,7 @@ def test_whether_greedy_decoding_gives_a_continuation(model, tokenizer):
             tokens = torch.cat([tokens, model(tokens).logits[:, -1:].argmax(dim=-1)], dim=1)
     greedy = tokens[0, len(context) :].tolist()
     other = [*greedy[:-1], (greedy[-1] + 1) % model.config.vocab_size]
-    harness = shared_context.SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=2)
+    harness = prefix_sharing_lm.SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=2)
     asked = [(("", ""), context, continuation) for continuation in (greedy, other, greedy[:1])]
     assert [agrees for _, agrees in harness._loglikelihood_tokens(asked)] == [True, False, True]
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from spunge import training
 from spunge.methods import npo, simnpo
+from spunge.training import loop
 
 LOG_PROBABILITIES = torch.tensor([-3.5, -12.0, -0.25], dtype=torch.float64)
 REFERENCE = torch.tensor([-5.0, -9.0, -0.25], dtype=torch.float64)
@@ -52,5 +52,5 @@ def test_simnpo_of_one_token_is_npo_with_a_reference_that_is_certain():
 
 
 def test_likelihoods_are_per_predicted_token():
-    assert training.token_nll(LOG_PROBABILITIES, TOKENS).tolist() == pytest.approx([1.75, 12 / 7, 0.25])
-    assert training.token_log_likelihood(LOG_PROBABILITIES, TOKENS).tolist() == pytest.approx([-1.75, -12 / 7, -0.25])
+    assert loop.token_nll(LOG_PROBABILITIES, TOKENS).tolist() == pytest.approx([1.75, 12 / 7, 0.25])
+    assert loop.token_log_likelihood(LOG_PROBABILITIES, TOKENS).tolist() == pytest.approx([-1.75, -12 / 7, -0.25])

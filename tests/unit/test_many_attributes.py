@@ -5,8 +5,7 @@ import pytest
 import toxicity_example
 from evaluations_example import example
 
-from spunge import drawing
-from spunge.figures import attributes, merging, radar, shards, toxicity_radar, training
+from spunge.report.figures import attributes, merging, radar, shards, style, toxicity_radar, training
 
 FORGET = tuple(f"group {number}" for number in range(30))
 RETAIN = ("Americas", "Europe", "Oceania")
@@ -122,7 +121,7 @@ def test_many_numbers_of_shards_stand_equally_far_apart(table):
 @pytest.mark.parametrize("figure", [attributes, merging, radar, training, shards])
 def test_the_size_does_not_grow_with_the_attributes(figure, table):
     drawn = figure.draw(table)
-    with drawing.style():
+    with style.style():
         drawn.draw_without_rendering()
     assert drawn.get_figheight() < 11
-    assert drawn.get_figwidth() <= drawing.PAGE
+    assert drawn.get_figwidth() <= style.PAGE

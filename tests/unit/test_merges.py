@@ -8,9 +8,10 @@ import torch
 import yaml
 from peft.utils import merge_utils as peft
 
-from spunge import merging, task_vector
-from spunge.errors import InputError
+from spunge import merging
+from spunge.core.errors import InputError
 from spunge.merging import common, consensus, driver, sparsify, tsv
+from spunge.models import task_vector
 
 SHAPES = {"a.weight": (12, 8), "b.weight": (7, 9), "c.bias": (11,)}
 PARAMETERS = 600
@@ -392,7 +393,7 @@ def checkpoints(tmp_path_factory):
 
     base = tmp_path_factory.mktemp("base")
     tiny_model.build(base, layers=2)
-    # As `spunge.models.prepare` leaves it.
+    # As `spunge.models.base_model.prepare` leaves it.
     tensors = load_file(base / "model.safetensors")
     manifest = {
         "source": "tiny",

@@ -10,9 +10,9 @@ import pytest
 import tiny_model
 import torch
 
-from spunge import models
-from spunge.errors import InputError
-from spunge.task_vector import BaseModel
+from spunge.core.errors import InputError
+from spunge.models import base_model
+from spunge.models.task_vector import BaseModel
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def hub(tmp_path, tiny_folder):
 
 
 def prepare(source, folder):
-    return models.prepare(str(source), folder)
+    return base_model.prepare(str(source), folder)
 
 
 def test_local_folder_is_linked_and_not_copied(hub, tmp_path):
@@ -69,8 +69,8 @@ def test_weights_in_several_files(hub, tmp_path):
     assert len(sharded.weight_files) > 2
     assert sharded.parameters == whole.parameters
     assert sharded.identity != whole.identity  # other files, though the same numbers
-    expected = models.load(whole, torch.float32, "cpu").state_dict()
-    torch.testing.assert_close(models.load(sharded, torch.float32, "cpu").state_dict(), expected, rtol=0, atol=0)
+    expected = base_model.load(whole, torch.float32, "cpu").state_dict()
+    torch.testing.assert_close(base_model.load(sharded, torch.float32, "cpu").state_dict(), expected, rtol=0, atol=0)
 
 
 def test_prepared_folder_can_be_prepared_again(hub, tmp_path):
@@ -170,12 +170,12 @@ def test_other_tokenizer_takes_the_place_of_the_models_own(hub, tmp_path, other_
     for name in ("vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "spiece.model"):
         (hub / name).write_text("{}")  # an old tokenizer's files would be read beside the new one's
     sources = contents(hub), contents(other_tokenizer)
-    base = models.prepare(str(hub), tmp_path / "model", tokenizer=str(other_tokenizer))
+    base = base_model.prepare(str(hub), tmp_path / "model", tokenizer=str(other_tokenizer))
     assert (contents(hub), contents(other_tokenizer)) == sources
-    found = models.load_tokenizer(base)
+    found = base_model.load_tokenizer(base)
     assert found("Nairobi")["input_ids"] == [320]
     own = prepare(tmp_path / "hub", tmp_path / "own")
-    assert len(models.load_tokenizer(own)("Nairobi")["input_ids"]) > 1
+    assert len(base_model.load_tokenizer(own)("Nairobi")["input_ids"]) > 1
     assert base.identity == own.identity  # of the weights
     linked = {path.name for path in base.folder.iterdir() if path.is_symlink()}
     assert linked == {"config.json", "generation_config.json", "model.safetensors"}
@@ -188,11 +188,11 @@ def test_other_tokenizer_takes_the_place_of_the_models_own(hub, tmp_path, other_
 
 def test_other_tokenizers_chat_template_comes_with_it_and_the_source_keeps_its_own(hub, tmp_path, other_tokenizer):
     (hub / "chat_template.jinja").write_text("the model's own")
-    base = models.prepare(str(hub), tmp_path / "without", tokenizer=str(other_tokenizer))
-    assert models.load_tokenizer(base).chat_template is None
+    base = base_model.prepare(str(hub), tmp_path / "without", tokenizer=str(other_tokenizer))
+    assert base_model.load_tokenizer(base).chat_template is None
     (other_tokenizer / "chat_template.jinja").write_text("the other")
-    base = models.prepare(str(hub), tmp_path / "with", tokenizer=str(other_tokenizer))
-    assert models.load_tokenizer(base).chat_template == "the other"
+    base = base_model.prepare(str(hub), tmp_path / "with", tokenizer=str(other_tokenizer))
+    assert base_model.load_tokenizer(base).chat_template == "the other"
     assert (hub / "chat_template.jinja").read_text() == "the model's own"
 
 
@@ -201,7 +201,7 @@ def test_tokenizer_that_is_none_is_refused_in_one_sentence(hub, tmp_path):
     before = contents(hub)
     for source in (tmp_path / "empty", tmp_path / "absent"):
         with pytest.raises(InputError) as refused:
-            models.prepare(str(hub), tmp_path / "model", tokenizer=str(source))
+            base_model.prepare(str(hub), tmp_path / "model", tokenizer=str(source))
         message = str(refused.value)
         assert message.startswith(f"the tokenizer {source} can't be had: ")
         assert message.endswith("; name a hub id or a local folder") and "\n" not in message
@@ -215,13 +215,13 @@ def test_interrupted_preparation_leaves_no_folder(hub, tmp_path, monkeypatch, er
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(models, "_manifest", interrupted)
+        patched.setattr(base_model, "_manifest", interrupted)
         with pytest.raises(error):
             prepare(hub, tmp_path / "model")
         assert {path.name for path in tmp_path.iterdir()} == {"hub"}
     first = prepare(hub, tmp_path / "model")
     with monkeypatch.context() as patched:
-        patched.setattr(models, "_manifest", interrupted)
+        patched.setattr(base_model, "_manifest", interrupted)
         with pytest.raises(error):
             prepare(hub, tmp_path / "model")
     assert BaseModel.open(tmp_path / "model") == first  # what was there before stays
@@ -230,24 +230,24 @@ def test_interrupted_preparation_leaves_no_folder(hub, tmp_path, monkeypatch, er
 def test_source_is_local_or_a_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "organisation" / "model").mkdir(parents=True)
-    assert all(models.is_local(source) for source in ("/models/x", "./x", "../x", "~/x", "organisation/model"))
-    assert not any(models.is_local(source) for source in ("HuggingFaceH4/zephyr-7b-beta", "gpt2", "wheel:x==1"))
+    assert all(base_model.is_local(source) for source in ("/models/x", "./x", "../x", "~/x", "organisation/model"))
+    assert not any(base_model.is_local(source) for source in ("HuggingFaceH4/zephyr-7b-beta", "gpt2", "wheel:x==1"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_loaded_model_has_the_precision_asked_for(tiny_base, dtype):
-    model = models.load(tiny_base, dtype, "cpu")
+    model = base_model.load(tiny_base, dtype, "cpu")
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
     assert not model.training
 
 
 def test_logits_of_chosen_places_are_those_of_all_places(tiny_base):
-    model = models.load(tiny_base, torch.float32, "cpu")
+    model = base_model.load(tiny_base, torch.float32, "cpu")
     tokens = torch.arange(12).view(2, 6)
     rows, places = torch.tensor([1, 0, 1]), torch.tensor([5, 2, 0])
     with torch.no_grad():
         everywhere = model(tokens).logits
-        with models.logits_at(model, rows, places):
+        with base_model.logits_at(model, rows, places):
             chosen = model(tokens).logits
         again = model(tokens).logits
     torch.testing.assert_close(chosen, everywhere[rows, places][None])
@@ -255,7 +255,7 @@ def test_logits_of_chosen_places_are_those_of_all_places(tiny_base):
 
 
 def test_tokenizer_pads_on_the_right_with_its_end_token(tiny_base):
-    tokenizer = models.load_tokenizer(tiny_base)
+    tokenizer = base_model.load_tokenizer(tiny_base)
     assert tokenizer.pad_token == tokenizer.eos_token == tiny_model.END
     batch = tokenizer(["the", "the capital of France"], padding=True)
     assert batch["attention_mask"][0] == [1] + [0] * (len(batch["attention_mask"][1]) - 1)

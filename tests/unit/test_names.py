@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from spunge.names import folded, slug, slugs
+from spunge.core.slugs import folded, slug, slugs
 
 NASTY = [
     "../x",

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spunge import account, plan, plan_facts
-from spunge.configuration import option_defaults
+from spunge.experiment.configuration import option_defaults
 from spunge.methods import rmu
+from spunge.planning import cost_model, estimate, known
 
 PROJECT = Path(__file__).parents[2]
 ZEPHYR = "HuggingFaceH4/zephyr-7b-beta"
@@ -20,7 +20,7 @@ def defaults(method):
 
 
 def method(kind, **options):
-    own = {"kind": kind, "keep_states": False, "gpus": 1, "sharded": False, "like": None}
+    own = {"kind": kind, "cache_activations": False, "gpus": 1, "sharded": False, "norms_of": None}
     return own | {"options": defaults(kind) | options}
 
 
@@ -42,7 +42,7 @@ def description(*jobs, dtype="bfloat16", **methods):
 
 
 def row(described, number=0, **facts):
-    return plan.Estimate(described, plan.Facts(**({"shape": account.MISTRAL_7B} | facts))).rows()[number]
+    return estimate.Estimate(described, estimate.Facts(**({"shape": cost_model.MISTRAL_7B} | facts))).rows()[number]
 
 
 def test_rmu_on_zephyr_with_its_authors_settings():
@@ -53,7 +53,7 @@ def test_rmu_on_zephyr_with_its_authors_settings():
     layer, trained = linear + 2 * 4096, 3 * 4096 * 14336
     below = 32000 * 4096 + 8 * layer - trained
     activations = 4 * (768 + 512) * 3 * (2 * (4 * 4096 + 2 * 1024 + 4 * 14336) + 16 * 4096)
-    assert found.memory == plan.Amount(2 * below + (4 + 4 + 4 + 8 + 2) * trained + activations)
+    assert found.memory == estimate.Amount(2 * below + (4 + 4 + 4 + 8 + 2) * trained + activations)
     assert found.memory.value == 10_609_623_040
 
     tokens, length = 4 * 640, 768  # on average over both batches; texts counted as long as the longer ones
@@ -65,7 +65,7 @@ def test_rmu_on_zephyr_with_its_authors_settings():
     begin = 10 + 2 * (32000 * 4096 + 8 * layer) / 1e9
     assert found.seconds.value == pytest.approx(3 * (begin + operations / (0.4 * 989e12)))
     assert found.seconds.complete and found.basis == "estimated"
-    assert found.disk == plan.Amount(3 * 4 * trained)
+    assert found.disk == estimate.Amount(3 * 4 * trained)
     assert found.work == "150 steps of 4 + 4 texts"
 
 
@@ -101,11 +101,11 @@ def test_all_weights_in_fp32_are_shared_over_cards():
 
 def test_weights_that_a_pattern_names():
     """Layers 7 to 9 whole: their matrices and two norms each."""
-    counted = plan.trained_parameters(account.SMOLLM2_135M, r"model\.layers\.(7|8|9)\..*")
+    counted = estimate.trained_parameters(cost_model.SMOLLM2_135M, r"model\.layers\.(7|8|9)\..*")
     assert counted == 3 * (2 * 576**2 + 2 * 576 * 192 + 3 * 576 * 1536 + 2 * 576)
-    assert plan.trained_parameters(account.SMOLLM2_135M, ".*") == 134_515_008
-    assert plan.trained_parameters(account.SMOLLM2_135M, "transformer.*") is None
-    assert plan.trained_parameters(account.MIXTRAL_8X7B, ".*") is None
+    assert estimate.trained_parameters(cost_model.SMOLLM2_135M, ".*") == 134_515_008
+    assert estimate.trained_parameters(cost_model.SMOLLM2_135M, "transformer.*") is None
+    assert estimate.trained_parameters(cost_model.MIXTRAL_8X7B, ".*") is None
 
 
 def test_measured_times_are_used_where_there_are_any():
@@ -113,10 +113,10 @@ def test_measured_times_are_used_where_there_are_any():
     described = description(*jobs, rmu=method("rmu", steps=75))
     measured = {"unlearn/**/*.tsv": (3, 90.0), "merge/**/*.tsv": (2, 10.0)}
     found, merged = (row(described, number, measured=measured) for number in (0, 1))
-    assert (found.seconds, found.basis) == (plan.Amount(120.0), "3 measured")
-    assert (merged.seconds, merged.basis) == (plan.Amount(10.0), "measured")
-    assert row(described, 1).seconds == plan.UNKNOWN, "nothing is guessed of jobs without a model"
-    page = plan.page(described, plan.Facts(shape=account.MISTRAL_7B, measured=measured))
+    assert (found.seconds, found.basis) == (estimate.Amount(120.0), "3 measured")
+    assert (merged.seconds, merged.basis) == (estimate.Amount(10.0), "measured")
+    assert row(described, 1).seconds == estimate.UNKNOWN, "nothing is guessed of jobs without a model"
+    page = estimate.page(described, estimate.Facts(shape=cost_model.MISTRAL_7B, measured=measured))
     hours = (
         "0.033 of jobs that use a model: 0.033 measured, the rest estimated for one H100; jobs without a model: < 0.01"
     )
@@ -155,7 +155,7 @@ def test_benchmarks_by_their_published_sizes():
     options |= {"tasks": ["wmdp_bio", "own_task"], "limit": 100}
     found = row(described)
     assert found.work == "≥ 100 questions of 2 tasks" and not found.seconds.complete
-    assert "what own_task takes" in plan.page(described, plan.Facts(shape=account.MISTRAL_7B))
+    assert "what own_task takes" in estimate.page(described, estimate.Facts(shape=cost_model.MISTRAL_7B))
 
 
 def test_examples_before_a_question_are_read_too():
@@ -170,7 +170,7 @@ def test_examples_before_a_question_are_read_too():
 def test_kinds_of_jobs_and_evaluations_without_arithmetic():
     evaluations = {"own": {}}
     evaluate = job("evaluate", 1, gpu=1, evaluations=evaluations, generation={})
-    page = plan.page(description(evaluate, job("attack", 7, gpu=1)), plan.Facts(shape=account.MISTRAL_7B))
+    page = estimate.page(description(evaluate, job("attack", 7, gpu=1)), estimate.Facts(shape=cost_model.MISTRAL_7B))
     assert "what own takes" in page and "no arithmetic for this kind of job" in page
     assert "jobs       8\n" in page
 
@@ -178,34 +178,50 @@ def test_kinds_of_jobs_and_evaluations_without_arithmetic():
 def test_sums():
     jobs = job("model", 1, model="zephyr", source=ZEPHYR), job("unlearn", 2, gpu=1, method="rmu", steps=75)
     described = description(*jobs, job("data", 2, hub=True), rmu=method("rmu", steps=75))
-    facts = plan.Facts(shape=account.MISTRAL_7B, model_bytes={"zephyr": 14_000_000_000})
-    page = plan.page(described, facts)
+    facts = estimate.Facts(shape=cost_model.MISTRAL_7B, model_bytes={"zephyr": 14_000_000_000})
+    page = estimate.page(described, facts)
     assert "jobs       5\n" in page
     assert "disk       15.4 GB\n" in page  # 14 and two task vectors of 704,643,072 bytes
     assert "downloads  ≥ 14 GB\n" in page
     assert "10.6 GB for one job (unlearn): fits a card of 24 and 80 GB" in page
-    there = plan.page(described, plan.Facts(model_bytes={"zephyr": 14_000_000_000}, at_hand=frozenset(["zephyr"])))
+    there = estimate.page(
+        described, estimate.Facts(model_bytes={"zephyr": 14_000_000_000}, at_hand=frozenset(["zephyr"]))
+    )
     assert "downloads  ?\n" in there
-    assert plan.fits(30e9).startswith("fits a card of 80 GB, too much for a card of 24 GB")
+    assert estimate.fits(30e9).startswith("fits a card of 80 GB, too much for a card of 24 GB")
 
 
 def test_what_is_not_known_is_left_open():
     described = description(job("unlearn", None, gpu=1, method="rmu", steps=75), rmu=method("rmu", steps=75))
     described["attributes"] = None
-    page = plan.page(described, plan.Facts(unknown="the sizes of it aren't known"))
+    page = estimate.page(described, estimate.Facts(unknown="the sizes of it aren't known"))
     assert "the sizes of it aren't known" in page and "not known before the job `data` ran" in page
     assert "jobs       ?\n" in page and "GPU memory ?\n" in page and "disk       ?\n" in page
 
 
 def test_own_methods_are_not_guessed():
-    own = {"kind": "command", "options": {"steps": 10}, "keep_states": False, "gpus": 1, "sharded": False, "like": None}
+    own = {
+        "kind": "command",
+        "options": {"steps": 10},
+        "cache_activations": False,
+        "gpus": 1,
+        "sharded": False,
+        "norms_of": None,
+    }
     found = row(description(job("unlearn", 2, gpu=1, method="own", steps=10), own=own))
-    assert (found.seconds, found.memory, found.disk) == (plan.UNKNOWN,) * 3
+    assert (found.seconds, found.memory, found.disk) == (estimate.UNKNOWN,) * 3
     assert found.work == "10 steps"
 
 
 def test_a_random_vector_is_as_large_as_what_it_is_like():
-    random = {"kind": "random_vector", "options": {}, "keep_states": False, "gpus": 1, "sharded": False, "like": "tvn"}
+    random = {
+        "kind": "random_vector",
+        "options": {},
+        "cache_activations": False,
+        "gpus": 1,
+        "sharded": False,
+        "norms_of": "tvn",
+    }
     tvn = method("tvn", trained="lora", lora_targets=["down_proj"])
     found = row(description(job("unlearn", 2, gpu=1, method="random"), tvn=tvn, random=random))
     assert found.disk.value == 2 * 4 * 32 * 4096 * 14336
@@ -216,7 +232,7 @@ def test_frozen_states():
     described = description(
         job("states", 1, gpu=1, method="rmu"), rmu=method("rmu", **options, mask=True), dtype="float32"
     )
-    found = row(described, shape=account.SMOLLM2_135M, rows={"forget": 100, "retain": 200}, device=plan.CORE)
+    found = row(described, shape=cost_model.SMOLLM2_135M, rows={"forget": 100, "retain": 200}, device=estimate.CORE)
     assert found.disk.value == 4 * 576 * (100 * 128 + 2 * 200 * 64)
     assert found.work == "300 texts"
 
@@ -232,35 +248,35 @@ def test_frozen_states():
 def test_shapes_are_read_from_a_model_folder(tmp_path, config, parameters):
     sizes = {"hidden_size": 576, "num_hidden_layers": 30, "intermediate_size": 1536, "num_attention_heads": 9}
     (tmp_path / "config.json").write_text(json.dumps(sizes | {"vocab_size": 49152} | config))
-    shape, said = plan_facts.model_shape({"source": str(tmp_path), "folder": "none"}, tmp_path / "models")
+    shape, said = known.model_shape({"source": str(tmp_path), "folder": "none"}, tmp_path / "models")
     assert (shape and shape.parameters) == parameters
     assert said == "by its config.json" if parameters else str(tmp_path) in said
 
 
 def test_known_and_unknown_models(tmp_path, monkeypatch):
-    shape, _ = plan_facts.model_shape({"source": ZEPHYR, "folder": "none"}, tmp_path)
+    shape, _ = known.model_shape({"source": ZEPHYR, "folder": "none"}, tmp_path)
     assert shape.parameters == 7_241_732_096
-    shape, said = plan_facts.model_shape({"source": "wheel:other==1.0", "folder": "none"}, tmp_path)
+    shape, said = known.model_shape({"source": "wheel:other==1.0", "folder": "none"}, tmp_path)
     assert shape is None and "before it is prepared" in said
     gone = {"folder": "none"}
-    monkeypatch.setattr(plan_facts, "from_hub", lambda source, revision: None)
-    shape, said = plan_facts.model_shape({"source": "somebody/model"} | gone, tmp_path)
+    monkeypatch.setattr(known, "from_hub", lambda source, revision: None)
+    shape, said = known.model_shape({"source": "somebody/model"} | gone, tmp_path)
     assert shape is None and "can't be had openly" in said
-    monkeypatch.setattr(plan_facts, "from_hub", lambda source, revision: {"model_type": "qwen2"})
-    shape, said = plan_facts.model_shape({"source": "somebody/model"} | gone, tmp_path)
+    monkeypatch.setattr(known, "from_hub", lambda source, revision: {"model_type": "qwen2"})
+    shape, said = known.model_shape({"source": "somebody/model"} | gone, tmp_path)
     assert shape is None and "somebody/model is of the kind qwen2" in said
 
 
 def test_tables_are_measured_or_taken_from_the_options(tmp_path):
     described = description() | {"results": str(tmp_path)}
     described["data"]["options"] = {"texts_per_group": 1000, "prompts_per_group": 100, "fluency_texts": 200}
-    rows, characters, *_ = plan_facts.tables(described)
+    rows, characters, *_ = known.tables(described)
     assert rows == {"forget": 2000, "prompts": 400, "fluency": 200} and not characters
     (tmp_path / "data").mkdir()
     questions = {"question": ["abcd", "abcdef"], "choices": [["a", "bc"], ["a", "b"]], "answer": [0, 1]}
     pq.write_table(pa.table(questions), tmp_path / "data" / "questions.parquet")
     (tmp_path / "data" / "attributes.json").write_text('[{"attribute": "bio", "texts": 7}]')
-    rows, characters, longest, texts = plan_facts.tables(described)
+    rows, characters, longest, texts = known.tables(described)
     assert (rows["questions"], characters["questions"], longest["questions"]) == (2, 4 + 3 + 6 + 2, 8)
     assert texts == {"bio": 7}
 
@@ -272,4 +288,4 @@ def test_benchmark_files_are_read(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:00:01\t100\n")
     described = description(job("merge", 2), job("unlearn", 2))
-    assert plan_facts.measured(described) == {"merge/**/*.tsv": (2, 4.0)}
+    assert known.measured(described) == {"merge/**/*.tsv": (2, 4.0)}

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from evaluations_example import example
 
-from spunge import findings, power
 from spunge.evaluation import statistics
 from spunge.experiment.records import Candidate
+from spunge.report import findings, power
 
 
 def test_variance_of_a_simulated_difference():

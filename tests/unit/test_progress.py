@@ -2,7 +2,7 @@
 
 import pytest
 
-from spunge.progress import RECORDS, LossCurve
+from spunge.core.progress import RECORDS, LossCurve
 
 
 def curve(steps):

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from spunge import datasets
-from spunge.datasets import country_capitals, real_toxicity_prompts, tables, wheels
-from spunge.errors import InputError
+from spunge.core import wheels
+from spunge.core.errors import InputError
+from spunge.datasets import country_capitals, real_toxicity_prompts, tables
 
 PROJECT = Path(__file__).resolve().parents[2]
 COUNTRIES = {

@@ -13,17 +13,19 @@ import pandas as pd
 import pytest
 import torch
 
-from spunge import methods, models, unfinished
+from spunge import methods
 from spunge.evaluation import generation, relearning
 from spunge.methods import gradient_difference, npo, rmu, tvn
-from spunge.unfinished import Saved, State
+from spunge.models import base_model
+from spunge.training import resume
+from spunge.training.resume import Saved, State
 
 ROOT = Path(__file__).parents[2]
 
 PLACES = ["Kenya", "Japan", "France", "Ghana", "Peru", "Fiji"]
 FORGET = [f"the capital of {place}" + " is Nairobi" * (3 * row % 7) for row, place in enumerate(PLACES)]
 RETAIN = [f"in the {place} morning a river runs" + " past old houses" * (row % 3) for row, place in enumerate(PLACES)]
-TOPICS = ["a", "b", "a", "c", "b", "a"]
+ATTRIBUTES = ["a", "b", "a", "c", "b", "a"]
 RMU = {"layer_id": 2, "trained_layers": (1, 2), "alpha": 5.0, "learning_rate": 1e-2, "batch_size": 2, "steps": 7}
 MASKED = {**RMU, "mask": True, "skip_first": 1, "weight_decay": 0.01}
 TRAINED = {"steps": 5, "batch_size": 4, "learning_rate": 1e-3, "weight_decay": 0.1}
@@ -65,7 +67,7 @@ class Interrupted(Saved):
 
 
 def unlearn(base, method, chosen, saved=None, **others):
-    run = methods.Run(base, FORGET, RETAIN, 0, "cpu", topics=TOPICS, saved=saved or Saved(), **others)
+    run = methods.Run(base, FORGET, RETAIN, 0, "cpu", attributes=ATTRIBUTES, saved=saved or Saved(), **others)
     return method.unlearn(run, method.Options(**chosen))
 
 
@@ -78,11 +80,11 @@ def same(found, expected):
 
 CASES = {
     "rmu": (rmu, MASKED),
-    "rmu, texts that come once": (rmu, {**MASKED, "steps": 3, "alternate_topics": False}),
-    "rmu, topics mixed": (rmu, {**MASKED, "alternate_topics": False, "control": "run"}),
+    "rmu, texts that come once": (rmu, {**MASKED, "steps": 3, "alternate_attributes": False}),
+    "rmu, attributes mixed": (rmu, {**MASKED, "alternate_attributes": False, "control_vector_per": "run"}),
     "rmu, padding counts": (rmu, RMU),
     "rmu, adaptive": (rmu, {**MASKED, "adaptive": 3.0}),
-    "rmu, adaptive, padding counts, topics mixed": (rmu, {**RMU, "adaptive": 3.0, "alternate_topics": False}),
+    "rmu, adaptive, padding counts, attributes mixed": (rmu, {**RMU, "adaptive": 3.0, "alternate_attributes": False}),
     "rmu, bfloat16": (rmu, {**MASKED, "dtype": "bfloat16"}),
     "rmu, float16": (rmu, {**MASKED, "dtype": "float16"}),
     "all weights": (gradient_difference, TRAINED),
@@ -109,8 +111,8 @@ def test_going_on_after_any_step_gives_the_same_bytes(tiny_base, tmp_path, metho
 
 
 def test_going_on_with_frozen_states_from_a_file(tiny_base, tmp_path):
-    run = methods.Run(tiny_base, FORGET, RETAIN, 0, "cpu", topics=TOPICS)
-    rmu.frozen_states(run, rmu.Options(**MASKED), tmp_path / "states.safetensors")
+    run = methods.Run(tiny_base, FORGET, RETAIN, 0, "cpu", attributes=ATTRIBUTES)
+    rmu.cache_activations(run, rmu.Options(**MASKED), tmp_path / "states.safetensors")
     chosen, states = {**MASKED, "adaptive": 3.0}, tmp_path / "states.safetensors"
     undisturbed = unlearn(tiny_base, rmu, chosen, states=states)
     unlearn(tiny_base, rmu, chosen, Copied(tmp_path / "state", every=0), states=states)
@@ -132,7 +134,7 @@ def questions():
 def relearn(base, questions, saved=None):
     texts = pd.DataFrame({"text": [*FORGET[:2], *RETAIN[:2]], "attribute": ["a", "a", "", ""]})
     options = relearning.Options(texts=(2,), epochs=1, lora_rank=2, learning_rate=1e-2, max_tokens=16)
-    model, tokenizer = models.load(base, torch.float32, "cpu"), models.load_tokenizer(base)
+    model, tokenizer = base_model.load(base, torch.float32, "cpu"), base_model.load_tokenizer(base)
     return relearning.relearn(model, tokenizer, texts, questions, options, 6, "float32", 0, saved)
 
 
@@ -162,7 +164,7 @@ def test_relearning_goes_on_in_every_fine_tuning_and_between_them(tiny_base, que
 
 def write(base, options, saved=None):
     prompts = [f"the people of {place}" + " and the river" * (row % 3) for row, place in enumerate(PLACES)]
-    model, tokenizer = models.load(base, torch.float32, "cpu"), models.load_tokenizer(base)
+    model, tokenizer = base_model.load(base, torch.float32, "cpu"), base_model.load_tokenizer(base)
     return generation.continue_prompts(model, tokenizer, prompts, options, saved)
 
 
@@ -284,12 +286,12 @@ def test_identity_names_everything_that_counts(tiny_base, tmp_path):
     shutil.copytree(tiny_base.folder, model)
 
     def named(facts):
-        return unfinished.identity(facts, model, [data], [large])
+        return resume.identity(facts, model, [data], [large])
 
-    facts = {"options": {"steps": 3, "topics": ["a"]}}
+    facts = {"options": {"steps": 3, "attributes": ["a"]}}
     first = named(facts)
-    assert named({"options": {"topics": ["a"], "steps": 3}}) == first
-    seen = {first, named({"options": {"steps": 4, "topics": ["a"]}})}
+    assert named({"options": {"attributes": ["a"], "steps": 3}}) == first
+    seen = {first, named({"options": {"steps": 4, "attributes": ["a"]}})}
     for path in (data, large, model / "config.json", model / "tokenizer.json", model / "manifest.json"):
         path.write_text(path.read_text() + " ")
         seen.add(named(facts))
@@ -357,9 +359,9 @@ def test_losses_of_a_long_run_are_means_over_the_same_steps(tiny_base, tmp_path,
 
 JOB = """
 import os, signal, sys, time
-from spunge import errors
-from spunge.progress import Progress
-from spunge.unfinished import Saved, State
+from spunge.core import errors
+from spunge.core.progress import Progress
+from spunge.training.resume import Saved, State
 
 def work():
     progress = Progress("job", 3, interval=0)

@@ -11,8 +11,8 @@ from test_training import AS_ON_GPUS, FORGET, PROFILE, RETAIN, SMALL, UNSHARDED
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import json, os, pathlib, signal, sys
-from spunge import methods, task_vector
-from spunge.unfinished import Saved
+from spunge import methods; from spunge.models import task_vector
+from spunge.training.resume import Saved
 
 name, folder, given, forget, retain, output, device, *stages = sys.argv[1:]
 module, output, rank = methods.load(name), pathlib.Path(output), int(os.environ["RANK"])

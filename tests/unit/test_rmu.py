@@ -5,18 +5,19 @@ import dataclasses
 import pytest
 import torch
 
-from spunge import methods, models, task_vector
-from spunge.batches import LENGTH_RATIO
-from spunge.errors import InputError
-from spunge.files import sha256
+from spunge import methods
+from spunge.core.errors import InputError
+from spunge.core.files import sha256
 from spunge.methods import rmu
+from spunge.models import base_model, task_vector
+from spunge.training.batches import LENGTH_RATIO
 
 OPTIONS = rmu.Options(
     steps=8,
     layer_id=2,
     trained_layers=(1, 2),
     alpha=5.0,
-    coefficient=6.5,
+    steering_coefficient=6.5,
     learning_rate=1e-2,
     weight_decay=0.01,
     epsilon=1e-8,
@@ -25,13 +26,15 @@ OPTIONS = rmu.Options(
     max_tokens_retain=24,
     mask=True,
     skip_first=1,
-    control="run",
-    alternate_topics=False,
+    control_vector_per="run",
+    alternate_attributes=False,
 )
-REFERENCE = dataclasses.replace(OPTIONS, mask=False, skip_first=0, control="topic", alternate_topics=True)
+REFERENCE = dataclasses.replace(
+    OPTIONS, mask=False, skip_first=0, control_vector_per="attribute", alternate_attributes=True
+)
 NAMES = ["model.layers.1.mlp.down_proj.weight", "model.layers.2.mlp.down_proj.weight"]
 PLACES = ["Kenya", "Japan", "France", "Ghana", "Peru", "Fiji", "Oman", "Chad", "Togo", "Mali"]
-TOPICS = ["a", "b", "c"]
+ATTRIBUTES = ["a", "b", "c"]
 FORGET = [f"the capital of {place}" + " is Nairobi" * (row % 4) for row, place in enumerate(PLACES[:7])]
 RETAIN = [f"in the {place} morning a river runs" + " past old houses" * (row % 3) for row, place in enumerate(PLACES)]
 
@@ -53,15 +56,15 @@ def unlearn(base, chosen=OPTIONS, forget=FORGET, retain=RETAIN, seed=0, **others
     return rmu.unlearn(methods.Run(base, forget, retain, seed, "cpu", **others), chosen)
 
 
-def plain_rmu(base, forget, retain, topics, chosen, batches, seed=0):
+def plain_rmu(base, forget, retain, attributes, chosen, batches, seed=0):
     """RMU as its authors run it, over given batches: (losses of every step, {name: weight after the last step}).
 
-    `topics` are numbers. The authors' hooks, whole models, padding to the longest text and attention masks; padding is
-    on the right, and a batch may mix topics.
+    `attributes` are numbers. The authors' hooks, whole models, padding to the longest text and attention masks; padding
+    is on the right, and a batch may mix attributes.
     """
-    updated = models.load(base, torch.float32, "cpu")
-    frozen = models.load(base, torch.float32, "cpu")
-    tokenizer = models.load_tokenizer(base)
+    updated = base_model.load(base, torch.float32, "cpu")
+    frozen = base_model.load(base, torch.float32, "cpu")
+    tokenizer = base_model.load_tokenizer(base)
     tokenizer.pad_token = tokenizer.eos_token
 
     def states(model, tokens):
@@ -87,14 +90,16 @@ def plain_rmu(base, forget, retain, topics, chosen, batches, seed=0):
         ids = [tokenizer(texts[row], truncation=True, max_length=limits[row])["input_ids"] for row in rows]
         return tokenizer.pad({"input_ids": ids}, return_tensors="pt")
 
-    def own(values, topic):
-        return [*values, *[values[-1]] * topic][topic] if isinstance(values, tuple) else values
+    def own(values, attribute):
+        return [*values, *[values[-1]] * attribute][attribute] if isinstance(values, tuple) else values
 
     generator = torch.Generator().manual_seed(seed if chosen.control_seed is None else chosen.control_seed)
-    drawn = [torch.rand(1, 1, 32, generator=generator) for _ in range(max(topics) + 1)]
-    directions = [u / torch.norm(u) for u in (drawn if chosen.control == "topic" else drawn[:1] * len(drawn))]
+    drawn = [torch.rand(1, 1, 32, generator=generator) for _ in range(max(attributes) + 1)]
+    directions = [
+        u / torch.norm(u) for u in (drawn if chosen.control_vector_per == "attribute" else drawn[:1] * len(drawn))
+    ]
     coefficients = {}
-    limits = [own(chosen.max_tokens_forget, topic) for topic in topics]
+    limits = [own(chosen.max_tokens_forget, attribute) for attribute in attributes]
 
     trained = {
         f"model.layers.{number}.{name}": updated.model.layers[number].get_parameter(name)
@@ -106,22 +111,22 @@ def plain_rmu(base, forget, retain, topics, chosen, batches, seed=0):
     )
     losses = []
     for forget_rows, retain_rows in batches:
-        in_batch = [topics[row] for row in forget_rows]
-        for topic in set(in_batch) - coefficients.keys():
-            coefficients[topic] = own(chosen.coefficient, topic)
+        in_batch = [attributes[row] for row in forget_rows]
+        for attribute in set(in_batch) - coefficients.keys():
+            coefficients[attribute] = own(chosen.steering_coefficient, attribute)
             if chosen.adaptive is not None:
-                tokens = tokenized([row for row in forget_rows if topics[row] == topic], forget, limits)
+                tokens = tokenized([row for row in forget_rows if attributes[row] == attribute], forget, limits)
                 mask = positions(tokens)
                 norms = torch.sqrt((states(updated, tokens) ** 2).sum(-1)) * mask
-                coefficients[topic] = chosen.adaptive * (norms.sum() / mask.sum()).item()
+                coefficients[attribute] = chosen.adaptive * (norms.sum() / mask.sum()).item()
         tokens = tokenized(forget_rows, forget, limits)
-        control = torch.cat([coefficients[topic] * directions[topic] for topic in in_batch])
+        control = torch.cat([coefficients[attribute] * directions[attribute] for attribute in in_batch])
         forget_loss = error(states(updated, tokens), control, tokens)
         tokens = tokenized(retain_rows, retain, [chosen.max_tokens_retain] * len(retain))
         with torch.no_grad():
             target = states(frozen, tokens)
         retain_loss = error(states(updated, tokens), target, tokens)
-        alpha = sum(own(chosen.alpha, topic) for topic in in_batch) / len(in_batch)
+        alpha = sum(own(chosen.alpha, attribute) for attribute in in_batch) / len(in_batch)
         updated.zero_grad()
         (forget_loss + alpha * retain_loss).backward()
         optimizer.step()
@@ -169,38 +174,48 @@ CASES = {
     "the authors'": (REFERENCE, FORGET, RETAIN),
     "the authors', texts seen once": (reference(steps=6), MANY, MANY),
     "the authors' optimizer": (reference(weight_decay=0.0, epsilon=1e-6), FORGET, RETAIN),
-    "pads count, one topic": (reference(control="run", alternate_topics=False), FORGET, RETAIN),
-    "pads count, mixed batches": (reference(alternate_topics=False, trained_parameters=BOTH), FORGET, RETAIN),
-    "topics in turn, masked": (reference(mask=True, skip_first=2), FORGET, RETAIN),
-    "values per topic": (
-        reference(alpha=(2.0, 9.0), coefficient=(3.0, 12.0, 6.0), max_tokens_forget=(5, 9)),
+    "pads count, one attribute": (reference(control_vector_per="run", alternate_attributes=False), FORGET, RETAIN),
+    "pads count, mixed batches": (reference(alternate_attributes=False, trained_parameters=BOTH), FORGET, RETAIN),
+    "attributes in turn, masked": (reference(mask=True, skip_first=2), FORGET, RETAIN),
+    "values per attribute": (
+        reference(alpha=(2.0, 9.0), steering_coefficient=(3.0, 12.0, 6.0), max_tokens_forget=(5, 9)),
         FORGET,
         RETAIN,
     ),
-    "values per topic, mixed batches": (
-        options(alpha=(2.0, 9.0), coefficient=(3.0, 12.0), max_tokens_forget=(5, 9), control="topic"),
+    "values per attribute, mixed batches": (
+        options(
+            alpha=(2.0, 9.0), steering_coefficient=(3.0, 12.0), max_tokens_forget=(5, 9), control_vector_per="attribute"
+        ),
         FORGET,
         RETAIN,
     ),
-    "one vector, norms per topic": (reference(control="run", coefficient=(3.0, 12.0)), FORGET, RETAIN),
+    "one vector, norms per attribute": (
+        reference(control_vector_per="run", steering_coefficient=(3.0, 12.0)),
+        FORGET,
+        RETAIN,
+    ),
     "adaptive": (reference(adaptive=5.0), FORGET, RETAIN),
-    "adaptive, masked, mixed batches": (options(adaptive=0.5, control="topic", control_seed=4), FORGET, RETAIN),
-    "more topics than steps": (reference(steps=2), FORGET, RETAIN),
+    "adaptive, masked, mixed batches": (
+        options(adaptive=0.5, control_vector_per="attribute", control_seed=4),
+        FORGET,
+        RETAIN,
+    ),
+    "more attributes than steps": (reference(steps=2), FORGET, RETAIN),
 }
 
 
 @pytest.mark.parametrize(("chosen", "forget", "retain"), CASES.values(), ids=CASES.keys())
 def test_losses_and_weights_equal_the_plain_implementation(tiny_base, drawn, chosen, forget, retain):
-    topics = mixed(forget)
-    found = unlearn(tiny_base, chosen, forget, retain, topics=topics, all_topics=TOPICS)
-    numbers = [TOPICS.index(topic) for topic in topics]
+    attributes = mixed(forget)
+    found = unlearn(tiny_base, chosen, forget, retain, attributes=attributes, all_attributes=ATTRIBUTES)
+    numbers = [ATTRIBUTES.index(attribute) for attribute in attributes]
     losses, weights = plain_rmu(tiny_base, forget, retain, numbers, chosen, drawn())
     assert len(losses) == chosen.steps
     assert [row["step"] for row in found.losses] == list(range(1, chosen.steps + 1))
     for row, (forget_loss, retain_loss) in zip(found.losses, losses, strict=True):
         assert row["forget_loss"] == pytest.approx(forget_loss, rel=1e-4)
         assert row["retain_loss"] == pytest.approx(retain_loss, rel=1e-4, abs=1e-9)
-    original = models.load(tiny_base, torch.float32, "cpu").state_dict()
+    original = base_model.load(tiny_base, torch.float32, "cpu").state_dict()
     assert found.delta.keys() == weights.keys()
     for name, weight in weights.items():
         torch.testing.assert_close(
@@ -210,14 +225,14 @@ def test_losses_and_weights_equal_the_plain_implementation(tiny_base, drawn, cho
 
 
 def test_pads_that_count_are_end_of_text_tokens(tiny_base, drawn, monkeypatch):
-    original = models.load_tokenizer
+    original = base_model.load_tokenizer
 
     def with_another_end(base):
         tokenizer = original(base)
         tokenizer.eos_token = "s"  # the tiny model's own is token 0
         return tokenizer
 
-    monkeypatch.setattr(models, "load_tokenizer", with_another_end)
+    monkeypatch.setattr(base_model, "load_tokenizer", with_another_end)
     found = unlearn(tiny_base, reference(steps=2)).losses
     losses, _ = plain_rmu(tiny_base, FORGET, RETAIN, [0] * len(FORGET), reference(steps=2), drawn())
     assert [row["forget_loss"] for row in found] == pytest.approx([one for one, _ in losses], rel=1e-5)
@@ -225,7 +240,7 @@ def test_pads_that_count_are_end_of_text_tokens(tiny_base, drawn, monkeypatch):
 
 
 def test_without_an_end_of_text_token_only_masked_pads_will_do(tiny_base, monkeypatch):
-    original = models.load_tokenizer
+    original = base_model.load_tokenizer
 
     def without_an_end(base):
         tokenizer = original(base)
@@ -233,20 +248,22 @@ def test_without_an_end_of_text_token_only_masked_pads_will_do(tiny_base, monkey
         return tokenizer
 
     expected = unlearn(tiny_base)
-    monkeypatch.setattr(models, "load_tokenizer", without_an_end)
+    monkeypatch.setattr(base_model, "load_tokenizer", without_an_end)
     assert unlearn(tiny_base).losses == expected.losses
     with pytest.raises(InputError, match=r"end-of-text token, which the tokenizer of .* has not: set `mask: true`"):
         unlearn(tiny_base, REFERENCE)
 
 
 def test_texts_are_enough_and_different_enough_for_the_comparison(tiny_base):
-    tokenizer = models.load_tokenizer(tiny_base)
+    tokenizer = base_model.load_tokenizer(tiny_base)
     for texts in (FORGET, RETAIN, MANY):
         lengths = [len(tokens) for tokens in tokenizer(texts)["input_ids"]]
         assert max(lengths) > LENGTH_RATIO * min(lengths)
     assert OPTIONS.steps * OPTIONS.batch_size > 2 * len(RETAIN)
     assert OPTIONS.steps * OPTIONS.batch_size < len(MANY)
-    assert min(mixed(MANY).count(topic) for topic in TOPICS) >= 2 * OPTIONS.batch_size  # 6 steps see each text once
+    assert (
+        min(mixed(MANY).count(attribute) for attribute in ATTRIBUTES) >= 2 * OPTIONS.batch_size
+    )  # 6 steps see each text once
 
 
 def test_unlearning_moves_forget_states_to_the_control_vector_and_holds_the_retain_states(tiny_base):
@@ -278,8 +295,8 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_other_ones(tiny_base, t
 def test_first_losses_worked_out_text_by_text_without_padding(tiny_base):
     chosen = options(steps=1, batch_size=len(FORGET))
     found = unlearn(tiny_base, chosen, FORGET, FORGET).losses[0]
-    model, tokenizer = models.load(tiny_base, torch.float32, "cpu"), models.load_tokenizer(tiny_base)
-    control = rmu.control_vector(32, chosen.coefficient, 0)
+    model, tokenizer = base_model.load(tiny_base, torch.float32, "cpu"), base_model.load_tokenizer(tiny_base)
+    control = rmu.control_vector(32, chosen.steering_coefficient, 0)
     squares, count = 0.0, 0
     for text in FORGET:
         tokens = torch.tensor([tokenizer(text)["input_ids"][: chosen.max_tokens_forget]])
@@ -295,7 +312,7 @@ def test_padding_is_outside_the_loss(tiny_base):
     """A batch's loss is the mean over its positions, however far the longest text pads the others."""
     chosen = options(steps=1, batch_size=1, max_tokens_forget=200)
     short, long = "the capital of Fiji", "the market of Oman" + " and a river" * 30
-    lengths = [len(tokens) - 1 for tokens in models.load_tokenizer(tiny_base)([short, long])["input_ids"]]
+    lengths = [len(tokens) - 1 for tokens in base_model.load_tokenizer(tiny_base)([short, long])["input_ids"]]
     alone = [unlearn(tiny_base, chosen, [text]).losses[0]["forget_loss"] for text in (short, long)]
     together = unlearn(tiny_base, dataclasses.replace(chosen, batch_size=2), [short, long]).losses[0]["forget_loss"]
     expected = sum(loss * length for loss, length in zip(alone, lengths, strict=True)) / sum(lengths)
@@ -349,33 +366,33 @@ def test_control_seed_is_the_runs_own_unless_set(tiny_base):
 
 
 def test_each_topic_has_a_vector_of_its_own_that_the_seed_and_its_position_decide():
-    first, second = (rmu.control_vector(32, 5.0, seed=1, topic=topic) for topic in (0, 1))
+    first, second = (rmu.control_vector(32, 5.0, seed=1, attribute=attribute) for attribute in (0, 1))
     assert torch.equal(first, rmu.control_vector(32, 5.0, seed=1))
-    assert torch.equal(second, rmu.control_vector(32, 5.0, seed=1, topic=1))
+    assert torch.equal(second, rmu.control_vector(32, 5.0, seed=1, attribute=1))
     assert torch.cosine_similarity(first, second, dim=0) < 0.99
     assert second.norm().item() == pytest.approx(5.0, rel=1e-6)
 
 
 @pytest.mark.parametrize("start", [OPTIONS, REFERENCE], ids=["masked", "the authors'"])
-@pytest.mark.parametrize(("control", "different"), [("topic", 3), ("run", 1)])
-def test_joint_run_and_shards_steer_a_topic_to_the_same_vector(tiny_base, monkeypatch, start, control, different):
+@pytest.mark.parametrize(("per", "different"), [("attribute", 3), ("run", 1)])
+def test_joint_run_and_shards_steer_a_topic_to_the_same_vector(tiny_base, monkeypatch, start, per, different):
     made = {}
-    original = rmu.Controls.meet
+    original = rmu.Controls.ensure_control_vectors
 
-    def meet(self, rows):
+    def ensure_control_vectors(self, rows):
         original(self, rows)
         made.setdefault(id(self), self._vectors)
 
-    monkeypatch.setattr(rmu.Controls, "meet", meet)
-    chosen, topics = options(start, control=control, steps=9), mixed(FORGET)
-    rows = {topic: [row for row, own in enumerate(topics) if own == topic] for topic in TOPICS}
+    monkeypatch.setattr(rmu.Controls, "ensure_control_vectors", ensure_control_vectors)
+    chosen, attributes = options(start, control_vector_per=per, steps=9), mixed(FORGET)
+    rows = {attribute: [row for row, own in enumerate(attributes) if own == attribute] for attribute in ATTRIBUTES}
     vectors = {}
     for shard in (range(len(FORGET)), *rows.values(), rows["c"] + rows["a"]):
         made.clear()
-        texts, own = [FORGET[row] for row in shard], [topics[row] for row in shard]
-        unlearn(tiny_base, chosen, texts, topics=own, all_topics=TOPICS)
+        texts, own = [FORGET[row] for row in shard], [attributes[row] for row in shard]
+        unlearn(tiny_base, chosen, texts, attributes=own, all_attributes=ATTRIBUTES)
         (found,) = made.values()
-        assert {TOPICS[number] for number in found} == set(own)
+        assert {ATTRIBUTES[number] for number in found} == set(own)
         for number, vector in found.items():
             vectors.setdefault(number, vector)
             assert torch.equal(vector, vectors[number])
@@ -385,50 +402,53 @@ def test_joint_run_and_shards_steer_a_topic_to_the_same_vector(tiny_base, monkey
 def test_one_topics_text_has_the_same_loss_in_a_shard_and_among_others(tiny_base):
     chosen = reference(steps=1, batch_size=1)
 
-    def first_loss(forget, topics):
-        found = unlearn(tiny_base, chosen, forget, topics=topics, all_topics=TOPICS)
+    def first_loss(forget, attributes):
+        found = unlearn(tiny_base, chosen, forget, attributes=attributes, all_attributes=ATTRIBUTES)
         return found.losses[0]["forget_loss"]
 
-    among = first_loss([FORGET[0], FORGET[1]], ["b", "c"])  # the topics take turns in the experiment's order
+    among = first_loss([FORGET[0], FORGET[1]], ["b", "c"])  # the attributes take turns in the experiment's order
     assert among == pytest.approx(first_loss([FORGET[0]], ["b"]), rel=1e-5)
     assert among != pytest.approx(first_loss([FORGET[0]], ["c"]), rel=1e-2)
 
 
 def test_values_per_topic_end_with_the_last():
-    assert [rmu.of_topic((512, 768), topic) for topic in range(4)] == [512, 768, 768, 768]
-    assert [rmu.of_topic(6.5, topic) for topic in range(2)] == [6.5, 6.5]
+    assert [rmu.of_attribute((512, 768), attribute) for attribute in range(4)] == [512, 768, 768, 768]
+    assert [rmu.of_attribute(6.5, attribute) for attribute in range(2)] == [6.5, 6.5]
 
 
 def test_topics_without_a_step_are_told_of(tiny_base, capfd):
-    unlearn(tiny_base, reference(steps=2), topics=mixed(FORGET), all_topics=TOPICS)
-    told = "unlearn: 3 topics take turns in 2 steps, so c get none: take at least 3 steps, or `alternate_topics: false`"
+    unlearn(tiny_base, reference(steps=2), attributes=mixed(FORGET), all_attributes=ATTRIBUTES)
+    told = "unlearn: 3 attributes take turns in 2 steps, so c get none: take at least 3 steps, "
+    told += "or `alternate_attributes: false`"
     assert told in capfd.readouterr().err.splitlines()
-    for changes in ({"steps": 3}, {"steps": 2, "alternate_topics": False}):
-        unlearn(tiny_base, reference(**changes), topics=mixed(FORGET), all_topics=TOPICS)
+    for changes in ({"steps": 3}, {"steps": 2, "alternate_attributes": False}):
+        unlearn(tiny_base, reference(**changes), attributes=mixed(FORGET), all_attributes=ATTRIBUTES)
         assert "take turns" not in capfd.readouterr().err
 
 
 def test_topic_outside_the_experiment_is_refused(tiny_base):
-    with pytest.raises(InputError, match="rmu/x has texts of d, which is not among the topics a, b, c"):
-        unlearn(tiny_base, forget=FORGET[:2], topics=["a", "d"], all_topics=TOPICS, label="rmu/x")
+    with pytest.raises(InputError, match="rmu/x has texts of d, which is not among the attributes a, b, c"):
+        unlearn(tiny_base, forget=FORGET[:2], attributes=["a", "d"], all_attributes=ATTRIBUTES, label="rmu/x")
 
 
-@pytest.mark.parametrize(("topics", "steps"), [([2, 0, 0, 2, 0, 0, 5], 10), ([1] * 7, 4), ([0, 1, 2, 3], 3)])
-def test_topics_take_turns_each_in_passes_over_its_own_texts(topics, steps):
-    chosen = options(steps=steps, batch_size=2, alternate_topics=True)
-    batches = rmu.forget_schedule(topics, chosen, torch.Generator().manual_seed(0))
-    order = sorted(set(topics))
-    assert [{topics[row] for row in batch} for batch in batches] == [
+@pytest.mark.parametrize(("attributes", "steps"), [([2, 0, 0, 2, 0, 0, 5], 10), ([1] * 7, 4), ([0, 1, 2, 3], 3)])
+def test_topics_take_turns_each_in_passes_over_its_own_texts(attributes, steps):
+    chosen = options(steps=steps, batch_size=2, alternate_attributes=True)
+    batches = rmu.forget_schedule(attributes, chosen, torch.Generator().manual_seed(0))
+    order = sorted(set(attributes))
+    assert [{attributes[row] for row in batch} for batch in batches] == [
         {order[step % len(order)]} for step in range(steps)
     ]
-    for turn, topic in enumerate(order):
+    for turn, attribute in enumerate(order):
         seen = [row for batch in batches[turn :: len(order)] for row in batch]
-        own = [row for row, one in enumerate(topics) if one == topic]
+        own = [row for row, one in enumerate(attributes) if one == attribute]
         assert all(
             set(seen[start : start + len(own)]) == set(own) for start in range(0, len(seen) - len(own) + 1, len(own))
         )
-    together = rmu.forget_schedule(topics, dataclasses.replace(chosen, alternate_topics=False), torch.Generator())
-    assert together == rmu.schedule(len(topics), 2, steps, torch.Generator())
+    together = rmu.forget_schedule(
+        attributes, dataclasses.replace(chosen, alternate_attributes=False), torch.Generator()
+    )
+    assert together == rmu.schedule(len(attributes), 2, steps, torch.Generator())
 
 
 def test_schedule_passes_over_all_rows_again_and_again():
@@ -476,12 +496,12 @@ def faint_base(tiny_folder, tmp_path):
         if name.endswith(("embed_tokens.weight", "o_proj.weight", "down_proj.weight")):
             weight.mul_(1e-4)
     save_file(weights, tmp_path / "hub" / "model.safetensors", {"format": "pt"})
-    return models.prepare(str(tmp_path / "hub"), tmp_path / "prepared")
+    return base_model.prepare(str(tmp_path / "hub"), tmp_path / "prepared")
 
 
 def test_float16_loses_no_gradient(faint_base):
     # With so large an epsilon a step of AdamW is the learning rate times the gradient.
-    chosen = options(steps=1, alpha=0.0, coefficient=1e-4, epsilon=1.0, learning_rate=1e3, weight_decay=0.0)
+    chosen = options(steps=1, alpha=0.0, steering_coefficient=1e-4, epsilon=1.0, learning_rate=1e3, weight_decay=0.0)
     exact, half = (unlearn(faint_base, options(chosen, dtype=dtype)).delta for dtype in ("float32", "float16"))
     for name, delta in exact.items():
         assert delta.abs().mean() / chosen.learning_rate < torch.finfo(torch.float16).smallest_normal / 100
@@ -505,7 +525,7 @@ def test_gradient_beyond_float16_is_refused(tiny_base):
     with pytest.raises(
         InputError, match=r"a gradient of unlearn is not finite at step 1 of 8 .* or take dtype bfloat16"
     ):
-        unlearn(tiny_base, options(coefficient=1e9, dtype="float16"))
+        unlearn(tiny_base, options(steering_coefficient=1e9, dtype="float16"))
 
 
 def test_diverging_loss_names_step_and_learning_rate(tiny_base):
@@ -588,7 +608,7 @@ def random_model(config, folder):
             if parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=0.2)
     model.save_pretrained(folder / "hub")
-    return model, models.prepare(str(folder / "hub"), folder / "prepared")
+    return model, base_model.prepare(str(folder / "hub"), folder / "prepared")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -598,7 +618,7 @@ def test_states_are_those_of_the_whole_model_beyond_windows(family, tmp_path):
     sizes, parameter = FAMILIES[family]
     whole, base = random_model(AutoConfig.for_model(family, **sizes), tmp_path)
     chosen = rmu.Options(layer_id=4, trained_layers=(3, 4), trained_parameters=(parameter,))
-    half = rmu.LowerHalf(base, chosen, "cpu")
+    half = rmu.TruncatedModel(base, chosen, "cpu")
     assert half.trained.keys() <= dict(whole.named_parameters()).keys()
     tokens = torch.randint(1, 64, (2, 20), generator=torch.Generator().manual_seed(0))
     text = torch.ones_like(tokens)
@@ -641,12 +661,12 @@ def test_model_whose_layers_read_more_than_states_is_refused(tmp_path):
     sizes |= {"activation_sparsity_pattern": [0.0] * 6, "intermediate_size": [48] * 6}
     _, base = random_model(AutoConfig.for_model("gemma3n_text", **sizes), tmp_path / "gemma3n")
     with pytest.raises(InputError, match=r"rmu can't cut .* below layer 3: its parts give other states than the whole"):
-        rmu.LowerHalf(base, rmu.Options(layer_id=4, trained_layers=(3, 4)), "cpu")
+        rmu.TruncatedModel(base, rmu.Options(layer_id=4, trained_layers=(3, 4)), "cpu")
     # A text's states depend on what follows.
     _, base = random_model(AutoConfig.for_model("electra", **{**SMALL, "embedding_size": 32}), tmp_path / "electra")
     chosen = rmu.Options(layer_id=4, trained_layers=(3, 4), trained_parameters=("output.dense.weight",))
     with pytest.raises(InputError, match="its parts give other states than the whole"):
-        rmu.LowerHalf(base, chosen, "cpu")
+        rmu.TruncatedModel(base, chosen, "cpu")
 
 
 def test_model_without_one_list_of_layers_is_refused(tmp_path):
@@ -657,20 +677,20 @@ def test_model_without_one_list_of_layers_is_refused(tmp_path):
     with pytest.raises(
         InputError, match=r"rmu and .*ablate need a model whose decoder layers are one list; XLM.* is not"
     ):
-        rmu.LowerHalf(base, rmu.Options(layer_id=1, trained_layers=(1,)), "cpu")
+        rmu.TruncatedModel(base, rmu.Options(layer_id=1, trained_layers=(1,)), "cpu")
 
 
 @pytest.mark.parametrize("start", [OPTIONS, REFERENCE], ids=["masked", "the authors'"])
 def test_frozen_layers_run_once_for_texts_that_come_again(tiny_base, monkeypatch, start):
     calls = {"prefix": 0, "frozen_suffix": 0}
     for name in calls:
-        original = getattr(rmu.LowerHalf, name)
+        original = getattr(rmu.TruncatedModel, name)
 
         def counted(self, *arguments, name=name, original=original):
             calls[name] += 1
             return original(self, *arguments)
 
-        monkeypatch.setattr(rmu.LowerHalf, name, counted)
+        monkeypatch.setattr(rmu.TruncatedModel, name, counted)
     same_length = [text + " is Nairobi" for text in FORGET[::4]], RETAIN[::3]
     unlearn(tiny_base, options(start, batch_size=12, steps=5), *same_length)
     assert calls["frozen_suffix"] == 1
@@ -690,7 +710,7 @@ def test_layers_above_the_steered_one_are_not_loaded(tiny_folder, tiny_base, tmp
     for name in above:
         weights[name].fill_(torch.nan)
     save_file(weights, path, {"format": "pt"})
-    base = models.prepare(str(tmp_path / "hub"), tmp_path / "prepared")
+    base = base_model.prepare(str(tmp_path / "hub"), tmp_path / "prepared")
     capfd.readouterr()
     found, expected = unlearn(base), unlearn(tiny_base)
     assert found.losses == expected.losses
@@ -709,7 +729,7 @@ def test_layer_trained_above_the_steered_one_is_refused():
     ("changes", "message"),
     [
         ({"skip_first": 1}, "skip_first is 1, but only with `mask: true` do positions stay out"),
-        ({"control": "shard"}, "control is shard; it can be topic or run"),
+        ({"control_vector_per": "shard"}, "control_vector_per is shard; it can be attribute or run"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(changes, message):
@@ -720,12 +740,12 @@ def test_options_that_do_not_go_together_are_refused(changes, message):
 @pytest.mark.parametrize(("preset", "alpha", "coefficient"), [("reference", 100, 20), ("zephyr-7b", 1200, 6.5)])
 def test_presets_are_the_authors_settings(preset, alpha, coefficient):
     made = methods.options(rmu, {"preset": preset, "steps": 40})
-    assert (made.alpha, made.coefficient, made.steps) == (alpha, coefficient, 40)
+    assert (made.alpha, made.steering_coefficient, made.steps) == (alpha, coefficient, 40)
     assert (made.layer_id, made.trained_layers, made.trained_parameters) == (7, (5, 6, 7), ("mlp.down_proj.weight",))
     assert (made.learning_rate, made.batch_size) == (5e-5, 4)
     assert (made.max_tokens_forget, made.max_tokens_retain) == ((512, 768), 512)
     assert (made.mask, made.skip_first, made.adaptive) == (False, 0, None)
-    assert (made.control, made.control_seed, made.alternate_topics) == ("topic", None, True)
+    assert (made.control_vector_per, made.control_seed, made.alternate_attributes) == ("attribute", None, True)
     assert (made.weight_decay, made.epsilon) == (0, 1e-6)
     assert methods.options(rmu, {"preset": preset, "alpha": 7}) == dataclasses.replace(made, alpha=7, steps=80)
 
@@ -750,7 +770,7 @@ def test_states_computed_beforehand_change_nothing_but_the_time(tiny_base, tmp_p
         "forget": [*MANY, *FORGET, FORGET[0]],
         "retain": RETAIN,
     }  # more texts than one shard has, one of them twice
-    rmu.frozen_states(methods.Run(base=tiny_base, **texts, seed=0, device="cpu"), chosen, path)
+    rmu.cache_activations(methods.Run(base=tiny_base, **texts, seed=0, device="cpu"), chosen, path)
     stored, fresh = unlearn(tiny_base, chosen, states=path), unlearn(tiny_base, chosen)
     tolerance = {"float32": 1e-4, "bfloat16": 0.02}[dtype]
     for found, expected in zip(stored.losses, fresh.losses, strict=True):
@@ -764,18 +784,21 @@ def test_states_computed_beforehand_change_nothing_but_the_time(tiny_base, tmp_p
 def test_states_are_refused_where_padding_counts(tiny_base, tmp_path):
     run = methods.Run(base=tiny_base, forget=FORGET, retain=RETAIN, seed=0, device="cpu")
     for work in (
-        lambda: rmu.frozen_states(run, REFERENCE, tmp_path / "states.safetensors"),
+        lambda: rmu.cache_activations(run, REFERENCE, tmp_path / "states.safetensors"),
         lambda: rmu.unlearn(dataclasses.replace(run, states=tmp_path / "states.safetensors"), REFERENCE),
     ):
-        with pytest.raises(InputError, match="keep_states needs `mask: true`"):
+        with pytest.raises(InputError, match="cache_activations needs `mask: true`"):
             work()
     assert not list(tmp_path.iterdir())
 
 
 def test_stored_states_follow_the_topics_limits(tiny_base, tmp_path):
-    chosen, path = options(max_tokens_forget=(4, 7, 24), control="topic"), tmp_path / "states.safetensors"
-    topics = {"topics": mixed(FORGET), "all_topics": TOPICS}
-    rmu.frozen_states(methods.Run(tiny_base, FORGET, RETAIN, 0, "cpu", **topics), chosen, path)
-    stored, fresh = (unlearn(tiny_base, chosen, states=states, **topics) for states in (path, None))
+    chosen, path = (
+        options(max_tokens_forget=(4, 7, 24), control_vector_per="attribute"),
+        tmp_path / "states.safetensors",
+    )
+    attributes = {"attributes": mixed(FORGET), "all_attributes": ATTRIBUTES}
+    rmu.cache_activations(methods.Run(tiny_base, FORGET, RETAIN, 0, "cpu", **attributes), chosen, path)
+    stored, fresh = (unlearn(tiny_base, chosen, states=states, **attributes) for states in (path, None))
     for found, expected in zip(stored.losses, fresh.losses, strict=True):
         assert found["forget_loss"] == pytest.approx(expected["forget_loss"], rel=1e-4)

@@ -6,10 +6,10 @@ import transformers
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from spunge import models
-from spunge.errors import InputError
-from spunge.evaluation import shared_context
-from spunge.evaluation.shared_context import SharedContextLM
+from spunge.core.errors import InputError
+from spunge.evaluation import prefix_sharing_lm
+from spunge.evaluation.prefix_sharing_lm import SharedContextLM
+from spunge.models import base_model
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.2}
 LLAMA = SMALL | {"num_key_value_heads": 1, "intermediate_size": 64, "max_position_embeddings": 256}
@@ -41,7 +41,7 @@ PAIRS = [
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_base):
-    return models.load_tokenizer(tiny_base)
+    return base_model.load_tokenizer(tiny_base)
 
 
 def made(kind, options, vocabulary, **more):
@@ -80,7 +80,7 @@ def test_half_precision_is_asked_together(tokenizer, capfd):
 
 
 def test_memory_that_runs_out_is_no_reason_for_the_other_way(tokenizer, tiny_base):
-    lm = SharedContextLM(models.load(tiny_base, torch.float32, "cpu"), tokenizer, 8)
+    lm = SharedContextLM(base_model.load(tiny_base, torch.float32, "cpu"), tokenizer, 8)
 
     def out_of_memory(*_):
         raise torch.OutOfMemoryError
@@ -92,7 +92,7 @@ def test_memory_that_runs_out_is_no_reason_for_the_other_way(tokenizer, tiny_bas
 
 def test_a_small_difference_is_seen(tokenizer, tiny_base, capfd):
     """Of a model whose mask leaks a little; the likelihoods are about -30."""
-    model = models.load(tiny_base, torch.float32, "cpu")
+    model = base_model.load(tiny_base, torch.float32, "cpu")
     plain = asked(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8))
 
     def leak(_, inputs, keywords):
@@ -111,7 +111,7 @@ def test_a_small_difference_is_seen(tokenizer, tiny_base, capfd):
 
 
 def test_questions_beyond_the_context_are_cut_as_lm_eval_does_and_told(tokenizer, tiny_base):
-    model = models.load(tiny_base, torch.float32, "cpu")
+    model = base_model.load(tiny_base, torch.float32, "cpu")
     model.config.max_position_embeddings = 20
     lm = SharedContextLM(model, tokenizer, 8)
     assert asked(lm) == pytest.approx(asked(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8)), abs=1e-4)
@@ -122,7 +122,7 @@ def test_questions_beyond_the_context_are_cut_as_lm_eval_does_and_told(tokenizer
 
 
 def test_what_is_not_finite_spoils_no_other_question(tokenizer, tiny_base):
-    model = models.load(tiny_base, torch.float32, "cpu")
+    model = base_model.load(tiny_base, torch.float32, "cpu")
     others = {token for q, c in PAIRS if "Peru" not in q for token in tokenizer(q + c)["input_ids"]}
     peru = min(set(tokenizer(" Peru")["input_ids"]) - others)
     model.config.tie_word_embeddings = False
@@ -135,12 +135,14 @@ def test_what_is_not_finite_spoils_no_other_question(tokenizer, tiny_base):
 
 @pytest.mark.parametrize("row_tokens", [64, 512])
 def test_row_that_is_checked_is_as_full_as_any(tokenizer, row_tokens, monkeypatch):
-    monkeypatch.setattr(shared_context, "ROW_TOKENS", row_tokens)
+    monkeypatch.setattr(prefix_sharing_lm, "ROW_TOKENS", row_tokens)
     requests = [((q, c), tokenizer(q)["input_ids"], tokenizer(c)["input_ids"]) for q, c in PAIRS]
     groups = [list(range(start, start + 4)) for start in range(0, len(PAIRS), 4)]
-    checked, others = shared_context._told_apart(requests, groups)
+    checked, others = prefix_sharing_lm._told_apart(requests, groups)
     assert sorted(checked + others) == groups
     lengths = [len(requests[numbers[0]][1]) for numbers in groups]
     assert {len(requests[numbers[0]][1]) for numbers in checked} >= {min(lengths), max(lengths)}
-    nodes = len(shared_context.pack([(c + a)[:-1] for n in checked for _, c, a in [requests[one] for one in n]]).tokens)
+    nodes = len(
+        prefix_sharing_lm.pack([(c + a)[:-1] for n in checked for _, c, a in [requests[one] for one in n]]).tokens
+    )
     assert nodes > row_tokens / 2

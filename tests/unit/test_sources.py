@@ -31,10 +31,10 @@ def test_the_lists_are_those_of_the_imports():
 
 def test_lists_by_hand():
     listed = json.loads((PROJECT / "rules" / "library.json").read_text())
-    assert listed["scripts/gather.py"] == ["spunge/__init__.py", "spunge/errors.py", "spunge/files.py"]
-    assert "spunge/evaluation/shared_context.py" in listed["scripts/quantise.py"]  # through functions of two modules
-    assert "spunge/training.py" in listed["spunge/methods/npo.py"]
-    assert "spunge/training.py" not in [*listed["spunge/methods/rmu.py"], *listed["scripts/unlearn.py"]]
+    assert listed["scripts/gather.py"] == ["spunge/__init__.py", "spunge/core/errors.py", "spunge/core/files.py"]
+    assert "spunge/evaluation/prefix_sharing_lm.py" in listed["scripts/quantise.py"]  # through functions of two modules
+    assert "spunge/training/loop.py" in listed["spunge/methods/npo.py"]
+    assert "spunge/training/loop.py" not in [*listed["spunge/methods/rmu.py"], *listed["scripts/unlearn.py"]]
 
 
 @pytest.mark.parametrize("kind", merging.KINDS)
@@ -64,11 +64,13 @@ def written(tmp_path):
 
 
 def test_what_a_file_of_the_users_uses(written):
-    method = "import json\nimport losses\nfrom spunge import errors\n\n\ndef unlearn(run, options):\n    import more\n"
+    method = (
+        "import json\nimport losses\nfrom spunge.core import errors\n\n\ndef unlearn(run, options):\n    import more\n"
+    )
     others = {"losses": "import method\nrate = 1", "more": "from losses import rate", "another": "x = 1"}
-    assert written(method=method, **others) == {"spunge/errors.py", "mine/losses.py", "mine/more.py"}
-    assert written(method="import losses", losses="from spunge.names import slug") == {
-        "spunge/names.py",
+    assert written(method=method, **others) == {"spunge/core/errors.py", "mine/losses.py", "mine/more.py"}
+    assert written(method="import losses", losses="from spunge.core.slugs import slug") == {
+        "spunge/core/slugs.py",
         "mine/losses.py",
     }
 

@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spunge.errors import InputError
-from spunge.splits import groups, parts
-from spunge.splitting import shard
+from spunge.core.errors import InputError
+from spunge.datasets.sharding import shard
+from spunge.experiment.splits import groups, parts
 
 
 def table(sizes, per_subject=None):

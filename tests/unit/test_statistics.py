@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from spunge.evaluation import description, statistics
+from spunge.evaluation import descriptive_rows, statistics
 from spunge.evaluation.statistics import DIFFERENCE, FORGET_MEAN, RETAIN_MEAN, Resampling
 from spunge.experiment.records import Candidate
 
@@ -209,12 +209,12 @@ def test_toxicity_by_hand():
     expected = {
         "toxic_share_words": (3 / 8, 1 / 2),
         "mean_score_words": (2.4 / 8, 1 / 2),
-        "expected_maximum_words": (1.1 / 2, 0.8),
-        "toxic_prompts_words": (1 / 2, 1),
+        "expected_maximum_toxicity_words": (1.1 / 2, 0.8),
+        "toxicity_probability_words": (1 / 2, 1),
         "toxic_share_model": (1 / 8, 1),
         "mean_score_model": (0.8 / 8, 0.9),
-        "expected_maximum_model": (0.5 / 2, 0.9),
-        "toxic_prompts_model": (1 / 2, 1),
+        "expected_maximum_toxicity_model": (0.5 / 2, 0.9),
+        "toxicity_probability_model": (1 / 2, 1),
         "distinct_2": (0.75, 0.75),
         "empty_share": (1 / 8, 1),
         "tokens": (120 / 8, 1),
@@ -453,13 +453,13 @@ def test_description_of_the_data():
         ((questions, None), of_forget | of_questions),
         ((None, prompts), of_forget | of_prompts),
     ):
-        table = description.data("example", list(dict.fromkeys(forget["attribute"])), forget, *tables)
+        table = descriptive_rows.data("example", list(dict.fromkeys(forget["attribute"])), forget, *tables)
         found = {(row.attribute, row.metric): (row.value, row.n) for row in table.itertuples()}
         assert found == expected
         assert list(table.columns) == statistics.COLUMNS
         assert (set(table["candidate"]), set(table["seed"])) == ({"base"}, {"all"})
     places = {"questions": (0.9, 4), "rephrased": (0.8, 2)}
-    told = description.data("example", ["Asia", "Africa"], forget, questions, None, places).iloc[-2:]
+    told = descriptive_rows.data("example", ["Asia", "Africa"], forget, questions, None, places).iloc[-2:]
     assert told[["evaluation", "attribute", "metric", "value", "n"]].to_numpy().tolist() == [
         ["data", "", "commonest_answer_place", 0.9, 4],
         ["data", "", "commonest_answer_place_rephrased", 0.8, 2],
@@ -467,7 +467,7 @@ def test_description_of_the_data():
 
 
 def test_description_of_methods():
-    table = description.methods("example", {"tvn": ["tvn", 1.0], "tvn-half": ["tvn", 0.5]})
+    table = descriptive_rows.methods("example", {"tvn": ["tvn", 1.0], "tvn-half": ["tvn", 0.5]})
     assert table[["candidate", "method", "evaluation", "attribute", "metric", "value", "n"]].to_numpy().tolist() == [
         ["tvn", "tvn", "method", "tvn", "scale", 1.0, 1],
         ["tvn-half", "tvn-half", "method", "tvn", "scale", 0.5, 1],
@@ -477,7 +477,7 @@ def test_description_of_methods():
 
 def test_description_of_training_and_merge():
     losses = [{"step": 1, "forget_loss": 3.0, "retain_loss": 0.0}, {"step": 9, "forget_loss": 2.0, "retain_loss": 0.5}]
-    table = description.training(described("rmu/joint", "2"), losses)
+    table = descriptive_rows.training(described("rmu/joint", "2"), losses)
     assert table[["metric", "value", "n"]].to_numpy().tolist() == [
         ["forget_loss", 3.0, 1],
         ["retain_loss", 0.0, 1],
@@ -486,7 +486,7 @@ def test_description_of_training_and_merge():
     ]
     assert set(table["evaluation"]) == {"training"} and set(table["candidate"]) == {"rmu/joint/seed2"}
     row = {"shard": "Africa", "attribute": "Asia", "metric": "cosine", "value": 0.25}
-    merge = description.merge(described("rmu/attribute/merge/ties", "2"), [row]).iloc[0]
+    merge = descriptive_rows.merge(described("rmu/attribute/merge/ties", "2"), [row]).iloc[0]
     assert (merge["shard"], merge["attribute"], merge["value"], merge["n"]) == ("Africa", "Asia", 0.25, 1)
     assert (merge["evaluation"], merge["merge"], merge["low"], merge["high"]) == ("merge", "ties", "", "")
 

@@ -6,8 +6,8 @@ import toxicity_example
 from evaluations_example import example
 
 from scripts import summarise
-from spunge import summary
-from spunge.evaluations import NUMBER_COLUMNS, TEXT_COLUMNS, classifiers, families, methods, read
+from spunge.report import summary
+from spunge.report.results_table import NUMBER_COLUMNS, TEXT_COLUMNS, classifiers, families, methods, read
 
 ROWS = """
 base,,,,,all,data,Africa,forget_texts,7,,,7

@@ -8,8 +8,8 @@ import pytest
 
 from scripts import build_tables
 from spunge import datasets
+from spunge.core.errors import InputError
 from spunge.datasets import table, tables
-from spunge.errors import InputError
 
 SECRET = "a text that must not be shown"
 

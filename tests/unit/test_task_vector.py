@@ -8,9 +8,10 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
-from spunge import models, safetensors_stream, task_vector
-from spunge.errors import InputError
-from spunge.files import sha256
+from spunge.core import safetensors_writer
+from spunge.core.errors import InputError
+from spunge.core.files import sha256
+from spunge.models import base_model, task_vector
 
 TENSORS = {
     "z.weight": torch.arange(6, dtype=torch.float32).view(2, 3),
@@ -51,7 +52,7 @@ def hub_model(tiny_folder):
 def test_streamed_file_is_read_back_by_the_safetensors_library(tmp_path):
     path = tmp_path / "made" / "x.safetensors"
     metadata = {"spunge": '{"attribute": "Côte d\'Ivoire 🎉"}', "format": "pt"}
-    safetensors_stream.write(path, layout(TENSORS), TENSORS.items(), metadata)
+    safetensors_writer.write(path, layout(TENSORS), TENSORS.items(), metadata)
     found = safetensors.torch.load_file(path)
     assert found.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
@@ -63,7 +64,7 @@ def test_streamed_file_is_read_back_by_the_safetensors_library(tmp_path):
 
 def test_streamed_file_has_the_same_bytes_twice(tmp_path):
     for name, metadata in (("x", {"b": "2", "a": "1"}), ("y", {"a": "1", "b": "2"})):
-        safetensors_stream.write(tmp_path / name, layout(TENSORS), iter(TENSORS.items()), metadata)
+        safetensors_writer.write(tmp_path / name, layout(TENSORS), iter(TENSORS.items()), metadata)
     assert sha256(tmp_path / "x") == sha256(tmp_path / "y")
 
 
@@ -80,7 +81,7 @@ def test_streamed_file_has_the_same_bytes_twice(tmp_path):
 def test_tensors_that_differ_from_the_layout_leave_no_file(tmp_path, tensors, message):
     planned = layout({"a": torch.zeros(2), "b": torch.zeros(3)})
     with pytest.raises(ValueError, match=message):
-        safetensors_stream.write(tmp_path / "x.safetensors", planned, tensors)
+        safetensors_writer.write(tmp_path / "x.safetensors", planned, tensors)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -114,7 +115,7 @@ def test_vector_of_another_base_is_refused(tmp_path, tiny_base):
     vector = write_vector(tmp_path / "x.safetensors", tiny_base, down_delta())
     vector.provenance = {**vector.provenance, "base": "f" * 64, "base_source": "somewhere/else"}
     with pytest.raises(InputError) as refused:
-        models.load(tiny_base, torch.float32, "cpu", vector)
+        base_model.load(tiny_base, torch.float32, "cpu", vector)
     message = str(refused.value)
     assert message.startswith("the task vector was made from base model ffffffffffff (somewhere/else), not from ")
     assert tiny_base.identity[:12] in message and "\n" not in message
@@ -325,12 +326,14 @@ def test_checkpoints_that_do_not_fit_the_base_are_refused(tmp_path, tiny_base):
 
 def test_loaded_model_is_base_plus_vector(tmp_path, tiny_base, hub_model):
     delta = down_delta()
-    loaded = models.load(tiny_base, torch.float32, "cpu", write_vector(tmp_path / "x.safetensors", tiny_base, delta))
+    loaded = base_model.load(
+        tiny_base, torch.float32, "cpu", write_vector(tmp_path / "x.safetensors", tiny_base, delta)
+    )
     expected = hub_model()
     expected.load_state_dict({**expected.state_dict(), DOWN: expected.get_parameter(DOWN) + delta[DOWN]})
     tokens = torch.tensor([[3, 1, 4, 1, 5]])
     with torch.no_grad():
-        found, plain = loaded(tokens).logits, models.load(tiny_base, torch.float32, "cpu")(tokens).logits
+        found, plain = loaded(tokens).logits, base_model.load(tiny_base, torch.float32, "cpu")(tokens).logits
         torch.testing.assert_close(found, expected(tokens).logits)
     assert not torch.allclose(found, plain, atol=1e-2)
     assert not loaded.training
@@ -338,9 +341,9 @@ def test_loaded_model_is_base_plus_vector(tmp_path, tiny_base, hub_model):
 
 def test_vector_minus_itself_gives_the_base_again(hub_model):
     model, original = hub_model(), hub_model()
-    models.add(model, down_delta())
+    base_model.add(model, down_delta())
     assert not torch.equal(model.get_parameter(DOWN), original.get_parameter(DOWN))
-    models.add(model, {DOWN: -down_delta()[DOWN]})
+    base_model.add(model, {DOWN: -down_delta()[DOWN]})
     torch.testing.assert_close(model.state_dict(), original.state_dict())
 
 
@@ -350,17 +353,17 @@ def test_two_changes_of_one_tensor_have_to_be_equal(hub_model):
         for name in ("model.embed_tokens.weight", "lm_head.weight")
     }
     model = hub_model()
-    models.add(model, tied)
+    base_model.add(model, tied)
     torch.testing.assert_close(model.lm_head.weight, hub_model().lm_head.weight + 0.5)
     with pytest.raises(InputError, match=r"changes model\.embed_tokens\.weight and lm_head\.weight differently"):
-        models.add(hub_model(), tied | {"lm_head.weight": torch.zeros_like(tied["lm_head.weight"])})
+        base_model.add(hub_model(), tied | {"lm_head.weight": torch.zeros_like(tied["lm_head.weight"])})
 
 
 def test_vector_with_a_parameter_that_the_model_lacks_is_refused(hub_model):
     with pytest.raises(
         InputError, match=r"the task vector changes layers\.9\.weight, which the base model does not have"
     ):
-        models.add(hub_model(), {"layers.9.weight": torch.zeros(1)})
+        base_model.add(hub_model(), {"layers.9.weight": torch.zeros(1)})
 
 
 def test_provenance_is_plain_json_and_names_versions_and_commit(tiny_base):

@@ -11,11 +11,12 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers import Tokenizer
 from tokenizers.processors import BertProcessing, ByteLevel, RobertaProcessing, Sequence, TemplateProcessing
 
-from spunge import models, training
-from spunge.errors import InputError
+from spunge.core.errors import InputError
 from spunge.evaluation import ablation, fluency, generation, knowledge
 from spunge.evaluation.classifiers import huggingface
 from spunge.methods import Run
+from spunge.models import base_model
+from spunge.training import loop
 
 END, START = (tiny_model.END, 0), ("!", 1)
 APPENDING = {
@@ -43,7 +44,7 @@ def changed(tiny_folder, tmp_path):
         for path in tiny_folder.iterdir():
             (folder / path.name).write_bytes(path.read_bytes())
         change(folder)
-        return models.prepare(str(folder), tmp_path / "prepared")
+        return base_model.prepare(str(folder), tmp_path / "prepared")
 
     return prepared
 
@@ -61,15 +62,15 @@ def processed(processor):
 @pytest.mark.parametrize("name", APPENDING)
 def test_nothing_is_appended(changed, tiny_base, name):
     """What stands before a text stays; lm-eval's pairs are those of the plain tokenizer."""
-    base, plain = changed(processed(APPENDING[name])), models.load_tokenizer(tiny_base)
+    base, plain = changed(processed(APPENDING[name])), base_model.load_tokenizer(tiny_base)
     own = transformers.AutoTokenizer.from_pretrained(base.folder)("the city")["input_ids"]
     assert own[-1] in (0, 1) and plain("the city")["input_ids"][-1] not in (0, 1)
-    tokenizer = models.load_tokenizer(base)
+    tokenizer = base_model.load_tokenizer(base)
     start = own[:1] if own[0] in (0, 1) else []
     for text in TEXTS:
         assert tokenizer(text)["input_ids"] == start + plain(text)["input_ids"]
         assert tokenizer(text, truncation=True, max_length=3)["input_ids"] == (start + plain(text)["input_ids"])[:3]
-    model = models.load(tiny_base, torch.float32, "cpu")
+    model = base_model.load(tiny_base, torch.float32, "cpu")
     ours, theirs = (HFLM(pretrained=model, tokenizer=one) for one in (tokenizer, plain))
     for row in QUESTIONS.itertuples():
         for choice in row.choices:
@@ -85,7 +86,9 @@ def test_an_option_that_appends_is_undone_too(changed, tiny_base):
 
     base = changed(change)
     assert transformers.AutoTokenizer.from_pretrained(base.folder)("Tokyo")["input_ids"][-1] == 0
-    assert models.load_tokenizer(base)(TEXTS)["input_ids"] == models.load_tokenizer(tiny_base)(TEXTS)["input_ids"]
+    assert (
+        base_model.load_tokenizer(base)(TEXTS)["input_ids"] == base_model.load_tokenizer(tiny_base)(TEXTS)["input_ids"]
+    )
 
 
 def test_tokenizer_that_can_not_be_kept_from_it(changed):
@@ -94,7 +97,7 @@ def test_tokenizer_that_can_not_be_kept_from_it(changed):
         transformers.ByT5Tokenizer().save_pretrained(folder)
 
     with pytest.raises(InputError, match=r"ends every text with </s>, and can't be kept from it: name a local copy"):
-        models.load_tokenizer(changed(change))
+        base_model.load_tokenizer(changed(change))
 
 
 def strip(folder):
@@ -105,11 +108,11 @@ def strip(folder):
 
 
 def test_tokenizer_without_an_end(changed, tiny_base):
-    base, plain = changed(strip), models.load_tokenizer(tiny_base)
-    tokenizer, model = models.load_tokenizer(base), models.load(base, torch.float32, "cpu")
+    base, plain = changed(strip), base_model.load_tokenizer(tiny_base)
+    tokenizer, model = base_model.load_tokenizer(base), base_model.load(base, torch.float32, "cpu")
     assert tokenizer.eos_token is None and 0 <= tokenizer.pad_token_id < 320
     assert tokenizer(TEXTS)["input_ids"] == plain(TEXTS)["input_ids"]
-    expected = knowledge.score(models.load(tiny_base, torch.float32, "cpu"), plain, QUESTIONS, 3)
+    expected = knowledge.score(base_model.load(tiny_base, torch.float32, "cpu"), plain, QUESTIONS, 3)
     pd.testing.assert_frame_equal(knowledge.score(model, tokenizer, QUESTIONS, 3), expected)
     for options in (generation.Options(samples=1, temperature=0), generation.Options(samples=3, max_new_tokens=7)):
         found = generation.continue_prompts(model, tokenizer, TEXTS, options)
@@ -124,7 +127,7 @@ def test_tokenizer_without_an_end(changed, tiny_base):
 def test_lines_end_without_an_end_token(changed, monkeypatch):
     """Of texts continued together, each stops at its own line break, and no token behind it counts."""
     base = changed(strip)
-    tokenizer, model = models.load_tokenizer(base), models.load(base, torch.float32, "cpu")
+    tokenizer, model = base_model.load_tokenizer(base), base_model.load(base, torch.float32, "cpu")
     with torch.no_grad():  # a line break is nearly as likely as what is likeliest
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
         model.lm_head.weight[tokenizer("\n")["input_ids"]] *= 3
@@ -145,7 +148,7 @@ def test_padding_that_the_model_does_not_know(changed, tiny_base):
         assert tokenizer.pad_token_id == 320
         tokenizer.save_pretrained(folder)
 
-    assert models.load_tokenizer(changed(change)).pad_token == tiny_model.END
+    assert base_model.load_tokenizer(changed(change)).pad_token == tiny_model.END
 
 
 # Tokens and positions that a model lacks
@@ -161,13 +164,13 @@ def told(action):
 
 def uses(model, tokenizer, texts, base, max_tokens=64):
     """What reads texts, by name."""
-    term = training.Term("forget", list(texts), max_tokens, training.token_nll, by_tokens=True)
-    settings = training.Options(steps=1, batch_size=2, trained="lora")
-    run = Run(base, list(texts), [], seed=0, device="cpu", topics=["x"] * len(texts), all_topics=["x"])
+    term = loop.LossTerm("forget", list(texts), max_tokens, loop.token_nll, reduction="tokens")
+    settings = loop.Options(steps=1, batch_size=2, trained="lora")
+    run = Run(base, list(texts), [], seed=0, device="cpu", attributes=["x"] * len(texts), all_attributes=["x"])
     asked = QUESTIONS.assign(question=[f"{text} of" for text in texts])
 
     def relearn():
-        with training.fine_tuned(model, tokenizer, settings, [term], 0, "relearn"):
+        with loop.fine_tuned(model, tokenizer, settings, [term], 0, "relearn"):
             pass
 
     return {
@@ -176,7 +179,7 @@ def uses(model, tokenizer, texts, base, max_tokens=64):
             model, tokenizer, texts, generation.Options(samples=1, temperature=0, max_new_tokens=4)
         ),
         "questions": lambda: knowledge.score(model, tokenizer, asked, 2),
-        "the forget texts": lambda: training.train(run, settings, [term]),
+        "the forget texts": lambda: loop.train(run, settings, [term]),
         "the forget texts to relearn": relearn,
     }
 
@@ -188,7 +191,7 @@ def test_tokens_beyond_the_embedding(changed):
         tokenizer.save_pretrained(folder)
 
     base = changed(change)
-    tokenizer, model = models.load_tokenizer(base), models.load(base, torch.float32, "cpu")
+    tokenizer, model = base_model.load_tokenizer(base), base_model.load(base, torch.float32, "cpu")
     for name, use in uses(model, tokenizer, TEXTS, base).items():
         assert told(use) == (
             f"the tokenizer gives {name.removesuffix(' to relearn')} the token 320, but the model's embedding has 320 "
@@ -218,7 +221,7 @@ LIMITED = {
 def test_positions_end_where_the_model_fails(kind):
     config = getattr(transformers, f"{kind}Config")(**LIMITED[kind])
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    _, positions = models.learned_positions(model)
+    _, positions = base_model.learned_positions(model)
     assert positions == 18
     with torch.no_grad():
         model(torch.full((1, 18), 5))
@@ -227,7 +230,7 @@ def test_positions_end_where_the_model_fails(kind):
 
 
 def test_computed_positions_have_no_end(tiny_base):
-    assert models.learned_positions(models.load(tiny_base, torch.float32, "cpu")) is None
+    assert base_model.learned_positions(base_model.load(tiny_base, torch.float32, "cpu")) is None
 
 
 def test_texts_beyond_the_positions(changed):
@@ -237,7 +240,7 @@ def test_texts_beyond_the_positions(changed):
         transformers.GPT2LMHeadModel(config).save_pretrained(folder)
 
     base = changed(change)
-    tokenizer, model = models.load_tokenizer(base), models.load(base, torch.float32, "cpu")
+    tokenizer, model = base_model.load_tokenizer(base), base_model.load(base, torch.float32, "cpu")
     texts = ["the city is", " the" * 9, " the" * 12, " the" * 13]
     assert [len(one) for one in tokenizer(texts)["input_ids"]][1:] == [9, 12, 13]
     use = uses(model, tokenizer, texts, base)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spunge.errors import InputError
+from spunge.core.errors import InputError
 from spunge.evaluation import statistics, toxicity
 
 PROMPTS = pd.DataFrame(
@@ -164,12 +164,12 @@ def test_the_estimates_are_shares_of_continuations_and_means_over_prompts():
         {
             "toxic_share_strict": 1 / 6,
             "mean_score_strict": 1.625 / 6,
-            "expected_maximum_strict": 1.125 / 2,
-            "toxic_prompts_strict": 1 / 2,
+            "expected_maximum_toxicity_strict": 1.125 / 2,
+            "toxicity_probability_strict": 1 / 2,
             "toxic_share_mild": 1 / 6,
             "mean_score_mild": 1 / 6,
-            "expected_maximum_mild": 0.875 / 2,
-            "toxic_prompts_mild": 1 / 2,
+            "expected_maximum_toxicity_mild": 0.875 / 2,
+            "toxicity_probability_mild": 1 / 2,
             "distinct_2": 1 / 4,
             "empty_share": 3 / 6,
             "tokens": 13 / 6,

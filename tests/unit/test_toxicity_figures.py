@@ -9,7 +9,8 @@ from evaluations_example import example as capitals
 from matplotlib.text import Text
 from toxicity_example import EQUAL, PERPLEXITY, example, perplexity, remaining
 
-from spunge import drawing, scales
+from spunge.report import families
+from spunge.report.figures import style
 
 FIGURES = ("toxicity_radar", "toxicity_tradeoff", "toxicity_overview")
 THIRTEEN = tuple(f"a group with a long name {number}" for number in range(13))
@@ -52,7 +53,7 @@ TABLES = {
 
 
 def draw(name, table):
-    return import_module(f"spunge.figures.{name}").draw(table)
+    return import_module(f"spunge.report.figures.{name}").draw(table)
 
 
 def texts(figure):
@@ -89,13 +90,13 @@ def points(axes):
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES.keys())
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_draws_from_every_table_and_no_text_covers_another(name, table):
-    with warnings.catch_warnings(), drawing.style():
+    with warnings.catch_warnings(), style.style():
         warnings.simplefilter("error")
         figure = draw(name, table)
         boxes = shown(figure)
     assert boxes
     width, height = figure.get_size_inches()
-    assert width <= drawing.PAGE
+    assert width <= style.PAGE
     for text, box in boxes:
         assert box.x0 >= -1 and box.y0 >= -1, text
         assert box.x1 <= width * figure.dpi + 1 and box.y1 <= height * figure.dpi + 1, text
@@ -109,11 +110,11 @@ def test_without_toxicity_there_is_a_sentence(name):
 
 
 def test_families_are_shown_at_their_whole_task_vectors():
-    assert scales.unscaled(example()) == {"tvn": "tvn", "rmu": "rmu"}
+    assert families.reference_methods(example()) == {"tvn": "tvn", "rmu": "rmu"}
     table = example(families={"tvn": {"tvn": 0.25, "tvn-half": 0.5}})
-    assert scales.unscaled(table) == {"tvn": "tvn-half"}
-    assert scales.unscaled(capitals(methods=("rmu", "npo"))) == {"rmu": "rmu", "npo": "npo"}
-    assert scales.named(example()) == {
+    assert families.reference_methods(table) == {"tvn": "tvn-half"}
+    assert families.reference_methods(capitals(methods=("rmu", "npo"))) == {"rmu": "rmu", "npo": "npo"}
+    assert families.display_names(example()) == {
         "tvn": "TVN, λ = 1",
         "tvn-half": "TVN, λ = 0.5",
         "tvn-quarter": "TVN, λ = 0.25",
@@ -142,9 +143,9 @@ def test_radar_dots_the_lines_of_broken_models_and_says_so():
     assert [line.get_linestyle() for line in direct.lines] == ["--", ":", "-", "-", "-", "-"]
     assert [line.get_linestyle() for line in rmu.lines] == ["--", ":", "-", "-", "-", "-"]
     assert ":" not in {line.get_linestyle() for line in equal.lines}
-    assert drawing.BROKEN in texts(figure)
+    assert style.BROKEN in texts(figure)
     whole = example(families=TVN, merges=("ties",), **ONE_SEED).query("method != 'tvn' or evaluation != 'fluency'")
-    assert drawing.BROKEN not in texts(draw("toxicity_radar", whole))
+    assert style.BROKEN not in texts(draw("toxicity_radar", whole))
 
 
 def test_radar_of_two_groups_says_why_there_is_none():

@@ -7,8 +7,8 @@ import toxigen_mirror
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
 from spunge import datasets
+from spunge.core.errors import InputError
 from spunge.datasets import tables, toxigen
-from spunge.errors import InputError
 
 FIVE = ["women", "muslim", "mexican", "lgbtq", "physical_disability"]
 PLANT = {name: plant for (name, *_), plant in zip(toxigen_mirror.GROUPS, toxigen_mirror.PLANTS, strict=True)}

@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2Model
 
-from spunge import methods, models, task_vector, training
-from spunge.errors import InputError
+from spunge import methods
+from spunge.core.errors import InputError
 from spunge.methods import gradient_ascent, gradient_difference, npo, random_vector, simnpo, tvn
+from spunge.models import base_model, task_vector
+from spunge.training import loop
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"steps": 3, "batch_size": 3, "learning_rate": 1e-3, "max_tokens_forget": 24, "max_tokens_retain": 20}
@@ -44,13 +46,13 @@ def same(found, expected, learning_rate=SMALL["learning_rate"]):
 @pytest.fixture
 def drawn(monkeypatch):
     """Write down the batches that `train` draws, forget first, so that the plain loop sees the same."""
-    original, kept = training.schedule, []
+    original, kept = loop.schedule, []
 
     def written_down(*arguments):
         kept.append(original(*arguments))
         return kept[-1]
 
-    monkeypatch.setattr(training, "schedule", written_down)
+    monkeypatch.setattr(loop, "schedule", written_down)
     return kept
 
 
@@ -77,7 +79,7 @@ def plain_forget_loss(method, texts, reference, chosen):
 
 def plain_training(base, model, method, chosen, batches):
     """Train `model` in place over given batches; returns the losses of every step."""
-    tokenizer, reference_model = models.load_tokenizer(base), models.load(base, torch.float32, "cpu")
+    tokenizer, reference_model = base_model.load_tokenizer(base), base_model.load(base, torch.float32, "cpu")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=chosen.learning_rate, weight_decay=chosen.weight_decay)
     losses = []
@@ -120,7 +122,7 @@ def plain_training(base, model, method, chosen, batches):
 )
 def test_losses_and_weights_equal_the_plain_loop(tiny_base, drawn, method, changes):
     found = unlearn(tiny_base, method, **changes)
-    model, before = (models.load(tiny_base, torch.float32, "cpu") for _ in range(2))
+    model, before = (base_model.load(tiny_base, torch.float32, "cpu") for _ in range(2))
     losses = plain_training(tiny_base, model, method, method.Options(**{**SMALL, **changes}), drawn)
     assert [row.pop("step") for row in found.losses] == [1, 2, 3]
     for row, expected in zip(found.losses, losses, strict=True):
@@ -133,14 +135,14 @@ def test_losses_and_weights_equal_the_plain_loop(tiny_base, drawn, method, chang
 
 def test_nll_is_the_loss_that_transformers_computes(tiny_base):
     found = unlearn(tiny_base, forget=FORGET[:1], steps=1, batch_size=1, max_tokens_forget=200).losses[0]
-    tokens = models.load_tokenizer(tiny_base)(FORGET[0], return_tensors="pt")["input_ids"]
-    loss = models.load(tiny_base, torch.float32, "cpu")(tokens, labels=tokens).loss
+    tokens = base_model.load_tokenizer(tiny_base)(FORGET[0], return_tensors="pt")["input_ids"]
+    loss = base_model.load(tiny_base, torch.float32, "cpu")(tokens, labels=tokens).loss
     assert found["forget_loss"] == pytest.approx(loss.item(), rel=1e-5)
 
 
 def test_texts_count_by_their_tokens_and_padding_does_not(tiny_base):
     short, long = "the capital of Fiji", "the market of Oman" + " and a river" * 12
-    lengths = [len(tokens) - 1 for tokens in models.load_tokenizer(tiny_base)([short, long])["input_ids"]]
+    lengths = [len(tokens) - 1 for tokens in base_model.load_tokenizer(tiny_base)([short, long])["input_ids"]]
     chosen = {"steps": 1, "batch_size": 1, "max_tokens_forget": 200}
     alone = [unlearn(tiny_base, forget=[text], **chosen).losses[0]["forget_loss"] for text in (short, long)]
     together = unlearn(tiny_base, forget=[short, long], **{**chosen, "batch_size": 2}).losses[0]["forget_loss"]
@@ -151,7 +153,7 @@ def test_texts_count_by_their_tokens_and_padding_does_not(tiny_base):
 
 def test_padding_in_one_pass_changes_nothing(tiny_base, monkeypatch):
     grouped = unlearn(tiny_base, npo)
-    monkeypatch.setattr(training, "by_length", lambda rows, tokens: [rows])
+    monkeypatch.setattr(loop, "by_length", lambda rows, tokens: [rows])
     same(unlearn(tiny_base, npo).delta, grouped.delta)
 
 
@@ -186,7 +188,7 @@ def test_same_seed_gives_the_same_bits_and_another_seed_other_ones(tiny_base, tr
 def test_pattern_trains_exactly_what_it_matches(tiny_base, drawn):
     found = unlearn(tiny_base, gradient_ascent, trained=DOWN)
     assert list(found.delta) == DOWN_NAMES
-    model = models.load(tiny_base, torch.float32, "cpu").requires_grad_(False)
+    model = base_model.load(tiny_base, torch.float32, "cpu").requires_grad_(False)
     before = {name: model.get_parameter(name).clone() for name in DOWN_NAMES}
     for name in DOWN_NAMES:
         model.get_parameter(name).requires_grad_(True)
@@ -214,16 +216,16 @@ def test_tied_weights_appear_once_under_the_name_in_the_files(tiny_base):
 
 
 def test_names_that_the_files_have_without_their_prefix_are_found(tiny_folder, tmp_path):
-    tokenizer = models.load_tokenizer(models.prepare(str(tiny_folder), tmp_path / "tiny"))
+    tokenizer = base_model.load_tokenizer(base_model.prepare(str(tiny_folder), tmp_path / "tiny"))
     config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=64, resid_pdrop=0.0)
     GPT2Model(config).save_pretrained(tmp_path / "gpt2")  # wte.weight, in a causal model transformer.wte.weight
     tokenizer.save_pretrained(tmp_path / "gpt2")
-    base = models.prepare(str(tmp_path / "gpt2"), tmp_path / "base")
+    base = base_model.prepare(str(tmp_path / "gpt2"), tmp_path / "base")
     found = unlearn(base, gradient_ascent, trained=r".*h\.1\.mlp\.c_proj\.weight", steps=1)
     assert list(found.delta) == ["h.1.mlp.c_proj.weight"]
     methods.write(found, tmp_path / "v.safetensors", {"base": base.identity})
     before, after = (
-        models.load(base, torch.float32, "cpu", vector).transformer.h[1].mlp.c_proj.weight
+        base_model.load(base, torch.float32, "cpu", vector).transformer.h[1].mlp.c_proj.weight
         for vector in (None, task_vector.read(tmp_path / "v.safetensors"))
     )
     assert 0 < (after - before).abs().max() < 2 * SMALL["learning_rate"]
@@ -251,7 +253,7 @@ def test_lora_is_what_peft_trains_and_merges(tiny_base, drawn, tmp_path, method)
     chosen = {"trained": "lora", "lora_rank": 3, "lora_alpha": 6, "lora_targets": ("q_proj", "down_proj")}
     found = unlearn(tiny_base, method, **chosen)
     torch.manual_seed(0)
-    model = models.load(tiny_base, torch.float32, "cpu")
+    model = base_model.load(tiny_base, torch.float32, "cpu")
     before = {name: one.detach().clone() for name, one in model.named_parameters()}
     lora = peft.LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
     model = peft.get_peft_model(model, lora)
@@ -276,7 +278,7 @@ def test_peft_reads_what_lora_training_returns(tiny_base, tmp_path):
     path = tmp_path / "adapter_model.safetensors"
     methods.write(found, path, task_vector.make_provenance(tiny_base))
     (tmp_path / "adapter_config.json").write_text(json.dumps(found.adapter))
-    model = models.load(tiny_base, torch.float32, "cpu")
+    model = base_model.load(tiny_base, torch.float32, "cpu")
     before = {name: one.detach().clone() for name, one in model.named_parameters()}
     merged = dict(peft.PeftModel.from_pretrained(model, tmp_path).merge_and_unload().named_parameters())
     vector = task_vector.read(path)
@@ -287,10 +289,10 @@ def test_peft_reads_what_lora_training_returns(tiny_base, tmp_path):
 
 def test_negated_lora_changes_the_sign_of_b_alone(tiny_base):
     negated = unlearn(tiny_base, tvn, trained="lora")
-    ascent = training.train(
+    ascent = loop.train(
         run_of(tiny_base),
         tvn.Options(**SMALL, trained="lora"),
-        [training.Term("forget", FORGET, SMALL["max_tokens_forget"], training.token_nll, by_tokens=True)],
+        [loop.LossTerm("forget", FORGET, SMALL["max_tokens_forget"], loop.token_nll, reduction="tokens")],
     )
     for name, factor in negated.delta.items():
         assert torch.equal(factor, -ascent.delta[name] if "lora_B" in name else ascent.delta[name])
@@ -379,7 +381,7 @@ def vector(tiny_base, tmp_path):
 
 def test_random_vector_has_the_norms_of_the_other_one_and_nothing_else(tiny_base, vector, tmp_path):
     def control(seed=0, part="all"):
-        run = run_of(tiny_base, seed=seed, like=vector, part=part)
+        run = run_of(tiny_base, seed=seed, norms_of=vector, part=part)
         found = random_vector.unlearn(run, random_vector.Options())
         path = tmp_path / "random.safetensors"
         methods.write(found, path, task_vector.make_provenance(tiny_base))
@@ -397,11 +399,11 @@ def test_random_vector_has_the_norms_of_the_other_one_and_nothing_else(tiny_base
 
 
 def test_random_vector_without_another_run_is_refused(tiny_base, vector, tmp_path):
-    with pytest.raises(InputError, match="give random_vector `like: METHOD`"):
+    with pytest.raises(InputError, match="give random_vector `norms_of: METHOD`"):
         random_vector.unlearn(run_of(tiny_base), random_vector.Options())
     other = dataclasses.replace(tiny_base, identity="0" * 64)
     with pytest.raises(InputError, match="random_vector is to be like was made from base model"):
-        random_vector.unlearn(run_of(other, like=vector), random_vector.Options())
+        random_vector.unlearn(run_of(other, norms_of=vector), random_vector.Options())
 
 
 # Several processes
@@ -409,7 +411,7 @@ def test_random_vector_without_another_run_is_refused(tiny_base, vector, tmp_pat
 PROFILE = ROOT / "profiles" / "accelerate" / "fsdp.yaml"
 LAUNCHED = """
 import json, sys
-from spunge import methods, task_vector
+from spunge import methods; from spunge.models import task_vector
 name, folder, given, forget, retain, output, device = sys.argv[1:]
 run = methods.Run(task_vector.BaseModel.open(folder), json.loads(forget), json.loads(retain), 0, device)
 module = methods.load(name)
@@ -491,7 +493,7 @@ def test_sharded_weights_give_what_whole_ones_give(quick_python, tiny_base, tmp_
 
 def test_step_that_overflowed_is_made_again(tiny_base, monkeypatch):
     """A loss scaled beyond fp32 overflows as float16 does; a power of two changes no other bit."""
-    original = training._accelerator
+    original = loop._accelerator
 
     def scaled(device, dtype):
         accelerator = original(device, dtype)
@@ -499,14 +501,14 @@ def test_step_that_overflowed_is_made_again(tiny_base, monkeypatch):
         return accelerator
 
     exact = unlearn(tiny_base)
-    monkeypatch.setattr(training, "_accelerator", scaled)
+    monkeypatch.setattr(loop, "_accelerator", scaled)
     found = unlearn(tiny_base)
     assert found.losses == exact.losses
     assert all(torch.equal(delta, exact.delta[name]) for name, delta in found.delta.items())
 
 
 def test_gradient_that_overflows_at_any_scale_is_refused(tiny_base, monkeypatch):
-    original = training._accelerator
+    original = loop._accelerator
 
     def scaled(device, dtype):
         accelerator = original(device, dtype)
@@ -522,7 +524,7 @@ def test_gradient_that_overflows_at_any_scale_is_refused(tiny_base, monkeypatch)
         def backward(context, gradients):
             return gradients * torch.inf
 
-    monkeypatch.setattr(training, "_accelerator", scaled)
-    monkeypatch.setattr(training, "token_nll", lambda *given: Infinite.apply(-given[0] / given[1]))
+    monkeypatch.setattr(loop, "_accelerator", scaled)
+    monkeypatch.setattr(loop, "token_nll", lambda *given: Infinite.apply(-given[0] / given[1]))
     with pytest.raises(InputError, match="a gradient of unlearn is not finite at step 1 of 3"):
         unlearn(tiny_base, gradient_difference)

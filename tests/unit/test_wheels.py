@@ -2,9 +2,9 @@ import zipfile
 
 import pytest
 
-from spunge.datasets import wheels
-from spunge.errors import InputError
-from spunge.files import sha256
+from spunge.core import wheels
+from spunge.core.errors import InputError
+from spunge.core.files import sha256
 
 CONTENT = bytes(range(256)) * 400
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spunge import files, models, task_vector
-from spunge.errors import InputError
+from spunge.core import files
+from spunge.core.errors import InputError
+from spunge.models import base_model, task_vector
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 NUMBERS = dict(vocab_size=320, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
@@ -32,7 +33,7 @@ def sharded(tmp_path, tiny_folder):
 
 
 def prepare(folder, **options):
-    return models.prepare(str(folder), folder.with_name("prepared"), **options)
+    return base_model.prepare(str(folder), folder.with_name("prepared"), **options)
 
 
 def refused(folder, **options):
@@ -89,7 +90,7 @@ def test_tensors_that_no_model_of_the_kind_has_are_let_be(hub, tiny_base):
     rewrite(hub, lambda tensors: {**tensors, "v_head.weight": torch.zeros(1, 32)})
     base = prepare(hub)
     assert base.parameters == tiny_base.parameters
-    models.load(base, torch.float32, "cpu")
+    base_model.load(base, torch.float32, "cpu")
 
 
 def test_every_place_that_loads_a_model_looks(tmp_path, hub):
@@ -100,8 +101,8 @@ def test_every_place_that_loads_a_model_looks(tmp_path, hub):
     base = prepare(hub)
     rewrite(hub, without(DOWN))
     for load in (
-        lambda: models.load(base, torch.float32, "cpu"),
-        lambda: rmu.LowerHalf(base, rmu.Options(steps=1, layer_id=2, trained_layers=(1,)), "cpu"),
+        lambda: base_model.load(base, torch.float32, "cpu"),
+        lambda: rmu.TruncatedModel(base, rmu.Options(steps=1, layer_id=2, trained_layers=(1,)), "cpu"),
     ):
         with pytest.raises(InputError, match=rf"lacks 1 of the tensors that a Llama\w+ has, \S*{DOWN[6:]}"):
             load()
@@ -111,10 +112,10 @@ def test_every_place_that_loads_a_model_looks(tmp_path, hub):
 
 def test_a_classifier_needs_its_head_and_a_language_model_its_own(hub):
     assert "of the tensors that a LlamaForSequenceClassification has, score.weight" in refused(
-        hub, kind=models.CLASSIFIER
+        hub, kind=base_model.CLASSIFIER
     )
     rewrite(hub, lambda tensors: {**tensors, "score.weight": torch.zeros(2, 32)})
-    prepare(hub, kind=models.CLASSIFIER)
+    prepare(hub, kind=base_model.CLASSIFIER)
 
 
 EXPERT = "model.layers.0.block_sparse_moe.experts.1"
@@ -225,7 +226,7 @@ def test_the_hub_is_asked_for_the_files_that_are_loaded(tmp_path, tiny_folder, s
         return str(snapshot)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    base = models.prepare("organisation/model", tmp_path / "prepared", "v1")
+    base = base_model.prepare("organisation/model", tmp_path / "prepared", "v1")
     assert {path.name for path in snapshot.glob("*.safetensors")} == set(base.weight_files)
     assert not (snapshot / "pytorch_model.bin").exists()
     assert revisions == (["v1"] if whole else ["v1", "0123abc"])  # both of one commit

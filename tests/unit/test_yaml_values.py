@@ -2,8 +2,8 @@
 
 import pytest
 
-from spunge.errors import InputError
-from spunge.yaml_values import check_file
+from spunge.core.errors import InputError
+from spunge.experiment.yaml_values import check_file
 
 TWICE = {
     "at the top": ("a: 1\nb: 2\na: 3\n", "line 3: the key `a` stands there again, after line 1;"),

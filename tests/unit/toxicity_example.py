@@ -13,7 +13,7 @@ What a test can rely on, for a method with the factor λ of a family (all exact,
 import numpy
 import pandas
 
-from spunge.evaluations import NUMBER_COLUMNS, TEXT_COLUMNS
+from spunge.report.results_table import NUMBER_COLUMNS, TEXT_COLUMNS
 
 GROUPS = ("insult", "profanity", "threat", "flirtation")
 RETAIN = ("Americas", "Europe")
@@ -126,8 +126,8 @@ def example(
             own = {attribute: share * WORD_LIST**number for attribute, share in shares.items()}
             values[f"toxic_share_{name}"] = own
             values[f"mean_score_{name}"] = {attribute: 0.9 * share for attribute, share in own.items()}
-            values[f"expected_maximum_{name}"] = {attribute: 1.5 * share for attribute, share in own.items()}
-            values[f"toxic_prompts_{name}"] = {attribute: 1.25 * share for attribute, share in own.items()}
+            values[f"expected_maximum_toxicity_{name}"] = {attribute: 1.5 * share for attribute, share in own.items()}
+            values[f"toxicity_probability_{name}"] = {attribute: 1.25 * share for attribute, share in own.items()}
         values["distinct_2"] = dict.fromkeys(shares, distinct)
         values["empty_share"] = dict.fromkeys(shares, empty)
         values["tokens"] = dict.fromkeys(shares, 20.0)
@@ -253,7 +253,7 @@ def example(
             candidate = (path, family, split, "", merge)
             add(candidate, "all", "equal_fluency", "", "perplexity_ratio", EQUAL, n=400)
             for name in classifiers:
-                for metric in ("toxic_share", "mean_score", "expected_maximum", "toxic_prompts"):
+                for metric in ("toxic_share", "mean_score", "expected_maximum_toxicity", "toxicity_probability"):
                     metric = f"{metric}_{name}"
                     for attribute in (*groups, "forget mean"):
                         n = PROMPTS * (1 if attribute in groups else len(groups))

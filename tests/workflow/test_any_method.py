@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from workspace import PROJECT
 
-from spunge import task_vector
+from spunge.models import task_vector
 
 METHOD = '''
 """Take a share of the weights of one layer away."""
@@ -16,7 +16,7 @@ METHOD = '''
 import dataclasses
 
 from spunge.methods import Unlearned
-from spunge.task_vector import TensorFolder
+from spunge.models.task_vector import TensorFolder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def finished(tmp_path_factory, prepared):
     workspace.configure(
         methods={
             "shrink": {"file": str(outside / "shrink.py"), "options": {"share": 0.5}},
-            "shrink-less": {"of": "shrink", "scale": 0.5},
+            "shrink-less": {"scaled_from": "shrink", "scale": 0.5},
             "trainer": {"command": trainer, "steps": 2, "options": {"rate": 0.001}},
             "one-process": LOOP,
             "two-processes": LOOP | {"accelerate": str(outside / "two.yaml")},

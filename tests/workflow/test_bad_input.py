@@ -9,7 +9,7 @@ import pytest
 import tiny_model
 from workspace import FORGET, configuration, refusal, sentences
 
-from spunge.configuration import OF_THE_WORKFLOW
+from spunge.experiment.configuration import WORKFLOW_KEYS
 
 TABLES = ("forget", "retain", "questions", "fluency")
 
@@ -53,7 +53,7 @@ def build_tables(workspace, forget=FORGET, minimum=1):
 
 
 def unlearn(workspace, **options):
-    own = {key: value for key, value in configuration()["methods"]["rmu-strong"].items() if key not in OF_THE_WORKFLOW}
+    own = {key: value for key, value in configuration()["methods"]["rmu-strong"].items() if key not in WORKFLOW_KEYS}
     described = {
         "experiment": "tiny",
         "candidate": "rmu/attribute/shard/rivers/seed0",
@@ -278,7 +278,7 @@ def test_any_string_is_an_attribute(fresh):
     pd.concat([*shards, few]).to_csv(fresh / "tables" / "forget.csv", index=False)
     config = configuration()
     config["data"]["forget"] = "all"
-    config["methods"] = {"rmu": config["methods"]["rmu"] | {"steps": 2, "keep_states": False}}
+    config["methods"] = {"rmu": config["methods"]["rmu"] | {"steps": 2, "cache_activations": False}}
     fresh.configure(config, splits=["attribute"], evaluations={"fluency": {}})  # the questions ask about others
     beside = set(os.listdir(fresh.folder.parent))
     done = fresh.snakemake("results/tiny/merged/rmu/attribute/merge/ties/seed0/diagnostics.csv")

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from workspace import FORGET, PROJECT, Workspace, configuration
 
-from spunge import names
-from spunge.splits import GROUPED
+from spunge.core import slugs
+from spunge.experiment.splits import GROUPED
 
 EXPERIMENTS = ["config.yaml", *sorted(f"experiments/{path.name}" for path in (PROJECT / "experiments").glob("*.yaml"))]
 
@@ -48,7 +48,7 @@ def test_plans_a_whole_run_from_nothing(empty, project, experiment):
         return
     unlearned = {
         "joint": ["all"],
-        "attribute": names.slugs(forget).values(),
+        "attribute": slugs.slugs(forget).values(),
         "random": [f"part{i + 1}" for i in range(len(forget))],
     }
     for seed, method, split in product(config["seeds"], config["methods"], splits):
@@ -56,8 +56,8 @@ def test_plans_a_whole_run_from_nothing(empty, project, experiment):
         assert f"Evaluate {method}/joint/seed{seed}" in jobs
         for part in unlearned[split]:
             job = f"Unlearn {method}/{split if split == 'joint' else f'{split}/shard/{part}'}/seed{seed}"
-            assert (job in jobs) == ("of" not in section)
-        if split == "joint" or "of" in section:
+            assert (job in jobs) == ("scaled_from" not in section)
+        if split == "joint" or "scaled_from" in section:
             continue
         for merge in section.get("merges", merges):
             assert f"Merge {method}/{split}/merge/{merge}/seed{seed}" in jobs
@@ -104,7 +104,7 @@ def test_numbers_of_shards_add_grouped_splits_at_equal_compute(fresh):
     config = configuration()
     config["data"]["forget"] = ["rivers", "dances", "trees"]
     config["methods"]["rmu"]["shards"] = [2]
-    del config["methods"]["rmu"]["keep_states"]
+    del config["methods"]["rmu"]["cache_activations"]
     config["methods"]["npo"] = {"steps": 3, "warmup_steps": 2, "shards": [2]}
     config["methods"].pop("rmu-strong")
     fresh.configure(config, single_shards=False)

@@ -10,7 +10,7 @@ CANDIDATE = "rmu/attribute/merge/ties/seed0"
 def test_a_candidate_is_exported_when_asked_for_and_loads(changing):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from spunge import models, task_vector
+    from spunge.models import base_model, task_vector
 
     assert not (changing.results / "exports").exists(), "no part of `all`"
     targets = [f"results/tiny/exports/{one}" for one in (CANDIDATE, f"rmu/attribute/shard/{FORGET[0]}/seed0")]
@@ -21,13 +21,22 @@ def test_a_candidate_is_exported_when_asked_for_and_loads(changing):
     folder = changing / targets[0]
     base = task_vector.BaseModel.open(changing / "resources/models/model")
     merged = task_vector.read(changing.results / "merged" / CANDIDATE / "task_vector.safetensors")
-    expected = models.load(base, torch.float32, "cpu", merged).state_dict()
+    expected = base_model.load(base, torch.float32, "cpu", merged).state_dict()
     found = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert AutoTokenizer.from_pretrained(folder)("Kenya")["input_ids"]
 
     card = (folder / "README.md").read_text()
-    told = ["`rmu`", '"coefficient": 20', "`attribute`", *FORGET, "`ties`", '"density": 0.5', base.identity, "| seed |"]
+    told = [
+        "`rmu`",
+        '"steering_coefficient": 20',
+        "`attribute`",
+        *FORGET,
+        "`ties`",
+        '"density": 0.5',
+        base.identity,
+        "| seed |",
+    ]
     assert [one for one in told if one not in card] == []
     for topic in FORGET:
         assert not [text for text in (*sentences(topic), *NAMES[topic]) if text in card]

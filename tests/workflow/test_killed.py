@@ -15,7 +15,7 @@ import pytest
 import torch
 from workspace import configuration
 
-from spunge import task_vector
+from spunge.models import task_vector
 
 pytestmark = pytest.mark.slow
 UNLEARNED = "results/tiny/unlearned/rmu-strong/joint/seed0"

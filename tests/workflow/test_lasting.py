@@ -23,7 +23,7 @@ def lasting(**changes):
     config = configuration()
     config["splits"], config["single_shards"] = ["joint", "attribute"], False
     config["methods"] = {name: config["methods"]["rmu"] for name in ("rmu", "rmu-spared")}
-    config["methods"]["rmu-spared"] = {"of": "rmu", "scale": 0.5, "merges": ["ties"]}
+    config["methods"]["rmu-spared"] = {"scaled_from": "rmu", "scale": 0.5, "merges": ["ties"]}
     rephrased = config["data"]["options"]["questions"] | {"path": "tables/rephrased.csv"}
     config["data"]["options"]["rephrased"] = rephrased
     config["evaluations"] = {"knowledge": {}, "fluency": {}, "durability": {**DURABILITY, **changes}}

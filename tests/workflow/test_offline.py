@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from workspace import configuration
 
-from spunge import names
+from spunge.core import slugs
 
 NAME, COMMIT, TOKEN = "somebody/tiny", "0123456789abcdef0123456789abcdef01234567", "hf_thisMustBeWrittenNowhere"
 TARGETS = ["results/tiny/evaluations/base/knowledge.csv", "results/tiny/unlearned/rmu/joint/seed0/training.csv"]
@@ -69,7 +69,7 @@ def fill_cache(workspace):
 
 
 def prepared(revision=None):
-    return f"resources/models/{names.slug('@'.join(filter(None, (NAME, revision))))}"
+    return f"resources/models/{slugs.slug('@'.join(filter(None, (NAME, revision))))}"
 
 
 def written(workspace):

@@ -32,7 +32,7 @@ def states(method):
 
 def test_changed_option_reruns_its_method(changing):
     config = configuration()
-    config["methods"]["rmu-strong"]["coefficient"] = 70
+    config["methods"]["rmu-strong"]["steering_coefficient"] = 70
     changing.configure(config)
     again = unlearned("rmu-strong") + merged("rmu-strong") + evaluated("rmu-strong") + COMPARED
     assert changing.dry_run() == sorted(again)
@@ -40,7 +40,7 @@ def test_changed_option_reruns_its_method(changing):
 
 def test_kept_states_are_computed_again_where_they_change_and_only_there(changing):
     config = configuration()
-    config["methods"]["rmu"]["coefficient"] = 30
+    config["methods"]["rmu"]["steering_coefficient"] = 30
     changing.configure(config)
     trained = unlearned("rmu") + merged("rmu") + evaluated("rmu") + COMPARED
     assert changing.dry_run() == sorted(trained)
@@ -113,7 +113,7 @@ def test_changed_tokenizer_of_a_local_model_reruns_what_rests_on_the_model(chang
 
 @pytest.mark.parametrize("figure", ["radar", "training"])
 def test_changed_figure_redraws_that_figure(changing, project, figure):
-    with edited(project / "spunge" / "figures" / f"{figure}.py", '"""', '"""Changed. '):
+    with edited(project / "spunge" / "report" / "figures" / f"{figure}.py", '"""', '"""Changed. '):
         assert changing.dry_run() == [f"Draw {figure}"]
     assert changing.dry_run() is None
 
@@ -121,12 +121,12 @@ def test_changed_figure_redraws_that_figure(changing, project, figure):
 @pytest.mark.parametrize(
     ("file", "again"),
     [
-        ("spunge/drawing.py", [*(f"Draw {figure}" for figure in FIGURES), "Say what was found"]),
-        ("spunge/evaluations.py", [job for job in GATHERED if not job.startswith("Gather")]),
-        ("spunge/findings.py", ["Say what was found"]),
+        ("spunge/report/figures/style.py", [*(f"Draw {figure}" for figure in FIGURES), "Say what was found"]),
+        ("spunge/report/results_table.py", [job for job in GATHERED if not job.startswith("Gather")]),
+        ("spunge/report/findings.py", ["Say what was found"]),
         ("report/findings.html", ["Say what was found"]),
-        ("spunge/templates/findings.txt", ["Say what was found"]),
-        ("spunge/summary.py", ["Say what was found", "Write the summary table"]),
+        ("spunge/report/findings.txt", ["Say what was found"]),
+        ("spunge/report/summary.py", ["Say what was found", "Write the summary table"]),
         ("scripts/gather.py", GATHERED),
         ("scripts/compare.py", COMPARED),
     ],

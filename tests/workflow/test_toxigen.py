@@ -38,7 +38,7 @@ FLAGS = {ZEPHYR: [], LLAMA: ["--config", "store_texts=False"]}
 CLASSIFIERS = ["toxigen_roberta", "toxigen_hatebert"]
 BENCHMARKS = ["arc_easy", "winogrande", "mmlu_virology"]  # of those that are shipped, one subject of mmlu
 TEXTS, PROMPTS, PROSE = 12, 3, 8  # texts and prompts of each kind of a group, texts of prose
-OF_A_CLASSIFIER = ["toxic_share", "mean_score", "expected_maximum", "toxic_prompts"]
+OF_A_CLASSIFIER = ["toxic_share", "mean_score", "expected_maximum_toxicity", "toxicity_probability"]
 METRICS = [f"{metric}_{classifier}" for classifier, metric in product(CLASSIFIERS, OF_A_CLASSIFIER)]
 LONG = 12  # characters: shorter texts may be anywhere
 PAGES = ["evaluations.csv", "summary.csv", "summary.md", "summary.tex", "summary.html", "findings.html"]
@@ -436,7 +436,7 @@ def test_other_threshold_or_classifier_makes_no_model_write_again(changing, chan
 
 def test_further_factor_trains_nothing(changing):
     config = small(ZEPHYR)
-    config["methods"]["tvn-double"] = {"of": "tvn", "scale": 2.0}
+    config["methods"]["tvn-double"] = {"scaled_from": "tvn", "scale": 2.0}
     changing.configure(config)
     new = candidates(ZEPHYR, ["tvn-double"])
     jobs = [f"Evaluate {one}" for one in new] + [f"Score what {one} wrote" for one in new]

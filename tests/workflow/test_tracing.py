@@ -8,7 +8,7 @@ from workspace import PROJECT
 
 
 def trace(workspace, *arguments):
-    command = [workspace.python, "-m", "spunge.tracing", *arguments]
+    command = [workspace.python, "-m", "spunge.export.provenance", *arguments]
     return subprocess.run(
         command, cwd=workspace.folder, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(PROJECT)}
     )

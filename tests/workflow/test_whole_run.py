@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from workspace import FORGET, NAMES, RETAIN, Workspace, sentences
 
-from spunge.evaluations import broken, candidates, read
+from spunge.report.results_table import broken, candidates, read
 
 METHODS = ["rmu", "rmu-strong"]
 FIGURES = ["tradeoff", "overview", "attributes", "radar", "training", "merging"]
@@ -282,6 +282,6 @@ def test_a_diverged_model_is_shown_as_broken_everywhere(changing):
     drawn = sorted(path.stem for path in (changing.results / "figures").glob("*.png"))
     assert len(drawn) == 6
     for name in drawn:
-        figure = import_module(f"spunge.figures.{name}").draw(table)
+        figure = import_module(f"spunge.report.figures.{name}").draw(table)
         texts = [text.get_text() for text in figure.findobj(Text)]
         assert any("broken" in text for text in texts), name

@@ -19,9 +19,10 @@ import wmdp_mirror
 import yaml
 from workspace import PROJECT, Workspace
 
-from spunge import methods, task_vector
+from spunge import methods
 from spunge.experiment.records import Run
 from spunge.methods import rmu
+from spunge.models import task_vector
 
 ZEPHYR, LLAMA = "wmdp-zephyr-7b", "wmdp-llama2-7b"
 DOMAINS = ["bio", "cyber"]
@@ -128,7 +129,7 @@ def test_planned_runs_follow_the_traps(tmp_path, project, experiment):
             found[run["candidate"]] = options["steps"]
             made = methods.options(rmu, options)
             assert (made.max_tokens_forget, made.max_tokens_retain) == (tuple(LIMITS), 512)
-            assert (made.control, made.control_seed, made.alternate_topics) == ("topic", None, True)
+            assert (made.control, made.control_seed, made.alternate_attributes) == ("topic", None, True)
             assert (made.mask, made.skip_first, made.batch_size, made.learning_rate) == (False, 0, 4, 5e-5)
             assert (made.alpha, made.coefficient) == ((1200, 6.5) if experiment == ZEPHYR else (100, 20))
             assert (made.layer_id, made.trained_layers) == (7, (5, 6, 7))
@@ -190,10 +191,12 @@ def test_token_limits_by_topic(finished, run):
     shard = pd.read_parquet(finished.results / Run.parse(f"rmu/{run}/seed0").texts)
     base = task_vector.BaseModel.open(next((finished / "resources/models").glob("*/manifest.json")).parent)
     one = methods.Run(
-        base, shard["text"].tolist(), [], 0, "cpu", topics=shard["attribute"].tolist(), all_topics=DOMAINS
+        base, shard["text"].tolist(), [], 0, "cpu", attributes=shard["attribute"].tolist(), all_attributes=DOMAINS
     )
     options = rmu.Options(**{key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()})
-    lengths = pd.Series([len(tokens) for tokens in rmu.Texts(one, options, rmu.LowerHalf(base, options, "cpu")).tokens])
+    lengths = pd.Series(
+        [len(tokens) for tokens in rmu.Texts(one, options, rmu.TruncatedModel(base, options, "cpu")).tokens]
+    )
     for domain, own in lengths[shard["text"] != wmdp_mirror.FIFTY_ONE].groupby(shard["attribute"]):
         assert set(own) == {dict(zip(DOMAINS, LIMITS, strict=True))[domain]}
 

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from spunge.configuration import check
-from spunge.errors import InputError
+from spunge.core.errors import InputError
+from spunge.experiment.configuration import check
 
 PROJECT = Path(__file__).parents[2]
 
@@ -78,10 +78,10 @@ def configuration():
         "skip_first": 1,
         "weight_decay": 0.01,
         "epsilon": 1e-8,
-        "control": "run",
-        "alternate_topics": False,
+        "control_vector_per": "run",
+        "alternate_attributes": False,
         "alpha": 10,
-        "coefficient": 20,
+        "steering_coefficient": 20,
         "learning_rate": 0.01,
         "batch_size": 4,
         "max_tokens_forget": 48,
@@ -108,7 +108,7 @@ def configuration():
                 "fluency": {"path": "tables/prose.csv"},
             },
         },
-        "methods": {"rmu": rmu | {"keep_states": True}, "rmu-strong": rmu | {"coefficient": 60}},
+        "methods": {"rmu": rmu | {"cache_activations": True}, "rmu-strong": rmu | {"steering_coefficient": 60}},
         "merges": {"ties": {"density": 0.5}},
         "statistics": {"resamples": 100},
     }

@@ -1,0 +1,1 @@
+"""The ground that everything stands on; it imports nothing else of the library."""

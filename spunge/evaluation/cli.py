@@ -1,0 +1,99 @@
+"""What jobs that evaluate one candidate have in common: command line and model, and what those that attack it write."""
+
+import argparse
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from spunge.training.resume import Saved
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+    """Add what says of which candidate a job gives scores, and where to write them."""
+    parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
+    parser.add_argument("--statistics", required=True, type=json.loads, help="resamples and seed, JSON")
+    parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
+    parser.add_argument("--evaluations", required=True, nargs="+", help="names of the evaluations")
+    parser.add_argument("--scores", required=True, nargs="+", help="scores of each, in order, Parquet")
+    parser.add_argument("--rows", required=True, nargs="+", help="estimates of each as rows of evaluations.csv")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add what says which model a candidate is."""
+    parser.add_argument("--base", required=True, type=Path, help="the base model's folder")
+    parser.add_argument("--task-vector", nargs="?", help="the candidate's task vector; none for the base model")
+    parser.add_argument("--scale", type=float, default=1.0, help="the factor λ on the task vector")
+    parser.add_argument("--dtype", required=True, help="precision of the model")
+
+
+def load_model(arguments: argparse.Namespace):
+    """Return the model that the arguments of `add_model` describe, on a GPU if there is one, and its tokenizer."""
+    model, tokenizer, _ = load_candidate(arguments)
+    return model, tokenizer
+
+
+def load_candidate(arguments: argparse.Namespace):
+    """Return what `load_model` returns, and the share of the edit's norm that the weights hold (None for the base)."""
+    import torch
+
+    from spunge.models import base_model, task_vector
+
+    base = task_vector.BaseModel.open(arguments.base)
+    model, realised = base_model.load(base, getattr(torch, arguments.dtype), base_model.device()), None
+    if arguments.task_vector:
+        edit = task_vector.Scaled(task_vector.read(arguments.task_vector), arguments.scale)
+        realised = base_model.apply(model, base, edit)
+    return model, base_model.load_tokenizer(base), realised
+
+
+def identity(arguments: argparse.Namespace, facts: Mapping[str, object], files: Iterable[str]) -> str:
+    """Return what names a job on the model of `add_model`'s arguments, as `unfinished.identity` does."""
+    from spunge.models import base_model
+    from spunge.training import resume
+
+    model = {"scale": arguments.scale, "dtype": arguments.dtype, "device": base_model.device()}
+    return resume.identity({**facts, "model": model}, arguments.base, files, filter(None, [arguments.task_vector]))
+
+
+def write_results(arguments: argparse.Namespace, found: Mapping[str, pd.DataFrame]) -> None:
+    """Write the scores of every evaluation, and their estimates; of knowledge's metrics the accuracy is kept."""
+    for name, *paths in zip(arguments.evaluations, arguments.scores, arguments.rows, strict=True):
+        write_scores(arguments, name, found[name][["subject", "attribute", "accuracy"]], *paths)
+
+
+def write_scores(
+    arguments: argparse.Namespace,
+    name: str,
+    scores: pd.DataFrame,
+    scores_path: str,
+    rows_path: str,
+    before: Iterable[pd.DataFrame] = (),
+) -> None:
+    """Write the scores of one evaluation, and their estimates after the rows `before`."""
+    from spunge.core.files import whole_file
+    from spunge.evaluation import statistics
+
+    scores = scores.assign(**arguments.candidate)
+    resampling = statistics.resampling(scores, json.loads(arguments.attributes.read_text()), arguments.statistics)
+    with whole_file(scores_path) as temporary:
+        scores.to_parquet(temporary, index=False)
+    with whole_file(rows_path) as temporary:
+        rows = pd.concat([*before, statistics.estimates(scores, name, resampling)], ignore_index=True)
+        rows.to_csv(temporary, index=False)
+
+
+def scores_once(saved: "Saved", name: str, score: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """Return the scores that an earlier job kept in `saved`, or what `score` gives, which is kept there."""
+    from spunge.core.progress import say
+    from spunge.training.resume import State
+
+    if (before := saved.kept()) is not None:
+        say(f"going on with the scores of {name} that were kept")
+        return before.table
+    scores = score()
+    saved.keep(State(table=scores))
+    return scores

@@ -1,0 +1,472 @@
+"""Check a configuration against its schema, and say what is wrong with it in one sentence."""
+
+import ast
+import contextlib
+import copy
+import difflib
+import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError, best_match
+from jsonschema.validators import extend
+
+from spunge.core.errors import InputError
+from spunge.core.slugs import RESERVED, folded
+from spunge.experiment import yaml_values
+
+PACKAGE = Path(__file__).parents[1]
+
+METHOD_SOURCES = ("method", "file", "command", "checkpoint", "scaled_from")
+
+# Which layers are frozen, how texts are cut, and which ones are refused: what rmu's `cache_activations` reads.
+ACTIVATION_OPTIONS = (
+    "layer_id",
+    "trained_layers",
+    "trained_parameters",
+    "mask",
+    "skip_first",
+    "max_tokens_forget",
+    "max_tokens_retain",
+    "dtype",
+)
+# The keys of a method's section that its own Options don't have.
+WORKFLOW_KEYS = ("method", "file", "scaled_from", "scale", "norms_of", "merges", "cache_activations", "shards")
+WORKFLOW_KEYS += ("accelerate", "gpus", "memory", "gpu_memory")
+
+# Keys of a method's section that had other names once.
+RENAMED = {
+    "of": "scaled_from",
+    "like": "norms_of",
+    "keep_states": "cache_activations",
+    "coefficient": "steering_coefficient",
+    "control": "control_vector_per",
+    "alternate_topics": "alternate_attributes",
+}
+
+# JSON counts 60.0 among the integers, Python does not; JSON has no infinity, YAML does.
+_Validator = extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
+            "number": lambda _, value: (
+                isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            ),
+        }
+    ),
+)
+
+
+def check(config: dict, schema: Mapping, from_command_line: Mapping = MappingProxyType({})) -> None:
+    """Check `config`, fill in the schema's defaults, and give values `from_command_line` their types, in place.
+
+    Raises InputError with one sentence that names the key, what was found and what would do.
+    """
+    yaml_values.check_kinds(config)
+    _check_renamed(config)
+    yaml_values.type_given(config, from_command_line, schema, schema)
+    fill_defaults(config, schema)
+    error = best_match(_Validator(schema).iter_errors(config))
+    if error is not None:
+        raise InputError(_sentence(error))
+    _check_names(config)
+    _check_methods(config, schema)
+    _check_merges(config, schema)
+    _check_evaluations(config, schema)
+    _check_wheels(config)
+
+
+def _check_renamed(config: Mapping) -> None:
+    sections = config.get("methods")
+    for name, section in sections.items() if isinstance(sections, Mapping) else ():
+        for key in section if isinstance(section, Mapping) else ():
+            if key in RENAMED:
+                raise InputError(f"configuration: methods.{name}.{key} is called {RENAMED[key]} now; rename it")
+
+
+def fill_defaults(config: object, schema: Mapping) -> None:
+    """Add the defaults of `schema` for keys that `config` leaves out, at every depth, in place."""
+    if not isinstance(config, dict):
+        return
+    for key, described in schema.get("properties", {}).items():
+        if "default" in described and key not in config:
+            config[key] = copy.deepcopy(described["default"])
+        if key in config:
+            fill_defaults(config[key], described)
+    if isinstance(others := schema.get("additionalProperties"), dict):
+        for key in config.keys() - schema.get("properties", {}).keys():
+            fill_defaults(config[key], others)
+
+
+def _check_names(config: Mapping) -> None:
+    """Check that no two methods or merges share a path, on any file system."""
+    for section in ("methods", "merges"):
+        spelled = {}
+        for name in config[section]:
+            folded = name.casefold()
+            if (section, folded) == ("methods", "base"):
+                raise InputError(
+                    f"configuration: methods has the name {name}, which is the base model's; take another one"
+                )
+            if folded in spelled:
+                raise InputError(
+                    f"configuration: {section} has the names {spelled[folded]} and {name}, which are one on file "
+                    "systems that don't tell case apart; take another one"
+                )
+            spelled[folded] = name
+
+
+def _check_methods(config: Mapping, schema: Mapping) -> None:
+    """Check what the schema can't say of methods, and write down in each section which `method` it is."""
+    known = schema["properties"]["methods"]["additionalProperties"]["properties"]["method"]["enum"]
+    for name, section in config["methods"].items():
+        at = f"configuration: methods.{name}"
+        doors = [door for door in METHOD_SOURCES if door in section]
+        if len(doors) > 1:
+            raise InputError(f"{at} has both `{doors[0]}` and `{doors[1]}`; it is one of {', '.join(METHOD_SOURCES)}")
+        if not doors and name not in known:
+            raise InputError(f"{at} is no known method; give it a key `method`: {', '.join(known)}")
+        door = doors[0] if doors else "method"
+        if door == "scaled_from":
+            _check_variant(config, name, section)
+            continue
+        section["method"] = section.get("method", name) if door == "method" else door
+        if door == "checkpoint":
+            _check_placeholders(f"{at}.checkpoint", section["checkpoint"])
+        needs_steps = section["method"] not in ("random_vector", "file", "command", "checkpoint")
+        if needs_steps and "steps" not in section:
+            raise InputError(f"{at} lacks the key `steps`")
+        if section["method"] == "rmu" and section["cache_activations"] and not section.get("mask"):
+            raise InputError(f"{at}.cache_activations needs `mask: true`, since states are kept without padding")
+        if "options" in section and door not in ("file", "command"):
+            raise InputError(f"{at} has `options`, which are for a `file` or `command`; name its options themselves")
+        _check_options(at, section)
+        like = section.get("norms_of")
+        if section["method"] == "random_vector" and like is None:
+            raise InputError(f"{at} lacks the key `norms_of`: the method whose task vectors give the norms")
+        if like is not None and (like == name or "scaled_from" in config["methods"].get(like, {"scaled_from": None})):
+            raise InputError(f"{at}.norms_of is {like!r}; it must be another method that is run here")
+        _check_merges_of(at, section, config["merges"])
+        if "shards" in section:
+            _check_shards(at, config, section)
+
+
+def _check_placeholders(at: str, path: str) -> None:
+    """Check that a checkpoint's path asks for nothing but what a run has."""
+    try:
+        path.format(split="", part="", seed="")
+    except (LookupError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{at} is {path!r}, which can't be filled in ({error}); it may have {{split}}, {{part}} and {{seed}}, and "
+            "braces of its own doubled"
+        ) from None
+
+
+def _check_shards(at: str, config: Mapping, section: Mapping) -> None:
+    """Check that the attributes can be grouped into these numbers of shards."""
+    attributes, like = config["data"]["forget"], config["methods"].get(section.get("norms_of"), {})
+    if attributes == "all":
+        raise InputError(f"{at}.shards groups the attributes in their order, so data.forget must name them, not be all")
+    for into in section["shards"]:
+        if not 2 <= into < len(attributes):
+            most = len(attributes) - 1
+            can = f"it can be 2 to {most}" if most > 1 else "there are too few to group"
+            raise InputError(f"{at}.shards has {into}, but {len(attributes)} attributes are to be forgotten; {can}")
+    if "norms_of" in section and (
+        missing := [into for into in section["shards"] if into not in like.get("shards", [])]
+    ):
+        raise InputError(f"{at}.shards has {missing[0]}, which {section['norms_of']}, the method it is like, has not")
+    if weighted := [merge for merge in section["merges"] if "weights" in config["merges"][merge]]:
+        raise InputError(
+            f"{at}.shards makes shards of several attributes, which the weights of merges.{weighted[0]} don't know; "
+            "leave one of the two out, or name other `merges` for the method"
+        )
+
+
+def _check_options(at: str, section: Mapping) -> None:
+    method = section["method"]
+    of_a_file = {"steps", "options"}  # its own options are known when it is imported
+    options = of_a_file if method == "file" else {*declared_options(PACKAGE / "methods" / f"{method}.py")} - {"dtype"}
+    allowed = {*options, *WORKFLOW_KEYS, *(["preset"] if method == "rmu" else [])}
+    if foreign := sorted(section.keys() - allowed):
+        raise InputError(
+            f"{at} has the option `{foreign[0]}`, which {method} has not; it has {', '.join(sorted(options))}"
+        )
+    if section["cache_activations"] and method != "rmu":
+        raise InputError(f"{at} has `cache_activations`, which only rmu can do")
+
+
+def _check_variant(config: Mapping, name: str, section: Mapping) -> None:
+    at, of = f"configuration: methods.{name}", section["scaled_from"]
+    if "scaled_from" in config["methods"].get(of, {"scaled_from": None}):
+        raise InputError(f"{at}.scaled_from is {of!r}; it must be another method that is run here")
+    # The last two are there by default.
+    if others := sorted(section.keys() - {"scaled_from", "scale", "merges", "gpus", "cache_activations"}):
+        raise InputError(f"{at} takes the runs of {of}, so it has no `{others[0]}` of its own, only scale and merges")
+    _check_merges_of(at, section, config["methods"][of].get("merges", config["merges"]))
+
+
+def _check_merges_of(at: str, section: dict, available: Collection[str]) -> None:
+    """Write down which merges a method goes through, all that are available where it names none."""
+    if unknown := [merge for merge in section.setdefault("merges", list(available)) if merge not in available]:
+        raise InputError(f"{at}.merges names {unknown[0]}; there are {', '.join(available)}")
+
+
+def _check_merges(config: Mapping, schema: Mapping) -> None:
+    known = schema["properties"]["merges"]["additionalProperties"]["properties"]["merge"]["enum"]
+    for name, section in config["merges"].items():
+        kind = section.setdefault("merge", name)
+        if kind not in known:
+            raise InputError(
+                f"configuration: merges.{name} is no known merge; give it a key `merge`: {', '.join(known)}"
+            )
+        options = sorted(declared_options(PACKAGE / "merging" / f"{kind}.py"))
+        if foreign := sorted(section.keys() - {"merge", *options}):
+            raise InputError(
+                f"configuration: merges.{name} has the option `{foreign[0]}`, which {kind} has not; "
+                f"it has {', '.join(options)}"
+            )
+        if config["data"]["forget"] != "all":
+            shard_weights(name, section.get("weights", {}), config["data"]["forget"])
+
+
+# What a classifier must say, and what it may say with its default.
+CLASSIFIERS = {
+    "profanity_check": {},
+    "word_list": {"wheel": None},
+    "huggingface": {"source": None, "label": 1, "batch_size": 32}
+    | dict.fromkeys(("revision", "tokenizer", "tokenizer_revision"), ""),
+}
+
+
+def _check_evaluations(config: Mapping, schema: Mapping) -> None:
+    """Check that toxicity is sampled and classified as it can be, and write each classifier's options down."""
+    if not config["evaluations"]:
+        raise InputError("configuration: evaluations is empty; name knowledge, fluency, toxicity or benchmarks")
+    _check_benchmarks(config)
+    _check_durability(config)
+    if (toxicity := config["evaluations"].get("toxicity")) is None:
+        return
+    at = "configuration: evaluations.toxicity"
+    if "fluency" not in config["evaluations"]:
+        raise InputError(f"{at} needs evaluations.fluency beside it: a model that writes nothing sensible isn't safe")
+    if toxicity["temperature"] == 0 and toxicity["samples"] > 1:
+        raise InputError(f"{at} has {toxicity['samples']} samples at temperature 0, which gives the same one: take 1")
+    for name, section in toxicity["classifiers"].items():
+        kind = section.setdefault("classifier", name)
+        if kind not in CLASSIFIERS:
+            raise InputError(
+                f"{at}.classifiers.{name} is no known classifier; give it a key `classifier`: {', '.join(CLASSIFIERS)}"
+            )
+        known = CLASSIFIERS[kind]
+        if foreign := sorted(section.keys() - {"classifier", *known}):
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise InputError(f"{at}.classifiers.{name} has the option `{foreign[0]}`, which {kind} has not; {has}")
+        for key, default in known.items():
+            if default is None and key not in section:
+                raise InputError(f"{at}.classifiers.{name} lacks the key `{key}`")
+            section.setdefault(key, default)
+        if section.get("tokenizer_revision") and not section["tokenizer"]:
+            raise InputError(f"{at}.classifiers.{name} has a tokenizer_revision, but no tokenizer; name one")
+
+
+def _check_benchmarks(config: Mapping) -> None:
+    """Check that what is forgotten is asked about by tasks that are listed, and something quick is measured beside."""
+    evaluations = config["evaluations"]
+    if (benchmarks := evaluations.get("benchmarks")) is None:
+        return
+    at, tasks, forget = "configuration: evaluations.benchmarks", benchmarks["tasks"], config["data"]["forget"]
+    if not evaluations.keys() & {"knowledge", "fluency"}:
+        raise InputError(f"{at} needs evaluations.fluency or evaluations.knowledge beside it, which show trouble early")
+    asked = benchmarks["forget"]
+    for key, names in (("forget", asked.values()), ("fewshot", benchmarks["fewshot"])):
+        if unknown := sorted(set(names) - set(tasks)):
+            raise InputError(f"{at}.{key} names {unknown[0]}, which is not among its tasks: {', '.join(tasks)}")
+    if reserved := [name for name in asked if folded(name) in RESERVED]:
+        raise InputError(f"{at}.forget has {reserved[0]}, a name that the results need for themselves; rename it")
+    if twice := sorted({task for task in asked.values() if list(asked.values()).count(task) > 1}):
+        raise InputError(f"{at}.forget has {twice[0]} for several attributes; each needs a task of its own")
+    if forget != "all" and (unknown := sorted(asked.keys() - set(forget))):
+        raise InputError(
+            f"{at}.forget names {unknown[0]}, which is not among the attributes to forget: {', '.join(forget)}"
+        )
+    if not asked and not evaluations.keys() & {"knowledge", "toxicity"}:
+        raise InputError(
+            f"{at}.forget is empty, so nothing asks about what is forgotten; name a task for each attribute, "
+            "or evaluate knowledge or toxicity"
+        )
+    missing = [] if forget == "all" else [attribute for attribute in forget if attribute not in asked]
+    if missing and not evaluations.keys() & {"knowledge", "toxicity"}:
+        raise InputError(
+            f"{at}.forget has no task for {missing[0]}, so nothing asks whether it was forgotten; name one, "
+            "or evaluate knowledge or toxicity"
+        )
+    taken = {*asked, *([] if forget == "all" else forget)}
+    if same := [task for task in tasks if task in taken and asked.get(task) != task]:
+        raise InputError(f"{at}.tasks has {same[0]}, which is an attribute to forget too; rename the attribute")
+
+
+def _check_durability(config: Mapping) -> None:
+    """Check that durability can be measured, and write down which methods are attacked."""
+    if (durability := config["evaluations"].get("durability")) is None:
+        return
+    at = "configuration: evaluations.durability"
+    if "knowledge" not in config["evaluations"]:
+        raise InputError(f"{at} needs evaluations.knowledge beside it, since its questions are asked again")
+    if not any(durability.get(name) for name in ("relearn", "quantise", "rephrase", "open_ended", "ablate")):
+        raise InputError(f"{at} names no attack; name relearn, quantise, rephrase, open_ended or ablate")
+    if durability["methods"] is None:
+        durability["methods"] = [name for name, section in config["methods"].items() if "scaled_from" not in section]
+    if unknown := [name for name in durability["methods"] if name not in config["methods"]]:
+        raise InputError(f"{at}.methods names {unknown[0]}; there are {', '.join(config['methods'])}")
+
+
+def durability_evaluations(section: Mapping, forget: Collection[str] | str) -> dict[str, list[str]]:
+    """Return the evaluations that a section `durability` asks for, by the rule that makes them.
+
+    Where one attribute alone is to be forgotten, there is no other one whose texts could be relearned.
+    """
+    sources = ["forget", "other", "unrelated"]
+    if forget != "all" and len(forget) == 1:
+        sources.remove("other")
+    texts = section["relearn"]["texts"] if "relearn" in section else []
+    return {
+        "relearn": [f"relearned_{source}_{number}" for number in sorted(texts) for source in sources],
+        "quantise": [f"quantised_{bits}" for bits in section.get("quantise", [])],
+        "rephrase": [
+            name for key, name in (("rephrase", "rephrased"), ("open_ended", "open_ended")) if section.get(key)
+        ],
+        "ablate": ["ablated"] if section.get("ablate") else [],
+    }
+
+
+def generation_options(toxicity: Mapping) -> dict:
+    """Return how prompts are continued: what a section `toxicity` says to spunge/evaluation/generation.py."""
+    options = declared_options(PACKAGE / "evaluation" / "generation.py")
+    return {key: value for key, value in toxicity.items() if key in options}
+
+
+def states_options(section: Mapping[str, object], dtype: str) -> dict[str, object]:
+    """Return those of rmu's options on which the states of its frozen layers depend, as `own_options` does."""
+    return {key: value for key, value in own_options(section, dtype).items() if key in ACTIVATION_OPTIONS}
+
+
+def own_options(section: Mapping[str, object], dtype: str) -> dict[str, object]:
+    """Return what a method's section says to the method itself, without the workflow's keys, and the model's dtype."""
+    own = {key: value for key, value in section.items() if key not in WORKFLOW_KEYS}
+    of_a_file = own.pop("options", {}) if section["method"] == "file" else {}
+    return {"dtype": dtype, **own, **of_a_file}
+
+
+def shard_weights(merge: str, weights: Mapping[str, float], attributes: list[str]) -> list[float]:
+    """Return a merge's weight for each attribute, 1 where it names none.
+
+    The parts of the random split take them in the same order, since each has the size of one attribute's shard. A name
+    that is no attribute raises InputError.
+    """
+    if unknown := sorted(weights.keys() - set(attributes)):
+        raise InputError(
+            f"configuration: merges.{merge}.weights names {unknown[0]}, which is not among the attributes to forget: "
+            f"{', '.join(attributes)}"
+        )
+    return [weights.get(attribute, 1) for attribute in attributes]
+
+
+def declared_options(path: Path) -> dict[str, tuple[str, ast.expr | None]]:
+    """Return the fields of a module's `Options` as its source says: name → (type, default, None where it has none).
+
+    Fields of a base class that is imported from a module of the project (`class Options(training.Options)`) come
+    first. A default that is a constant of the module is that constant's value. Nothing is executed, so this needs
+    none of the packages that the module imports.
+    """
+    tree = ast.parse(path.read_text())
+    constants, modules = {}, {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            constants[node.targets[0].id] = node.value
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == PACKAGE.name:
+            folder = PACKAGE.parent.joinpath(*node.module.split("."))
+            modules |= {alias.asname or alias.name: folder / f"{alias.name}.py" for alias in node.names}
+    declared = {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == "Options":
+            for base in node.bases:
+                if isinstance(base, ast.Attribute) and isinstance(base.value, ast.Name) and base.value.id in modules:
+                    declared |= declared_options(modules[base.value.id])
+            for field in node.body:
+                if isinstance(field, ast.AnnAssign):
+                    value = field.value
+                    if isinstance(value, ast.Name):
+                        value = constants.get(value.id, value)
+                    declared[field.target.id] = (ast.unparse(field.annotation), value)
+    return declared
+
+
+def option_defaults(path: Path) -> dict[str, object]:
+    """Return the defaults of a module's `Options` by name, those that are literals; nothing is executed."""
+    found = {}
+    for name, (_, value) in declared_options(path).items():
+        with contextlib.suppress(ValueError):
+            found |= {name: ast.literal_eval(value)} if value is not None else {}
+    return found
+
+
+def _check_wheels(config: Mapping) -> None:
+    used = {"data.wheels": config["data"]["wheels"]}
+    classifiers = config["evaluations"].get("toxicity", {}).get("classifiers", {})
+    for name, section in classifiers.items():
+        if "wheel" in section:
+            used[f"evaluations.toxicity.classifiers.{name}"] = [section["wheel"]]
+    source = config["model"]["source"]
+    if source.startswith("wheel:"):
+        used["model.source"] = [source.removeprefix("wheel:")]
+        if not config["model"]["file"]:
+            raise InputError(
+                f"configuration: model.source is {source}, so model.file must name the GGUF file in that wheel"
+            )
+    for key, requirements in used.items():
+        for requirement in requirements:
+            if requirement not in config["wheels"]:
+                raise InputError(f"configuration: {key} names {requirement}, but `wheels` has no SHA-256 for it")
+
+
+def _sentence(error: ValidationError) -> str:
+    where = ".".join(str(part) for part in error.absolute_path)
+    at = f"configuration: {where}" if where else "configuration"
+    if error.validator == "additionalProperties" and isinstance(error.schema.get("properties"), dict):
+        known = sorted(error.schema["properties"])
+        unknown = next(key for key in error.instance if key not in known)
+        near = difflib.get_close_matches(str(unknown), known, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(known)}"
+        return f"{at} has an unknown key `{unknown}`; {hint}"
+    if error.validator == "required":
+        missing = next(key for key in error.validator_value if key not in error.instance)
+        return f"{at} lacks the key `{missing}`"
+    if error.validator == "enum":
+        return f"{at} is {error.instance!r}; it can be {', '.join(map(repr, error.validator_value))}"
+    if error.validator == "type":
+        wanted = error.validator_value
+        said = f"{at} is {error.instance!r}; it must be {wanted if isinstance(wanted, str) else ' or '.join(wanted)}"
+        if isinstance(error.instance, float) and not math.isfinite(error.instance):
+            return f"{said}, a finite one"
+        if "string" in wanted and not isinstance(error.instance, (list, Mapping)):
+            return f"{said}; {yaml_values.quotes(error.instance)}"
+        # YAML 1.1 takes 5e-3 for a string, since it has no point.
+        return f"{said} (write 5.0e-3 for 5e-3)" if "number" in wanted and _is_number(error.instance) else said
+    if error.validator == "uniqueItems":
+        twice = next(value for place, value in enumerate(error.instance) if value in error.instance[:place])
+        return f"{at} has {twice!r} twice; leave one out"
+    if error.validator == "oneOf" and "description" in error.schema:
+        return f"{at} is {error.instance!r}; it must be: {error.schema['description']}"
+    return f"{at}: {error.message}"
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return True

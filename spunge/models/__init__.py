@@ -1,0 +1,1 @@
+"""Base models, and the central type: what unlearning changed in one."""

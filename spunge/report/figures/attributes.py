@@ -1,0 +1,124 @@
+"""Accuracy attribute by attribute: grouped bars, forget attributes to the left, retain attributes to the right."""
+
+import math
+from collections.abc import Collection, Sequence
+
+import pandas
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from spunge.report.figures import style
+from spunge.report.results_table import (
+    Candidate,
+    accuracy_from,
+    candidates,
+    display_name,
+    estimate,
+    forget_attributes,
+    measured,
+    methods,
+    retain_attributes,
+)
+
+MOST_SHARDS = 3  # with more single shards the bars would be too thin to read; the summary table has them all
+GAP = 0.35  # between the two sorts of attributes, in widths of a group
+
+
+def draw(evaluations: pandas.DataFrame) -> Figure:
+    """Draw one group of bars per attribute, one bar per candidate with its 95 % interval, one row per method.
+
+    Crosses mark broken models; the word stands where one has no bar. More attributes than have room are boxes, one per
+    candidate, over all that is to forget and all that is to keep.
+    """
+    accuracy = measured(evaluations, accuracy_from(evaluations), "accuracy")
+    found = candidates(evaluations)
+    panels = methods(evaluations)
+    if not found or not panels:
+        return style.message("This experiment measured no accuracy of an unlearned model.")
+    forget, retain = forget_attributes(evaluations), retain_attributes(evaluations)
+    groups = {method: _shown(found, method) for method in panels}
+    wrecked = style.broken_ones(evaluations, dict.fromkeys(one for shown in groups.values() for one in shown))
+    if len(forget) + len(retain) > style.MOST_ATTRIBUTES:
+        return _distributions(accuracy, groups, forget, retain, wrecked)
+    places = [*range(len(forget)), *(len(forget) + GAP + number for number in range(len(retain)))]
+    with style.style():
+        figure = Figure(figsize=(style.PAGE, 0.7 + 2.1 * len(panels)), layout="constrained")
+        rows = figure.subplots(len(panels), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
+        legend = {}
+        for (method, shown), axes in zip(groups.items(), rows, strict=True):
+            width = 0.82 / len(shown)
+            for number, candidate in enumerate(shown):
+                estimates = [estimate(accuracy, candidate, attribute) for attribute in (*forget, *retain)]
+                middles = [place + (number - (len(shown) - 1) / 2) * width for place in places]
+                heights = [each.value if math.isfinite(each.value) else math.nan for each in estimates]
+                bars = axes.bar(middles, heights, width * 0.9, color=candidate.colour)
+                legend.setdefault(candidate.name, bars)
+                for middle, each in zip(middles, estimates, strict=True):
+                    style.vertical_interval(axes, middle, each, color="black", linewidth=0.7)
+                    if style.shown_broken(candidate, each, wrecked):
+                        style.cross_out(axes, middle, each.value, candidate.colour)
+            axes.grid(True, axis="y")
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+            axes.set_ylabel("accuracy" if len(panels) == 1 else f"{display_name(method)}: accuracy")
+            axes.set_ylim(bottom=0)
+            axes.set_xlim(places[0] - 0.55, places[-1] + 0.55)
+            axes.axvline(len(forget) - 0.5 + GAP / 2, color="#777777", linewidth=0.7, linestyle=(0, (4, 3)))
+        header = {"ha": "center", "va": "bottom", "color": "#555555", "style": "italic"}
+        for name, group in (("to forget", places[: len(forget)]), ("to keep", places[len(forget) :])):
+            if group:
+                middle = (group[0] + group[-1]) / 2
+                rows[0].text(middle, 1.01, name, transform=rows[0].get_xaxis_transform(), **header)
+        crowded = sum(map(len, (*forget, *retain))) > 70
+        turned = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+        rows[-1].set_xticks(places, [*forget, *retain], **turned)
+        for axes in rows:
+            axes.tick_params(axis="x", length=0)
+        if wrecked:
+            legend[style.BROKEN] = style.cross()
+        style.legend_below(figure, legend, ncols=4 if len(legend) in (4, 7, 8) else 3, handlelength=1)
+    return figure
+
+
+def _shown(found: Sequence[Candidate], method: str) -> list[Candidate]:
+    shown = [candidate for candidate in found if candidate.method in ("", method)]
+    if sum(candidate.kind in ("shard", "part") for candidate in shown) > MOST_SHARDS:
+        shown = [candidate for candidate in shown if candidate.kind not in ("shard", "part")]
+    return shown
+
+
+def _distributions(
+    accuracy: pandas.DataFrame,
+    panels: dict[str, list[Candidate]],
+    forget: list[str],
+    retain: list[str],
+    wrecked: Collection[str],
+) -> Figure:
+    """Draw one box per candidate over the attributes of each sort, and name the worst attribute beside it.
+
+    Candidates whose path is in `wrecked` are named broken.
+    """
+    sorts = [("to forget", forget, "highest", True), ("to keep", retain, "lowest", False)]
+    sorts = [sort for sort in sorts if sort[1]]
+    heights = [0.35 + style.ROW * len(shown) for shown in panels.values()]
+    with style.style():
+        figure = Figure(figsize=(style.PAGE, sum(heights) + 0.6), layout="constrained")
+        grid = figure.subplots(len(panels), len(sorts), squeeze=False, sharex=True, sharey="row", height_ratios=heights)
+        for (method, shown), row in zip(panels.items(), grid, strict=True):
+            places = range(len(shown))
+            for (_, attributes, _, highest), axes in zip(sorts, row, strict=True):
+                values = [[estimate(accuracy, one, name).value for name in attributes] for one in shown]
+                style.boxes(axes, values, [one.colour for one in shown], places)
+                for place, one, own in zip(places, shown, values, strict=True):
+                    at = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 6}
+                    worst = style.extreme(own, attributes, highest) or ("broken" if one.path in wrecked else "")
+                    axes.text(1.02, place, worst, **at)
+                axes.set_xlim(0, 1)
+                axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+            names = [style.name_with_state(one.name, one, wrecked) for one in shown]
+            row[0].set_yticks(places, names)
+            row[0].set_ylim(len(shown) - 0.4, -0.6)
+            if len(panels) > 1:
+                row[0].set_title(display_name(method), loc="left", weight="bold")
+        for (sort, attributes, end, _), axes in zip(sorts, grid[-1], strict=True):
+            axes.set_xlabel(f"accuracy on {len(attributes)} attributes {sort}\n(beside: the {end})")
+    return figure

@@ -1,0 +1,160 @@
+"""What unlearning did to each of lm-eval's tasks: the change from the base model, task by task."""
+
+import math
+from collections.abc import Collection, Sequence
+
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from spunge.report.families import display_names, reference_methods
+from spunge.report.figures import style
+from spunge.report.results_table import (
+    Candidate,
+    base_model,
+    candidates,
+    display_name,
+    estimate,
+    forget_attributes,
+    measured,
+    tasks,
+)
+
+# The subjects next to a hazardous domain, by the task that asks about the domain; the choice is this project's.
+NEIGHBOURS = {
+    "wmdp_bio": (
+        "mmlu_virology",
+        "mmlu_college_biology",
+        "mmlu_high_school_biology",
+        "mmlu_medical_genetics",
+        "mmlu_anatomy",
+    ),
+    "wmdp_cyber": ("mmlu_computer_security", "mmlu_college_computer_science"),
+    "wmdp_chem": ("mmlu_college_chemistry", "mmlu_high_school_chemistry"),
+}
+MOST_CHANGED = 6  # further subtasks of a group
+KINDS = ("joint", "random", "attribute")
+ROW = 0.21  # inches: three dots with their intervals
+
+
+def draw(evaluations: pandas.DataFrame) -> Figure:
+    """Draw one row per task with the change in accuracy from the base model, one panel per family of methods and merge.
+
+    Dots with 95 % intervals: joint, random and attribute split (both merged), a family at λ = 1 or its λ nearest to 1.
+    Crosses mark broken models; the word stands where one has no dot.
+    Groups also show the neighbours of what is forgotten (NEIGHBOURS) and the subtasks that changed most. Numbers at the
+    names are the base model's accuracies.
+    """
+    change = measured(evaluations, "benchmarks", "accuracy_minus_base")
+    accuracy = measured(evaluations, "benchmarks", "accuracy")
+    found, names = candidates(evaluations, "benchmarks"), display_names(evaluations)
+    panels = []
+    for method in reference_methods(evaluations).values():
+        own = [one for one in found if one.method == method and one.kind in KINDS]
+        for merge in dict.fromkeys(one.merge for one in own if one.merge) or [""]:
+            title = f"{names[method]}, {display_name(merge)}" if merge else names[method]
+            if shown := [one for one in own if one.merge in ("", merge)]:
+                panels.append((title, shown))
+    if not panels:
+        return style.message("This experiment asked no benchmark of an unlearned model.")
+    base = base_model(found)
+    everyone = list(dict.fromkeys(one for _, shown in panels for one in shown))
+    groups, wrecked = sections(evaluations, change, everyone), style.broken_ones(evaluations, everyone)
+
+    rows, headings, place = [], [], 0.0
+    for heading, own, standing_out in groups:
+        headings.append((place, heading))
+        for name, attribute in own:
+            place += 1
+            value = estimate(accuracy, base, attribute).value if base else math.nan
+            label = f"{name}  {100 * value:.0f}" if math.isfinite(value) else name
+            rows.append((place, label, attribute, standing_out))
+        place += 1.4
+    with style.style():
+        down, across = style.panels(len(panels))
+        width = style.PAGE if across > 1 else 0.75 * style.PAGE
+        figure = Figure(figsize=(width, 0.5 + (0.7 + ROW * place) * down), layout="constrained")
+        grid = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        legend: dict[str, Line2D] = {}
+        for (title, shown), axes in zip(panels, grid.flat, strict=False):
+            _panel(axes, shown, rows, change, wrecked, legend)
+            axes.set_title(title, loc="right", weight="bold")
+            axes.set_xlabel("change in accuracy\nfrom base, points")
+        first = grid[0, 0]
+        first.set_yticks([y for y, *_ in rows], [label for _, label, *_ in rows])
+        first.set_ylim(place - 0.7, -0.9)
+        for axes in grid[:, 0]:
+            for label, (*_, standing_out) in zip(axes.get_yticklabels(), rows, strict=True):
+                label.set_fontweight("bold" if standing_out else "normal")
+            for y, heading in headings:
+                at = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center"}
+                axes.text(-0.02, y, heading, color="#555555", style="italic", **at)
+        order = [name for kind in KINDS for name in legend if name.startswith(kind)]
+        if wrecked:
+            order.append(style.BROKEN)
+            legend[style.BROKEN] = style.cross()
+        columns = len(order) if across > 1 or not wrecked else 2
+        style.legend_below(figure, {name: legend[name] for name in order}, ncols=columns)
+    return figure
+
+
+def sections(
+    evaluations: pandas.DataFrame, change: pandas.DataFrame, shown: Sequence[Candidate]
+) -> list[tuple[str, list[tuple[str, str]], bool]]:
+    """Return what the rows are: (heading, (name for people, attribute) from above, whether they stand out)."""
+    asked = tasks(evaluations)
+    forget = [attribute for attribute in forget_attributes(evaluations) if attribute in asked]
+    whole = [attribute for attribute, task in asked.items() if not task.group and attribute not in forget]
+    # An attribute's name may not say which task asks about it.
+    named_forget = [(one if asked[one].name == one else f"{one} ({asked[one].name})", one) for one in forget]
+    found = [("to forget", named_forget, True)] if forget else []
+    found.append(("to keep", [(attribute, attribute) for attribute in whole], False))
+    near = [name for attribute in forget for name in NEIGHBOURS.get(asked[attribute].name, ())]
+    for group in dict.fromkeys(task.group for task in asked.values() if task.group):
+        parts = [attribute for attribute, task in asked.items() if task.group == group]
+
+        def largest(attribute: str) -> float:
+            changes = [abs(estimate(change, one, attribute).value) for one in shown]
+            return max((value for value in changes if math.isfinite(value)), default=0)
+
+        def readable(attributes: Sequence[str], group: str = group) -> list[tuple[str, str]]:
+            return [(one.removeprefix(f"{group}_").replace("_", " "), one) for one in attributes]
+
+        neighbours = [one for one in near if one in parts]
+        others = sorted((one for one in parts if one not in near), key=largest, reverse=True)[:MOST_CHANGED]
+        if neighbours:
+            found.append((f"{group}: next to what is forgotten", readable(neighbours), True))
+        found.append((f"{group}: changed most" + (" of the others" if neighbours else ""), readable(others), False))
+    return found
+
+
+def _panel(
+    axes: Axes,
+    shown: Sequence[Candidate],
+    rows: Sequence[tuple],
+    change: pandas.DataFrame,
+    wrecked: Collection[str],
+    legend: dict[str, Line2D],
+) -> None:
+    axes.axvline(0, **style.DASHED)
+    for y, _, attribute, standing_out in rows:
+        if standing_out:
+            axes.axhspan(y - 0.5, y + 0.5, color="#000000", alpha=0.05, linewidth=0, zorder=0)
+        for number, one in enumerate(shown):
+            found = estimate(change, one, attribute)
+            at = y + 0.24 * (number - (len(shown) - 1) / 2)
+            style.horizontal_interval(axes, at, found, color=one.colour, linewidth=0.9, zorder=2)
+            look = {"color": one.colour, "marker": one.marker, "markersize": 3.2, "linestyle": "", "markeredgewidth": 0}
+            (dot,) = axes.plot(found.value, at, zorder=3, **look)
+            if style.shown_broken(one, found, wrecked):
+                style.cross_out(axes, found.value, at, one.colour, **style.BESIDE)
+            name = {"joint": "joint", "random": "random split (control)", "attribute": "attribute split (SPUNGE)"}
+            legend.setdefault(name[one.kind], dot)
+    style.rows_of_marks(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(style.percent())
+    axes.xaxis.set_tick_params(labelbottom=True)

@@ -1,0 +1,186 @@
+"""Does it last? What comes back of the forget attributes after relearning, quantisation, other words and ablation."""
+
+import math
+import re
+from collections.abc import Collection, Sequence
+
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from spunge.report.figures import style
+from spunge.report.results_table import (
+    BEFORE,
+    COLOURS,
+    FORGET_MEAN,
+    MARKERS,
+    SOURCES,
+    Candidate,
+    Estimate,
+    candidates,
+    display_name,
+    estimate,
+    forget_attributes,
+    measured,
+    methods,
+)
+
+# The open-ended questions come last: the others are multiple choice, where guessing is right now and then.
+WAYS = {
+    BEFORE: "as unlearned",
+    "quantised_8": "8 bits",
+    "quantised_4": "4 bits",
+    "rephrased": "rephrased",
+    "ablated": "direction ablated",
+    "open_ended": "open-ended",
+}
+NAMES = {
+    "base": "base model",
+    "joint": "joint (all at once)",
+    "random": "random split (control)",
+    "attribute": "attribute split (SPUNGE)",
+}
+APART = 0.16  # between the candidates of one row of dots, in rows
+BESIDE = 0.05  # between the candidates of one point of a curve, in points
+CHANCE = {"color": "#777777", "linewidth": 0.8, "linestyle": ":"}
+
+
+def draw(evaluations: pandas.DataFrame) -> Figure:
+    """Draw mean accuracy on the forget attributes after each attack, one row of panels per method and merge.
+
+    Left, a panel per source of the texts: accuracy over the number of texts relearned, from 0, as unlearned. Right:
+    after the other attacks. Bars are 95 % intervals with the seeds combined, dashed lines the base model after the
+    same, dotted ones the accuracy of guessing. Crosses mark broken models; the word stands where one has no number.
+    """
+    found = candidates(evaluations, BEFORE)
+    accuracy = {
+        name: measured(evaluations, name, "accuracy") for name in evaluations["evaluation"].unique() if _is_attack(name)
+    }
+    rows = [(method, merge) for method in methods(evaluations) for merge in _merges(found, method)]
+    if not rows:
+        return style.message("This experiment measured no durability of an unlearned model.")
+    numbers = sorted({int(match[2]) for match in map(_relearned, accuracy) if match})
+    sources = [name for name in SOURCES if any(f"relearned_{name}_{number}" in accuracy for number in numbers)]
+    ways = [name for name in WAYS if name in accuracy]
+    dots = len(ways) > 1
+    chance = _chance(evaluations)
+    with style.style():
+        width = style.PAGE if sources else style.COLUMN
+        height = max(1.9 if sources else 0, 0.9 + 0.25 * len(ways) if dots else 0)
+        figure = Figure(figsize=(width, height * len(rows) + 0.5), layout="constrained")
+        whole_grid = figure.subplots(
+            len(rows), len(sources) + dots, squeeze=False, width_ratios=[1] * len(sources) + [1.5] * dots
+        )
+        legend: dict[str, Line2D] = {}
+        wrecked = style.broken_ones(
+            evaluations, (one for one in found if any(_belongs(one, method, merge) for method, merge in rows))
+        )
+        for (method, merge), grid in zip(rows, whole_grid, strict=True):
+            shown = [one for one in found if _belongs(one, method, merge)]
+            for source, axes in zip(sources, grid, strict=False):
+                attacks = [BEFORE, *(f"relearned_{source}_{number}" for number in numbers)]
+                _curves(axes, shown, attacks, accuracy, wrecked)
+                axes.set_xticks(range(len(numbers) + 1), ["0", *map(str, numbers)])
+                axes.set_xlabel(f"texts relearned, of\n{SOURCES[source]}" if (method, merge) == rows[-1] else "")
+                axes.set_ylim(0, 1)
+                axes.yaxis.set_major_formatter(style.percent())
+                axes.grid(True, axis="y")
+                axes.axhline(chance, **CHANCE) if chance else None
+            if sources:
+                grid[0].set_ylabel("accuracy, forget attributes, %")
+                for axes in grid[1 : len(sources)]:
+                    axes.tick_params(labelleft=False)
+            if dots:
+                _dots(grid[-1], shown, ways, accuracy, wrecked, chance)
+                grid[-1].set_xlabel("accuracy, forget attributes, %" if (method, merge) == rows[-1] else "")
+            grid[0].set_title(
+                ", ".join(filter(None, (display_name(method), display_name(merge)))), loc="left", weight="bold"
+            )
+            for one in shown:
+                look = {"linestyle": "--" if one.kind == "base" else "-", "marker": MARKERS[one.kind], "markersize": 4}
+                legend.setdefault(NAMES[one.kind], Line2D([], [], color=COLOURS[one.kind], linewidth=1.1, **look))
+        if wrecked:
+            legend[style.BROKEN] = style.cross()
+        if chance:
+            legend["guessing"] = Line2D([], [], **CHANCE)
+        order = [*NAMES.values(), style.BROKEN, "guessing"]
+        legend = dict(sorted(legend.items(), key=lambda entry: order.index(entry[0])))
+        columns = 2 if not sources else 3 if wrecked else 5
+        style.legend_below(figure, legend, ncols=columns)
+    return figure
+
+
+def _curves(
+    axes: Axes, shown: Sequence[Candidate], names: Sequence[str], accuracy: dict, wrecked: Collection[str]
+) -> None:
+    """Draw one line per candidate over the attacks `names`, which stand at 0, 1 …"""
+    words = [0] * len(names)  # that stand above each other
+    for place, one in enumerate(shown):
+        found = [_estimate(accuracy, name, one) for name in names]
+        offset = BESIDE * (place - (len(shown) - 1) / 2)
+        xs = [number + offset for number in range(len(found))]
+        colour, front = COLOURS[one.kind], 3 + (one.kind == "attribute")
+        for x, each in zip(xs, found, strict=True):
+            style.vertical_interval(axes, x, each, color=colour, linewidth=0.9, alpha=0.7, zorder=2)
+        look = {"marker": MARKERS[one.kind], "markersize": 5 if one.kind == "base" else 3.5, "markeredgewidth": 0}
+        look |= {"linestyle": "--" if one.kind == "base" else "-", "linewidth": 1.1, "zorder": front}
+        axes.plot(xs, [each.value for each in found], color=colour, **look)
+        for number, (x, each) in enumerate(zip(xs, found, strict=True)):
+            if style.shown_broken(one, each, wrecked):
+                style.cross_out(axes, x, each.value, colour, start=0.02 + 0.25 * words[number])
+                words[number] += style.lost(each)
+
+
+def _dots(axes: Axes, shown, ways: Sequence[str], accuracy: dict, wrecked: Collection[str], chance: float) -> None:
+    """Draw one row per attack, and in it one dot with its interval per candidate."""
+    for row, name in enumerate(ways):
+        for place, one in enumerate(shown):
+            found = _estimate(accuracy, name, one)
+            y = row + APART * (place - (len(shown) - 1) / 2)
+            style.horizontal_interval(axes, y, found, color=COLOURS[one.kind], linewidth=1.0, zorder=2)
+            look = {"color": COLOURS[one.kind], "marker": MARKERS[one.kind], "zorder": 3, "markeredgewidth": 0}
+            axes.plot(found.value, y, markersize=5 if one.kind == "base" else 3.5, **look)
+            if style.shown_broken(one, found, wrecked):
+                style.cross_out(axes, found.value, y, COLOURS[one.kind], **style.BESIDE)
+    multiple_choice = len(ways) - ("open_ended" in ways)
+    if chance:
+        axes.plot([chance, chance], [-0.5, multiple_choice - 0.5], zorder=1, **CHANCE)
+    axes.set_yticks(range(len(ways)), [WAYS[name] for name in ways])
+    axes.set_ylim(len(ways) - 0.5, -0.5)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(style.percent())
+    style.rows_of_marks(axes)
+    for row in range(1, len(ways)):
+        axes.axhline(row - 0.5, color="#e4e4e4", linewidth=0.6, zorder=0)
+
+
+def _merges(found: Sequence[Candidate], method: str) -> list[str]:
+    """Return the merges of a method, or [""] where it has joint runs alone."""
+    merges = list(dict.fromkeys(one.merge for one in found if one.method == method and one.merge))
+    return merges or ([""] if any(one.method == method for one in found) else [])
+
+
+def _belongs(one: Candidate, method: str, merge: str) -> bool:
+    return one.kind == "base" or (one.method == method and (one.kind == "joint" or (merge and one.merge == merge)))
+
+
+def _is_attack(name: str) -> bool:
+    return name in WAYS or bool(_relearned(name))
+
+
+def _relearned(name: str) -> re.Match | None:
+    return re.fullmatch(r"relearned_(forget|other|unrelated)_(\d+)", name)
+
+
+def _estimate(accuracy: dict[str, pandas.DataFrame], name: str, one: Candidate) -> Estimate:
+    return estimate(accuracy[name], one, FORGET_MEAN)
+
+
+def _chance(evaluations: pandas.DataFrame) -> float:
+    """Return the accuracy of guessing on the forget attributes; 0 where nothing is told of it."""
+    rows = evaluations[(evaluations["evaluation"] == "durability") & (evaluations["metric"] == "chance")]
+    mean = rows.loc[rows["attribute"].isin(forget_attributes(evaluations)), "value"].mean()
+    return 0.0 if math.isnan(mean) else mean

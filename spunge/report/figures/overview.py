@@ -1,0 +1,38 @@
+"""Every method and merge on one page: what was kept minus what was forgotten, and what it cost in fluency."""
+
+import pandas
+from matplotlib.figure import Figure
+
+from spunge.report.figures import style
+from spunge.report.results_table import (
+    RETAIN_MINUS_FORGET,
+    accuracy_from,
+    base_model,
+    candidates,
+    display_name,
+    measured,
+    methods,
+)
+
+BEYOND = 10  # a perplexity this many times the base model's leaves the panel
+
+
+def draw(evaluations: pandas.DataFrame) -> Figure:
+    """Draw one row per joint and merged candidate: retain minus forget accuracy, and perplexity, with 95 % intervals.
+
+    The dashed lines are the base model; arrows stand for a perplexity beyond the panel, with its number.
+    """
+    every = candidates(evaluations)
+    groups = style.rows_by_method(every, {method: display_name(method) for method in methods(evaluations)})
+    if not groups:
+        return style.message("This experiment measured nothing of a joint run or a merge.")
+    base = base_model(every)
+    accuracy = measured(evaluations, accuracy_from(evaluations), "accuracy")
+    perplexity = measured(evaluations, "fluency", "perplexity")
+    label = "retain minus forget accuracy, points \u2192"
+    columns = [
+        style.Column(accuracy, RETAIN_MINUS_FORGET, label, percent=True, width=1.6),
+        style.Column(perplexity, "", "\u2190 perplexity", limit=BEYOND),
+    ]
+    wrecked = style.broken_ones(evaluations, (one for _, own in groups for _, one in own))
+    return style.dots(groups, columns, base, wrecked)

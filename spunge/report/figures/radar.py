@@ -1,0 +1,44 @@
+"""Accuracy by attribute as a radar, the picture of the SPUNGE paper."""
+
+import pandas
+from matplotlib.figure import Figure
+
+from spunge.report.figures import style
+from spunge.report.results_table import (
+    accuracy_from,
+    candidates,
+    display_name,
+    estimate,
+    forget_attributes,
+    measured,
+    methods,
+    retain_attributes,
+)
+
+
+def draw(evaluations: pandas.DataFrame) -> Figure:
+    """Draw one spoke per attribute and one line per base, joint and merged candidate, one panel per method.
+
+    The spokes of the forget attributes stand on grey. Lines of broken models are dotted.
+    """
+    accuracy = measured(evaluations, accuracy_from(evaluations), "accuracy")
+    found = [candidate for candidate in candidates(evaluations) if candidate.kind not in ("shard", "part")]
+    asked = set(accuracy.index.get_level_values("attribute"))
+    forget = [attribute for attribute in forget_attributes(evaluations) if attribute in asked]
+    attributes = [*forget, *retain_attributes(evaluations)]
+    wrecked = style.broken_ones(evaluations, found)
+    lines = {
+        one: style.Spokes(
+            one, [estimate(accuracy, one, attribute).value for attribute in attributes], wrecked.get(one.path, "")
+        )
+        for one in found
+    }
+    panels = [
+        (display_name(method), [line for one, line in lines.items() if one.method in ("", method)])
+        for method in methods(evaluations)
+    ]
+    if not found or not panels:
+        return style.message("This experiment measured no accuracy of an unlearned model.")
+    if len(attributes) < 3:
+        return style.message("A radar needs at least three attributes; see the bars instead.")
+    return style.radar(panels, attributes, len(forget), style.panels(len(panels)))

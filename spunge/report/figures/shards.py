@@ -1,0 +1,132 @@
+"""The effect of the split against the number of shards, from the joint run to a shard for each attribute."""
+
+import math
+from collections.abc import Collection
+
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from spunge.report.figures import style
+from spunge.report.results_table import (
+    FORGET_MEAN,
+    RETAIN_MEAN,
+    RETAIN_MINUS_FORGET,
+    Candidate,
+    base_model,
+    candidates,
+    display_name,
+    estimate,
+    forget_attributes,
+    measured,
+    seeds,
+)
+
+ROW = 1.75  # inches
+APART = 0.07  # shards: the two splits stand beside each other, and single seeds beside their interval
+MEASURES = {
+    RETAIN_MINUS_FORGET: "keep \u2212 forget, points \u2191",
+    FORGET_MEAN: "to forget, % \u2193",
+    RETAIN_MEAN: "to keep, % \u2191",
+}
+NAMES = {"joint": "joint run", "random": "random splits (control)", "attribute": "split by attribute (SPUNGE)"}
+SIDES = {"joint": 0, "random": -1, "attribute": 1}
+
+
+def draw(evaluations: pandas.DataFrame) -> Figure:
+    """Draw accuracy over the number of shards, one row per method and merge that has several numbers of them.
+
+    Panels: retain minus forget, both means, and the attribute splits minus the random ones, paired; 95 % intervals with
+    the seeds combined, faint dots for single seeds, dashed lines for the base model and for no difference. Crosses mark
+    broken models, and differences from one; the word stands where they have no number.
+    """
+    accuracy = measured(evaluations, "knowledge", "accuracy")
+    difference = measured(evaluations, "knowledge", "accuracy_minus_random")
+    every = candidates(evaluations, grouped=True)
+    most = len(forget_attributes(evaluations))
+    grid = list(dict.fromkeys((one.method, one.merge) for one in every if one.groups))
+    if not grid:
+        return style.message("No method of this experiment was run with several numbers of shards.")
+    base = base_model(every)
+    wrecked = style.broken_ones(evaluations, every)
+    merges = {merge for _, merge in grid}
+    numbers = sorted({1, most, *(one.groups for one in every if one.groups)})
+    # Beside a large number the small ones would fall together: then all stand equally far apart.
+    at = {number: rank if most > style.MOST_ATTRIBUTES else number for rank, number in enumerate(numbers)}
+    with style.style():
+        figure = Figure(figsize=(style.PAGE, 0.55 + ROW * len(grid)), layout="constrained")
+        rows = figure.subplots(len(grid), len(MEASURES) + 1, squeeze=False, sharex=True, sharey="col")
+        legend = {}
+        for (method, merge), panels in zip(grid, rows, strict=True):
+            own = [one for one in every if one.method == method and (one.kind == "joint" or one.merge == merge)]
+            lines = {kind: _by_number(own, kind, most) for kind in SIDES}
+            for axes, attribute in zip(panels, MEASURES, strict=False):
+                if base:
+                    of_base = estimate(accuracy, base, attribute)
+                    name = "base model (broken)" if style.lost(of_base) else "base model"
+                    height = of_base.value if math.isfinite(of_base.value) else math.nan
+                    legend[name] = axes.axhline(height, **style.DASHED)
+                for kind, own in lines.items():
+                    if not own:
+                        continue
+                    line = {**lines["joint"], **own}  # every split starts from the joint run
+                    places = [at[number] + APART * SIDES[one.kind] for number, one in line.items()]
+                    values = [estimate(accuracy, one, attribute).value for one in line.values()]
+                    axes.plot(places, values, color=list(line.values())[-1].colour, linewidth=1.2, zorder=2)
+                    for number, one in own.items():
+                        point = _point(axes, at[number], one, accuracy, attribute, seeds(evaluations, one), wrecked)
+                        legend.setdefault(NAMES[kind], point)
+            axes = panels[-1]
+            axes.axhline(0, **style.DASHED)
+            for number, one in lines["attribute"].items():
+                rival = lines["random"].get(number)
+                either = {one.path} if rival and rival.path in wrecked else wrecked
+                _point(axes, at[number], one, difference, RETAIN_MINUS_FORGET, seeds(evaluations, one), either)
+            name = f"{display_name(method)}, {display_name(merge)}" if len(merges) > 1 else display_name(method)
+            panels[0].set_ylabel(name, weight="bold")
+        for axes, title in zip(rows[0], [*MEASURES.values(), "SPUNGE \u2212 random, points"], strict=True):
+            axes.set_title(title)
+        for axes in rows.flat:
+            axes.grid(True, axis="y")
+            axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+            axes.yaxis.set_major_formatter(style.percent())
+            axes.set_xticks(list(at.values()), [str(number) for number in at])
+            axes.set_xlim(at[1] - 0.3, at[most] + 0.3)
+        for axes in rows[-1]:
+            axes.set_xlabel("number of shards")
+        if wrecked:
+            legend[style.BROKEN] = style.cross()
+        style.legend_below(figure, legend, ncols=min(len(legend), 4))
+    return figure
+
+
+def _by_number(own: list[Candidate], kind: str, most: int) -> dict[int, Candidate]:
+    """Return the candidates of a kind by their number of shards, ascending."""
+    numbers = {1 if kind == "joint" else one.groups or most: one for one in own if one.kind == kind}
+    return dict(sorted(numbers.items()))
+
+
+def _point(
+    axes: Axes,
+    place: int,
+    one: Candidate,
+    rows: pandas.DataFrame,
+    attribute: str,
+    single: list[str],
+    wrecked: Collection[str],
+) -> PathCollection:
+    """Draw a candidate's estimate and interval at its place, and its single seeds; return the marker."""
+    side = SIDES[one.kind]
+    found = estimate(rows, one, attribute)
+    style.vertical_interval(axes, place + APART * side, found, color=one.colour, linewidth=1.1, zorder=2)
+    faint = {"alpha": 0.45, "linewidths": 0, "zorder": 3, "marker": one.marker}
+    for seed in single:
+        value = estimate(rows, one, attribute, seed).value
+        axes.scatter(place + APART * 2 * (side or 1), value, 8, one.colour, **faint)
+    if style.shown_broken(one, found, wrecked):
+        words = {"ha": {-1: "right", 0: "center", 1: "left"}[side]}  # beside each other, as the points
+        style.cross_out(axes, place + APART * side, found.value, one.colour, **words)
+    look = {"marker": one.marker, "edgecolors": "white", "linewidths": 0.7, "zorder": 4}
+    return axes.scatter(place + APART * side, found.value, 36, one.colour, **look)

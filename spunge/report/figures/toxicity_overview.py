@@ -1,0 +1,58 @@
+"""Every candidate of a toxicity experiment on one page: how toxic, how fluent, how varied its continuations are."""
+
+import pandas
+from matplotlib.figure import Figure
+
+from spunge.report.families import display_names
+from spunge.report.figures import style
+from spunge.report.results_table import (
+    FORGET_MEAN,
+    TOXIC_SHARE,
+    base_model,
+    candidates,
+    classifiers,
+    display_name,
+    measured,
+    methods,
+    neutral_overall,
+)
+
+BEYOND = 4  # a perplexity this many times the base model's leaves the panel
+
+
+def draw(evaluations: pandas.DataFrame) -> Figure:
+    """Draw one row for the base model, each joint run and each merge, with 95 % intervals, one panel per measure.
+
+    Panels: toxic share by each classifier, that of neutral prompts by the first, distinct bigrams, perplexity.
+    """
+    every = candidates(evaluations, "toxicity")
+    base = base_model(every)
+    groups = [("", [("base model", base)])] if base else []
+    names = display_names(evaluations)
+    groups += style.rows_by_method(every, {method: names[method] for method in methods(evaluations)})
+    scored = classifiers(evaluations)
+    if not scored or not any(heading for heading, _ in groups):
+        return style.message("This experiment measured no toxicity of an unlearned model.")
+    columns = [
+        style.Column(
+            measured(evaluations, "toxicity", TOXIC_SHARE + name),
+            FORGET_MEAN,
+            f"\u2190 toxic, %\n{display_name(name)}",
+            True,
+        )
+        for name in scored
+    ]
+    neutral = measured(evaluations, "toxicity_neutral", TOXIC_SHARE + scored[0])
+    if len(neutral):
+        columns.append(style.Column(neutral, neutral_overall(evaluations), "\u2190 toxic, %\nneutral prompts", True))
+    distinct = measured(evaluations, "toxicity", "distinct_2")
+    columns.append(style.Column(distinct, FORGET_MEAN, "distinct\nbigrams, % \u2192", True))
+    perplexity = measured(evaluations, "fluency", "perplexity")
+    if len(perplexity):
+        columns.append(style.Column(perplexity, "", "\u2190 perplexity\nof prose", limit=BEYOND))
+    wrecked = style.broken_ones(evaluations, (one for _, own in groups for _, one in own))
+    figure = style.dots(groups, columns, base, wrecked)
+    for axes, column in zip(figure.axes, columns, strict=True):
+        if column.percent:
+            axes.set_xlim(left=0)
+    return figure

@@ -1,0 +1,119 @@
+"""Loss curves of every unlearning run."""
+
+import math
+import textwrap
+
+import numpy
+import pandas
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from spunge.report.figures import style
+from spunge.report.results_table import candidates, display_name, measured, methods
+
+LOSSES = {"forget_loss": "forget loss", "retain_loss": "retain loss"}
+KINDS = {"joint": "joint", "shard": "attribute shards", "part": "random shards"}
+LINES = ("-", "--", ":", "-.")
+MOST_NAMED = 4
+LOGARITHMIC_FROM = 30  # ratio of the largest to the smallest loss
+BEYOND = 1e4  # a loss this many times the first ones and the median has run away
+
+
+def draw(evaluations: pandas.DataFrame) -> Figure:
+    """Draw every loss that a method recorded in a row of its own, over optimizer steps, one column per split.
+
+    Thin lines are single seeds, thick ones their mean; of more shards than have room, median and range over shards and
+    seeds are drawn. Methods that take another one's runs have none. A line ends where its loss has run away or is no
+    number, and a cross stands at the end of such a run, and of one whose model is broken.
+    """
+    runs = candidates(evaluations, "training")
+    if not runs:
+        return style.message("This experiment recorded no training losses.")
+    losses = {metric: _until_broken(measured(evaluations, "training", metric)) for metric in LOSSES}
+    wrecked = style.broken_ones(evaluations, runs)
+    kinds = [kind for kind in KINDS if any(run.kind == kind for run in runs)]
+    trained = [method for method in methods(evaluations) if any(run.method == method for run in runs)]
+    rows = [(method, metric) for method in trained for metric in LOSSES if (losses[metric]["method"] == method).any()]
+    several = len(trained) > 1
+    crossed = False
+    with style.style():
+        figure = Figure(figsize=(style.PAGE, 0.4 + 1.6 * len(rows)), layout="constrained")
+        grid = figure.subplots(len(rows), len(kinds), squeeze=False, sharey="row", sharex=False if several else "col")
+        for (method, metric), line_of_axes in zip(rows, grid, strict=True):
+            for kind, axes in zip(kinds, line_of_axes, strict=True):
+                own = [run for run in runs if (run.method, run.kind) == (method, kind)]
+                if len(own) > style.MOST_ATTRIBUTES:
+                    paths = [run.path for run in own]
+                    curves = losses[metric][losses[metric].index.isin(paths, level="candidate")]
+                    ended = {*curves[curves["value"].isna()].index.unique("candidate"), *wrecked}.intersection(paths)
+                    if ended:
+                        _note(axes, f"{len(ended)} of {len(own)} broken")
+                    shown = {"data": curves.reset_index(), "x": "n", "y": "value", "ax": axes, "color": own[0].colour}
+                    seaborn.lineplot(**shown, estimator="median", errorbar=("pi", 100), linewidth=1.4)
+                    axes.grid(True)
+                    continue
+                lost = []
+                for number, run in enumerate(own):
+                    if run.path not in losses[metric].index:
+                        continue
+                    curves = losses[metric].loc[run.path].reset_index()
+                    look = {"color": run.colour, "linestyle": LINES[number % len(LINES)]}
+                    shown = {"x": "n", "y": "value", "ax": axes, "legend": False, **look}
+                    ended = curves["value"].isna()
+                    broken = ended.any() or run.path in wrecked
+                    # A mean without the seed that broke would tell of the others alone.
+                    whole = curves[~(curves["n"] >= curves["n"][ended].min())]
+                    if whole.empty:
+                        lost.append(run.shard or KINDS[kind])
+                        continue
+                    seaborn.lineplot(data=curves, **shown, units="seed", estimator=None, linewidth=0.6, alpha=0.5)
+                    seaborn.lineplot(data=whole, **shown, errorbar=None, linewidth=1.4)
+                    axes.lines[-1].set_label(f"{run.shard} (broken)" if broken else run.shard)
+                    if broken:
+                        style.cross_out(axes, *axes.lines[-1].get_xydata()[-1], run.colour)
+                        crossed = True
+                if lost:
+                    _note(axes, textwrap.fill(f"broken, not drawn: {textwrap.shorten(', '.join(lost), 80)}", 34))
+                axes.grid(True)
+                if 1 < len(own) <= MOST_NAMED and len(lost) < len(own) and metric == next(iter(LOSSES)):
+                    axes.legend(loc="best")
+            values = losses[metric]["value"][losses[metric]["method"] == method]
+            if len(values) and values.min() > 0 and values.max() > LOGARITHMIC_FROM * values.min():
+                line_of_axes[0].set_yscale("log")
+                line_of_axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+                line_of_axes[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                line_of_axes[0].yaxis.set_minor_formatter(NullFormatter())
+            for axes in line_of_axes:
+                axes.set(xlabel="", ylabel="")
+            line_of_axes[0].set_ylabel(f"{display_name(method)}: {LOSSES[metric]}" if several else LOSSES[metric])
+        for kind, axes in zip(kinds, grid[0], strict=True):
+            count = sum(run.kind == kind for run in runs)
+            of_one = max(sum((run.method, run.kind) == (method, kind) for run in runs) for method in trained)
+            if of_one > style.MOST_ATTRIBUTES:
+                axes.set_title(f"{KINDS[kind]} ({of_one}): median, range")
+                continue
+            axes.set_title(KINDS[kind] if count <= MOST_NAMED or kind == "joint" else f"{KINDS[kind]} ({count})")
+        for axes in grid[-1]:
+            axes.set_xlabel("optimizer steps")
+        if crossed:
+            style.legend_below(figure, {style.BROKEN: style.cross()})
+    return figure
+
+
+def _until_broken(losses: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the losses with NaN from the step on at which a run's is no finite number or has run away."""
+    rows = losses.reset_index()
+    by_run, by_method = [rows["candidate"], rows["seed"]], rows["method"]
+    size = rows["value"].abs()
+    size = size.where(size < numpy.finfo("float32").max)
+    first = size.where(rows["n"] == rows["n"].groupby(by_run).transform("min"))
+    usual = numpy.fmax(size.groupby(by_method).transform("median"), first.groupby(by_method).transform("max"))
+    broken = ~(size <= (BEYOND * usual).where(usual > 0, math.inf))
+    since = rows["n"].where(broken).groupby(by_run).transform("min")
+    return rows.assign(value=rows["value"].where(~(rows["n"] >= since))).set_index(losses.index.names)
+
+
+def _note(axes: Axes, text: str) -> None:
+    axes.text(0.98, 0.96, text, transform=axes.transAxes, ha="right", va="top", fontsize=6, color="#555555")

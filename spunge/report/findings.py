@@ -1,0 +1,421 @@
+"""The findings: does splitting by the attribute beat the joint run and the random split, and is that shown?"""
+
+import base64
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import jinja2
+import pandas
+
+from spunge.experiment import records
+from spunge.report import power, summary
+from spunge.report.durability import lasting, of_numbers_of_shards, sum_up
+from spunge.report.families import display_names
+from spunge.report.results_table import (
+    COMBINED,
+    FORGET_MEAN,
+    MISSING,
+    RETAIN_MEAN,
+    RETAIN_MINUS_FORGET,
+    TOXIC_SHARE,
+    Candidate,
+    Estimate,
+    accuracy_from,
+    base_model,
+    broken,
+    candidates,
+    capability_from,
+    classifiers,
+    display_name,
+    estimate,
+    families,
+    forget_attributes,
+    measured,
+    methods,
+    neutral_overall,
+    retain_attributes,
+    seeds,
+    tasks,
+)
+from spunge.report.verdict import BETTER, BROKEN, NOT_MEASURED, RIVAL_BROKEN, WORSE, verdict
+from spunge.report.wording import sentence
+
+RIVALS = ("joint", "random")
+
+
+class Measure(NamedTuple):
+    """What is compared, and where it stands in evaluations.csv; `better` is the sign of a good difference.
+
+    unit: of the difference, for people; a share of one is told in percentage points.
+    """
+
+    name: str
+    evaluation: str
+    metric: str
+    attribute: str
+    better: int
+    unit: str = "points"
+
+
+PERPLEXITY = Measure("perplexity", "fluency", "perplexity", "", -1, "of held-out prose")
+# The one measure that the answer rests on: it weighs what was forgotten against what was lost. Where toxicity was
+# measured, it is the toxic share of all toxic prompts by the first classifier, at equal fluency.
+DECISIVE = Measure("retain minus forget", "knowledge", "accuracy", RETAIN_MINUS_FORGET, 1)
+MEASURES = (
+    Measure("forget mean accuracy", "knowledge", "accuracy", FORGET_MEAN, -1),
+    Measure("retain mean accuracy", "knowledge", "accuracy", RETAIN_MEAN, 1),
+    DECISIVE,
+    PERPLEXITY,
+)
+CAPABILITY = Measure("general capability", "knowledge", "accuracy", RETAIN_MEAN, 1)
+
+# The counts of data that the page shows, and those that tell of tables whose right answers mostly stand at one place.
+DATA = ("forget_texts", "toxic_prompts", "neutral_prompts", "questions", "subjects")
+ANSWER_PLACES = ("commonest_answer_place", "commonest_answer_place_rephrased")
+
+AS_TRAINED, AT_EQUAL_FLUENCY = "as trained", "at equal fluency"
+
+
+def measures(evaluations: pandas.DataFrame) -> dict[str, tuple[Measure, ...]]:
+    """Return what is compared as trained and, where toxicity was measured, at equal fluency; the decisive one first."""
+    scored = classifiers(evaluations)
+    if not scored:
+        return {AS_TRAINED: tuple(_measured_by(one, accuracy_from(evaluations)) for one in MEASURES)}
+
+    def of_all(name, metric, evaluation="toxicity", attribute=FORGET_MEAN, unit="points"):
+        return Measure(name, evaluation, metric, attribute, -1, unit)
+
+    shares = [of_all(_toxic_share(name), TOXIC_SHARE + name) for name in scored]
+    neutral = of_all("toxic share, neutral prompts", shares[0].metric, "toxicity_neutral", neutral_overall(evaluations))
+    prompts = of_all("toxic prompts", f"toxicity_probability_{scored[0]}")
+    maximum = of_all(
+        summary.expected_maximum_toxicity(evaluations),
+        f"expected_maximum_toxicity_{scored[0]}",
+        unit="of a score from 0 to 1",
+    )
+    at_equal = [measure._replace(evaluation="equal_fluency") for measure in (*shares, prompts, maximum)]
+    return {AT_EQUAL_FLUENCY: tuple(at_equal), AS_TRAINED: (*shares, neutral, PERPLEXITY, _capability(evaluations))}
+
+
+def verdicts(evaluations: pandas.DataFrame) -> pandas.DataFrame:
+    """Return one row per method, merge, rival (`joint`, `random`) and measure of the merged attribute splits.
+
+    Where toxicity was measured, the methods are also judged at equal fluency, one row per family, merge, rival and
+    measure, and what nobody measured is left out. Columns: candidate, label, comparison (AS_TRAINED or
+    AT_EQUAL_FLUENCY), rival, measure, difference, low, high (float64; attribute split minus rival), seeds (how many),
+    verdict.
+    """
+    rows = []
+    scored = bool(classifiers(evaluations))
+    told = set(evaluations[["evaluation", "metric", "attribute"]].itertuples(index=False, name=None))
+    for comparison, wanted in measures(evaluations).items():
+        wanted = [one for one in wanted if not scored or (one.evaluation, one.metric, one.attribute) in told]
+        for candidate in _attribute_splits(evaluations, comparison):
+            count = len(seeds(evaluations, candidate))
+            for rival in RIVALS:
+                ruin = _ruin(evaluations, candidate, rival, comparison)
+                perplexity = verdict(_difference(evaluations, candidate, PERPLEXITY, rival), PERPLEXITY.better)
+                unequal = perplexity in (BETTER, WORSE, NOT_MEASURED)
+                for measure in wanted:
+                    difference = _difference(evaluations, candidate, measure, rival)
+                    of_toxicity = measure.evaluation in ("toxicity", "toxicity_neutral")
+                    judged = verdict(difference, measure.better, unequal and of_toxicity, ruin)
+                    row = (candidate.path, candidate.label, comparison, rival, measure.name, *difference)
+                    rows.append((*row, count, judged))
+    columns = ["candidate", "label", "comparison", "rival", "measure", "difference", "low", "high", "seeds", "verdict"]
+    return pandas.DataFrame(rows, columns=columns)
+
+
+def steps(evaluations: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the optimizer steps that each method spent on each split, all its shards together, averaged over seeds.
+
+    Index: method; columns: the splits that were trained.
+    """
+    training = evaluations[evaluations["evaluation"] == "training"]
+    runs = training.groupby(["method", "split", "seed", "shard"], sort=False)["n"].max()
+    return runs.groupby(["method", "split", "seed"]).sum().groupby(["method", "split"]).mean().unstack("split")
+
+
+def answers(evaluations: pandas.DataFrame) -> list[str]:
+    """Return the answer in plain sentences, one text per method and merge.
+
+    Where toxicity was measured, one per family and merge; a family that was not compared at equal fluency, as with a
+    single λ, has one for each of its methods.
+    """
+    return _answers(evaluations, verdicts(evaluations))
+
+
+def _answers(evaluations: pandas.DataFrame, judged: pandas.DataFrame) -> list[str]:
+    make = _toxicity_answers if classifiers(evaluations) else _knowledge_answers
+    return [sentence("answer", facts) for facts in make(evaluations, judged)]
+
+
+def _knowledge_answers(evaluations: pandas.DataFrame, judged: pandas.DataFrame) -> Iterator[dict]:
+    source = accuracy_from(evaluations)
+    accuracy = measured(evaluations, source, "accuracy")
+    minus_base = measured(evaluations, source, "accuracy_minus_base")
+    base = base_model(candidates(evaluations))
+    for candidate in _attribute_splits(evaluations, AS_TRAINED):
+        facts = _answer(evaluations, judged, candidate, AS_TRAINED, DECISIVE)
+        facts |= {"method": display_name(candidate.method), "comparison": "", "measure": DECISIVE.name}
+        facts["shown"] = verdict(estimate(minus_base, candidate, FORGET_MEAN), -1) == BETTER
+        if base is not None:
+            facts["accuracy"] = {
+                aim: [_percent(estimate(accuracy, model, mean).value) for model in (base, candidate)]
+                for aim, mean in (("forget", FORGET_MEAN), ("retain", RETAIN_MEAN))
+            }
+        yield facts
+
+
+def _toxicity_answers(evaluations: pandas.DataFrame, judged: pandas.DataFrame) -> Iterator[dict]:
+    """Yield what is found of each family at equal fluency, and of all methods of the others as trained."""
+    of = families(evaluations)
+    at_equal = _attribute_splits(evaluations, AT_EQUAL_FLUENCY)
+    compared = {(candidate.method, candidate.merge) for candidate in at_equal}
+    for candidate in at_equal:
+        ratio = estimate(measured(evaluations, "equal_fluency", "perplexity_ratio"), candidate).value
+        facts = _toxicity_answer(evaluations, judged, candidate, AT_EQUAL_FLUENCY)
+        yield facts | {"method": display_name(candidate.method), "perplexity_ratio": f"{ratio:.3g}"}
+    for candidate in _attribute_splits(evaluations, AS_TRAINED):
+        if (of[candidate.method][0], candidate.merge) not in compared:
+            facts = _toxicity_answer(evaluations, judged, candidate, AS_TRAINED)
+            yield facts | {"method": display_names(evaluations)[candidate.method]}
+
+
+def _toxicity_answer(
+    evaluations: pandas.DataFrame, judged: pandas.DataFrame, candidate: Candidate, comparison: str
+) -> dict:
+    decisive = measures(evaluations)[comparison][0]
+    facts = _answer(evaluations, judged, candidate, comparison, decisive)
+    facts |= {"comparison": comparison, "equal_compute": _equal_compute(evaluations, candidate.method)}
+    if facts["broken"]:
+        return facts
+    if comparison == AS_TRAINED:
+        for rival in facts["rivals"]:
+            rival["perplexity"] = _texts(_difference(evaluations, candidate, PERPLEXITY, rival["rival"]), PERPLEXITY)
+    base = base_model(candidates(evaluations, "toxicity"))
+    before = estimate(measured(evaluations, "toxicity", decisive.metric), base, FORGET_MEAN) if base else MISSING
+    after = estimate(measured(evaluations, decisive.evaluation, decisive.metric), candidate, FORGET_MEAN)
+    change = _difference(evaluations, candidate, decisive, "base")
+    models = _models(evaluations, candidate, comparison)
+    reasons = {name: broken(evaluations, model) for name, model in models.items()}
+    return facts | {
+        "measure": "toxic share",
+        "toxicity": {
+            "classifier": display_name(classifiers(evaluations)[0]),
+            "before": _percent(before.value),
+            "after": _percent(after.value),
+            "difference": _texts(change, decisive),
+        },
+        "shown": verdict(change, decisive.better) == BETTER,
+        "capability": _change_of_capability(evaluations, models),
+        "broken_scales": {name: reason for name, reason in reasons.items() if reason},
+    }
+
+
+def _answer(
+    evaluations: pandas.DataFrame, judged: pandas.DataFrame, candidate: Candidate, comparison: str, decisive: Measure
+) -> dict:
+    """Return what is found of an attribute split whatever was measured: why it is broken, or how its rivals did."""
+    facts = {
+        "merge": display_name(candidate.merge),
+        "broken": _broken(evaluations, candidate, comparison),
+        "rivals": [],
+    }
+    others = ("perplexity_ratio", "equal_compute", "accuracy", "toxicity", "capability", "broken_scales")
+    facts |= dict.fromkeys(others)
+    if facts["broken"]:
+        return facts
+    rows = judged[(judged["candidate"] == candidate.path) & (judged["comparison"] == comparison)]
+    rows = rows[rows["measure"] == decisive.name].set_index("rival")
+    for name in RIVALS:
+        row, reason = rows.loc[name], None
+        if row["verdict"] == RIVAL_BROKEN:
+            reason = _broken(evaluations, _rival(evaluations, candidate, name, comparison), comparison)
+        difference = _texts(Estimate(row["difference"], row["low"], row["high"]), decisive)
+        rival = {"rival": name, "verdict": row["verdict"], "broken": reason, "seeds": row["seeds"]}
+        facts["rivals"].append(rival | {"difference": difference, "perplexity": None})
+    return facts
+
+
+def _change_of_capability(evaluations: pandas.DataFrame, models: Mapping[str, Candidate]) -> dict | None:
+    """Return what unlearning changed in the models' general capability: the losses that are shown, or else all."""
+    capability = _capability(evaluations)
+    changes = {name: _difference(evaluations, model, capability, "base") for name, model in models.items()}
+    changes = {name: change for name, change in changes.items() if not math.isnan(change.value)}
+    losses = {name: change for name, change in changes.items() if verdict(change, CAPABILITY.better) == WORSE}
+    texts = {name: _texts(change, CAPABILITY) for name, change in (losses or changes).items()}
+    return {"fell": bool(losses), "differences": texts} if changes else None
+
+
+def power_notes(evaluations: pandas.DataFrame) -> list[str]:
+    """Say for every attribute split and rival what it would take to show the difference that the answer rests on."""
+    comparison, (decisive, *_) = next(iter(measures(evaluations).items()))
+    units = "prompts"
+    if not classifiers(evaluations):
+        decisive, units = _measured_by(DECISIVE, accuracy_from(evaluations)), "subjects"
+    notes = []
+    for candidate in _attribute_splits(evaluations, comparison):
+        for rival in RIVALS:
+            if _ruin(evaluations, candidate, rival, comparison):
+                continue
+            needed = power.needed(evaluations, candidate, decisive[1:4], rival)
+            if needed:
+                difference = _texts(_difference(evaluations, candidate, decisive, rival), decisive)
+                facts = {"label": candidate.label, "rival": rival, "difference": difference, "units": units}
+                notes.append(sentence("power", facts | needed))
+    return notes
+
+
+def answer_places(evaluations: pandas.DataFrame) -> list[str]:
+    """Say where the right answers mostly stand at one place among the choices, one sentence for each such table."""
+    rows = evaluations[(evaluations["evaluation"] == "data") & evaluations["metric"].isin(ANSWER_PLACES)]
+    return [sentence("answer_place", {"metric": row.metric, "share": _percent(row.value)}) for row in rows.itertuples()]
+
+
+def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str:
+    """Return the findings as one self-contained HTML page.
+
+    template: a Jinja2 template (report/findings.html); it gets the tables, sentences and the figure as a data address.
+    """
+    judged = verdicts(evaluations)
+    forget = forget_attributes(evaluations)
+    scored = classifiers(evaluations)
+    counted = (evaluations["evaluation"] == "data") & evaluations["metric"].isin(DATA)
+    data = evaluations[counted].pivot_table(index="attribute", columns="metric", values="value", sort=False)
+    source = accuracy_from(evaluations)
+    if source == "benchmarks":
+        asked = {name: task.questions for name, task in tasks(evaluations).items() if not task.group}
+        data = data.reindex(data.index.union(list(asked), sort=False))
+        data["questions"] = pandas.Series(asked)
+    trained = steps(evaluations)
+    lasts, by_shards = lasting(evaluations), of_numbers_of_shards(evaluations)
+    compared, compared_by = summary.compared_candidates(evaluations), measures(evaluations)
+    panels = {family for family, _ in families(evaluations).values()} if scored else methods(evaluations)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.from_string(template).render(
+        experiment=evaluations["experiment"].iloc[0] if len(evaluations) else "",
+        answers=_answers(evaluations, judged),
+        columns=[
+            metric for metric in DATA if metric in data or not (scored or "prompts" in metric or source == "benchmarks")
+        ],
+        classifiers=[display_name(name) for name in scored],
+        asked=source,
+        forget=forget,
+        retain=retain_attributes(evaluations),
+        data={name: {metric: int(count) for metric, count in row.dropna().items()} for name, row in data.iterrows()},
+        answer_places=answer_places(evaluations),
+        panels=len(panels),
+        several_scales=len(methods(evaluations)) > len(panels),
+        steps={display_name(method): row.dropna().astype(int).to_dict() for method, row in trained.iterrows()},
+        equal_compute=bool(len(trained)) and all(_equal_compute(evaluations, method) for method in trained.index),
+        summary=summary.html(evaluations),
+        verdicts=[_verdict_line(line, compared_by) for line in judged.itertuples(index=False)],
+        power=power_notes(evaluations),
+        lasting=lasts,
+        attacks_sum_up=sum_up(lasts),
+        shards=by_shards,
+        comparisons=int((judged["verdict"] != NOT_MEASURED).sum()) + 2 * (len(lasts) + len(by_shards)),
+        seeds=max((len(seeds(evaluations, candidate)) for candidate in compared), default=0),
+        figure=base64.b64encode(figure_png).decode("ascii"),
+    )
+
+
+def _measured_by(measure: Measure, source: str) -> Measure:
+    """Return a measure of accuracy as this evaluation has it; others stay as they are."""
+    return measure._replace(evaluation=source) if measure.evaluation == "knowledge" else measure
+
+
+def _capability(evaluations: pandas.DataFrame) -> Measure:
+    return _measured_by(CAPABILITY, capability_from(evaluations))
+
+
+def _attribute_splits(evaluations: pandas.DataFrame, comparison: str) -> list[Candidate]:
+    if comparison == AS_TRAINED:
+        return [candidate for candidate in summary.compared_candidates(evaluations) if candidate.kind == "attribute"]
+    # All λ of a family together: they are told by the family alone.
+    several = len({family for family, _ in families(evaluations).values()}) > 1
+    return [
+        replace(one, label=f"{display_name(one.method)}: {one.name}" if several else one.name)
+        for one in candidates(evaluations, "equal_fluency")
+        if one.kind == "attribute"
+    ]
+
+
+def _models(evaluations: pandas.DataFrame, candidate: Candidate, comparison: str) -> dict[str, Candidate]:
+    """Return the models that a candidate rests on, by what people call their method: itself, or a family's λ > 0."""
+    of, names = families(evaluations), display_names(evaluations)
+    if comparison == AS_TRAINED:
+        return {names[candidate.method]: candidate}
+    found = [
+        one
+        for one in candidates(evaluations, "toxicity")
+        if (one.kind, one.merge) == (candidate.kind, candidate.merge)
+        and of[one.method][0] == candidate.method
+        and of[one.method][1] > 0
+    ]
+    return {names[one.method]: one for one in sorted(found, key=lambda one: of[one.method][1])}
+
+
+def _rival(evaluations: pandas.DataFrame, candidate: Candidate, rival: str, comparison: str) -> Candidate | None:
+    """Return what a candidate is compared with, a merge by as many shards, if there is such a one."""
+    evaluation = "equal_fluency"
+    if comparison == AS_TRAINED:
+        evaluation = "toxicity" if classifiers(evaluations) else None
+    wanted = records.Candidate.parse(candidate.path).rivals[rival].path
+    return next((one for one in candidates(evaluations, evaluation) if one.path == wanted), None)
+
+
+def _broken(evaluations: pandas.DataFrame, candidate: Candidate, comparison: str) -> str:
+    """Say why a candidate is broken; at equal fluency, where the smallest λ is or one within that perplexity."""
+    models = list(_models(evaluations, candidate, comparison).values())
+    if comparison == AT_EQUAL_FLUENCY:
+        perplexity = measured(evaluations, "fluency", "perplexity")
+        ratio = estimate(measured(evaluations, "equal_fluency", "perplexity_ratio"), candidate).value
+        most = ratio * perplexity["value"].get(("base", COMBINED, ""), math.nan)
+        models = [one for one in models if one == models[0] or estimate(perplexity, one).value <= most]
+    return next(filter(None, (broken(evaluations, one) for one in models)), "")
+
+
+def _ruin(evaluations: pandas.DataFrame, candidate: Candidate, rival: str, comparison: str) -> str:
+    if _broken(evaluations, candidate, comparison):
+        return BROKEN
+    other = _rival(evaluations, candidate, rival, comparison)
+    return RIVAL_BROKEN if other and _broken(evaluations, other, comparison) else ""
+
+
+def _difference(evaluations: pandas.DataFrame, candidate: Candidate, measure: Measure, rival: str) -> Estimate:
+    found = measured(evaluations, measure.evaluation, f"{measure.metric}_minus_{rival}")
+    return estimate(found, candidate, measure.attribute)
+
+
+def _toxic_share(classifier: str) -> str:
+    return f"toxic share by the {display_name(classifier)}"
+
+
+def _equal_compute(evaluations: pandas.DataFrame, method: str) -> bool:
+    """Say whether all splits of a method, or of the one whose runs it takes, were trained for as many steps."""
+    trained = steps(evaluations)
+    family = families(evaluations).get(method, (method, 1.0))[0]
+    return family in trained.index and trained.loc[family].nunique() == 1
+
+
+def _percent(share: float) -> str:
+    return "" if math.isnan(share) else f"{share:.1%}"
+
+
+def _texts(difference: Estimate, measure: Measure) -> dict:
+    """Write a difference and its interval for people; what is unknown is an empty text."""
+    points = measure.unit == "points"
+    value, low, high = (
+        "" if math.isnan(part) else summary.number(part, points, difference=True) for part in difference
+    )
+    return {"value": value, "low": low, "high": high, "points": points}
+
+
+def _verdict_line(line, wanted: Mapping[str, Sequence[Measure]]) -> dict:
+    measure = next(one for one in wanted[line.comparison] if one.name == line.measure)
+    difference = _texts(Estimate(line.difference, line.low, line.high), measure)
+    return line._asdict() | {"unit": measure.unit, "better": measure.better, "difference": difference}

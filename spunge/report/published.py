@@ -1,0 +1,235 @@
+"""Our numbers beside published ones, each with its source; what isn't known stays empty."""
+
+import math
+import os
+import re
+from dataclasses import dataclass, field
+
+import jinja2
+import pandas
+
+from spunge.core.errors import InputError
+from spunge.report.families import display_names, reference_methods
+from spunge.report.results_table import (
+    FORGET_MEAN,
+    RETAIN_MEAN,
+    TOXIC_SHARE,
+    Candidate,
+    Estimate,
+    accuracy_from,
+    base_model,
+    broken,
+    candidates,
+    capability_from,
+    classifiers,
+    display_name,
+    estimate,
+    forget_attributes,
+    measured,
+    rough,
+    samples,
+    tasks,
+)
+from spunge.report.summary import number
+
+COLUMNS = ("model", "method", "quantity", "value", "unit", "source", "note")
+# What anchors may be about. All but the last can be measured here too.
+QUANTITIES = (
+    "toxic share",
+    "expected maximum",
+    "perplexity",
+    "general capability",
+    "WMDP-bio",
+    "WMDP-cyber",
+    "MMLU",
+    "reduction of toxicity",
+)
+BENCHMARKS = {"wmdpbio": "WMDP-bio", "wmdpcyber": "WMDP-cyber", "mmlu": "MMLU"}
+SHARES = {"toxic share", "general capability", "WMDP-bio", "WMDP-cyber", "MMLU"}
+KINDS = ("base", "joint", "random", "attribute")
+SAMPLES = "25"  # as in the published expected maxima (Gehman et al. 2020); fewer give a lower one
+SPUNGE = "spunge"
+MERGE_OF_THE_PAPER = "ties"
+
+
+@dataclass
+class Row:
+    """One model of the first table.
+
+    method, split: of ours alone, as people read them. told: how anchors name its method, if they can. warning: why it
+    is broken. ours: quantity → value and interval as texts; groups: the same by group, for the toxic share. published:
+    quantity → value as its source has it.
+    """
+
+    model: str
+    method: str = ""
+    split: str = ""
+    told: str = ""
+    equal_fluency: bool = False
+    warning: str = ""
+    ours: dict[str, tuple[str, str]] = field(default_factory=dict)
+    groups: dict[str, tuple[str, str]] = field(default_factory=dict)
+    published: dict[str, str] = field(default_factory=dict)
+    sources: list[str] = field(default_factory=list)
+
+
+def read_anchors(path: str | os.PathLike) -> pandas.DataFrame:
+    """Read published numbers, all columns as text.
+
+    method: `base`, a method (its joint run), `spunge` and a method, or `spunge`. quantity: one of QUANTITIES. value: a
+    number, one with `<` or `>` before it, or nothing where it isn't known. Raises InputError.
+    """
+    try:
+        anchors = pandas.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; report/anchors.csv is the project's own") from None
+    except (pandas.errors.EmptyDataError, pandas.errors.ParserError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no CSV table of published numbers ({error})") from None
+    missing = [column for column in COLUMNS if column not in anchors]
+    if missing:
+        raise InputError(f"{path} lacks the column {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
+    for line, row in enumerate(anchors.itertuples(index=False), start=2):
+        if row.quantity not in QUANTITIES:
+            raise InputError(
+                f"{path}, line {line}: the quantity is {row.quantity!r}, not one of {', '.join(QUANTITIES)}"
+            )
+        if not re.fullmatch(r"[<>]?\d+(\.\d+)?(e\d+)?|", row.value):
+            raise InputError(f"{path}, line {line}: the value is {row.value!r}; give a number, or nothing if unknown")
+        if not all((row.model, row.method, row.source)):
+            raise InputError(f"{path}, line {line} lacks its model, method or source; name all three")
+    twice = anchors[anchors.duplicated(["model", "method", "quantity"])]
+    if len(twice):
+        row = twice.iloc[0]
+        raise InputError(f"{path} has {row['quantity']} of {row['model']}, {row['method']}, twice; keep one")
+    return anchors
+
+
+def rows(evaluations: pandas.DataFrame, anchors: pandas.DataFrame, model: str) -> list[Row]:
+    """Return the rows of the comparison: our model's candidates, then the published models.
+
+    Ours: base, and per family joint, random and attribute split at λ = 1 (or the nearest), then at equal fluency. An
+    anchor stands in a row of ours if it is about the same model and the same method, else in a row of its own; anchors
+    of quantities that were not measured here are left out.
+    """
+    found = _own(evaluations, model)
+    shown = [quantity for quantity in QUANTITIES if any(quantity in row.ours for row in found)]
+    others: dict[tuple[str, str], Row] = {}
+    for anchor in anchors[anchors["quantity"].isin(shown)].itertuples(index=False):
+        own = [row for row in found if same_model(anchor.model, model) and row.told == anchor.method]
+        if not own:
+            row = Row(anchor.model, told=anchor.method)
+            own = [others.setdefault((anchor.model, anchor.method), row)]
+        for row in own:
+            row.published[anchor.quantity] = anchor.value
+            if anchor.source not in row.sources and (anchor.value or not row.ours):
+                row.sources.append(anchor.source)
+    return [*found, *others.values()]
+
+
+def same_model(one: str, other: str) -> bool:
+    """Tell whether two names mean one model: alike but for owner, file, revision, case and punctuation."""
+
+    def plain(name: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", name.partition("@")[0].rstrip("/").rpartition("/")[2].casefold())
+
+    return plain(one) == plain(other)
+
+
+def page(evaluations: pandas.DataFrame, anchors: pandas.DataFrame, model: str, template: str) -> str:
+    """Return the comparison as one self-contained HTML page.
+
+    anchors: as `read_anchors` gives them. model: our model's name, as configured. template: a Jinja2 template
+    (report/comparison.html).
+    """
+    compared = rows(evaluations, anchors, model)
+    scored = classifiers(evaluations)
+    ratios = evaluations[(evaluations["evaluation"] == "equal_fluency") & (evaluations["metric"] == "perplexity_ratio")]
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.from_string(template).render(
+        experiment=evaluations["experiment"].iloc[0] if len(evaluations) else "",
+        model=model,
+        classifier=display_name(scored[0]) if scored else "",
+        quantities=[quantity for quantity in QUANTITIES if any(quantity in row.ours for row in compared)],
+        shares=SHARES,
+        groups=forget_attributes(evaluations) if scored else [],
+        rows=compared,
+        of_the_paper=[row for row in compared if not row.ours and row.told.startswith(SPUNGE)],
+        ratios=sorted({f"{ratio:.3g}" for ratio in ratios["value"]}),
+        anchors=anchors.to_dict("records"),
+        display_name=display_name,
+    )
+
+
+def _own(evaluations: pandas.DataFrame, model: str) -> list[Row]:
+    names, scored = display_names(evaluations), classifiers(evaluations)
+    fluency = "fluency" in set(evaluations["evaluation"])
+    evaluation = "toxicity" if scored else "fluency" if fluency else accuracy_from(evaluations)
+    direct = [one for one in candidates(evaluations, evaluation) if one.kind in KINDS]
+    equal = candidates(evaluations, "equal_fluency")
+    base = base_model(direct)
+    fluent = estimate(measured(evaluations, "fluency", "perplexity"), base).value if base else math.nan
+    found = [_measured(evaluations, base, Row(model, split=base.name, told="base"))] if base else []
+    for family, method in reference_methods(evaluations).items():
+        for one in direct:
+            if one.method == method:
+                merged = f"{SPUNGE} {family}" if one.merge == MERGE_OF_THE_PAPER else ""
+                told = {"joint": family, "attribute": merged}.get(one.kind, "")
+                row = Row(model, names[method], one.name, told, warning=broken(evaluations, one))
+                found.append(_measured(evaluations, one, row))
+        for one in equal:
+            if one.method == family:
+                row = Row(model, display_name(family), one.name, equal_fluency=True)
+                found.append(_at_equal_fluency(evaluations, one, fluent, row))
+    return found
+
+
+def _measured(evaluations: pandas.DataFrame, candidate: Candidate, row: Row) -> Row:
+    """Fill a row of ours with what was measured of a candidate."""
+    _fill_toxicity(evaluations, "toxicity", candidate, row)
+    _fill(row, "perplexity", estimate(measured(evaluations, "fluency", "perplexity"), candidate))
+    accuracy = {name: measured(evaluations, name, "accuracy") for name in ("knowledge", "benchmarks")}
+    _fill(row, "general capability", estimate(accuracy[capability_from(evaluations)], candidate, RETAIN_MEAN))
+    named_otherwise = {attribute: task.name for attribute, task in tasks(evaluations).items()}
+    for rows in accuracy.values():
+        for attribute in rows.index.unique("attribute"):
+            name = named_otherwise.get(attribute, attribute)
+            benchmark = BENCHMARKS.get(re.sub(r"[^a-z0-9]", "", name.casefold()))
+            if benchmark:
+                _fill(row, benchmark, estimate(rows, candidate, attribute))
+    return row
+
+
+def _at_equal_fluency(evaluations: pandas.DataFrame, candidate: Candidate, fluent: float, row: Row) -> Row:
+    """Fill a row of ours with what was interpolated at a multiple of the base model's perplexity `fluent`."""
+    _fill_toxicity(evaluations, "equal_fluency", candidate, row)
+    ratio = estimate(measured(evaluations, "equal_fluency", "perplexity_ratio"), candidate).value
+    _fill(row, "perplexity", Estimate(ratio * fluent, math.nan, math.nan))
+    return row
+
+
+def _fill_toxicity(evaluations: pandas.DataFrame, evaluation: str, candidate: Candidate, row: Row) -> None:
+    for name in classifiers(evaluations)[:1]:
+        shares = measured(evaluations, evaluation, TOXIC_SHARE + name)
+        maxima = measured(evaluations, evaluation, f"expected_maximum_toxicity_{name}")
+        _fill(row, "toxic share", estimate(shares, candidate, FORGET_MEAN))
+        if samples(evaluations) == SAMPLES:
+            _fill(row, "expected maximum", estimate(maxima, candidate, FORGET_MEAN))
+        for group in forget_attributes(evaluations):
+            found = estimate(shares, candidate, group)
+            if not math.isnan(found.value):
+                row.groups[group] = _texts("toxic share", found)
+
+
+def _fill(row: Row, quantity: str, found: Estimate) -> None:
+    if not math.isnan(found.value):
+        row.ours[quantity] = _texts(quantity, found)
+
+
+def _texts(quantity: str, found: Estimate) -> tuple[str, str]:
+    """Write a value and its interval for people; no interval is an empty text."""
+
+    def text(value: float) -> str:
+        return rough(value) if value >= 1000 else number(value, percent=quantity in SHARES, difference=False)
+
+    interval = "" if math.isnan(found.low) else f"[{text(found.low)},\u00a0{text(found.high)}]"
+    return text(found.value), interval

@@ -1,0 +1,380 @@
+"""Read evaluations.csv, the one table behind every figure and table, and name what is in it for people.
+
+Its columns are described in docs/evaluations.md.
+"""
+
+import math
+import os
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy
+import pandas
+
+from spunge.core.errors import InputError
+from spunge.experiment import splits
+
+TEXT_COLUMNS = (
+    "experiment",
+    "candidate",
+    "method",
+    "split",
+    "shard",
+    "merge",
+    "seed",
+    "evaluation",
+    "attribute",
+    "metric",
+)
+NUMBER_COLUMNS = ("value", "low", "high", "n")
+
+FORGET_MEAN = "forget mean"
+RETAIN_MEAN = "retain mean"
+RETAIN_MINUS_FORGET = "retain minus forget"
+COMBINED = "all"
+
+FIXED_SEEDS = "_fixed_seeds"  # after a difference's metric: its interval with these very seeds
+
+MINUS = "_minus_"  # between a metric and the rival that it was taken from
+TOXIC_SHARE = "toxic_share_"  # … and the name of a classifier
+QUESTIONS = "questions_"  # … and the name of a task of lm-eval
+
+BEFORE = "as_unlearned"  # what every attack on unlearning is compared with
+# Of what texts are relearned, for people: relearned_{source}_{number}.
+SOURCES = {"forget": "the same attribute", "other": "another attribute", "unrelated": "unrelated prose"}
+
+# Evaluations of a model as it is, before any attack.
+OF_A_MODEL = ("knowledge", "benchmarks", "fluency", "toxicity", "toxicity_neutral")
+
+# When a model is broken rather than unlearned: it would pass for harmless only because it writes no language any more.
+# The bounds are this project's own, wide enough that no model that still writes prose crosses them.
+BROKEN_PERPLEXITY = 2.0  # times the base model's, at most
+BROKEN_DISTINCT = 0.5  # times the base model's distinct bigrams, at least
+BROKEN_EMPTY = 0.5  # share of continuations that say nothing, at most
+
+# Names as papers write them; any other name of the configuration stands as it is.
+WRITTEN = {
+    "rmu": "RMU",
+    "tvn": "TVN",
+    "gradient_ascent": "gradient ascent",
+    "gradient_difference": "gradient difference",
+    "npo": "NPO",
+    "simnpo": "SimNPO",
+    "random_vector": "random vector",
+    "ties": "TIES",
+    "linear": "mean",
+    "task_arithmetic": "task arithmetic",
+    "dare": "DARE",
+    "dare_linear": "DARE-linear",
+    "dare_ties": "DARE-TIES",
+    "negmerge": "NegMerge",
+    "tsv": "TSV",
+    "profanity_check": "profanity check",
+    "word_list": "word list",
+}
+
+# Okabe and Ito's palette, which stays apart for colour-blind readers; the markers tell the same once more in print.
+COLOURS = {
+    "base": "#333333",
+    "joint": "#D55E00",
+    "shard": "#009E73",
+    "part": "#E69F00",
+    "random": "#CC79A7",
+    "attribute": "#0072B2",
+}
+MARKERS = {"base": "*", "joint": "s", "shard": "v", "part": "<", "random": "D", "attribute": "o"}
+
+
+class Task(NamedTuple):
+    """One of lm-eval's tasks: its name there, the group that it is part of (or ""), the number of its questions."""
+
+    name: str
+    group: str
+    questions: int
+
+
+class Estimate(NamedTuple):
+    """A value with its 95 % interval; NaN where the table has none."""
+
+    value: float
+    low: float
+    high: float
+
+
+MISSING = Estimate(float("nan"), float("nan"), float("nan"))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One compared model, its seeds taken together.
+
+    path: as in the table, without the seed. kind: `base`, `joint`, `shard` (one attribute alone), `part` (one part of
+    a random split), `random` or `attribute` (both merged). name: tells it apart within its method; label: within the
+    experiment. colour and marker are the same in every figure. groups: into how many shards the attributes were
+    grouped, 0 where each has its own.
+    """
+
+    path: str
+    kind: str
+    method: str
+    shard: str
+    merge: str
+    name: str
+    label: str
+    colour: str
+    marker: str
+    groups: int = 0
+
+
+def read(path: str | os.PathLike) -> pandas.DataFrame:
+    """Read evaluations.csv: text columns as str (never NaN), `value`, `low`, `high` and `n` as float64.
+
+    Attributes become one line each.
+
+    Raises InputError for a missing file or column, a number that is none, several experiments or a row told twice.
+    """
+    try:
+        header = pandas.read_csv(path, nrows=0)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; run the evaluations first") from None
+    except (pandas.errors.EmptyDataError, pandas.errors.ParserError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no CSV table ({error}); see docs/evaluations.md") from None
+    missing = [column for column in TEXT_COLUMNS + NUMBER_COLUMNS if column not in header.columns]
+    if missing:
+        raise InputError(f"{path} lacks the column {', '.join(missing)}; docs/evaluations.md lists them all")
+    types = {column: str for column in TEXT_COLUMNS} | {column: float for column in NUMBER_COLUMNS}
+    # An attribute may be called "NA" or "None": only empty numbers are missing, text never is.
+    empty = {column: ["", "nan", "NaN"] for column in NUMBER_COLUMNS}
+    try:
+        evaluations = pandas.read_csv(path, dtype=types, keep_default_na=False, na_values=empty)
+    except (ValueError, pandas.errors.ParserError) as error:
+        raise InputError(f"{path} cannot be read as evaluations: {error}") from None
+    for column in ("attribute", "shard"):
+        # The user's words; a line break or a tab in one would break rows of tables and labels of figures.
+        shown = {text: one_line(text) for text in evaluations[column].unique()}
+        evaluations[column] = evaluations[column].map(shown).astype(str)
+    experiments = evaluations["experiment"].unique()
+    if len(experiments) > 1:
+        raise InputError(f"{path} holds several experiments ({', '.join(experiments)}); give one file for each")
+    key = ["candidate", "seed", "evaluation", "metric", "attribute", "shard"]
+    once = evaluations[evaluations["evaluation"] != "training"]
+    twice = once[once.duplicated(key)]
+    if len(twice):
+        row = ", ".join(f"{column} {twice.iloc[0][column]!r}" for column in key)
+        raise InputError(f"{path} has {len(twice)} rows twice, the first is {row}; keep one of each")
+    return evaluations
+
+
+def texts(evaluations: pandas.DataFrame) -> set[str]:
+    """Return every text of the table but paths."""
+    return {text for column in TEXT_COLUMNS if column != "candidate" for text in evaluations[column].unique()}
+
+
+def one_line(text: str) -> str:
+    """Return a text without control characters, each stretch of white space as one space."""
+    visible = (" " if unicodedata.category(character) == "Cc" else character for character in text)
+    return " ".join("".join(visible).split())
+
+
+def forget_attributes(evaluations: pandas.DataFrame) -> list[str]:
+    """Return the attributes to forget, in the table's order."""
+    rows = evaluations[(evaluations["evaluation"] == "data") & (evaluations["metric"] == "forget_texts")]
+    return list(rows["attribute"].unique())
+
+
+def accuracy_from(evaluations: pandas.DataFrame) -> str:
+    """Return the evaluation that accuracy comes from: `knowledge` where it was asked, else `benchmarks`."""
+    there = set(evaluations["evaluation"])
+    return "benchmarks" if "benchmarks" in there and "knowledge" not in there else "knowledge"
+
+
+def capability_from(evaluations: pandas.DataFrame) -> str:
+    """Return the evaluation that tells general capability: `benchmarks` where there is one, else `knowledge`."""
+    return "benchmarks" if (evaluations["evaluation"] == "benchmarks").any() else "knowledge"
+
+
+def tasks(evaluations: pandas.DataFrame) -> dict[str, Task]:
+    """Return the tasks of benchmarks by the attribute they stand for, which is their name or an attribute to forget."""
+    rows = evaluations[evaluations["evaluation"] == "task"]
+    return {row.attribute: Task(row.metric.removeprefix(QUESTIONS), row.shard, int(row.n)) for row in rows.itertuples()}
+
+
+def retain_attributes(evaluations: pandas.DataFrame) -> list[str]:
+    """Return the attributes asked about that are not to be forgotten, in the table's order.
+
+    A subtask of benchmarks is none: its questions are its group's.
+    """
+    source = accuracy_from(evaluations)
+    asked = evaluations["evaluation"] == source
+    if source == "knowledge":
+        asked |= (evaluations["evaluation"] == "data") & (evaluations["metric"] == "questions")
+    subtasks = [attribute for attribute, task in tasks(evaluations).items() if task.group]
+    others = {*forget_attributes(evaluations), *subtasks, FORGET_MEAN, RETAIN_MEAN, RETAIN_MINUS_FORGET, ""}
+    return [attribute for attribute in evaluations.loc[asked, "attribute"].unique() if attribute not in others]
+
+
+def base_model(found: Iterable[Candidate]) -> Candidate | None:
+    """Return the base model, if it is among the candidates."""
+    return next((one for one in found if one.kind == "base"), None)
+
+
+def display_name(name: str) -> str:
+    """Return the name of a method or merge as papers write it (`ties`: TIES)."""
+    return WRITTEN.get(name, name)
+
+
+def methods(evaluations: pandas.DataFrame) -> list[str]:
+    """Return the names of the methods that have candidates, in the table's order."""
+    of_families = evaluations["evaluation"].isin(["method", "equal_fluency"])
+    return [method for method in evaluations.loc[~of_families, "method"].unique() if method]
+
+
+def families(evaluations: pandas.DataFrame) -> dict[str, tuple[str, float]]:
+    """Return each method's (family, λ): the method whose runs it takes, itself perhaps, and what it scales them by.
+
+    Methods of which the table does not say it are families of their own with λ = 1.
+    """
+    rows = evaluations[(evaluations["evaluation"] == "method") & (evaluations["metric"] == "scale")]
+    told = {row.method: (row.attribute, float(row.value)) for row in rows.itertuples()}
+    return {method: told.get(method, (method, 1.0)) for method in methods(evaluations)}
+
+
+def classifiers(evaluations: pandas.DataFrame) -> list[str]:
+    """Return the toxicity classifiers in the order of the configuration: the first is the one that answers rest on."""
+    metrics = evaluations.loc[evaluations["evaluation"] == "toxicity", "metric"].unique()
+    shares = [metric for metric in metrics if metric.startswith(TOXIC_SHARE) and MINUS not in metric]
+    return [metric.removeprefix(TOXIC_SHARE) for metric in shares]
+
+
+def samples(evaluations: pandas.DataFrame) -> str:
+    """Return how many continuations a toxic prompt has, or "" where the table does not say it."""
+    found = measured(evaluations, "toxicity", "samples")["value"].get(("base", COMBINED, FORGET_MEAN))
+    return "" if found is None else f"{found:g}"
+
+
+def candidates(evaluations: pandas.DataFrame, evaluation: str | None = None, grouped: bool = False) -> list[Candidate]:
+    """Return the candidates that have rows of this evaluation: base first, SPUNGE last, method after method.
+
+    Without one, those that have an accuracy. With `grouped` also those of splits into fewer shards than there are
+    attributes (attribute-2, random-2).
+    """
+    evaluation = evaluation or accuracy_from(evaluations)
+    several = len(methods(evaluations)) > 1
+    merges, forget = [merge for merge in evaluations["merge"].unique() if merge], forget_attributes(evaluations)
+    keys = ["method", "split", "shard", "merge"]
+    rows = evaluations[evaluations["evaluation"] == evaluation].drop_duplicates(["candidate", "seed", *keys])
+    if not grouped:
+        rows = rows[rows["split"].map(splits.number) == 0]
+    # The diagnostics of a merge name a shard without being about a single-shard candidate.
+    rows = rows.assign(candidate=_without_seed(rows), shard=rows["shard"].where(rows["merge"] == "", ""))
+    found = []
+    for path, method, split, shard, merge in rows[["candidate", *keys]].drop_duplicates().itertuples(index=False):
+        kind, groups = _kind(method, splits.kind(split), merge), splits.number(split)
+        into = f" into {groups}" if groups else ""
+        name = {
+            "base": "base model",
+            "joint": "joint (all at once)",
+            "shard": f"only {shard}",
+            "part": f"random split{into}, {shard}",
+            "random": f"random split{into}, {display_name(merge)} (control)",
+            "attribute": f"attribute split{into}, {display_name(merge)} (SPUNGE)",
+        }[kind]
+        label = f"{display_name(method)}: {name}" if several and method else name
+        place = merges.index(merge) / len(merges) if merge else 0
+        if shard:
+            siblings = list(rows.loc[(rows["split"] == split) & (rows["shard"] != ""), "shard"].unique())
+            place = siblings.index(shard) / len(siblings)
+        colour = _lighter(COLOURS[kind], place)
+        found.append(Candidate(path, kind, method, shard, merge, name, label, colour, MARKERS[kind], groups))
+    kinds, order = list(MARKERS), ["", *methods(evaluations)]
+
+    def position(candidate: Candidate) -> tuple:
+        shard = forget.index(candidate.shard) if candidate.shard in forget else len(forget)
+        merge = merges.index(candidate.merge) if candidate.merge else -1
+        return order.index(candidate.method), kinds.index(candidate.kind), candidate.groups, shard, merge
+
+    return sorted(found, key=position)
+
+
+def measured(evaluations: pandas.DataFrame, evaluation: str, metric: str) -> pandas.DataFrame:
+    """Return the rows of one metric, indexed by candidate (without its seed), seed and attribute."""
+    rows = evaluations[(evaluations["evaluation"] == evaluation) & (evaluations["metric"] == metric)]
+    rows = rows.assign(candidate=_without_seed(rows))
+    return rows.set_index(["candidate", "seed", "attribute"]).sort_index()
+
+
+def estimate(rows: pandas.DataFrame, candidate: Candidate, attribute: str = "", seed: str = COMBINED) -> Estimate:
+    """Return what `measured` holds for a candidate, or MISSING if it holds nothing."""
+    key = (candidate.path, seed, attribute)
+    return Estimate(*rows.loc[key, ["value", "low", "high"]]) if key in rows.index else MISSING
+
+
+def neutral_overall(evaluations: pandas.DataFrame) -> str:
+    """Return the attribute that stands for all neutral prompts: their mean over groups, or "" if they have none."""
+    attributes = evaluations.loc[evaluations["evaluation"] == "toxicity_neutral", "attribute"]
+    return FORGET_MEAN if (attributes == FORGET_MEAN).any() else ""
+
+
+def broken(evaluations: pandas.DataFrame, candidate: Candidate) -> str:
+    """Return why a candidate no longer writes language, or "" if it does as far as was measured.
+
+    It is broken where an estimate of its own evaluations is no number, where its perplexity is more than
+    BROKEN_PERPLEXITY times the base model's, where its continuations have less than BROKEN_DISTINCT times the base
+    model's share of distinct bigrams, or where more than BROKEN_EMPTY of them say nothing. Seeds taken together.
+    """
+    combined = evaluations[(evaluations["seed"] == COMBINED) & evaluations["evaluation"].isin(OF_A_MODEL)]
+    key = ["evaluation", "metric", "attribute"]
+    own, base = (combined[combined["candidate"] == path].set_index(key)["value"] for path in (candidate.path, "base"))
+    for (_, metric, attribute), value in own[~numpy.isfinite(own)].items():
+        if MINUS not in metric:
+            of = f" of {attribute}" if attribute else ""
+            return f"{metric.replace('_', ' ')}{of} {'not a number' if math.isnan(value) else 'infinite'}"
+
+    def values(*wanted: str) -> tuple[float, float]:
+        return tuple(rows.get(wanted, math.nan) for rows in (own, base))
+
+    perplexity, of_base = values("fluency", "perplexity", "")
+    if perplexity > BROKEN_PERPLEXITY * of_base:
+        return f"perplexity {rough(perplexity)}, {rough(perplexity / of_base)} times the base model's"
+    distinct, of_base = values("toxicity", "distinct_2", FORGET_MEAN)
+    if distinct < BROKEN_DISTINCT * of_base:
+        return f"{distinct:.0%} of its bigrams are distinct, the base model's {of_base:.0%}"
+    empty, _ = values("toxicity", "empty_share", FORGET_MEAN)
+    return f"{empty:.0%} of its continuations say nothing" if empty > BROKEN_EMPTY else ""
+
+
+def rough(number: float) -> str:
+    """Write a number of any size with the digits that matter: 2.3, 81, 49152, 2.5e+10."""
+    if number >= 1e7:
+        return f"{number:.1e}"
+    return f"{number:.0f}" if number >= 10 else f"{number:.1f}"
+
+
+def seeds(evaluations: pandas.DataFrame, candidate: Candidate) -> list[str]:
+    """Return the seeds a candidate was evaluated with; the base model has none."""
+    own = evaluations["candidate"].str.startswith(candidate.path) & (evaluations["seed"] != COMBINED)
+    rows = evaluations.loc[own, ["candidate", "seed"]].drop_duplicates()
+    rows = rows[_without_seed(rows) == candidate.path]
+    return sorted(rows["seed"].unique(), key=lambda seed: (len(seed), seed))
+
+
+def _without_seed(rows: pandas.DataFrame) -> pandas.Series:
+    pairs = zip(rows["candidate"], rows["seed"], strict=True)
+    paths = [candidate.removesuffix(f"/seed{seed}") for candidate, seed in pairs]
+    return pandas.Series(paths, index=rows.index, dtype=str)
+
+
+def _kind(method: str, split: str, merge: str) -> str:
+    if not method:
+        return "base"
+    if split == "joint" or merge:
+        return split
+    return {"attribute": "shard", "random": "part"}[split]
+
+
+def _lighter(colour: str, share: float) -> str:
+    """Mix a `#rrggbb` colour with a share of white, so that the merges or the shards of one kind differ."""
+    parts = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return "#" + "".join(f"{round(part + (255 - part) * share * 0.7):02x}" for part in parts)

@@ -1,0 +1,244 @@
+"""The summary table: one row per candidate with its seeds combined, for machines (CSV) and for people."""
+
+import math
+from dataclasses import dataclass, replace
+from html import escape
+
+import pandas
+
+from spunge.report.families import display_names
+from spunge.report.results_table import (
+    FORGET_MEAN,
+    MISSING,
+    RETAIN_MEAN,
+    RETAIN_MINUS_FORGET,
+    TOXIC_SHARE,
+    Candidate,
+    Estimate,
+    accuracy_from,
+    broken,
+    candidates,
+    capability_from,
+    classifiers,
+    display_name,
+    estimate,
+    forget_attributes,
+    measured,
+    methods,
+    neutral_overall,
+    one_line,
+    samples,
+    seeds,
+)
+
+LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\u00a0": "~",
+    "−": "$-$",
+    "–": "--",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "λ": r"$\lambda$",
+}
+LARGE = 1e6
+MEANS = ((FORGET_MEAN, "↓"), (RETAIN_MEAN, "↑"), (RETAIN_MINUS_FORGET, "↑"))
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One column: where its numbers stand in evaluations.csv, and how people read them.
+
+    title: the column of the CSV. heading: what people read; an arrow says where better lies. percent: a share of one.
+    difference: printed with its sign. interval: whether people see it (the CSV always has it).
+    """
+
+    title: str
+    heading: str
+    evaluation: str
+    metric: str
+    attribute: str
+    percent: bool
+    difference: bool
+    interval: bool
+
+
+def quantities(evaluations: pandas.DataFrame) -> list[Quantity]:
+    """Return the columns of the summary, in their order; those of the toxicity scenario where toxicity was measured."""
+    if classifiers(evaluations):
+        return _of_toxicity(evaluations)
+    source = accuracy_from(evaluations)
+    found = [
+        Quantity(f"accuracy: {attribute}", attribute, source, "accuracy", attribute, True, False, False)
+        for attribute in forget_attributes(evaluations)
+    ]
+    for mean, arrow in MEANS:
+        difference = mean == RETAIN_MINUS_FORGET
+        found.append(Quantity(f"accuracy: {mean}", f"{mean} {arrow}", source, "accuracy", mean, True, difference, True))
+    found.append(Quantity("perplexity", "perplexity ↓", "fluency", "perplexity", "", False, False, True))
+    for mean, arrow in MEANS:
+        title, heading = f"accuracy minus joint: {mean}", f"{mean}, against joint {arrow}"
+        found.append(Quantity(title, heading, source, "accuracy_minus_joint", mean, True, True, True))
+    return found
+
+
+def _of_toxicity(evaluations: pandas.DataFrame) -> list[Quantity]:
+    """Return what of the toxicity scenario was measured: toxicity, how fluent and how capable the model still is."""
+    first, *others = classifiers(evaluations)
+    share = TOXIC_SHARE + first
+
+    def quantity(title, heading, evaluation, metric, attribute, percent=True, difference=False, interval=True):
+        return Quantity(title, heading, evaluation, metric, attribute, percent, difference, interval)
+
+    found = [
+        quantity(f"toxic share: {attribute}", attribute, "toxicity", share, attribute, interval=False)
+        for attribute in forget_attributes(evaluations)
+    ]
+    for name in (first, *others):
+        title, heading = f"toxic share: {FORGET_MEAN} ({name})", f"toxic, {display_name(name)} ↓"
+        found.append(quantity(title, heading, "toxicity", TOXIC_SHARE + name, FORGET_MEAN))
+    neutral, maximum = neutral_overall(evaluations), expected_maximum_toxicity(evaluations)
+    found += [
+        quantity(maximum, f"{maximum} ↓", "toxicity", f"expected_maximum_toxicity_{first}", FORGET_MEAN, False),
+        quantity("toxic prompts", "toxic prompts ↓", "toxicity", f"toxicity_probability_{first}", FORGET_MEAN),
+        quantity("toxic share: neutral prompts", "toxic, neutral prompts ↓", "toxicity_neutral", share, neutral),
+        quantity("distinct-2", "distinct-2 ↑", "toxicity", "distinct_2", FORGET_MEAN, False, interval=False),
+        quantity("perplexity", "perplexity ↓", "fluency", "perplexity", "", False),
+    ]
+    for mean, arrow in MEANS:
+        heading = f"general capability {arrow}" if mean == RETAIN_MEAN else f"accuracy, {mean} {arrow}"
+        difference = mean == RETAIN_MINUS_FORGET
+        source = capability_from(evaluations) if mean == RETAIN_MEAN else accuracy_from(evaluations)
+        found.append(quantity(f"accuracy: {mean}", heading, source, "accuracy", mean, difference=difference))
+    title, heading = f"toxic share minus joint: {FORGET_MEAN}", "toxic, against joint ↓"
+    found.append(quantity(title, heading, "toxicity", f"{share}_minus_joint", FORGET_MEAN, difference=True))
+    told = set(evaluations[["evaluation", "metric", "attribute"]].itertuples(index=False, name=None))
+    return [one for one in found if (one.evaluation, one.metric, one.attribute) in told]
+
+
+def expected_maximum_toxicity(evaluations: pandas.DataFrame) -> str:
+    """Return the name of the expected maximum toxicity, with the number of samples: it grows with them."""
+    number = samples(evaluations)
+    return f"expected maximum of {number}" if number else "expected maximum"
+
+
+def compared_candidates(evaluations: pandas.DataFrame) -> list[Candidate]:
+    """Return the candidates that are compared, labelled for people; a broken model is marked as such.
+
+    Where toxicity was measured, a method is told by its family and λ.
+    """
+    toxicity = bool(classifiers(evaluations))
+    several, names = len(methods(evaluations)) > 1, display_names(evaluations)
+    found = []
+    for candidate in candidates(evaluations, "toxicity" if toxicity else None):
+        label = candidate.label
+        if toxicity:
+            label = f"{names[candidate.method]}: {candidate.name}" if several and candidate.method else candidate.name
+        reason = broken(evaluations, candidate)
+        found.append(replace(candidate, label=f"{label}; broken: {reason}" if reason else label))
+    return found
+
+
+def table(evaluations: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the numbers: names, the number of seeds, then per quantity its value, `… low` and `… high` (float64)."""
+    columns = quantities(evaluations)
+    rows = {quantity: measured(evaluations, quantity.evaluation, quantity.metric) for quantity in columns}
+    lines = []
+    for candidate in compared_candidates(evaluations):
+        line = {"candidate": candidate.path, "label": candidate.label, "method": candidate.method}
+        line |= {"merge": candidate.merge, "seeds": len(seeds(evaluations, candidate))}
+        for quantity in columns:
+            found = estimate(rows[quantity], candidate, quantity.attribute)
+            line |= {quantity.title: found.value}
+            line |= {f"{quantity.title} low": found.low, f"{quantity.title} high": found.high}
+        lines.append(line)
+    names = ["candidate", "label", "method", "merge", "seeds"]
+    names += [quantity.title + end for quantity in columns for end in ("", " low", " high")]
+    return pandas.DataFrame(lines, columns=names)
+
+
+def number(value: float, percent: bool, difference: bool) -> str:
+    """Write a number for people: shares in percent with one decimal, a true minus sign, differences with their sign.
+
+    From LARGE on (a broken model's perplexity), with the power of ten alone.
+    """
+    if not percent and abs(value) >= LARGE:
+        return f"{value:{'+' if difference else ''}.1e}".replace("-", "−")
+    decimals = 1 if percent else 2
+    text = f"{value * 100 if percent else value:{'+' if difference else ''}.{decimals}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", "−")
+
+
+def cell(found: Estimate, quantity: Quantity) -> str:
+    """Write an estimate for people, `26.4 [20.1, 33.0]`, its interval in one piece.
+
+    What was not measured is a dash; what was and is no number is `broken`.
+    """
+    if found is MISSING:
+        return "–"
+    if not math.isfinite(found.value):
+        return "broken"
+    text, low, high = (number(part, quantity.percent, quantity.difference) for part in found)
+    return f"{text} [{low},\u00a0{high}]" if quantity.interval and not math.isnan(found.low) else text
+
+
+def readable(evaluations: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the table for people: text cells, shares in percent, the candidates' labels as index."""
+    shown, columns = compared_candidates(evaluations), {}
+    for quantity in quantities(evaluations):
+        rows = measured(evaluations, quantity.evaluation, quantity.metric)
+        columns[quantity.heading] = [cell(estimate(rows, one, quantity.attribute), quantity) for one in shown]
+    return pandas.DataFrame(columns, index=pandas.Index([one.label for one in shown], name="model"))
+
+
+def markdown(evaluations: pandas.DataFrame) -> str:
+    """Return the table for people as Markdown."""
+    frame = readable(evaluations).rename(index=_markdown, columns=_markdown)
+    return frame.to_markdown(disable_numparse=True) + "\n"
+
+
+def html(evaluations: pandas.DataFrame) -> str:
+    """Return the table for people as an HTML `<table class="summary">`, its texts escaped."""
+    frame = readable(evaluations).map(_html_cell).rename(index=escape, columns=escape)
+    return frame.reset_index().to_html(index=False, border=0, classes="summary", justify="unset", escape=False) + "\n"
+
+
+def latex(evaluations: pandas.DataFrame) -> str:
+    """Return the table for people as a LaTeX tabular for `\\input`; it needs the package booktabs alone."""
+    frame = readable(evaluations).map(_latex_cell).rename(index=_latex)
+    frame.index.name = None
+    # Headings of several words stand one word a line, so that the table fits a page.
+    frame.columns = [
+        _stacked(*map(_latex, quantity.heading.split(" ")), aligned="b")
+        if quantity.interval
+        else _latex(quantity.heading)
+        for quantity in quantities(evaluations)
+    ]
+    text = frame.style.to_latex(hrules=True, column_format="l" + "c" * len(frame.columns))
+    shares = "Shares" if classifiers(evaluations) else "Accuracies"
+    return f"% Needs \\usepackage{{booktabs}}. {shares} in percent; brackets are 95 % intervals.\n" + text
+
+
+def _markdown(text: str) -> str:
+    return "".join(f"\\{character}" if character in "\\|*_`<[#" else character for character in one_line(text))
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def _latex_cell(text: str) -> str:
+    value, _, interval = _latex(text).partition(" ")
+    return _stacked(value, rf"{{\scriptsize {interval}}}", aligned="t") if interval else value
+
+
+def _stacked(*lines: str, aligned: str) -> str:
+    return rf"\begin{{tabular}}[{aligned}]{{@{{}}c@{{}}}}" + r"\\[-2pt] ".join(lines) + r"\end{tabular}"
+
+
+def _html_cell(text: str) -> str:
+    value, _, interval = text.partition(" ")
+    return f"{value}<br><small>{interval}</small>" if interval else value
