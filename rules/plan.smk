@@ -1,4 +1,4 @@
-from spunge.planning import jobs
+from spunge.planning import jobs as plan_jobs
 
 
 localrules:
