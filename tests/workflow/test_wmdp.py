@@ -129,9 +129,9 @@ def test_planned_runs_follow_the_traps(tmp_path, project, experiment):
             found[run["candidate"]] = options["steps"]
             made = methods.options(rmu, options)
             assert (made.max_tokens_forget, made.max_tokens_retain) == (tuple(LIMITS), 512)
-            assert (made.control, made.control_seed, made.alternate_attributes) == ("topic", None, True)
+            assert (made.control_vector_per, made.control_seed, made.alternate_attributes) == ("attribute", None, True)
             assert (made.mask, made.skip_first, made.batch_size, made.learning_rate) == (False, 0, 4, 5e-5)
-            assert (made.alpha, made.coefficient) == ((1200, 6.5) if experiment == ZEPHYR else (100, 20))
+            assert (made.alpha, made.steering_coefficient) == ((1200, 6.5) if experiment == ZEPHYR else (100, 20))
             assert (made.layer_id, made.trained_layers) == (7, (5, 6, 7))
     assert found == {
         f"rmu/{run}/seed{seed}": STEPS[experiment] * many for run, many in RUNS.items() for seed in range(3)
