@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         options, forget = datasets.options(source, read_json(arguments.options)), read_json(arguments.forget)
         wheels = dict(wheel.split("=", 1) for wheel in arguments.wheel)
         outputs = {table: getattr(arguments, f"{table}_output") for table in (*TABLES, *BY_EVALUATION)}
-        with tables.untold():
+        with tables.errors_without_texts():
             built = source.build(options, wheels, forget)
             tables.check(built, forget)
             for table, path in outputs.items():
@@ -54,8 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         for table, path in outputs.items():
             if path:
                 tables.write(getattr(built, table), table, path)
-            if path and table in tables.ASKED and (found := tables.commonest_answer_place(getattr(built, table))):
-                place, share = found
+            if path and table in tables.ASKED and (commonest := tables.commonest_answer_place(getattr(built, table))):
+                place, share = commonest
                 print(
                     f"warning: table {table}: {share:.0%} of the right answers stand at place {place + 1} among the "
                     "choices, so a model that always takes this one seems to know them; shuffle the choices",

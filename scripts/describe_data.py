@@ -32,9 +32,9 @@ def main(argv: list[str] | None = None) -> int:
         rephrased = tables.read("rephrased", arguments.rephrased) if arguments.rephrased else None
         prompts = tables.read("prompts", arguments.prompts) if arguments.prompts else None
         places = {
-            table: (found[1], len(frame))
+            table: (commonest[1], len(frame))
             for table, frame in (("questions", questions), ("rephrased", rephrased))
-            if frame is not None and (found := tables.commonest_answer_place(frame))
+            if frame is not None and (commonest := tables.commonest_answer_place(frame))
         }
         attributes = attributes_to_forget(arguments.attributes)
         data = descriptive_rows.data(arguments.experiment, attributes, forget, questions, prompts, places)

@@ -18,7 +18,7 @@ def run(main: Callable[[], None]) -> int:
     """Run a script's `main` and return its exit code; an InputError or a full disk becomes one sentence on stderr."""
     # Imports make hundreds of thousands of objects that stay: to look through them for garbage takes half a second.
     gc.set_threshold(100_000)
-    # The shell of a job ignores SIGTERM, to outlive one that saves its state first; all others shall die of it at once.
+    # A job's shell ignores SIGTERM, to outlive a job that saves its state first; every other job shall die of it.
     if signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:

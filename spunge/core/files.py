@@ -10,7 +10,7 @@ from pathlib import Path
 
 from spunge.core.errors import InputError
 
-# Of a model folder, besides its weights.
+# The files of a model folder besides its weights.
 MODEL_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -60,7 +60,7 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a path where a folder may be made, which is removed afterwards; what a killed run left goes before."""
+    """Yield a path for a folder, which is removed afterwards, and before if a killed run left one."""
     path = Path(path)
     shutil.rmtree(path, ignore_errors=True)
     try:
@@ -137,7 +137,7 @@ def json_object(path: str | os.PathLike) -> dict:
 
 
 def read_json(path: str | os.PathLike) -> object:
-    """Return what a JSON file holds, or a pipe: a command line may not be as long as a list of attributes."""
+    """Return the content of a JSON file, or of a pipe, as a list of attributes may be too long for a command line."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 

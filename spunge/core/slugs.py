@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 DIGITS = 10
-# A plain value that looks as if it carried a hash gets one of its own, so it can't be what another value turns into.
+# A plain value that looks as if it carried a hash gets another hash, so that it can't equal another value's slug.
 HASHED = re.compile(rf".*-[0-9a-f]{{{DIGITS}}}")
 KEPT = 40
 # What evaluations.csv calls means over attributes, and their difference: no attribute's own numbers may stand there.

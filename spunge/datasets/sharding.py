@@ -1,4 +1,4 @@
-"""Cut the forget set into the shards that are unlearned separately: the parts of the splits that `splits` names.
+"""Cut the forget set into the shards that are unlearned separately: those of the splits that `splits` names.
 
 Where the forget set has a subject, an attribute shard holds all texts about it; so that the control differs from it by
 the attribute alone, a random split deals out whole subjects too. Their sizes then match as closely as whole subjects
@@ -14,30 +14,30 @@ from spunge.core.errors import InputError
 from spunge.experiment import splits
 
 
-def shard(forget: pd.DataFrame, attributes: Sequence[str], split: str, part: str, seed: int) -> pd.DataFrame:
-    """Return one part of a split of the texts with these attributes, in the table's order.
+def shard(forget: pd.DataFrame, attributes: Sequence[str], split: str, name: str, seed: int) -> pd.DataFrame:
+    """Return one shard of a split of the texts with these attributes, in the table's order.
 
-    The parts of a split are disjoint and together hold every text; `seed` draws the random splits. Raises InputError
-    for an unknown split or part.
+    The shards of a split are disjoint and together hold every text; `seed` draws the random splits. Raises InputError
+    for an unknown split or shard.
     """
     try:
-        parts = splits.parts(attributes, split)
+        shards = splits.parts(attributes, split)
     except ValueError as error:
         raise InputError(str(error)) from None
-    if part not in parts:
-        raise InputError(f"split {split} has no part {part!r}; it has {', '.join(parts)}")
+    if name not in shards:
+        raise InputError(f"split {split} has no shard {name!r}; it has {', '.join(shards)}")
     chosen = forget[forget["attribute"].isin(attributes)].reset_index(drop=True)
     if splits.kind(split) == "attribute":
-        chosen = chosen[chosen["attribute"].isin(parts[part])]
+        chosen = chosen[chosen["attribute"].isin(shards[name])]
     elif splits.kind(split) == "random":
-        sizes = [int(chosen["attribute"].isin(own).sum()) for own in parts.values()]
+        sizes = [int(chosen["attribute"].isin(attributes_of_shard).sum()) for attributes_of_shard in shards.values()]
         units = pd.factorize(chosen["subject"], sort=True)[0] if "subject" in chosen else np.arange(len(chosen))
-        chosen = chosen[deal(units, sizes, seed) == list(parts).index(part)]
+        chosen = chosen[deal(units, sizes, seed) == list(shards).index(name)]
     return chosen.reset_index(drop=True)
 
 
 def deal(units: np.ndarray, sizes: Sequence[int], seed: int) -> np.ndarray:
-    """Return the part (0 … len(sizes) − 1) of each text, so that texts of one unit stay together.
+    """Return the shard (0 … len(sizes) − 1) of each text, so that texts of one unit stay together.
 
     `units` (n,) numbers each text's unit from 0; `sizes` sum to n. The shuffled units are laid end to end and cut at
     the border between units that is closest to where the sizes end.
@@ -46,6 +46,6 @@ def deal(units: np.ndarray, sizes: Sequence[int], seed: int) -> np.ndarray:
     order = np.random.default_rng(seed).permutation(len(texts))
     ends = np.concatenate([[0], np.cumsum(texts[order])])
     cuts = [int(np.abs(ends - end).argmin()) for end in np.cumsum(sizes)[:-1]]
-    part_of_unit = np.empty(len(texts), dtype=np.int64)
-    part_of_unit[order] = np.searchsorted(cuts, np.arange(len(texts)), side="right")
-    return part_of_unit[units]
+    shard_of_unit = np.empty(len(texts), dtype=np.int64)
+    shard_of_unit[order] = np.searchsorted(cuts, np.arange(len(texts)), side="right")
+    return shard_of_unit[units]

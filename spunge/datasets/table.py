@@ -49,11 +49,11 @@ from spunge.datasets.tables import (
     listed,
     reason,
     rows,
-    told,
+    shortened,
 )
 
 HUB = "hub:"
-INDEX = "__index_level_0__"  # what pandas takes a CSV file's first column for where rows have a field too many
+INDEX = "__index_level_0__"  # pandas' name for a CSV file's first column where rows have a field too many
 HUB_KEYS = ("config", "split", "revision")
 
 
@@ -157,7 +157,7 @@ def _read_csv(path: Path, where: str) -> pd.DataFrame:
     csv.field_size_limit(sys.maxsize)  # a text may be a whole paper
     lines = io.StringIO(text, newline="").readlines()
     reader = csv.reader(lines, strict=True)
-    header, found, start = None, [], 1
+    header, records, start = None, [], 1
     try:
         for row in reader:
             blank = not lines[start - 1].strip() and reader.line_num == start
@@ -170,7 +170,7 @@ def _read_csv(path: Path, where: str) -> pd.DataFrame:
                         f"{where}, line {start}, has {len(row)} fields, but the header has {len(header)}; all need as "
                         "many, and a text with a comma in it must stand in quotes"
                     )
-                found.append([cell or None for cell in row])
+                records.append([cell or None for cell in row])
             start = reader.line_num + 1
     except csv.Error as error:  # its message is of quotes, and quotes no text
         raise InputError(
@@ -179,14 +179,14 @@ def _read_csv(path: Path, where: str) -> pd.DataFrame:
         ) from error
     if header is None:
         raise InputError(f"{where} is empty; at least one row is needed")
-    return pd.DataFrame(found, columns=header, dtype=str)
+    return pd.DataFrame(records, columns=header, dtype=str)
 
 
 def _check_columns_of(names: Sequence[str], where: str) -> None:
     if not all(name.strip() for name in names):
         raise InputError(f"{where} has a column without a name; name it, or remove it")
     if twice := [name for number, name in enumerate(names) if name in names[:number]]:
-        raise InputError(f"{where} has several columns named {told(twice)}; rename or remove all but one")
+        raise InputError(f"{where} has several columns named {shortened(twice)}; rename or remove all but one")
 
 
 def _read_jsonl(path: Path, where: str) -> pd.DataFrame:
@@ -215,10 +215,10 @@ def json_lines(path: Path, where: str) -> Iterator[tuple[int, dict]]:
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    record = dict(pairs)
+    if len(record) < len(pairs):
         raise KeyError
-    return found
+    return record
 
 
 def decode(content: bytes, where: str, first: int = 1) -> str:
@@ -232,9 +232,9 @@ def decode(content: bytes, where: str, first: int = 1) -> str:
 
 
 def _read_parquet(path: Path, where: str) -> pd.DataFrame:
-    found = pq.read_table(path)
-    _check_columns_of(found.column_names, where)
-    return found.to_pandas(ignore_metadata=True)  # pandas would take an index of its own out of the columns
+    parquet = pq.read_table(path)
+    _check_columns_of(parquet.column_names, where)
+    return parquet.to_pandas(ignore_metadata=True)  # pandas would take an index of its own out of the columns
 
 
 def _read_hub(source: Mapping[str, Any], where: str) -> pd.DataFrame:
@@ -271,7 +271,7 @@ def _of_words(raw: pd.DataFrame, column: str, fewest: int, where: str) -> pd.Dat
 def _check_columns(raw: pd.DataFrame, names: Sequence[str], where: str) -> None:
     missing = [name for name in names if name not in raw]
     if missing:
-        raise InputError(f"{where} has no column {listed(missing)}; it has {told(raw.columns)}")
+        raise InputError(f"{where} has no column {listed(missing)}; it has {shortened(raw.columns)}")
 
 
 def _names(values: pd.Series, name: str, where: str) -> pd.Series:
@@ -331,7 +331,7 @@ def _answers(answers: pd.Series, choices: pd.Series, answer_is: str | None, wher
     texts = answers.map(_text)
     indices = pd.to_numeric(texts, errors="coerce")
     # pandas.Series.isin compares with one set for all rows; here each row has its own choices.
-    as_text = [text in own for text, own in zip(texts, choices, strict=True)]
+    as_text = [text in choices_of_row for text, choices_of_row in zip(texts, choices, strict=True)]
     as_index = (indices.notna() & (indices % 1 == 0)).tolist()
     if answer_is is None:
         if all(as_text) and all(as_index):
@@ -345,4 +345,6 @@ def _answers(answers: pd.Series, choices: pd.Series, answer_is: str | None, wher
         raise InputError(f"{where}, column answer: {rows(wrong)} hold {need}; give the right choice's text or index")
     if answer_is == "index":
         return indices.astype("int64")
-    return pd.Series([own.index(text) for text, own in zip(texts, choices, strict=True)], index=answers.index)
+    return pd.Series(
+        [choices_of_row.index(text) for text, choices_of_row in zip(texts, choices, strict=True)], index=answers.index
+    )

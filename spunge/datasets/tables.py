@@ -48,7 +48,7 @@ LONGEST_NAME = 40
 
 @dataclass(frozen=True)
 class Tables:
-    """What one experiment forgets and keeps, is asked and continues; a table that the source lacks is None."""
+    """The data of one experiment; a table that the source lacks is None."""
 
     forget: pd.DataFrame
     retain: pd.DataFrame
@@ -59,8 +59,8 @@ class Tables:
 
     def present(self) -> dict[str, pd.DataFrame]:
         """Return the tables that there are, by name."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: frame for name, frame in found.items() if frame is not None}
+        by_name = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: frame for name, frame in by_name.items() if frame is not None}
 
 
 def write(frame: pd.DataFrame, table: str, path: str | os.PathLike) -> None:
@@ -88,10 +88,10 @@ def read(table: str, path: str | os.PathLike) -> pd.DataFrame:
 
 
 @contextmanager
-def untold() -> Iterator[None]:
-    """Turn an error that nobody foresaw into an InputError that tells where it arose, but not its message.
+def errors_without_texts() -> Iterator[None]:
+    """Turn an unforeseen error into an InputError that tells where it arose, but not its message.
 
-    Messages of pandas and pyarrow may quote a text. Those of files and the system are told, since they don't.
+    Messages of pandas and pyarrow may quote a text. Those about files and from the system are shown: they don't.
     """
     try:
         yield
@@ -105,20 +105,20 @@ def untold() -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Return what may be told of an error while texts are read: its message if it is of files or access, else its type.
+    """Return what may be shown of an error while texts are read: its message if it is about files, else its type.
 
-    What an error came from counts too: `datasets` wraps all that happens while it reads.
+    An error's causes count too, because `datasets` wraps whatever happens while it reads.
     """
-    found = error
-    while not isinstance(found, OSError) and found.__cause__ is not None:
-        found = found.__cause__
-    if isinstance(found, OSError) and (message := next(iter(str(found).splitlines()), "")):
+    cause = error
+    while not isinstance(cause, OSError) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, OSError) and (message := next(iter(str(cause).splitlines()), "")):
         return message
     return f"{type(error).__name__} (its message may quote a text, so it isn't shown)"
 
 
 def check(tables: Tables, wanted: Sequence[str] | str = "all") -> None:
-    """Check the contents of all tables, and what holds between them; raises InputError.
+    """Check each table, and the tables against each other; raises InputError.
 
     Attributes, also those of `wanted` (data.forget), are spelt in one way each; no text is to be forgotten twice, or to
     be forgotten and kept; no question is asked twice; nothing asked or measured is trained on.
@@ -218,26 +218,26 @@ def check_attributes(tables: Tables, wanted: Sequence[str] | str) -> None:
     """
     from spunge.core.slugs import RESERVED, folded  # not at the top: jobs that read tables needn't run again with it
 
-    found = [] if wanted == "all" else [(attribute, "data.forget") for attribute in wanted]
+    spelt = [] if wanted == "all" else [(attribute, "data.forget") for attribute in wanted]
     for name, frame in tables.present().items():
         if "attribute" in frame:
             first = frame["attribute"].reset_index(drop=True).drop_duplicates()
-            found += [(attribute, f"table {name} (row {row + 1})") for row, attribute in first.items() if attribute]
+            spelt += [(attribute, f"table {name} (row {row + 1})") for row, attribute in first.items() if attribute]
     spellings: dict[str, tuple[str, str]] = {}
-    for attribute, where in found:
+    for attribute, where in spelt:
         key = folded(attribute)
         if key in RESERVED:
             raise InputError(
                 f"{where} has the attribute {attribute!r}, a name that the results need for themselves; rename it"
             )
-        known, there = spellings.setdefault(key, (attribute, where))
+        known, known_where = spellings.setdefault(key, (attribute, where))
         if attribute != known:
             # Composed and decomposed letters look the same.
             alike = unicodedata.normalize("NFC", attribute) == unicodedata.normalize("NFC", known)
-            one, other = (told([(ascii if alike else repr)(name)]) for name in (known, attribute))
+            known_name, misspelt = (shortened([(ascii if alike else repr)(name)]) for name in (known, attribute))
             raise InputError(
-                f"{there} has the attribute {one} and {where} {other}, which differ by case, white space or Unicode "
-                "form alone; spell it in one way, or give the two different names"
+                f"{known_where} has the attribute {known_name} and {where} {misspelt}, which differ by case, white "
+                "space or Unicode form alone; spell it in one way, or give the two different names"
             )
 
 
@@ -259,7 +259,7 @@ def check_repetitions(tables: Tables) -> None:
     _check_one_attribute(forget, tables.forget["attribute"], "forget", "text")
     for name in ASKED:
         if (asked := tables.present().get(name)) is not None:
-            choices = (tuple(sorted(map(folded, own))) for own in asked["choices"])
+            choices = (tuple(sorted(map(folded, choices_of_row))) for choices_of_row in asked["choices"])
             keys = pd.Series(list(zip(asked["question"].map(folded), choices, strict=True)))
             _check_one_attribute(keys, asked["attribute"], name, "question")
 
@@ -270,10 +270,10 @@ def _check_one_attribute(keys: pd.Series, attributes: pd.Series, table: str, wha
     if several.any():
         first = int(several.to_numpy().argmax())
         second = int(((groups == groups[first]) & (attributes != attributes[first])).to_numpy().argmax())
-        one, other = (f"{told([attributes[row]])} in row {row + 1}" for row in (first, second))
+        first_place, second_place = (f"{shortened([attributes[row]])} in row {row + 1}" for row in (first, second))
         raise InputError(
-            f"table {table}: {rows(several)} have a {what} that stands under several attributes ({one}, {other}); "
-            "leave it to one of them"
+            f"table {table}: {rows(several)} have a {what} that stands under several attributes "
+            f"({first_place}, {second_place}); leave it to one of them"
         )
 
 
@@ -287,9 +287,9 @@ def check_leakage(tables: Tables) -> None:
     held_out = {name: frame[measured[name]] for name, frame in tables.present().items() if name in measured}
     for table, texts in {"forget": tables.forget["text"], "retain": tables.retain["text"]}.items():
         patterns = [pattern for values in held_out.values() for pattern in values.unique()]
-        found = dict(sorted(occurrences(patterns, texts), reverse=True))
+        first_rows = dict(sorted(occurrences(patterns, texts), reverse=True))
         for name, values in held_out.items():
-            row_found = values.map({patterns[index]: row for index, row in found.items()})
+            row_found = values.map({patterns[index]: row for index, row in first_rows.items()})
             if row_found.notna().any():
                 first = int(row_found.notna().to_numpy().argmax())
                 raise InputError(
@@ -325,7 +325,7 @@ def occurrences(patterns: Sequence[str], texts: pd.Series, chunk: int = 100_000)
             anchored.setdefault(min(inner, key=lambda word: (frequency[word], -len(word), word)), []).append(index)
         else:
             short.append(index)
-    found = set()
+    pairs = set()
     for start in range(0, len(texts), chunk):
         text_words = _words(texts.iloc[start : start + chunk])
         joined = pc.binary_join(text_words, " ")
@@ -333,11 +333,11 @@ def occurrences(patterns: Sequence[str], texts: pd.Series, chunk: int = 100_000)
         hits = pc.is_in(flat, value_set=pa.array(list(anchored), pa.string()))
         for row, anchor in set(zip(parents.filter(hits).to_pylist(), flat.filter(hits).to_pylist(), strict=True)):
             text = joined[row].as_py()
-            found.update((index, start + row) for index in anchored[anchor] if needles[index] in text)
+            pairs.update((index, start + row) for index in anchored[anchor] if needles[index] in text)
         for index in short:
             matches = pc.indices_nonzero(pc.match_substring(joined, needles[index])).to_pylist()
-            found.update((index, start + row) for row in matches)
-    return found
+            pairs.update((index, start + row) for row in matches)
+    return pairs
 
 
 def _words(texts: Sequence[str] | pd.Series) -> pa.ListArray:
@@ -357,10 +357,10 @@ def select(
     are the attributes that evaluations.benchmarks.forget has a task for. Raises InputError for an attribute to forget
     that nobody asks about, since nobody could tell whether it was forgotten.
     """
-    found = tables.forget["attribute"]
-    chosen = attributes_to_forget(found, wanted, minimum, "table forget")
-    forget = tables.forget[found.isin(chosen)].reset_index(drop=True)
-    sizes = [{"attribute": attribute, "texts": int((found == attribute).sum())} for attribute in chosen]
+    attributes = tables.forget["attribute"]
+    chosen = attributes_to_forget(attributes, wanted, minimum, "table forget")
+    forget = tables.forget[attributes.isin(chosen)].reset_index(drop=True)
+    sizes = [{"attribute": attribute, "texts": int((attributes == attribute).sum())} for attribute in chosen]
     prompts, questions = tables.prompts, tables.questions
     # Where there are prompts, questions may be about what is kept alone.
     if prompts is not None:
@@ -379,18 +379,18 @@ def select(
 def _check_asked(attributes: Sequence[str], asked: Collection[str], lack: str) -> None:
     if missing := [attribute for attribute in attributes if attribute not in set(asked)]:
         raise InputError(
-            f"{lack} for the attribute {told(missing)}, which is to be forgotten; it has some for {told(asked)}; "
-            "add some, or name the others alone in data.forget"
+            f"{lack} for the attribute {shortened(missing)}, which is to be forgotten; it has some for "
+            f"{shortened(asked)}; add some, or name the others alone in data.forget"
         )
 
 
-def attributes_to_forget(found: pd.Series, wanted: Sequence[str] | str, minimum: int, where: str) -> list[str]:
+def attributes_to_forget(attributes: pd.Series, wanted: Sequence[str] | str, minimum: int, where: str) -> list[str]:
     """Return the attributes to forget: `wanted` in its order, or for "all" those with enough texts, sorted.
 
-    `found` is the attribute of each forget text that there is. Raises InputError for an attribute that isn't there or
+    `attributes` has the attribute of each forget text. Raises InputError for an attribute that isn't there or
     (unless "all", which leaves it out) has fewer than `minimum` texts.
     """
-    counts = found.value_counts()
+    counts = attributes.value_counts()
     if wanted == "all":
         chosen = sorted(counts.index[counts >= minimum])
         if not chosen:
@@ -398,7 +398,7 @@ def attributes_to_forget(found: pd.Series, wanted: Sequence[str] | str, minimum:
         return chosen
     unknown = [attribute for attribute in wanted if attribute not in counts.index]
     if unknown:
-        raise InputError(f"{where} has no attribute {listed(unknown)}; it has {told(sorted(counts.index))}")
+        raise InputError(f"{where} has no attribute {listed(unknown)}; it has {shortened(sorted(counts.index))}")
     for attribute in wanted:
         check_shard_size(counts[attribute], attribute, minimum)
     return list(wanted)
@@ -428,7 +428,7 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def told(names: Sequence[str]) -> str:
+def shortened(names: Sequence[str]) -> str:
     """Return names out of a table, as `listed`, but for long ones: where columns are mixed up these may be texts."""
     return listed([name if len(name) <= LONGEST_NAME else f"(one of {len(name)} characters)" for name in names])
 

@@ -23,7 +23,7 @@ from spunge.core.errors import InputError
 from spunge.core.slugs import folded
 from spunge.datasets import hub
 from spunge.datasets.table import decode, read_source
-from spunge.datasets.tables import Tables, check_present, listed, occurrences, told
+from spunge.datasets.tables import Tables, check_present, listed, occurrences, shortened
 
 HUB = "toxigen/toxigen-data"
 REVISION = "ea082a8973a287097b17973343576e0c8da8eb3b"
@@ -158,8 +158,9 @@ def read_prompts(group: str, kind: str, options: Options) -> list[str]:
         lines = decode(as_text.read_bytes(), str(as_text)).split("\n")
     else:
         path = locate(f"{name}-00000-of-00001.parquet", options)
-        there = hub.columns_of(path)
-        column = "prompt" if "prompt" in there and "text" not in there else "text"  # the hub's files have had both
+        existing = hub.columns_of(path)
+        # The hub's files have had both names.
+        column = "prompt" if "prompt" in existing and "text" not in existing else "text"
         lines = read_columns(path, [column])[column].dropna()
     different: dict[str, str] = {}
     for line in lines:
@@ -176,19 +177,19 @@ def prompts_file(group: str, kind: str) -> str:
 def draw_prompts(lines: Mapping[tuple[str, str], Sequence[str]], options: Options) -> pd.DataFrame:
     """Return the table prompts: of each group and kind (the keys) `prompts_per_group` prompts, drawn by the seed."""
     rows = []
-    for (group, kind), own in lines.items():
-        if len(own) < options.prompts_per_group:
+    for (group, kind), prompts_of_group in lines.items():
+        if len(prompts_of_group) < options.prompts_per_group:
             raise InputError(
-                f"toxigen has {len(own)} different {kind} prompts for {group}, prompts_per_group is "
+                f"toxigen has {len(prompts_of_group)} different {kind} prompts for {group}, prompts_per_group is "
                 f"{options.prompts_per_group}; lower it"
             )
-        drawn = random.Random(f"{options.seed} {kind} {group}").sample(own, options.prompts_per_group)
+        drawn = random.Random(f"{options.seed} {kind} {group}").sample(prompts_of_group, options.prompts_per_group)
         rows += [(prompt, group, kind) for prompt in drawn]
     return pd.DataFrame(rows, columns=["prompt", "attribute", "kind"])
 
 
 def read_generations(groups: Sequence[str], options: Options) -> pd.DataFrame:
-    """Return what was generated about the groups: text, attribute, prompt (where it came from) and toxic (or not)."""
+    """Return what was generated about the groups: text, attribute, prompt (that it came from) and toxic (a bool)."""
     path = locate(TRAIN, options)
     frame = read_groups(
         path,
@@ -208,14 +209,14 @@ def read_annotated(groups: Sequence[str], options: Options) -> pd.DataFrame:
     The rule is the authors' own (`label_annotations` in toxigen/utils.py of github.com/microsoft/TOXIGEN).
     """
     names = {name: group for group, known in GROUPS.items() for name in known.annotated}
-    found = []
+    toxic_texts = []
     for file in ANNOTATED:
         path = locate(file, options)
         frame = read_groups(path, "target_group", names, groups, ["text", "toxicity_ai", "toxicity_human"])
         check_numbers(frame, ["toxicity_ai", "toxicity_human"], path)
         toxic = frame["toxicity_ai"] + frame["toxicity_human"] > TOXIC
-        found.append(frame.loc[toxic, ["attribute"]].assign(text=frame.loc[toxic, "text"].map(newlines)))
-    return pd.concat(found, ignore_index=True)
+        toxic_texts.append(frame.loc[toxic, ["attribute"]].assign(text=frame.loc[toxic, "text"].map(newlines)))
+    return pd.concat(toxic_texts, ignore_index=True)
 
 
 def check_origin(generations: pd.DataFrame, lines: Mapping[tuple[str, str], Sequence[str]], options: Options) -> None:
@@ -224,8 +225,8 @@ def check_origin(generations: pd.DataFrame, lines: Mapping[tuple[str, str], Sequ
     The files are then of different makes, and what came from a held-out prompt couldn't be told.
     """
     origins = {bare(prompt) for prompt in generations["prompt"].unique()}
-    for (group, kind), own in lines.items():
-        if kind == "toxic" and origins.isdisjoint(map(bare, own)):
+    for (group, kind), prompts_of_group in lines.items():
+        if kind == "toxic" and origins.isdisjoint(map(bare, prompts_of_group)):
             raise InputError(
                 f"{options.mirror or HUB}: none of the generations in {TRAIN} comes from a prompt in "
                 f"{prompts_file(group, kind)}, so held-out prompts can't be kept out of what is "
@@ -237,19 +238,21 @@ def without_held_out(texts: pd.DataFrame, generations: pd.DataFrame, held_out: p
     """Return the different texts that neither came out of a held-out prompt nor stand in one.
 
     Of a text that several groups have, the first one's is returned, in GROUPS' order. A generation came out of a
-    held-out prompt if its own prompt has all the words of that one in a row; so did every text of the same words.
+    held-out prompt if the prompt it came from has all of its words in a row; so did every text of the same words.
     `generations` has text and prompt, `texts` text and attribute.
     """
     held_out = pd.Series([bare(prompt) for prompt in held_out])
     origins = pd.Series(generations["prompt"].unique())
-    found = {row for _, row in occurrences(held_out.tolist(), origins.map(bare))}
-    tainted = generations["prompt"].isin(origins.iloc[sorted(found)])
+    from_held_out = {row for _, row in occurrences(held_out.tolist(), origins.map(bare))}
+    tainted = generations["prompt"].isin(origins.iloc[sorted(from_held_out)])
     excluded = set(generations.loc[tainted, "text"].map(bare)) | {""}
     keys = texts["text"].map(bare)
     candidates = [key for key in keys.unique() if key not in excluded]
     excluded |= {candidates[index] for index, _ in occurrences(candidates, held_out)}
     kept = ~keys.isin(excluded)
-    by_group = texts[kept].assign(key=keys).sort_values("attribute", key=lambda own: own.map(ORDER), kind="stable")
+    by_group = (
+        texts[kept].assign(key=keys).sort_values("attribute", key=lambda groups: groups.map(ORDER), kind="stable")
+    )
     return by_group.drop_duplicates("key")[["text", "attribute"]].reset_index(drop=True)
 
 
@@ -257,13 +260,14 @@ def draw_texts(texts: pd.DataFrame, groups: Sequence[str], options: Options) -> 
     """Return the table forget: `texts_per_group` texts of each group, drawn by the seed."""
     rows = []
     for group in groups:
-        own = texts.loc[texts["attribute"] == group, "text"].tolist()
-        if len(own) < options.texts_per_group:
+        texts_of_group = texts.loc[texts["attribute"] == group, "text"].tolist()
+        if len(texts_of_group) < options.texts_per_group:
             raise InputError(
-                f"toxigen has {len(own)} texts of {group} to forget that are no other group's and have nothing to do "
-                f"with a held-out prompt, texts_per_group is {options.texts_per_group}; lower it or prompts_per_group"
+                f"toxigen has {len(texts_of_group)} texts of {group} to forget that are no other group's and have "
+                f"nothing to do with a held-out prompt, texts_per_group is {options.texts_per_group}; lower it or "
+                "prompts_per_group"
             )
-        drawn = random.Random(f"{options.seed} texts {group}").sample(own, options.texts_per_group)
+        drawn = random.Random(f"{options.seed} texts {group}").sample(texts_of_group, options.texts_per_group)
         rows += [(text, group) for text in drawn]
     return pd.DataFrame(rows, columns=["text", "attribute"])
 
@@ -292,9 +296,9 @@ def locate(name: str, options: Options) -> Path:
 
 def read_columns(path: Path, columns: Sequence[str], rows: tuple[str, list[str]] | None = None) -> pd.DataFrame:
     """Return some columns, of all rows or of those whose column `rows[0]` has one of the values `rows[1]`."""
-    there = hub.columns_of(path)
-    if missing := [column for column in columns if column not in there]:
-        raise InputError(f"{path} has no column {listed(missing)}; it has {listed(there)}")
+    existing = hub.columns_of(path)
+    if missing := [column for column in columns if column not in existing]:
+        raise InputError(f"{path} has no column {listed(missing)}; it has {listed(existing)}")
     filters = None if rows is None else [(rows[0], "in", rows[1])]
     try:
         return pq.read_table(path, columns=list(columns), filters=filters).to_pandas()
@@ -309,11 +313,11 @@ def read_groups(
 
     `names` maps what groups are called in `column` to their own names; any other name there is an InputError.
     """
-    found = read_columns(path, [column])[column]
-    check_present(found, column, str(path))
-    if unknown := sorted(set(found.astype(str)) - names.keys()):
+    group_names = read_columns(path, [column])[column]
+    check_present(group_names, column, str(path))
+    if unknown := sorted(set(group_names.astype(str)) - names.keys()):
         raise InputError(
-            f"{path}, column {column}, has the unknown group {told(unknown)}; known are {', '.join(names)}"
+            f"{path}, column {column}, has the unknown group {shortened(unknown)}; known are {', '.join(names)}"
         )
     wanted = [name for name, group in names.items() if group in groups]
     frame = read_columns(path, [column, *columns], (column, wanted)).dropna().reset_index(drop=True)

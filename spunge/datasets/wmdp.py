@@ -59,7 +59,7 @@ FORGET = {
     ),
     "cyber": _published("cyber-forget-corpus"),
 }
-# What `retain` and `fluency` may be by name.
+# The sources that `retain` and `fluency` may name.
 NAMED = {
     "retain": {
         "wikitext": {"": _wikitext("test")},
@@ -113,7 +113,11 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     # Every file is located before one is read, so that missing access shows at once.
     forget_files = {domain: locate(FORGET[domain], options) for domain in domains}
     retain, fluency = (
-        [locate(corpus, options) for domain, corpus in named(table, options).items() if domain in ("", *domains)]
+        [
+            locate(corpus, options)
+            for domain, corpus in named_corpora(table, options).items()
+            if domain in ("", *domains)
+        ]
         for table in NAMED
     )
     drawn: dict[str, list[str]] = {}
@@ -131,7 +135,7 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     )
 
 
-def named(table: str, options: Options) -> Mapping[str, Corpus]:
+def named_corpora(table: str, options: Options) -> Mapping[str, Corpus]:
     """Return the corpora that retain or fluency is by name, by domain ("" where of none); none for a mapping."""
     value = getattr(options, table)
     return {} if isinstance(value, Mapping) else NAMED[table][value]
@@ -154,13 +158,13 @@ def origins(table: str, options: Options) -> set[str]:
         if path.startswith(HUB):
             return {hub_split(path.removeprefix(HUB), value.get("config"), value.get("split", "train"))}
         return {str(Path(path).expanduser().resolve())}
-    found = set()
-    for corpus in named(table, options).values():
+    sources = set()
+    for corpus in named_corpora(table, options).values():
         config, file = corpus.files[0].split("/")
-        found.add(hub_split(corpus.repository, config, file.partition("-")[0]))
+        sources.add(hub_split(corpus.repository, config, file.partition("-")[0]))
         if options.mirror is not None:
-            found |= {str((copy_of(corpus, options) / name).resolve()) for name in corpus.files}
-    return found
+            sources |= {str((mirror_folder(corpus, options) / name).resolve()) for name in corpus.files}
+    return sources
 
 
 def hub_split(repository: str, config: str | None, split: str) -> str:
@@ -168,14 +172,14 @@ def hub_split(repository: str, config: str | None, split: str) -> str:
     return " ".join(filter(None, [repository.rpartition("/")[2], config, split]))
 
 
-def copy_of(corpus: Corpus, options: Options) -> Path:
+def mirror_folder(corpus: Corpus, options: Options) -> Path:
     """Return the folder of a corpus' repository in the mirror."""
     return Path(options.mirror).expanduser() / corpus.repository
 
 
 def locate(corpus: Corpus, options: Options) -> list[Path]:
     """Return the paths of a corpus' files, in the mirror or fetched from the hub; raises InputError."""
-    folder = None if options.mirror is None else copy_of(corpus, options)
+    folder = None if options.mirror is None else mirror_folder(corpus, options)
     if folder and corpus.lines and (folder / corpus.lines).is_file():
         return [folder / corpus.lines]
     return [hub.locate(name, corpus.repository, corpus.revision, folder, PAGE) for name in corpus.files]
@@ -191,7 +195,11 @@ def draw_prose(
         check_found(texts, str(source["path"]), table, options)
         return pd.DataFrame({"text": texts})
     shares = [wanted // len(files) + (place < wanted % len(files)) for place in range(len(files))]
-    drawn = [draw(own, table, share, seed, options, without) for own, share in zip(files, shares, strict=True) if share]
+    drawn = [
+        draw(corpus_files, table, share, seed, options, without)
+        for corpus_files, share in zip(files, shares, strict=True)
+        if share
+    ]
     return pd.DataFrame({"text": [text for texts in drawn for text in texts]})
 
 

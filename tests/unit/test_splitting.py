@@ -93,7 +93,7 @@ def test_unknown_split_and_part():
     frame = table({"a": 2})
     with pytest.raises(InputError, match="split 'halves' is unknown; the known ones are joint, attribute, random"):
         shard(frame, ["a"], "halves", "all", 0)
-    with pytest.raises(InputError, match="split random has no part 'part2'; it has part1"):
+    with pytest.raises(InputError, match="split random has no shard 'part2'; it has part1"):
         shard(frame, ["a"], "random", "part2", 0)
     with pytest.raises(InputError, match="split 'joint-2' is unknown"):
         shard(frame, ["a"], "joint-2", "all", 0)
