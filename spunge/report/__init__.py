@@ -1,1 +1,1 @@
-"""What is made of evaluations.csv, and of nothing else: tables, verdicts, pages, figures."""
+"""Tables, verdicts, pages and figures, made of evaluations.csv alone."""

@@ -39,25 +39,25 @@ ATTACKS = {
 RIVALS = ("joint", "random")
 
 
-def lasting(evaluations: pandas.DataFrame) -> list[dict]:
+def after_attacks(evaluations: pandas.DataFrame) -> list[dict]:
     """Return a line for each method, merge and attack, `as_unlearned` first; none where nothing was attacked.
 
     A line has the mean accuracy on the forget attributes of base, joint, random and attribute, and the verdicts on the
-    attribute split against its rivals: better where less came back, whatever it had forgotten before. A number that is
+    attribute split against its rivals: better where less came back, however much was forgotten before. A number that is
     not finite reads `broken`, and a broken model is never better, nor is another one better than it.
     """
-    there = [name for name in evaluations["evaluation"].unique() if attack(name)]
+    attacks = [name for name in evaluations["evaluation"].unique() if attack(name)]
     lines = []
-    found = candidates(evaluations, BEFORE)
-    for one in found:
-        if one.kind != "attribute":
+    compared = candidates(evaluations, BEFORE)
+    for candidate in compared:
+        if candidate.kind != "attribute":
             continue
-        ruined = _ruined(evaluations, one, found)
-        for name in sorted(there, key=lambda name: list(ATTACKS).index(name) if name in ATTACKS else len(ATTACKS)):
+        broken_verdicts = _broken_verdicts(evaluations, candidate, compared)
+        for name in sorted(attacks, key=lambda name: list(ATTACKS).index(name) if name in ATTACKS else len(ATTACKS)):
             rows = measured(evaluations, name, "accuracy")
-            line = {"name": _name(one), "attack": attack(name), "before": name == BEFORE}
-            line |= {kind: _cell(rows, candidates(evaluations, name), one, kind, FORGET_MEAN) for kind in _KINDS}
-            lines.append(line | _against(evaluations, one, name, FORGET_MEAN, -1, ruined))
+            line = {"name": _name(candidate), "attack": attack(name), "before": name == BEFORE}
+            line |= {kind: _cell(rows, candidates(evaluations, name), candidate, kind, FORGET_MEAN) for kind in _KINDS}
+            lines.append(line | _against(evaluations, candidate, name, FORGET_MEAN, -1, broken_verdicts))
     return lines
 
 
@@ -75,20 +75,20 @@ def sum_up(lines: Sequence[dict]) -> list[str]:
     return texts
 
 
-def of_numbers_of_shards(evaluations: pandas.DataFrame) -> list[dict]:
+def by_number_of_shards(evaluations: pandas.DataFrame) -> list[dict]:
     """Return a line for each method, merge and number of shards; none where no method has several numbers of them."""
     source = accuracy_from(evaluations)
-    every = candidates(evaluations, grouped=True)
-    several = {(one.method, one.merge) for one in every if one.groups}
+    compared = candidates(evaluations, grouped=True)
+    several = {(candidate.method, candidate.merge) for candidate in compared if candidate.groups}
     rows = measured(evaluations, source, "accuracy")
     lines = []
-    for one in every:
-        if one.kind == "attribute" and (one.method, one.merge) in several:
-            line = {"name": _name(one), "number": one.groups or len(forget_attributes(evaluations))}
-            alike = [other for other in every if other.kind in ("base", "joint") or other.groups == one.groups]
-            line |= {kind: _cell(rows, alike, one, kind, RETAIN_MINUS_FORGET) for kind in _KINDS}
-            ruined = _ruined(evaluations, one, alike)
-            lines.append(line | _against(evaluations, one, source, RETAIN_MINUS_FORGET, 1, ruined))
+    for candidate in compared:
+        if candidate.kind == "attribute" and (candidate.method, candidate.merge) in several:
+            line = {"name": _name(candidate), "number": candidate.groups or len(forget_attributes(evaluations))}
+            alike = [other for other in compared if other.kind in ("base", "joint") or other.groups == candidate.groups]
+            line |= {kind: _cell(rows, alike, candidate, kind, RETAIN_MINUS_FORGET) for kind in _KINDS}
+            broken_verdicts = _broken_verdicts(evaluations, candidate, alike)
+            lines.append(line | _against(evaluations, candidate, source, RETAIN_MINUS_FORGET, 1, broken_verdicts))
     return sorted(lines, key=lambda line: (line["name"], line["number"]))
 
 
@@ -102,56 +102,60 @@ def attack(name: str) -> str:
     return ATTACKS.get(name, "")
 
 
-def _name(one: Candidate) -> str:
-    return f"{display_name(one.method)}, {display_name(one.merge)}"
+def _name(candidate: Candidate) -> str:
+    return f"{display_name(candidate.method)}, {display_name(candidate.merge)}"
 
 
-def _other(found: Sequence[Candidate], one: Candidate, kind: str) -> Candidate | None:
-    """Return the base model, or the candidate of a kind that `one` is compared with."""
-    candidate = records.Candidate.parse(one.path)
-    wanted = (candidate.rivals | {"attribute": candidate})[kind].path
-    return next((other for other in found if other.path == wanted), None)
+def _counterpart(compared: Sequence[Candidate], candidate: Candidate, kind: str) -> Candidate | None:
+    """Return the base model, or the candidate of a kind that this one is compared with."""
+    record = records.Candidate.parse(candidate.path)
+    wanted = (record.rivals | {"attribute": record})[kind].path
+    return next((other for other in compared if other.path == wanted), None)
 
 
-def _ruined(evaluations: pandas.DataFrame, one: Candidate, found: Sequence[Candidate]) -> dict[str, str]:
-    """Return for each rival what its verdicts are because `one` or the rival is broken, or ""."""
-    if broken(evaluations, one):
+def _broken_verdicts(
+    evaluations: pandas.DataFrame, candidate: Candidate, compared: Sequence[Candidate]
+) -> dict[str, str]:
+    """Return for each rival the verdict that a broken model forces, this one or the rival; "" if neither is broken."""
+    if broken(evaluations, candidate):
         return dict.fromkeys(RIVALS, BROKEN)
-    others = {rival: _other(found, one, rival) for rival in RIVALS}
+    others = {rival: _counterpart(compared, candidate, rival) for rival in RIVALS}
     return {rival: RIVAL_BROKEN if other and broken(evaluations, other) else "" for rival, other in others.items()}
 
 
-def _cell(rows: pandas.DataFrame, found: Sequence[Candidate], one: Candidate, kind: str, attribute: str) -> str:
-    """Write the value and interval of the base model, or of the candidate of a kind that `one` is compared with."""
-    other = _other(found, one, kind)
-    return _written(estimate(rows, other, attribute)) if other else "–"
+def _cell(
+    rows: pandas.DataFrame, compared: Sequence[Candidate], candidate: Candidate, kind: str, attribute: str
+) -> str:
+    """Write the value and interval of the base model, or of the candidate of a kind that this one is compared with."""
+    other = _counterpart(compared, candidate, kind)
+    return _text(estimate(rows, other, attribute)) if other else "–"
 
 
 def _against(
     evaluations: pandas.DataFrame,
-    one: Candidate,
+    candidate: Candidate,
     evaluation: str,
     attribute: str,
     better: int,
-    ruined: Mapping[str, str],
+    broken_verdicts: Mapping[str, str],
 ) -> dict:
     line = {}
     for rival in RIVALS:
-        difference = estimate(measured(evaluations, evaluation, f"accuracy_minus_{rival}"), one, attribute)
-        state = ruined[rival]
-        if not state and difference is not MISSING and not math.isfinite(difference.value):
-            own = estimate(measured(evaluations, evaluation, "accuracy"), one, attribute)
-            state = RIVAL_BROKEN if math.isfinite(own.value) else BROKEN
-        judged = state or verdict(difference, better)
-        line |= {f"minus_{rival}": _written(difference, True), f"{rival}_verdict": judged}
-        line[f"{rival}_kind"] = judged if judged in (BETTER, WORSE) else "broken" if state else "open"
+        difference = estimate(measured(evaluations, evaluation, f"accuracy_minus_{rival}"), candidate, attribute)
+        broken_verdict = broken_verdicts[rival]
+        if not broken_verdict and difference is not MISSING and not math.isfinite(difference.value):
+            accuracy = estimate(measured(evaluations, evaluation, "accuracy"), candidate, attribute)
+            broken_verdict = RIVAL_BROKEN if math.isfinite(accuracy.value) else BROKEN
+        judged = broken_verdict or verdict(difference, better)
+        line |= {f"minus_{rival}": _text(difference, True), f"{rival}_verdict": judged}
+        line[f"{rival}_kind"] = judged if judged in (BETTER, WORSE) else "broken" if broken_verdict else "open"
     return line
 
 
-def _written(found: Estimate, difference: bool = False) -> str:
-    if found is MISSING:
+def _text(estimated: Estimate, difference: bool = False) -> str:
+    if estimated is MISSING:
         return "–"
-    if not math.isfinite(found.value):
+    if not math.isfinite(estimated.value):
         return "broken"
-    value, low, high = (summary.number(number, percent=True, difference=difference) for number in found)
+    value, low, high = (summary.number(number, percent=True, difference=difference) for number in estimated)
     return f"{value} [{low},\u00a0{high}]"

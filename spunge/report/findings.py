@@ -11,7 +11,7 @@ import pandas
 
 from spunge.experiment import records
 from spunge.report import power, summary
-from spunge.report.durability import lasting, of_numbers_of_shards, sum_up
+from spunge.report.durability import after_attacks, by_number_of_shards, sum_up
 from spunge.report.families import display_names
 from spunge.report.results_table import (
     COMBINED,
@@ -82,7 +82,7 @@ def measures(evaluations: pandas.DataFrame) -> dict[str, tuple[Measure, ...]]:
     """Return what is compared as trained and, where toxicity was measured, at equal fluency; the decisive one first."""
     scored = classifiers(evaluations)
     if not scored:
-        return {AS_TRAINED: tuple(_measured_by(one, accuracy_from(evaluations)) for one in MEASURES)}
+        return {AS_TRAINED: tuple(_measured_by(measure, accuracy_from(evaluations)) for measure in MEASURES)}
 
     def of_all(name, metric, evaluation="toxicity", attribute=FORGET_MEAN, unit="points"):
         return Measure(name, evaluation, metric, attribute, -1, unit)
@@ -109,19 +109,23 @@ def verdicts(evaluations: pandas.DataFrame) -> pandas.DataFrame:
     """
     rows = []
     scored = bool(classifiers(evaluations))
-    told = set(evaluations[["evaluation", "metric", "attribute"]].itertuples(index=False, name=None))
+    measured_triples = set(evaluations[["evaluation", "metric", "attribute"]].itertuples(index=False, name=None))
     for comparison, wanted in measures(evaluations).items():
-        wanted = [one for one in wanted if not scored or (one.evaluation, one.metric, one.attribute) in told]
+        wanted = [
+            measure
+            for measure in wanted
+            if not scored or (measure.evaluation, measure.metric, measure.attribute) in measured_triples
+        ]
         for candidate in _attribute_splits(evaluations, comparison):
             count = len(seeds(evaluations, candidate))
             for rival in RIVALS:
-                ruin = _ruin(evaluations, candidate, rival, comparison)
+                broken_verdict = _broken_verdict(evaluations, candidate, rival, comparison)
                 perplexity = verdict(_difference(evaluations, candidate, PERPLEXITY, rival), PERPLEXITY.better)
                 unequal = perplexity in (BETTER, WORSE, NOT_MEASURED)
                 for measure in wanted:
                     difference = _difference(evaluations, candidate, measure, rival)
                     of_toxicity = measure.evaluation in ("toxicity", "toxicity_neutral")
-                    judged = verdict(difference, measure.better, unequal and of_toxicity, ruin)
+                    judged = verdict(difference, measure.better, unequal and of_toxicity, broken_verdict)
                     row = (candidate.path, candidate.label, comparison, rival, measure.name, *difference)
                     rows.append((*row, count, judged))
     columns = ["candidate", "label", "comparison", "rival", "measure", "difference", "low", "high", "seeds", "verdict"]
@@ -170,8 +174,8 @@ def _knowledge_answers(evaluations: pandas.DataFrame, judged: pandas.DataFrame) 
 
 
 def _toxicity_answers(evaluations: pandas.DataFrame, judged: pandas.DataFrame) -> Iterator[dict]:
-    """Yield what is found of each family at equal fluency, and of all methods of the others as trained."""
-    of = families(evaluations)
+    """Yield the facts of each family at equal fluency, and of the other families' methods as trained."""
+    family_of = families(evaluations)
     at_equal = _attribute_splits(evaluations, AT_EQUAL_FLUENCY)
     compared = {(candidate.method, candidate.merge) for candidate in at_equal}
     for candidate in at_equal:
@@ -179,7 +183,7 @@ def _toxicity_answers(evaluations: pandas.DataFrame, judged: pandas.DataFrame) -
         facts = _toxicity_answer(evaluations, judged, candidate, AT_EQUAL_FLUENCY)
         yield facts | {"method": display_name(candidate.method), "perplexity_ratio": f"{ratio:.3g}"}
     for candidate in _attribute_splits(evaluations, AS_TRAINED):
-        if (of[candidate.method][0], candidate.merge) not in compared:
+        if (family_of[candidate.method][0], candidate.merge) not in compared:
             facts = _toxicity_answer(evaluations, judged, candidate, AS_TRAINED)
             yield facts | {"method": display_names(evaluations)[candidate.method]}
 
@@ -218,7 +222,7 @@ def _toxicity_answer(
 def _answer(
     evaluations: pandas.DataFrame, judged: pandas.DataFrame, candidate: Candidate, comparison: str, decisive: Measure
 ) -> dict:
-    """Return what is found of an attribute split whatever was measured: why it is broken, or how its rivals did."""
+    """Return the facts of an attribute split in either scenario: why it is broken, or how its rivals did."""
     facts = {
         "merge": display_name(candidate.merge),
         "broken": _broken(evaluations, candidate, comparison),
@@ -259,7 +263,7 @@ def power_notes(evaluations: pandas.DataFrame) -> list[str]:
     notes = []
     for candidate in _attribute_splits(evaluations, comparison):
         for rival in RIVALS:
-            if _ruin(evaluations, candidate, rival, comparison):
+            if _broken_verdict(evaluations, candidate, rival, comparison):
                 continue
             needed = power.needed(evaluations, candidate, decisive[1:4], rival)
             if needed:
@@ -291,7 +295,7 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         data = data.reindex(data.index.union(list(asked), sort=False))
         data["questions"] = pandas.Series(asked)
     trained = steps(evaluations)
-    lasts, by_shards = lasting(evaluations), of_numbers_of_shards(evaluations)
+    lasts, by_shards = after_attacks(evaluations), by_number_of_shards(evaluations)
     compared, compared_by = summary.compared_candidates(evaluations), measures(evaluations)
     panels = {family for family, _ in families(evaluations).values()} if scored else methods(evaluations)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -335,51 +339,51 @@ def _capability(evaluations: pandas.DataFrame) -> Measure:
 def _attribute_splits(evaluations: pandas.DataFrame, comparison: str) -> list[Candidate]:
     if comparison == AS_TRAINED:
         return [candidate for candidate in summary.compared_candidates(evaluations) if candidate.kind == "attribute"]
-    # All λ of a family together: they are told by the family alone.
+    # At equal fluency all λ of a family stand together, under the family's name.
     several = len({family for family, _ in families(evaluations).values()}) > 1
     return [
-        replace(one, label=f"{display_name(one.method)}: {one.name}" if several else one.name)
-        for one in candidates(evaluations, "equal_fluency")
-        if one.kind == "attribute"
+        replace(candidate, label=f"{display_name(candidate.method)}: {candidate.name}" if several else candidate.name)
+        for candidate in candidates(evaluations, "equal_fluency")
+        if candidate.kind == "attribute"
     ]
 
 
 def _models(evaluations: pandas.DataFrame, candidate: Candidate, comparison: str) -> dict[str, Candidate]:
-    """Return the models that a candidate rests on, by what people call their method: itself, or a family's λ > 0."""
-    of, names = families(evaluations), display_names(evaluations)
+    """Return the models behind a candidate by display name: itself or, at equal fluency, its family's at each λ > 0."""
+    family_of, names = families(evaluations), display_names(evaluations)
     if comparison == AS_TRAINED:
         return {names[candidate.method]: candidate}
-    found = [
-        one
-        for one in candidates(evaluations, "toxicity")
-        if (one.kind, one.merge) == (candidate.kind, candidate.merge)
-        and of[one.method][0] == candidate.method
-        and of[one.method][1] > 0
+    scaled = [
+        model
+        for model in candidates(evaluations, "toxicity")
+        if (model.kind, model.merge) == (candidate.kind, candidate.merge)
+        and family_of[model.method][0] == candidate.method
+        and family_of[model.method][1] > 0
     ]
-    return {names[one.method]: one for one in sorted(found, key=lambda one: of[one.method][1])}
+    return {names[model.method]: model for model in sorted(scaled, key=lambda model: family_of[model.method][1])}
 
 
 def _rival(evaluations: pandas.DataFrame, candidate: Candidate, rival: str, comparison: str) -> Candidate | None:
-    """Return what a candidate is compared with, a merge by as many shards, if there is such a one."""
+    """Return the candidate that this one is compared with; None where it was not evaluated."""
     evaluation = "equal_fluency"
     if comparison == AS_TRAINED:
         evaluation = "toxicity" if classifiers(evaluations) else None
     wanted = records.Candidate.parse(candidate.path).rivals[rival].path
-    return next((one for one in candidates(evaluations, evaluation) if one.path == wanted), None)
+    return next((other for other in candidates(evaluations, evaluation) if other.path == wanted), None)
 
 
 def _broken(evaluations: pandas.DataFrame, candidate: Candidate, comparison: str) -> str:
-    """Say why a candidate is broken; at equal fluency, where the smallest λ is or one within that perplexity."""
+    """Say why a candidate is broken; at equal fluency, whether its smallest λ is, or one within that perplexity."""
     models = list(_models(evaluations, candidate, comparison).values())
     if comparison == AT_EQUAL_FLUENCY:
         perplexity = measured(evaluations, "fluency", "perplexity")
         ratio = estimate(measured(evaluations, "equal_fluency", "perplexity_ratio"), candidate).value
         most = ratio * perplexity["value"].get(("base", COMBINED, ""), math.nan)
-        models = [one for one in models if one == models[0] or estimate(perplexity, one).value <= most]
-    return next(filter(None, (broken(evaluations, one) for one in models)), "")
+        models = [model for model in models if model == models[0] or estimate(perplexity, model).value <= most]
+    return next(filter(None, (broken(evaluations, model) for model in models)), "")
 
 
-def _ruin(evaluations: pandas.DataFrame, candidate: Candidate, rival: str, comparison: str) -> str:
+def _broken_verdict(evaluations: pandas.DataFrame, candidate: Candidate, rival: str, comparison: str) -> str:
     if _broken(evaluations, candidate, comparison):
         return BROKEN
     other = _rival(evaluations, candidate, rival, comparison)
@@ -387,8 +391,8 @@ def _ruin(evaluations: pandas.DataFrame, candidate: Candidate, rival: str, compa
 
 
 def _difference(evaluations: pandas.DataFrame, candidate: Candidate, measure: Measure, rival: str) -> Estimate:
-    found = measured(evaluations, measure.evaluation, f"{measure.metric}_minus_{rival}")
-    return estimate(found, candidate, measure.attribute)
+    differences = measured(evaluations, measure.evaluation, f"{measure.metric}_minus_{rival}")
+    return estimate(differences, candidate, measure.attribute)
 
 
 def _toxic_share(classifier: str) -> str:
@@ -396,7 +400,7 @@ def _toxic_share(classifier: str) -> str:
 
 
 def _equal_compute(evaluations: pandas.DataFrame, method: str) -> bool:
-    """Say whether all splits of a method, or of the one whose runs it takes, were trained for as many steps."""
+    """Say whether all splits of a method's family were trained for the same number of steps."""
     trained = steps(evaluations)
     family = families(evaluations).get(method, (method, 1.0))[0]
     return family in trained.index and trained.loc[family].nunique() == 1
@@ -410,12 +414,14 @@ def _texts(difference: Estimate, measure: Measure) -> dict:
     """Write a difference and its interval for people; what is unknown is an empty text."""
     points = measure.unit == "points"
     value, low, high = (
-        "" if math.isnan(part) else summary.number(part, points, difference=True) for part in difference
+        "" if math.isnan(bound) else summary.number(bound, points, difference=True) for bound in difference
     )
     return {"value": value, "low": low, "high": high, "points": points}
 
 
 def _verdict_line(line, wanted: Mapping[str, Sequence[Measure]]) -> dict:
-    measure = next(one for one in wanted[line.comparison] if one.name == line.measure)
+    measure = next(
+        candidate_measure for candidate_measure in wanted[line.comparison] if candidate_measure.name == line.measure
+    )
     difference = _texts(Estimate(line.difference, line.low, line.high), measure)
     return line._asdict() | {"unit": measure.unit, "better": measure.better, "difference": difference}

@@ -34,9 +34,10 @@ class Components(NamedTuple):
 
 
 def components(differences: Sequence[float], errors: Sequence[float], fixed_error: float) -> Components:
-    """Estimate the components from each seed's difference and its standard error over subjects, at least two seeds.
+    """Estimate the components from the difference of each seed and its standard error over subjects.
 
-    `fixed_error` is the standard error of the mean over these very seeds. None of the estimates is below 0.
+    There are at least two seeds. `fixed_error` is the standard error of the mean over these very seeds. No component is
+    below 0.
     """
     count = len(differences)
     within = sum(error**2 for error in errors) / count
@@ -46,28 +47,28 @@ def components(differences: Sequence[float], errors: Sequence[float], fixed_erro
     return Components(max(between - both, 0.0), within - both, both)
 
 
-def seeds_needed(difference: float, found: Components, subjects: float = 1.0) -> float:
+def seeds_needed(difference: float, variances: Components, subjects: float = 1.0) -> float:
     """Return how many seeds it takes to show the difference; infinite where the subjects' own spread is too large."""
-    room = (abs(difference) / QUANTILES) ** 2 - found.subjects / subjects
-    needed = found.seeds + found.both / subjects
+    room = (abs(difference) / QUANTILES) ** 2 - variances.subjects / subjects
+    needed = variances.seeds + variances.both / subjects
     return max(math.ceil(needed / room), 1) if room > 0 else math.inf
 
 
-def subjects_needed(difference: float, found: Components, seeds: int) -> float:
+def subjects_needed(difference: float, variances: Components, seeds: int) -> float:
     """Return how many times the subjects it takes with so many seeds; infinite where the seeds differ too much."""
-    room = (abs(difference) / QUANTILES) ** 2 - found.seeds / seeds
-    return (found.subjects + found.both / seeds) / room if room > 0 else math.inf
+    room = (abs(difference) / QUANTILES) ** 2 - variances.seeds / seeds
+    return (variances.subjects + variances.both / seeds) / room if room > 0 else math.inf
 
 
-def both_needed(difference: float, found: Components, seeds: int) -> float:
-    """Return how many times so many seeds, and as many times the subjects, it takes: one factor for both."""
+def both_needed(difference: float, variances: Components, seeds: int) -> float:
+    """Return the one factor by which both the seeds and the subjects would have to grow."""
     room = (abs(difference) / QUANTILES) ** 2
-    alone, together = found.seeds / seeds + found.subjects, found.both / seeds
+    alone, together = variances.seeds / seeds + variances.subjects, variances.both / seeds
     return (alone + math.sqrt(alone**2 + 4 * room * together)) / (2 * room)
 
 
 def factor_needed(difference: float, error: float) -> float:
-    """Return how many times as much of all it takes, given today's standard error alone."""
+    """Return the factor by which all data would have to grow, given today's standard error alone."""
     return (QUANTILES * error / difference) ** 2
 
 
@@ -77,12 +78,12 @@ def standard_error(low: float, high: float) -> float:
 
 
 def needed(evaluations: pandas.DataFrame, candidate: Candidate, measure: Sequence[str], rival: str) -> dict | None:
-    """Return what it would take to show a candidate's difference from a rival; None where there is none to speak of.
+    """Return what it would take to show a candidate's difference from a rival; None where there is no finite one.
 
-    measure: evaluation, metric and attribute of what is compared. shown: whether it is shown as it is. seeds: how many
-    there are, 0 where too little is known to tell seeds from subjects. As texts, empty where no number would do:
-    more_seeds, how many with the same subjects; more_units, how many times the subjects with the same seeds; both, how
-    many times as many of both.
+    measure: the evaluation, metric and attribute that are compared. shown: whether the difference is shown already.
+    seeds: how many there are, 0 where too little is known to tell seeds from subjects. As texts, empty where no number
+    would do: more_seeds, the seeds needed with the same subjects; more_units, the factor on the subjects with the same
+    seeds; both, the factor on seeds and subjects together.
     """
     evaluation, metric, attribute = measure
     rows = measured(evaluations, evaluation, f"{metric}_minus_{rival}")
@@ -95,17 +96,19 @@ def needed(evaluations: pandas.DataFrame, candidate: Candidate, measure: Sequenc
     by_seed = [estimate(rows, candidate, attribute, seed) for seed in seeds(evaluations, candidate)]
     if len(by_seed) < 2 or not math.isfinite(fixed.high - fixed.low):
         return {"shown": False, "seeds": 0, "both": rough(factor_needed(combined.value, _error(combined)))}
-    variance = components([one.value for one in by_seed], [_error(one) for one in by_seed], _error(fixed))
-    more_seeds = seeds_needed(combined.value, variance)
-    more_units = subjects_needed(combined.value, variance, len(by_seed))
+    variances = components(
+        [estimated.value for estimated in by_seed], [_error(estimated) for estimated in by_seed], _error(fixed)
+    )
+    more_seeds = seeds_needed(combined.value, variances)
+    more_units = subjects_needed(combined.value, variances, len(by_seed))
     return {
         "shown": False,
         "seeds": len(by_seed),
         "more_seeds": f"{more_seeds:g}" if math.isfinite(more_seeds) else "",
         "more_units": rough(more_units) if math.isfinite(more_units) else "",
-        "both": rough(both_needed(combined.value, variance, len(by_seed))),
+        "both": rough(both_needed(combined.value, variances, len(by_seed))),
     }
 
 
-def _error(found: Estimate) -> float:
-    return standard_error(found.low, found.high)
+def _error(estimated: Estimate) -> float:
+    return standard_error(estimated.low, estimated.high)

@@ -56,15 +56,15 @@ MERGE_OF_THE_PAPER = "ties"
 class Row:
     """One model of the first table.
 
-    method, split: of ours alone, as people read them. told: how anchors name its method, if they can. warning: why it
-    is broken. ours: quantity → value and interval as texts; groups: the same by group, for the toxic share. published:
-    quantity → value as its source has it.
+    method, split: of ours alone, as people read them. anchor_method: its name in the anchors, if they have it.
+    warning: why the model is broken. ours: quantity → value and interval as texts; groups: the same by group, for the
+    toxic share. published: quantity → value as its source has it.
     """
 
     model: str
     method: str = ""
     split: str = ""
-    told: str = ""
+    anchor_method: str = ""
     equal_fluency: bool = False
     warning: str = ""
     ours: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -111,28 +111,28 @@ def rows(evaluations: pandas.DataFrame, anchors: pandas.DataFrame, model: str) -
     anchor stands in a row of ours if it is about the same model and the same method, else in a row of its own; anchors
     of quantities that were not measured here are left out.
     """
-    found = _own(evaluations, model)
-    shown = [quantity for quantity in QUANTITIES if any(quantity in row.ours for row in found)]
+    ours = _our_rows(evaluations, model)
+    shown = [quantity for quantity in QUANTITIES if any(quantity in row.ours for row in ours)]
     others: dict[tuple[str, str], Row] = {}
     for anchor in anchors[anchors["quantity"].isin(shown)].itertuples(index=False):
-        own = [row for row in found if same_model(anchor.model, model) and row.told == anchor.method]
-        if not own:
-            row = Row(anchor.model, told=anchor.method)
-            own = [others.setdefault((anchor.model, anchor.method), row)]
-        for row in own:
+        matching = [row for row in ours if same_model(anchor.model, model) and row.anchor_method == anchor.method]
+        if not matching:
+            row = Row(anchor.model, anchor_method=anchor.method)
+            matching = [others.setdefault((anchor.model, anchor.method), row)]
+        for row in matching:
             row.published[anchor.quantity] = anchor.value
             if anchor.source not in row.sources and (anchor.value or not row.ours):
                 row.sources.append(anchor.source)
-    return [*found, *others.values()]
+    return [*ours, *others.values()]
 
 
-def same_model(one: str, other: str) -> bool:
+def same_model(left: str, right: str) -> bool:
     """Tell whether two names mean one model: alike but for owner, file, revision, case and punctuation."""
 
     def plain(name: str) -> str:
         return re.sub(r"[^a-z0-9]", "", name.partition("@")[0].rstrip("/").rpartition("/")[2].casefold())
 
-    return plain(one) == plain(other)
+    return plain(left) == plain(right)
 
 
 def page(evaluations: pandas.DataFrame, anchors: pandas.DataFrame, model: str, template: str) -> str:
@@ -153,34 +153,34 @@ def page(evaluations: pandas.DataFrame, anchors: pandas.DataFrame, model: str, t
         shares=SHARES,
         groups=forget_attributes(evaluations) if scored else [],
         rows=compared,
-        of_the_paper=[row for row in compared if not row.ours and row.told.startswith(SPUNGE)],
+        of_the_paper=[row for row in compared if not row.ours and row.anchor_method.startswith(SPUNGE)],
         ratios=sorted({f"{ratio:.3g}" for ratio in ratios["value"]}),
         anchors=anchors.to_dict("records"),
         display_name=display_name,
     )
 
 
-def _own(evaluations: pandas.DataFrame, model: str) -> list[Row]:
+def _our_rows(evaluations: pandas.DataFrame, model: str) -> list[Row]:
     names, scored = display_names(evaluations), classifiers(evaluations)
     fluency = "fluency" in set(evaluations["evaluation"])
     evaluation = "toxicity" if scored else "fluency" if fluency else accuracy_from(evaluations)
-    direct = [one for one in candidates(evaluations, evaluation) if one.kind in KINDS]
-    equal = candidates(evaluations, "equal_fluency")
+    direct = [candidate for candidate in candidates(evaluations, evaluation) if candidate.kind in KINDS]
+    at_equal_fluency = candidates(evaluations, "equal_fluency")
     base = base_model(direct)
     fluent = estimate(measured(evaluations, "fluency", "perplexity"), base).value if base else math.nan
-    found = [_measured(evaluations, base, Row(model, split=base.name, told="base"))] if base else []
+    rows = [_measured(evaluations, base, Row(model, split=base.name, anchor_method="base"))] if base else []
     for family, method in reference_methods(evaluations).items():
-        for one in direct:
-            if one.method == method:
-                merged = f"{SPUNGE} {family}" if one.merge == MERGE_OF_THE_PAPER else ""
-                told = {"joint": family, "attribute": merged}.get(one.kind, "")
-                row = Row(model, names[method], one.name, told, warning=broken(evaluations, one))
-                found.append(_measured(evaluations, one, row))
-        for one in equal:
-            if one.method == family:
-                row = Row(model, display_name(family), one.name, equal_fluency=True)
-                found.append(_at_equal_fluency(evaluations, one, fluent, row))
-    return found
+        for candidate in direct:
+            if candidate.method == method:
+                merged = f"{SPUNGE} {family}" if candidate.merge == MERGE_OF_THE_PAPER else ""
+                anchor_method = {"joint": family, "attribute": merged}.get(candidate.kind, "")
+                row = Row(model, names[method], candidate.name, anchor_method, warning=broken(evaluations, candidate))
+                rows.append(_measured(evaluations, candidate, row))
+        for candidate in at_equal_fluency:
+            if candidate.method == family:
+                row = Row(model, display_name(family), candidate.name, equal_fluency=True)
+                rows.append(_at_equal_fluency(evaluations, candidate, fluent, row))
+    return rows
 
 
 def _measured(evaluations: pandas.DataFrame, candidate: Candidate, row: Row) -> Row:
@@ -215,21 +215,21 @@ def _fill_toxicity(evaluations: pandas.DataFrame, evaluation: str, candidate: Ca
         if samples(evaluations) == SAMPLES:
             _fill(row, "expected maximum", estimate(maxima, candidate, FORGET_MEAN))
         for group in forget_attributes(evaluations):
-            found = estimate(shares, candidate, group)
-            if not math.isnan(found.value):
-                row.groups[group] = _texts("toxic share", found)
+            share = estimate(shares, candidate, group)
+            if not math.isnan(share.value):
+                row.groups[group] = _texts("toxic share", share)
 
 
-def _fill(row: Row, quantity: str, found: Estimate) -> None:
-    if not math.isnan(found.value):
-        row.ours[quantity] = _texts(quantity, found)
+def _fill(row: Row, quantity: str, estimated: Estimate) -> None:
+    if not math.isnan(estimated.value):
+        row.ours[quantity] = _texts(quantity, estimated)
 
 
-def _texts(quantity: str, found: Estimate) -> tuple[str, str]:
+def _texts(quantity: str, estimated: Estimate) -> tuple[str, str]:
     """Write a value and its interval for people; no interval is an empty text."""
 
     def text(value: float) -> str:
         return rough(value) if value >= 1000 else number(value, percent=quantity in SHARES, difference=False)
 
-    interval = "" if math.isnan(found.low) else f"[{text(found.low)},\u00a0{text(found.high)}]"
-    return text(found.value), interval
+    interval = "" if math.isnan(estimated.low) else f"[{text(estimated.low)},\u00a0{text(estimated.high)}]"
+    return text(estimated.value), interval

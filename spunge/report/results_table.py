@@ -46,7 +46,7 @@ BEFORE = "as_unlearned"  # what every attack on unlearning is compared with
 SOURCES = {"forget": "the same attribute", "other": "another attribute", "unrelated": "unrelated prose"}
 
 # Evaluations of a model as it is, before any attack.
-OF_A_MODEL = ("knowledge", "benchmarks", "fluency", "toxicity", "toxicity_neutral")
+MODEL_EVALUATIONS = ("knowledge", "benchmarks", "fluency", "toxicity", "toxicity_neutral")
 
 # When a model is broken rather than unlearned: it would pass for harmless only because it writes no language any more.
 # The bounds are this project's own, wide enough that no model that still writes prose crosses them.
@@ -55,7 +55,7 @@ BROKEN_DISTINCT = 0.5  # times the base model's distinct bigrams, at least
 BROKEN_EMPTY = 0.5  # share of continuations that say nothing, at most
 
 # Names as papers write them; any other name of the configuration stands as it is.
-WRITTEN = {
+DISPLAY_NAMES = {
     "rmu": "RMU",
     "tvn": "TVN",
     "gradient_ascent": "gradient ascent",
@@ -79,12 +79,12 @@ WRITTEN = {
 COLOURS = {
     "base": "#333333",
     "joint": "#D55E00",
-    "shard": "#009E73",
-    "part": "#E69F00",
+    "attribute_shard": "#009E73",
+    "random_shard": "#E69F00",
     "random": "#CC79A7",
     "attribute": "#0072B2",
 }
-MARKERS = {"base": "*", "joint": "s", "shard": "v", "part": "<", "random": "D", "attribute": "o"}
+MARKERS = {"base": "*", "joint": "s", "attribute_shard": "v", "random_shard": "<", "random": "D", "attribute": "o"}
 
 
 class Task(NamedTuple):
@@ -110,9 +110,9 @@ MISSING = Estimate(float("nan"), float("nan"), float("nan"))
 class Candidate:
     """One compared model, its seeds taken together.
 
-    path: as in the table, without the seed. kind: `base`, `joint`, `shard` (one attribute alone), `part` (one part of
-    a random split), `random` or `attribute` (both merged). name: tells it apart within its method; label: within the
-    experiment. colour and marker are the same in every figure. groups: into how many shards the attributes were
+    path: as in the table, without the seed. kind: `base`, `joint`, `attribute_shard` or `random_shard` (one shard of
+    a split alone), `random` or `attribute` (the split, merged). name: tells it apart within its method; label: within
+    the experiment. colour and marker are the same in every figure. groups: into how many shards the attributes were
     grouped, 0 where each has its own.
     """
 
@@ -186,8 +186,8 @@ def forget_attributes(evaluations: pandas.DataFrame) -> list[str]:
 
 def accuracy_from(evaluations: pandas.DataFrame) -> str:
     """Return the evaluation that accuracy comes from: `knowledge` where it was asked, else `benchmarks`."""
-    there = set(evaluations["evaluation"])
-    return "benchmarks" if "benchmarks" in there and "knowledge" not in there else "knowledge"
+    evaluated = set(evaluations["evaluation"])
+    return "benchmarks" if "benchmarks" in evaluated and "knowledge" not in evaluated else "knowledge"
 
 
 def capability_from(evaluations: pandas.DataFrame) -> str:
@@ -215,14 +215,14 @@ def retain_attributes(evaluations: pandas.DataFrame) -> list[str]:
     return [attribute for attribute in evaluations.loc[asked, "attribute"].unique() if attribute not in others]
 
 
-def base_model(found: Iterable[Candidate]) -> Candidate | None:
+def base_model(candidates: Iterable[Candidate]) -> Candidate | None:
     """Return the base model, if it is among the candidates."""
-    return next((one for one in found if one.kind == "base"), None)
+    return next((candidate for candidate in candidates if candidate.kind == "base"), None)
 
 
 def display_name(name: str) -> str:
     """Return the name of a method or merge as papers write it (`ties`: TIES)."""
-    return WRITTEN.get(name, name)
+    return DISPLAY_NAMES.get(name, name)
 
 
 def methods(evaluations: pandas.DataFrame) -> list[str]:
@@ -232,13 +232,13 @@ def methods(evaluations: pandas.DataFrame) -> list[str]:
 
 
 def families(evaluations: pandas.DataFrame) -> dict[str, tuple[str, float]]:
-    """Return each method's (family, λ): the method whose runs it takes, itself perhaps, and what it scales them by.
+    """Return each method's (family, λ): the method whose runs it scales, which may be itself, and the factor.
 
-    Methods of which the table does not say it are families of their own with λ = 1.
+    A method without such a row is a family of its own with λ = 1.
     """
     rows = evaluations[(evaluations["evaluation"] == "method") & (evaluations["metric"] == "scale")]
-    told = {row.method: (row.attribute, float(row.value)) for row in rows.itertuples()}
-    return {method: told.get(method, (method, 1.0)) for method in methods(evaluations)}
+    recorded = {row.method: (row.attribute, float(row.value)) for row in rows.itertuples()}
+    return {method: recorded.get(method, (method, 1.0)) for method in methods(evaluations)}
 
 
 def classifiers(evaluations: pandas.DataFrame) -> list[str]:
@@ -250,8 +250,8 @@ def classifiers(evaluations: pandas.DataFrame) -> list[str]:
 
 def samples(evaluations: pandas.DataFrame) -> str:
     """Return how many continuations a toxic prompt has, or "" where the table does not say it."""
-    found = measured(evaluations, "toxicity", "samples")["value"].get(("base", COMBINED, FORGET_MEAN))
-    return "" if found is None else f"{found:g}"
+    number = measured(evaluations, "toxicity", "samples")["value"].get(("base", COMBINED, FORGET_MEAN))
+    return "" if number is None else f"{number:g}"
 
 
 def candidates(evaluations: pandas.DataFrame, evaluation: str | None = None, grouped: bool = False) -> list[Candidate]:
@@ -269,15 +269,15 @@ def candidates(evaluations: pandas.DataFrame, evaluation: str | None = None, gro
         rows = rows[rows["split"].map(splits.number) == 0]
     # The diagnostics of a merge name a shard without being about a single-shard candidate.
     rows = rows.assign(candidate=_without_seed(rows), shard=rows["shard"].where(rows["merge"] == "", ""))
-    found = []
+    compared = []
     for path, method, split, shard, merge in rows[["candidate", *keys]].drop_duplicates().itertuples(index=False):
         kind, groups = _kind(method, splits.kind(split), merge), splits.number(split)
         into = f" into {groups}" if groups else ""
         name = {
             "base": "base model",
             "joint": "joint (all at once)",
-            "shard": f"only {shard}",
-            "part": f"random split{into}, {shard}",
+            "attribute_shard": f"only {shard}",
+            "random_shard": f"random split{into}, {shard}",
             "random": f"random split{into}, {display_name(merge)} (control)",
             "attribute": f"attribute split{into}, {display_name(merge)} (SPUNGE)",
         }[kind]
@@ -287,7 +287,7 @@ def candidates(evaluations: pandas.DataFrame, evaluation: str | None = None, gro
             siblings = list(rows.loc[(rows["split"] == split) & (rows["shard"] != ""), "shard"].unique())
             place = siblings.index(shard) / len(siblings)
         colour = _lighter(COLOURS[kind], place)
-        found.append(Candidate(path, kind, method, shard, merge, name, label, colour, MARKERS[kind], groups))
+        compared.append(Candidate(path, kind, method, shard, merge, name, label, colour, MARKERS[kind], groups))
     kinds, order = list(MARKERS), ["", *methods(evaluations)]
 
     def position(candidate: Candidate) -> tuple:
@@ -295,7 +295,7 @@ def candidates(evaluations: pandas.DataFrame, evaluation: str | None = None, gro
         merge = merges.index(candidate.merge) if candidate.merge else -1
         return order.index(candidate.method), kinds.index(candidate.kind), candidate.groups, shard, merge
 
-    return sorted(found, key=position)
+    return sorted(compared, key=position)
 
 
 def measured(evaluations: pandas.DataFrame, evaluation: str, metric: str) -> pandas.DataFrame:
@@ -324,16 +324,18 @@ def broken(evaluations: pandas.DataFrame, candidate: Candidate) -> str:
     BROKEN_PERPLEXITY times the base model's, where its continuations have less than BROKEN_DISTINCT times the base
     model's share of distinct bigrams, or where more than BROKEN_EMPTY of them say nothing. Seeds taken together.
     """
-    combined = evaluations[(evaluations["seed"] == COMBINED) & evaluations["evaluation"].isin(OF_A_MODEL)]
+    combined = evaluations[(evaluations["seed"] == COMBINED) & evaluations["evaluation"].isin(MODEL_EVALUATIONS)]
     key = ["evaluation", "metric", "attribute"]
-    own, base = (combined[combined["candidate"] == path].set_index(key)["value"] for path in (candidate.path, "base"))
-    for (_, metric, attribute), value in own[~numpy.isfinite(own)].items():
+    of_candidate, base = (
+        combined[combined["candidate"] == path].set_index(key)["value"] for path in (candidate.path, "base")
+    )
+    for (_, metric, attribute), value in of_candidate[~numpy.isfinite(of_candidate)].items():
         if MINUS not in metric:
             of = f" of {attribute}" if attribute else ""
             return f"{metric.replace('_', ' ')}{of} {'not a number' if math.isnan(value) else 'infinite'}"
 
     def values(*wanted: str) -> tuple[float, float]:
-        return tuple(rows.get(wanted, math.nan) for rows in (own, base))
+        return tuple(rows.get(wanted, math.nan) for rows in (of_candidate, base))
 
     perplexity, of_base = values("fluency", "perplexity", "")
     if perplexity > BROKEN_PERPLEXITY * of_base:
@@ -354,8 +356,8 @@ def rough(number: float) -> str:
 
 def seeds(evaluations: pandas.DataFrame, candidate: Candidate) -> list[str]:
     """Return the seeds a candidate was evaluated with; the base model has none."""
-    own = evaluations["candidate"].str.startswith(candidate.path) & (evaluations["seed"] != COMBINED)
-    rows = evaluations.loc[own, ["candidate", "seed"]].drop_duplicates()
+    of_candidate = evaluations["candidate"].str.startswith(candidate.path) & (evaluations["seed"] != COMBINED)
+    rows = evaluations.loc[of_candidate, ["candidate", "seed"]].drop_duplicates()
     rows = rows[_without_seed(rows) == candidate.path]
     return sorted(rows["seed"].unique(), key=lambda seed: (len(seed), seed))
 
@@ -371,10 +373,10 @@ def _kind(method: str, split: str, merge: str) -> str:
         return "base"
     if split == "joint" or merge:
         return split
-    return {"attribute": "shard", "random": "part"}[split]
+    return {"attribute": "attribute_shard", "random": "random_shard"}[split]
 
 
 def _lighter(colour: str, share: float) -> str:
     """Mix a `#rrggbb` colour with a share of white, so that the merges or the shards of one kind differ."""
-    parts = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
-    return "#" + "".join(f"{round(part + (255 - part) * share * 0.7):02x}" for part in parts)
+    channels = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return "#" + "".join(f"{round(channel + (255 - channel) * share * 0.7):02x}" for channel in channels)

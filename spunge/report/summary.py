@@ -69,37 +69,39 @@ def quantities(evaluations: pandas.DataFrame) -> list[Quantity]:
     if classifiers(evaluations):
         return _of_toxicity(evaluations)
     source = accuracy_from(evaluations)
-    found = [
+    columns = [
         Quantity(f"accuracy: {attribute}", attribute, source, "accuracy", attribute, True, False, False)
         for attribute in forget_attributes(evaluations)
     ]
     for mean, arrow in MEANS:
         difference = mean == RETAIN_MINUS_FORGET
-        found.append(Quantity(f"accuracy: {mean}", f"{mean} {arrow}", source, "accuracy", mean, True, difference, True))
-    found.append(Quantity("perplexity", "perplexity ↓", "fluency", "perplexity", "", False, False, True))
+        columns.append(
+            Quantity(f"accuracy: {mean}", f"{mean} {arrow}", source, "accuracy", mean, True, difference, True)
+        )
+    columns.append(Quantity("perplexity", "perplexity ↓", "fluency", "perplexity", "", False, False, True))
     for mean, arrow in MEANS:
         title, heading = f"accuracy minus joint: {mean}", f"{mean}, against joint {arrow}"
-        found.append(Quantity(title, heading, source, "accuracy_minus_joint", mean, True, True, True))
-    return found
+        columns.append(Quantity(title, heading, source, "accuracy_minus_joint", mean, True, True, True))
+    return columns
 
 
 def _of_toxicity(evaluations: pandas.DataFrame) -> list[Quantity]:
-    """Return what of the toxicity scenario was measured: toxicity, how fluent and how capable the model still is."""
+    """Return the columns of the toxicity scenario that were measured: toxicity, diversity, fluency, capability."""
     first, *others = classifiers(evaluations)
     share = TOXIC_SHARE + first
 
     def quantity(title, heading, evaluation, metric, attribute, percent=True, difference=False, interval=True):
         return Quantity(title, heading, evaluation, metric, attribute, percent, difference, interval)
 
-    found = [
+    columns = [
         quantity(f"toxic share: {attribute}", attribute, "toxicity", share, attribute, interval=False)
         for attribute in forget_attributes(evaluations)
     ]
     for name in (first, *others):
         title, heading = f"toxic share: {FORGET_MEAN} ({name})", f"toxic, {display_name(name)} ↓"
-        found.append(quantity(title, heading, "toxicity", TOXIC_SHARE + name, FORGET_MEAN))
+        columns.append(quantity(title, heading, "toxicity", TOXIC_SHARE + name, FORGET_MEAN))
     neutral, maximum = neutral_overall(evaluations), expected_maximum_toxicity(evaluations)
-    found += [
+    columns += [
         quantity(maximum, f"{maximum} ↓", "toxicity", f"expected_maximum_toxicity_{first}", FORGET_MEAN, False),
         quantity("toxic prompts", "toxic prompts ↓", "toxicity", f"toxicity_probability_{first}", FORGET_MEAN),
         quantity("toxic share: neutral prompts", "toxic, neutral prompts ↓", "toxicity_neutral", share, neutral),
@@ -110,11 +112,11 @@ def _of_toxicity(evaluations: pandas.DataFrame) -> list[Quantity]:
         heading = f"general capability {arrow}" if mean == RETAIN_MEAN else f"accuracy, {mean} {arrow}"
         difference = mean == RETAIN_MINUS_FORGET
         source = capability_from(evaluations) if mean == RETAIN_MEAN else accuracy_from(evaluations)
-        found.append(quantity(f"accuracy: {mean}", heading, source, "accuracy", mean, difference=difference))
+        columns.append(quantity(f"accuracy: {mean}", heading, source, "accuracy", mean, difference=difference))
     title, heading = f"toxic share minus joint: {FORGET_MEAN}", "toxic, against joint ↓"
-    found.append(quantity(title, heading, "toxicity", f"{share}_minus_joint", FORGET_MEAN, difference=True))
-    told = set(evaluations[["evaluation", "metric", "attribute"]].itertuples(index=False, name=None))
-    return [one for one in found if (one.evaluation, one.metric, one.attribute) in told]
+    columns.append(quantity(title, heading, "toxicity", f"{share}_minus_joint", FORGET_MEAN, difference=True))
+    measured_triples = set(evaluations[["evaluation", "metric", "attribute"]].itertuples(index=False, name=None))
+    return [column for column in columns if (column.evaluation, column.metric, column.attribute) in measured_triples]
 
 
 def expected_maximum_toxicity(evaluations: pandas.DataFrame) -> str:
@@ -126,18 +128,18 @@ def expected_maximum_toxicity(evaluations: pandas.DataFrame) -> str:
 def compared_candidates(evaluations: pandas.DataFrame) -> list[Candidate]:
     """Return the candidates that are compared, labelled for people; a broken model is marked as such.
 
-    Where toxicity was measured, a method is told by its family and λ.
+    Where toxicity was measured, a method is named by its family and λ.
     """
     toxicity = bool(classifiers(evaluations))
     several, names = len(methods(evaluations)) > 1, display_names(evaluations)
-    found = []
+    labelled = []
     for candidate in candidates(evaluations, "toxicity" if toxicity else None):
         label = candidate.label
         if toxicity:
             label = f"{names[candidate.method]}: {candidate.name}" if several and candidate.method else candidate.name
         reason = broken(evaluations, candidate)
-        found.append(replace(candidate, label=f"{label}; broken: {reason}" if reason else label))
-    return found
+        labelled.append(replace(candidate, label=f"{label}; broken: {reason}" if reason else label))
+    return labelled
 
 
 def table(evaluations: pandas.DataFrame) -> pandas.DataFrame:
@@ -149,9 +151,9 @@ def table(evaluations: pandas.DataFrame) -> pandas.DataFrame:
         line = {"candidate": candidate.path, "label": candidate.label, "method": candidate.method}
         line |= {"merge": candidate.merge, "seeds": len(seeds(evaluations, candidate))}
         for quantity in columns:
-            found = estimate(rows[quantity], candidate, quantity.attribute)
-            line |= {quantity.title: found.value}
-            line |= {f"{quantity.title} low": found.low, f"{quantity.title} high": found.high}
+            estimated = estimate(rows[quantity], candidate, quantity.attribute)
+            line |= {quantity.title: estimated.value}
+            line |= {f"{quantity.title} low": estimated.low, f"{quantity.title} high": estimated.high}
         lines.append(line)
     names = ["candidate", "label", "method", "merge", "seeds"]
     names += [quantity.title + end for quantity in columns for end in ("", " low", " high")]
@@ -172,17 +174,17 @@ def number(value: float, percent: bool, difference: bool) -> str:
     return text.replace("-", "−")
 
 
-def cell(found: Estimate, quantity: Quantity) -> str:
+def cell(estimated: Estimate, quantity: Quantity) -> str:
     """Write an estimate for people, `26.4 [20.1, 33.0]`, its interval in one piece.
 
-    What was not measured is a dash; what was and is no number is `broken`.
+    A dash stands for what was not measured, `broken` for a measured value that is not finite.
     """
-    if found is MISSING:
+    if estimated is MISSING:
         return "–"
-    if not math.isfinite(found.value):
+    if not math.isfinite(estimated.value):
         return "broken"
-    text, low, high = (number(part, quantity.percent, quantity.difference) for part in found)
-    return f"{text} [{low},\u00a0{high}]" if quantity.interval and not math.isnan(found.low) else text
+    text, low, high = (number(bound, quantity.percent, quantity.difference) for bound in estimated)
+    return f"{text} [{low},\u00a0{high}]" if quantity.interval and not math.isnan(estimated.low) else text
 
 
 def readable(evaluations: pandas.DataFrame) -> pandas.DataFrame:
@@ -190,8 +192,10 @@ def readable(evaluations: pandas.DataFrame) -> pandas.DataFrame:
     shown, columns = compared_candidates(evaluations), {}
     for quantity in quantities(evaluations):
         rows = measured(evaluations, quantity.evaluation, quantity.metric)
-        columns[quantity.heading] = [cell(estimate(rows, one, quantity.attribute), quantity) for one in shown]
-    return pandas.DataFrame(columns, index=pandas.Index([one.label for one in shown], name="model"))
+        columns[quantity.heading] = [
+            cell(estimate(rows, candidate, quantity.attribute), quantity) for candidate in shown
+        ]
+    return pandas.DataFrame(columns, index=pandas.Index([candidate.label for candidate in shown], name="model"))
 
 
 def markdown(evaluations: pandas.DataFrame) -> str:

@@ -10,7 +10,7 @@ SENTENCES = Path(__file__).parent / "findings.txt"
 
 
 def sentence(macro: str, facts: object) -> str:
-    """Return what a macro of findings.txt says of facts: plain text in one line, to be escaped in HTML."""
+    """Return the sentence that a macro of findings.txt makes of facts: plain text in one line, unescaped."""
     return re.sub(r"\s*\n\s*", " ", getattr(_macros(), macro)(facts)).strip()
 
 

@@ -21,7 +21,7 @@ def test_every_attack_is_judged_against_both_rivals():
     table = with_difference(attacked(), "quantised_4", "joint", -0.2, -0.1)
     table = with_difference(table, "ablated", "joint", 0.1, 0.2)
     table = with_difference(table, "rephrased", "random", -0.2, 0.1)
-    lines = {line["attack"]: line for line in durability.lasting(table)}
+    lines = {line["attack"]: line for line in durability.after_attacks(table)}
     assert len(lines) == len(BACK) + 1
     assert next(iter(lines)) == "nothing: the same questions, as unlearned"
     four = lines["weights rounded to 4 bits"]
@@ -42,9 +42,9 @@ def broken(table, candidate, number):
 def test_what_a_broken_model_forgot_is_no_success(number):
     table = with_difference(attacked(("ablated",)), "ablated", "joint", -0.2, -0.1)
     table = with_difference(table, "ablated", "random", -0.2, -0.1)
-    line = durability.lasting(broken(table, "rmu/attribute/merge/ties", number))[1]
+    line = durability.after_attacks(broken(table, "rmu/attribute/merge/ties", number))[1]
     assert [line[f"{rival}_{part}"] for rival in durability.RIVALS for part in ("verdict", "kind")] == ["broken"] * 4
-    lines = durability.lasting(broken(table, "rmu/joint", number))
+    lines = durability.after_attacks(broken(table, "rmu/joint", number))
     assert [lines[1][f"{rival}_verdict"] for rival in durability.RIVALS] == ["the rival is broken", "better"]
     (text,) = durability.sum_up(lines)
     assert "less after 0, more after 0, not shown to differ after 0, one of the two broken after 1;" in text
@@ -56,10 +56,10 @@ def test_a_number_that_is_none_reads_broken(number):
     rows = (table["evaluation"].isin(["ablated", "knowledge"])) & (table["candidate"] == "rmu/random/merge/ties")
     rows |= (table["evaluation"].isin(["ablated", "knowledge"])) & (table["metric"] == "accuracy_minus_random")
     table = table.assign(**{column: table[column].mask(rows, number) for column in ("value", "low", "high")})
-    line = durability.lasting(table)[1]
+    line = durability.after_attacks(table)[1]
     assert (line["random"], line["minus_random"], line["random_verdict"]) == ("broken", "broken", "the rival is broken")
     assert line["joint_verdict"] not in ("broken", "the rival is broken")
-    line = durability.of_numbers_of_shards(table)[1]
+    line = durability.by_number_of_shards(table)[1]
     assert (line["random"], line["minus_random"], line["random_verdict"]) == ("broken", "broken", "the rival is broken")
 
 
@@ -68,13 +68,13 @@ def test_the_sum_counts_the_attacks_and_not_what_was_before():
     for evaluation, low, high in (("as_unlearned", 0.1, 0.2), ("quantised_8", -0.2, -0.1), ("quantised_4", -0.3, -0.1)):
         table = with_difference(table, evaluation, "joint", low, high)
     table = with_difference(table, "ablated", "joint", -0.1, 0.1)
-    (text,) = durability.sum_up(durability.lasting(table))
+    (text,) = durability.sum_up(durability.after_attacks(table))
     assert text.startswith("RMU, TIES, 3 attacks: ")
     assert "than the joint run: less after 2, more after 0, not shown to differ after 1;" in text
 
 
 def test_numbers_of_shards_are_judged_by_what_was_kept_minus_forgotten():
-    lines = durability.of_numbers_of_shards(example(forget=("Africa", "Asia", "Oceania"), shards=(2,)))
+    lines = durability.by_number_of_shards(example(forget=("Africa", "Asia", "Oceania"), shards=(2,)))
     assert [line["number"] for line in lines] == [2, 3]
     assert all(line["random"] != "–" and line["minus_random"] != "–" for line in lines)
     assert lines[0]["attribute"] != lines[1]["attribute"]

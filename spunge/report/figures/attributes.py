@@ -31,15 +31,17 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     candidate, over all that is to forget and all that is to keep.
     """
     accuracy = measured(evaluations, accuracy_from(evaluations), "accuracy")
-    found = candidates(evaluations)
+    compared = candidates(evaluations)
     panels = methods(evaluations)
-    if not found or not panels:
+    if not compared or not panels:
         return style.message("This experiment measured no accuracy of an unlearned model.")
     forget, retain = forget_attributes(evaluations), retain_attributes(evaluations)
-    groups = {method: _shown(found, method) for method in panels}
-    wrecked = style.broken_ones(evaluations, dict.fromkeys(one for shown in groups.values() for one in shown))
+    groups = {method: _shown(compared, method) for method in panels}
+    broken_paths = style.broken_reasons(
+        evaluations, dict.fromkeys(candidate for shown in groups.values() for candidate in shown)
+    )
     if len(forget) + len(retain) > style.MOST_ATTRIBUTES:
-        return _distributions(accuracy, groups, forget, retain, wrecked)
+        return _distributions(accuracy, groups, forget, retain, broken_paths)
     places = [*range(len(forget)), *(len(forget) + GAP + number for number in range(len(retain)))]
     with style.style():
         figure = Figure(figsize=(style.PAGE, 0.7 + 2.1 * len(panels)), layout="constrained")
@@ -50,13 +52,13 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             for number, candidate in enumerate(shown):
                 estimates = [estimate(accuracy, candidate, attribute) for attribute in (*forget, *retain)]
                 middles = [place + (number - (len(shown) - 1) / 2) * width for place in places]
-                heights = [each.value if math.isfinite(each.value) else math.nan for each in estimates]
+                heights = [estimated.value if math.isfinite(estimated.value) else math.nan for estimated in estimates]
                 bars = axes.bar(middles, heights, width * 0.9, color=candidate.colour)
                 legend.setdefault(candidate.name, bars)
-                for middle, each in zip(middles, estimates, strict=True):
-                    style.vertical_interval(axes, middle, each, color="black", linewidth=0.7)
-                    if style.shown_broken(candidate, each, wrecked):
-                        style.cross_out(axes, middle, each.value, candidate.colour)
+                for middle, estimated in zip(middles, estimates, strict=True):
+                    style.vertical_interval(axes, middle, estimated, color="black", linewidth=0.7)
+                    if style.shown_broken(candidate, estimated, broken_paths):
+                        style.cross_out(axes, middle, estimated.value, candidate.colour)
             axes.grid(True, axis="y")
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
             axes.set_ylabel("accuracy" if len(panels) == 1 else f"{display_name(method)}: accuracy")
@@ -73,16 +75,16 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         rows[-1].set_xticks(places, [*forget, *retain], **turned)
         for axes in rows:
             axes.tick_params(axis="x", length=0)
-        if wrecked:
+        if broken_paths:
             legend[style.BROKEN] = style.cross()
         style.legend_below(figure, legend, ncols=4 if len(legend) in (4, 7, 8) else 3, handlelength=1)
     return figure
 
 
-def _shown(found: Sequence[Candidate], method: str) -> list[Candidate]:
-    shown = [candidate for candidate in found if candidate.method in ("", method)]
-    if sum(candidate.kind in ("shard", "part") for candidate in shown) > MOST_SHARDS:
-        shown = [candidate for candidate in shown if candidate.kind not in ("shard", "part")]
+def _shown(compared: Sequence[Candidate], method: str) -> list[Candidate]:
+    shown = [candidate for candidate in compared if candidate.method in ("", method)]
+    if sum(candidate.kind in ("attribute_shard", "random_shard") for candidate in shown) > MOST_SHARDS:
+        shown = [candidate for candidate in shown if candidate.kind not in ("attribute_shard", "random_shard")]
     return shown
 
 
@@ -91,11 +93,11 @@ def _distributions(
     panels: dict[str, list[Candidate]],
     forget: list[str],
     retain: list[str],
-    wrecked: Collection[str],
+    broken_paths: Collection[str],
 ) -> Figure:
     """Draw one box per candidate over the attributes of each sort, and name the worst attribute beside it.
 
-    Candidates whose path is in `wrecked` are named broken.
+    Candidates whose path is in `broken_paths` are named broken.
     """
     sorts = [("to forget", forget, "highest", True), ("to keep", retain, "lowest", False)]
     sorts = [sort for sort in sorts if sort[1]]
@@ -106,15 +108,17 @@ def _distributions(
         for (method, shown), row in zip(panels.items(), grid, strict=True):
             places = range(len(shown))
             for (_, attributes, _, highest), axes in zip(sorts, row, strict=True):
-                values = [[estimate(accuracy, one, name).value for name in attributes] for one in shown]
-                style.boxes(axes, values, [one.colour for one in shown], places)
-                for place, one, own in zip(places, shown, values, strict=True):
+                values = [[estimate(accuracy, candidate, name).value for name in attributes] for candidate in shown]
+                style.boxes(axes, values, [candidate.colour for candidate in shown], places)
+                for place, candidate, accuracies in zip(places, shown, values, strict=True):
                     at = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 6}
-                    worst = style.extreme(own, attributes, highest) or ("broken" if one.path in wrecked else "")
+                    worst = style.extreme(accuracies, attributes, highest) or (
+                        "broken" if candidate.path in broken_paths else ""
+                    )
                     axes.text(1.02, place, worst, **at)
                 axes.set_xlim(0, 1)
                 axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-            names = [style.name_with_state(one.name, one, wrecked) for one in shown]
+            names = [style.name_with_state(candidate.name, candidate, broken_paths) for candidate in shown]
             row[0].set_yticks(places, names)
             row[0].set_ylim(len(shown) - 0.4, -0.6)
             if len(panels) > 1:

@@ -49,24 +49,24 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     """
     change = measured(evaluations, "benchmarks", "accuracy_minus_base")
     accuracy = measured(evaluations, "benchmarks", "accuracy")
-    found, names = candidates(evaluations, "benchmarks"), display_names(evaluations)
+    compared, names = candidates(evaluations, "benchmarks"), display_names(evaluations)
     panels = []
     for method in reference_methods(evaluations).values():
-        own = [one for one in found if one.method == method and one.kind in KINDS]
-        for merge in dict.fromkeys(one.merge for one in own if one.merge) or [""]:
+        of_method = [candidate for candidate in compared if candidate.method == method and candidate.kind in KINDS]
+        for merge in dict.fromkeys(candidate.merge for candidate in of_method if candidate.merge) or [""]:
             title = f"{names[method]}, {display_name(merge)}" if merge else names[method]
-            if shown := [one for one in own if one.merge in ("", merge)]:
+            if shown := [candidate for candidate in of_method if candidate.merge in ("", merge)]:
                 panels.append((title, shown))
     if not panels:
         return style.message("This experiment asked no benchmark of an unlearned model.")
-    base = base_model(found)
-    everyone = list(dict.fromkeys(one for _, shown in panels for one in shown))
-    groups, wrecked = sections(evaluations, change, everyone), style.broken_ones(evaluations, everyone)
+    base = base_model(compared)
+    everyone = list(dict.fromkeys(candidate for _, shown in panels for candidate in shown))
+    groups, broken_paths = sections(evaluations, change, everyone), style.broken_reasons(evaluations, everyone)
 
     rows, headings, place = [], [], 0.0
-    for heading, own, standing_out in groups:
+    for heading, shown_tasks, standing_out in groups:
         headings.append((place, heading))
-        for name, attribute in own:
+        for name, attribute in shown_tasks:
             place += 1
             value = estimate(accuracy, base, attribute).value if base else math.nan
             label = f"{name}  {100 * value:.0f}" if math.isfinite(value) else name
@@ -81,7 +81,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             axes.set_axis_off()
         legend: dict[str, Line2D] = {}
         for (title, shown), axes in zip(panels, grid.flat, strict=False):
-            _panel(axes, shown, rows, change, wrecked, legend)
+            _panel(axes, shown, rows, change, broken_paths, legend)
             axes.set_title(title, loc="right", weight="bold")
             axes.set_xlabel("change in accuracy\nfrom base, points")
         first = grid[0, 0]
@@ -94,10 +94,10 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                 at = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center"}
                 axes.text(-0.02, y, heading, color="#555555", style="italic", **at)
         order = [name for kind in KINDS for name in legend if name.startswith(kind)]
-        if wrecked:
+        if broken_paths:
             order.append(style.BROKEN)
             legend[style.BROKEN] = style.cross()
-        columns = len(order) if across > 1 or not wrecked else 2
+        columns = len(order) if across > 1 or not broken_paths else 2
         style.legend_below(figure, {name: legend[name] for name in order}, ncols=columns)
     return figure
 
@@ -105,31 +105,36 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
 def sections(
     evaluations: pandas.DataFrame, change: pandas.DataFrame, shown: Sequence[Candidate]
 ) -> list[tuple[str, list[tuple[str, str]], bool]]:
-    """Return what the rows are: (heading, (name for people, attribute) from above, whether they stand out)."""
+    """Return the sections of rows: (heading, its rows' (name for people, attribute), whether they stand out)."""
     asked = tasks(evaluations)
     forget = [attribute for attribute in forget_attributes(evaluations) if attribute in asked]
     whole = [attribute for attribute, task in asked.items() if not task.group and attribute not in forget]
     # An attribute's name may not say which task asks about it.
-    named_forget = [(one if asked[one].name == one else f"{one} ({asked[one].name})", one) for one in forget]
-    found = [("to forget", named_forget, True)] if forget else []
-    found.append(("to keep", [(attribute, attribute) for attribute in whole], False))
+    named_forget = [
+        (attribute if asked[attribute].name == attribute else f"{attribute} ({asked[attribute].name})", attribute)
+        for attribute in forget
+    ]
+    groups = [("to forget", named_forget, True)] if forget else []
+    groups.append(("to keep", [(attribute, attribute) for attribute in whole], False))
     near = [name for attribute in forget for name in NEIGHBOURS.get(asked[attribute].name, ())]
     for group in dict.fromkeys(task.group for task in asked.values() if task.group):
-        parts = [attribute for attribute, task in asked.items() if task.group == group]
+        subtasks = [attribute for attribute, task in asked.items() if task.group == group]
 
         def largest(attribute: str) -> float:
-            changes = [abs(estimate(change, one, attribute).value) for one in shown]
+            changes = [abs(estimate(change, candidate, attribute).value) for candidate in shown]
             return max((value for value in changes if math.isfinite(value)), default=0)
 
         def readable(attributes: Sequence[str], group: str = group) -> list[tuple[str, str]]:
-            return [(one.removeprefix(f"{group}_").replace("_", " "), one) for one in attributes]
+            return [(attribute.removeprefix(f"{group}_").replace("_", " "), attribute) for attribute in attributes]
 
-        neighbours = [one for one in near if one in parts]
-        others = sorted((one for one in parts if one not in near), key=largest, reverse=True)[:MOST_CHANGED]
+        neighbours = [subtask for subtask in near if subtask in subtasks]
+        others = sorted((subtask for subtask in subtasks if subtask not in near), key=largest, reverse=True)[
+            :MOST_CHANGED
+        ]
         if neighbours:
-            found.append((f"{group}: next to what is forgotten", readable(neighbours), True))
-        found.append((f"{group}: changed most" + (" of the others" if neighbours else ""), readable(others), False))
-    return found
+            groups.append((f"{group}: next to what is forgotten", readable(neighbours), True))
+        groups.append((f"{group}: changed most" + (" of the others" if neighbours else ""), readable(others), False))
+    return groups
 
 
 def _panel(
@@ -137,23 +142,29 @@ def _panel(
     shown: Sequence[Candidate],
     rows: Sequence[tuple],
     change: pandas.DataFrame,
-    wrecked: Collection[str],
+    broken_paths: Collection[str],
     legend: dict[str, Line2D],
 ) -> None:
     axes.axvline(0, **style.DASHED)
     for y, _, attribute, standing_out in rows:
         if standing_out:
             axes.axhspan(y - 0.5, y + 0.5, color="#000000", alpha=0.05, linewidth=0, zorder=0)
-        for number, one in enumerate(shown):
-            found = estimate(change, one, attribute)
+        for number, candidate in enumerate(shown):
+            estimated = estimate(change, candidate, attribute)
             at = y + 0.24 * (number - (len(shown) - 1) / 2)
-            style.horizontal_interval(axes, at, found, color=one.colour, linewidth=0.9, zorder=2)
-            look = {"color": one.colour, "marker": one.marker, "markersize": 3.2, "linestyle": "", "markeredgewidth": 0}
-            (dot,) = axes.plot(found.value, at, zorder=3, **look)
-            if style.shown_broken(one, found, wrecked):
-                style.cross_out(axes, found.value, at, one.colour, **style.BESIDE)
+            style.horizontal_interval(axes, at, estimated, color=candidate.colour, linewidth=0.9, zorder=2)
+            look = {
+                "color": candidate.colour,
+                "marker": candidate.marker,
+                "markersize": 3.2,
+                "linestyle": "",
+                "markeredgewidth": 0,
+            }
+            (dot,) = axes.plot(estimated.value, at, zorder=3, **look)
+            if style.shown_broken(candidate, estimated, broken_paths):
+                style.cross_out(axes, estimated.value, at, candidate.colour, **style.BESIDE)
             name = {"joint": "joint", "random": "random split (control)", "attribute": "attribute split (SPUNGE)"}
-            legend.setdefault(name[one.kind], dot)
+            legend.setdefault(name[candidate.kind], dot)
     style.rows_of_marks(axes)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(style.percent())

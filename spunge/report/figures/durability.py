@@ -54,11 +54,11 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     after the other attacks. Bars are 95 % intervals with the seeds combined, dashed lines the base model after the
     same, dotted ones the accuracy of guessing. Crosses mark broken models; the word stands where one has no number.
     """
-    found = candidates(evaluations, BEFORE)
+    compared = candidates(evaluations, BEFORE)
     accuracy = {
         name: measured(evaluations, name, "accuracy") for name in evaluations["evaluation"].unique() if _is_attack(name)
     }
-    rows = [(method, merge) for method in methods(evaluations) for merge in _merges(found, method)]
+    rows = [(method, merge) for method in methods(evaluations) for merge in _merges(compared, method)]
     if not rows:
         return style.message("This experiment measured no durability of an unlearned model.")
     numbers = sorted({int(match[2]) for match in map(_relearned, accuracy) if match})
@@ -74,14 +74,15 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             len(rows), len(sources) + dots, squeeze=False, width_ratios=[1] * len(sources) + [1.5] * dots
         )
         legend: dict[str, Line2D] = {}
-        wrecked = style.broken_ones(
-            evaluations, (one for one in found if any(_belongs(one, method, merge) for method, merge in rows))
+        broken_paths = style.broken_reasons(
+            evaluations,
+            (candidate for candidate in compared if any(_belongs(candidate, method, merge) for method, merge in rows)),
         )
         for (method, merge), grid in zip(rows, whole_grid, strict=True):
-            shown = [one for one in found if _belongs(one, method, merge)]
+            shown = [candidate for candidate in compared if _belongs(candidate, method, merge)]
             for source, axes in zip(sources, grid, strict=False):
                 attacks = [BEFORE, *(f"relearned_{source}_{number}" for number in numbers)]
-                _curves(axes, shown, attacks, accuracy, wrecked)
+                _curves(axes, shown, attacks, accuracy, broken_paths)
                 axes.set_xticks(range(len(numbers) + 1), ["0", *map(str, numbers)])
                 axes.set_xlabel(f"texts relearned, of\n{SOURCES[source]}" if (method, merge) == rows[-1] else "")
                 axes.set_ylim(0, 1)
@@ -93,57 +94,72 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                 for axes in grid[1 : len(sources)]:
                     axes.tick_params(labelleft=False)
             if dots:
-                _dots(grid[-1], shown, ways, accuracy, wrecked, chance)
+                _dots(grid[-1], shown, ways, accuracy, broken_paths, chance)
                 grid[-1].set_xlabel("accuracy, forget attributes, %" if (method, merge) == rows[-1] else "")
             grid[0].set_title(
                 ", ".join(filter(None, (display_name(method), display_name(merge)))), loc="left", weight="bold"
             )
-            for one in shown:
-                look = {"linestyle": "--" if one.kind == "base" else "-", "marker": MARKERS[one.kind], "markersize": 4}
-                legend.setdefault(NAMES[one.kind], Line2D([], [], color=COLOURS[one.kind], linewidth=1.1, **look))
-        if wrecked:
+            for candidate in shown:
+                look = {
+                    "linestyle": "--" if candidate.kind == "base" else "-",
+                    "marker": MARKERS[candidate.kind],
+                    "markersize": 4,
+                }
+                legend.setdefault(
+                    NAMES[candidate.kind], Line2D([], [], color=COLOURS[candidate.kind], linewidth=1.1, **look)
+                )
+        if broken_paths:
             legend[style.BROKEN] = style.cross()
         if chance:
             legend["guessing"] = Line2D([], [], **CHANCE)
         order = [*NAMES.values(), style.BROKEN, "guessing"]
         legend = dict(sorted(legend.items(), key=lambda entry: order.index(entry[0])))
-        columns = 2 if not sources else 3 if wrecked else 5
+        columns = 2 if not sources else 3 if broken_paths else 5
         style.legend_below(figure, legend, ncols=columns)
     return figure
 
 
 def _curves(
-    axes: Axes, shown: Sequence[Candidate], names: Sequence[str], accuracy: dict, wrecked: Collection[str]
+    axes: Axes, shown: Sequence[Candidate], names: Sequence[str], accuracy: dict, broken_paths: Collection[str]
 ) -> None:
     """Draw one line per candidate over the attacks `names`, which stand at 0, 1 …"""
     words = [0] * len(names)  # that stand above each other
-    for place, one in enumerate(shown):
-        found = [_estimate(accuracy, name, one) for name in names]
+    for place, candidate in enumerate(shown):
+        estimates = [_estimate(accuracy, name, candidate) for name in names]
         offset = BESIDE * (place - (len(shown) - 1) / 2)
-        xs = [number + offset for number in range(len(found))]
-        colour, front = COLOURS[one.kind], 3 + (one.kind == "attribute")
-        for x, each in zip(xs, found, strict=True):
-            style.vertical_interval(axes, x, each, color=colour, linewidth=0.9, alpha=0.7, zorder=2)
-        look = {"marker": MARKERS[one.kind], "markersize": 5 if one.kind == "base" else 3.5, "markeredgewidth": 0}
-        look |= {"linestyle": "--" if one.kind == "base" else "-", "linewidth": 1.1, "zorder": front}
-        axes.plot(xs, [each.value for each in found], color=colour, **look)
-        for number, (x, each) in enumerate(zip(xs, found, strict=True)):
-            if style.shown_broken(one, each, wrecked):
-                style.cross_out(axes, x, each.value, colour, start=0.02 + 0.25 * words[number])
-                words[number] += style.lost(each)
+        xs = [number + offset for number in range(len(estimates))]
+        colour, front = COLOURS[candidate.kind], 3 + (candidate.kind == "attribute")
+        for x, estimated in zip(xs, estimates, strict=True):
+            style.vertical_interval(axes, x, estimated, color=colour, linewidth=0.9, alpha=0.7, zorder=2)
+        look = {
+            "marker": MARKERS[candidate.kind],
+            "markersize": 5 if candidate.kind == "base" else 3.5,
+            "markeredgewidth": 0,
+        }
+        look |= {"linestyle": "--" if candidate.kind == "base" else "-", "linewidth": 1.1, "zorder": front}
+        axes.plot(xs, [estimated.value for estimated in estimates], color=colour, **look)
+        for number, (x, estimated) in enumerate(zip(xs, estimates, strict=True)):
+            if style.shown_broken(candidate, estimated, broken_paths):
+                style.cross_out(axes, x, estimated.value, colour, start=0.02 + 0.25 * words[number])
+                words[number] += style.lost(estimated)
 
 
-def _dots(axes: Axes, shown, ways: Sequence[str], accuracy: dict, wrecked: Collection[str], chance: float) -> None:
+def _dots(axes: Axes, shown, ways: Sequence[str], accuracy: dict, broken_paths: Collection[str], chance: float) -> None:
     """Draw one row per attack, and in it one dot with its interval per candidate."""
     for row, name in enumerate(ways):
-        for place, one in enumerate(shown):
-            found = _estimate(accuracy, name, one)
+        for place, candidate in enumerate(shown):
+            estimated = _estimate(accuracy, name, candidate)
             y = row + APART * (place - (len(shown) - 1) / 2)
-            style.horizontal_interval(axes, y, found, color=COLOURS[one.kind], linewidth=1.0, zorder=2)
-            look = {"color": COLOURS[one.kind], "marker": MARKERS[one.kind], "zorder": 3, "markeredgewidth": 0}
-            axes.plot(found.value, y, markersize=5 if one.kind == "base" else 3.5, **look)
-            if style.shown_broken(one, found, wrecked):
-                style.cross_out(axes, found.value, y, COLOURS[one.kind], **style.BESIDE)
+            style.horizontal_interval(axes, y, estimated, color=COLOURS[candidate.kind], linewidth=1.0, zorder=2)
+            look = {
+                "color": COLOURS[candidate.kind],
+                "marker": MARKERS[candidate.kind],
+                "zorder": 3,
+                "markeredgewidth": 0,
+            }
+            axes.plot(estimated.value, y, markersize=5 if candidate.kind == "base" else 3.5, **look)
+            if style.shown_broken(candidate, estimated, broken_paths):
+                style.cross_out(axes, estimated.value, y, COLOURS[candidate.kind], **style.BESIDE)
     multiple_choice = len(ways) - ("open_ended" in ways)
     if chance:
         axes.plot([chance, chance], [-0.5, multiple_choice - 0.5], zorder=1, **CHANCE)
@@ -157,14 +173,18 @@ def _dots(axes: Axes, shown, ways: Sequence[str], accuracy: dict, wrecked: Colle
         axes.axhline(row - 0.5, color="#e4e4e4", linewidth=0.6, zorder=0)
 
 
-def _merges(found: Sequence[Candidate], method: str) -> list[str]:
+def _merges(compared: Sequence[Candidate], method: str) -> list[str]:
     """Return the merges of a method, or [""] where it has joint runs alone."""
-    merges = list(dict.fromkeys(one.merge for one in found if one.method == method and one.merge))
-    return merges or ([""] if any(one.method == method for one in found) else [])
+    merges = list(
+        dict.fromkeys(candidate.merge for candidate in compared if candidate.method == method and candidate.merge)
+    )
+    return merges or ([""] if any(candidate.method == method for candidate in compared) else [])
 
 
-def _belongs(one: Candidate, method: str, merge: str) -> bool:
-    return one.kind == "base" or (one.method == method and (one.kind == "joint" or (merge and one.merge == merge)))
+def _belongs(candidate: Candidate, method: str, merge: str) -> bool:
+    return candidate.kind == "base" or (
+        candidate.method == method and (candidate.kind == "joint" or (merge and candidate.merge == merge))
+    )
 
 
 def _is_attack(name: str) -> bool:
@@ -175,12 +195,12 @@ def _relearned(name: str) -> re.Match | None:
     return re.fullmatch(r"relearned_(forget|other|unrelated)_(\d+)", name)
 
 
-def _estimate(accuracy: dict[str, pandas.DataFrame], name: str, one: Candidate) -> Estimate:
-    return estimate(accuracy[name], one, FORGET_MEAN)
+def _estimate(accuracy: dict[str, pandas.DataFrame], name: str, candidate: Candidate) -> Estimate:
+    return estimate(accuracy[name], candidate, FORGET_MEAN)
 
 
 def _chance(evaluations: pandas.DataFrame) -> float:
-    """Return the accuracy of guessing on the forget attributes; 0 where nothing is told of it."""
+    """Return the accuracy of guessing on the forget attributes; 0 where the table has no such row."""
     rows = evaluations[(evaluations["evaluation"] == "durability") & (evaluations["metric"] == "chance")]
     mean = rows.loc[rows["attribute"].isin(forget_attributes(evaluations)), "value"].mean()
     return 0.0 if math.isnan(mean) else mean

@@ -1,4 +1,4 @@
-"""Fonts for what the figures' own font lacks: attributes may be written in any script, or be emoji."""
+"""Fonts for the characters that the figures' own font lacks: attributes may be in any script, or be emoji."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -40,10 +40,10 @@ def fallbacks(characters: Iterable[str]) -> tuple[list[str], set[str]]:
             continue
         with suppress(OSError, RuntimeError):  # gone since, or cut
             font = FT2Font(entry.fname, face_index=entry.index)
-            found = {character for character in wanted if font.get_char_index(ord(character))}
-            if found and FaceFlags.COLOR not in font.face_flags:
+            covered = {character for character in wanted if font.get_char_index(ord(character))}
+            if covered and FaceFlags.COLOR not in font.face_flags:
                 families.append(entry.name)
-                wanted -= found
+                wanted -= covered
     return families, wanted
 
 

@@ -33,9 +33,9 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         measured(evaluations, "merge", metric) for metric in ("kept_share", "sign_conflict", "cosine")
     )
     several = len({candidate.method for candidate in merged}) > 1
-    wrecked = style.broken_ones(evaluations, merged)
-    names = {one: f"{_split(one, several)}, {display_name(one.merge)}" for one in merged}
-    names = {one: style.name_with_state(name, one, wrecked) for one, name in names.items()}
+    broken_paths = style.broken_reasons(evaluations, merged)
+    names = {candidate: f"{_split(candidate, several)}, {display_name(candidate.merge)}" for candidate in merged}
+    names = {candidate: style.name_with_state(name, candidate, broken_paths) for candidate, name in names.items()}
     heights, panels, most = [], [], 0
     for candidate in merged:
         shares = {shard: list(rows["value"]) for shard, rows in _of(kept, candidate).groupby("shard", sort=False)}
@@ -65,8 +65,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
 
 def _of(rows: pandas.DataFrame, candidate: Candidate) -> pandas.DataFrame:
     """Return a candidate's rows, with NaN for each value that is infinite."""
-    own = rows.loc[candidate.path : candidate.path].reset_index()
-    return own.assign(value=own["value"].where(numpy.isfinite(own["value"])))
+    selected = rows.loc[candidate.path : candidate.path].reset_index()
+    return selected.assign(value=selected["value"].where(numpy.isfinite(selected["value"])))
 
 
 def _split(candidate: Candidate, several: bool) -> str:
@@ -89,15 +89,15 @@ def _draw_many(panels: list, names: dict[Candidate, str], most: int) -> Figure:
     heights = [0.9 + style.ROW * len(panels), *([0.7 + 2.2 * down] if matrices else [])]
     with style.style():
         figure = Figure(figsize=(style.PAGE, sum(heights)), layout="constrained")
-        parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-        shares, signs, alike = parts[0].subplots(1, 3, sharey=True)
+        areas = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+        shares, signs, alike = areas[0].subplots(1, 3, sharey=True)
         places, colours = range(len(panels)), [candidate.colour for candidate, *_ in panels]
         style.boxes(shares, kept, colours, places)
         style.boxes(alike, pairs, colours, places)
         signs.scatter(conflicts, places, 14, DISAGREEMENT)
         for axes, values in ((shares, kept), (signs, [conflict for _, _, conflict, _ in panels]), (alike, pairs)):
-            for place, own in zip(places, values, strict=True):
-                if len(own) and numpy.isnan(own).all():
+            for place, of_candidate in zip(places, values, strict=True):
+                if len(of_candidate) and numpy.isnan(of_candidate).all():
                     style.cross_out(axes, math.nan, place, "black")
         style.rows_of_marks(signs)
         for axes in (shares, signs):
@@ -109,15 +109,15 @@ def _draw_many(panels: list, names: dict[Candidate, str], most: int) -> Figure:
         shares.set_yticks(places, [names[candidate] for candidate, *_ in panels])
         shares.set_ylim(len(panels) - 0.4, -0.6)
         if matrices:
-            grid = parts[1].subplots(down, across, squeeze=False)
+            grid = areas[1].subplots(down, across, squeeze=False)
             for axes in grid.flat:
                 axes.set_axis_off()
-            for (name, own), axes in zip(matrices.items(), grid.flat, strict=False):
-                mean = numpy.mean([cosines.to_numpy() for cosines in own], axis=0)
+            for (name, of_split), axes in zip(matrices.items(), grid.flat, strict=False):
+                mean = numpy.mean([cosines.to_numpy() for cosines in of_split], axis=0)
                 image = axes.imshow(mean, cmap="RdBu_r", vmin=-1, vmax=1)
                 axes.set_title(name.replace(": ", "\n"))
             label = f"cosine of task vectors, {most} shards in their order, all merges"
-            parts[1].colorbar(image, ax=list(grid.flat), label=label, location="bottom", shrink=0.6, aspect=40)
+            areas[1].colorbar(image, ax=list(grid.flat), label=label, location="bottom", shrink=0.6, aspect=40)
     return figure
 
 
@@ -171,6 +171,6 @@ def _matrix(rows: pandas.DataFrame) -> pandas.DataFrame:
     """
     names = list(dict.fromkeys([*rows["shard"], *rows["attribute"]]))
     means = rows.groupby(["shard", "attribute"])["value"].mean(skipna=False)
-    told = means.unstack().reindex(index=names, columns=names)
-    told = told.rename_axis(index=None, columns=None)  # else a heat map takes their names for labels
-    return told.fillna(told.T).where(~numpy.eye(len(names), dtype=bool), 1.0)
+    matrix = means.unstack().reindex(index=names, columns=names)
+    matrix = matrix.rename_axis(index=None, columns=None)  # else a heat map takes their names for labels
+    return matrix.fillna(matrix.T).where(~numpy.eye(len(names), dtype=bool), 1.0)

@@ -22,11 +22,11 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
 
     The dashed lines are the base model; arrows stand for a perplexity beyond the panel, with its number.
     """
-    every = candidates(evaluations)
-    groups = style.rows_by_method(every, {method: display_name(method) for method in methods(evaluations)})
+    compared = candidates(evaluations)
+    groups = style.rows_by_method(compared, {method: display_name(method) for method in methods(evaluations)})
     if not groups:
         return style.message("This experiment measured nothing of a joint run or a merge.")
-    base = base_model(every)
+    base = base_model(compared)
     accuracy = measured(evaluations, accuracy_from(evaluations), "accuracy")
     perplexity = measured(evaluations, "fluency", "perplexity")
     label = "retain minus forget accuracy, points \u2192"
@@ -34,5 +34,5 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         style.Column(accuracy, RETAIN_MINUS_FORGET, label, percent=True, width=1.6),
         style.Column(perplexity, "", "\u2190 perplexity", limit=BEYOND),
     ]
-    wrecked = style.broken_ones(evaluations, (one for _, own in groups for _, one in own))
-    return style.dots(groups, columns, base, wrecked)
+    broken_paths = style.broken_reasons(evaluations, (candidate for _, rows in groups for _, candidate in rows))
+    return style.dots(groups, columns, base, broken_paths)

@@ -22,22 +22,26 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     The spokes of the forget attributes stand on grey. Lines of broken models are dotted.
     """
     accuracy = measured(evaluations, accuracy_from(evaluations), "accuracy")
-    found = [candidate for candidate in candidates(evaluations) if candidate.kind not in ("shard", "part")]
+    shown = [
+        candidate for candidate in candidates(evaluations) if candidate.kind not in ("attribute_shard", "random_shard")
+    ]
     asked = set(accuracy.index.get_level_values("attribute"))
     forget = [attribute for attribute in forget_attributes(evaluations) if attribute in asked]
     attributes = [*forget, *retain_attributes(evaluations)]
-    wrecked = style.broken_ones(evaluations, found)
+    broken_paths = style.broken_reasons(evaluations, shown)
     lines = {
-        one: style.Spokes(
-            one, [estimate(accuracy, one, attribute).value for attribute in attributes], wrecked.get(one.path, "")
+        candidate: style.Spokes(
+            candidate,
+            [estimate(accuracy, candidate, attribute).value for attribute in attributes],
+            broken_paths.get(candidate.path, ""),
         )
-        for one in found
+        for candidate in shown
     }
     panels = [
-        (display_name(method), [line for one, line in lines.items() if one.method in ("", method)])
+        (display_name(method), [line for candidate, line in lines.items() if candidate.method in ("", method)])
         for method in methods(evaluations)
     ]
-    if not found or not panels:
+    if not shown or not panels:
         return style.message("This experiment measured no accuracy of an unlearned model.")
     if len(attributes) < 3:
         return style.message("A radar needs at least three attributes; see the bars instead.")

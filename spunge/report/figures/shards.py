@@ -44,15 +44,15 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     """
     accuracy = measured(evaluations, "knowledge", "accuracy")
     difference = measured(evaluations, "knowledge", "accuracy_minus_random")
-    every = candidates(evaluations, grouped=True)
+    compared = candidates(evaluations, grouped=True)
     most = len(forget_attributes(evaluations))
-    grid = list(dict.fromkeys((one.method, one.merge) for one in every if one.groups))
+    grid = list(dict.fromkeys((candidate.method, candidate.merge) for candidate in compared if candidate.groups))
     if not grid:
         return style.message("No method of this experiment was run with several numbers of shards.")
-    base = base_model(every)
-    wrecked = style.broken_ones(evaluations, every)
+    base = base_model(compared)
+    broken_paths = style.broken_reasons(evaluations, compared)
     merges = {merge for _, merge in grid}
-    numbers = sorted({1, most, *(one.groups for one in every if one.groups)})
+    numbers = sorted({1, most, *(candidate.groups for candidate in compared if candidate.groups)})
     # Beside a large number the small ones would fall together: then all stand equally far apart.
     at = {number: rank if most > style.MOST_ATTRIBUTES else number for rank, number in enumerate(numbers)}
     with style.style():
@@ -60,30 +60,44 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         rows = figure.subplots(len(grid), len(MEASURES) + 1, squeeze=False, sharex=True, sharey="col")
         legend = {}
         for (method, merge), panels in zip(grid, rows, strict=True):
-            own = [one for one in every if one.method == method and (one.kind == "joint" or one.merge == merge)]
-            lines = {kind: _by_number(own, kind, most) for kind in SIDES}
+            of_panel = [
+                candidate
+                for candidate in compared
+                if candidate.method == method and (candidate.kind == "joint" or candidate.merge == merge)
+            ]
+            lines = {kind: _by_number(of_panel, kind, most) for kind in SIDES}
             for axes, attribute in zip(panels, MEASURES, strict=False):
                 if base:
                     of_base = estimate(accuracy, base, attribute)
                     name = "base model (broken)" if style.lost(of_base) else "base model"
                     height = of_base.value if math.isfinite(of_base.value) else math.nan
                     legend[name] = axes.axhline(height, **style.DASHED)
-                for kind, own in lines.items():
-                    if not own:
+                for kind, by_number in lines.items():
+                    if not by_number:
                         continue
-                    line = {**lines["joint"], **own}  # every split starts from the joint run
-                    places = [at[number] + APART * SIDES[one.kind] for number, one in line.items()]
-                    values = [estimate(accuracy, one, attribute).value for one in line.values()]
+                    line = {**lines["joint"], **by_number}  # every split starts from the joint run
+                    places = [at[number] + APART * SIDES[candidate.kind] for number, candidate in line.items()]
+                    values = [estimate(accuracy, candidate, attribute).value for candidate in line.values()]
                     axes.plot(places, values, color=list(line.values())[-1].colour, linewidth=1.2, zorder=2)
-                    for number, one in own.items():
-                        point = _point(axes, at[number], one, accuracy, attribute, seeds(evaluations, one), wrecked)
+                    for number, candidate in by_number.items():
+                        point = _point(
+                            axes,
+                            at[number],
+                            candidate,
+                            accuracy,
+                            attribute,
+                            seeds(evaluations, candidate),
+                            broken_paths,
+                        )
                         legend.setdefault(NAMES[kind], point)
             axes = panels[-1]
             axes.axhline(0, **style.DASHED)
-            for number, one in lines["attribute"].items():
+            for number, candidate in lines["attribute"].items():
                 rival = lines["random"].get(number)
-                either = {one.path} if rival and rival.path in wrecked else wrecked
-                _point(axes, at[number], one, difference, RETAIN_MINUS_FORGET, seeds(evaluations, one), either)
+                either = {candidate.path} if rival and rival.path in broken_paths else broken_paths
+                _point(
+                    axes, at[number], candidate, difference, RETAIN_MINUS_FORGET, seeds(evaluations, candidate), either
+                )
             name = f"{display_name(method)}, {display_name(merge)}" if len(merges) > 1 else display_name(method)
             panels[0].set_ylabel(name, weight="bold")
         for axes, title in zip(rows[0], [*MEASURES.values(), "SPUNGE \u2212 random, points"], strict=True):
@@ -96,37 +110,41 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             axes.set_xlim(at[1] - 0.3, at[most] + 0.3)
         for axes in rows[-1]:
             axes.set_xlabel("number of shards")
-        if wrecked:
+        if broken_paths:
             legend[style.BROKEN] = style.cross()
         style.legend_below(figure, legend, ncols=min(len(legend), 4))
     return figure
 
 
-def _by_number(own: list[Candidate], kind: str, most: int) -> dict[int, Candidate]:
+def _by_number(candidates: list[Candidate], kind: str, most: int) -> dict[int, Candidate]:
     """Return the candidates of a kind by their number of shards, ascending."""
-    numbers = {1 if kind == "joint" else one.groups or most: one for one in own if one.kind == kind}
+    numbers = {
+        1 if kind == "joint" else candidate.groups or most: candidate
+        for candidate in candidates
+        if candidate.kind == kind
+    }
     return dict(sorted(numbers.items()))
 
 
 def _point(
     axes: Axes,
     place: int,
-    one: Candidate,
+    candidate: Candidate,
     rows: pandas.DataFrame,
     attribute: str,
     single: list[str],
-    wrecked: Collection[str],
+    broken_paths: Collection[str],
 ) -> PathCollection:
     """Draw a candidate's estimate and interval at its place, and its single seeds; return the marker."""
-    side = SIDES[one.kind]
-    found = estimate(rows, one, attribute)
-    style.vertical_interval(axes, place + APART * side, found, color=one.colour, linewidth=1.1, zorder=2)
-    faint = {"alpha": 0.45, "linewidths": 0, "zorder": 3, "marker": one.marker}
+    side = SIDES[candidate.kind]
+    estimated = estimate(rows, candidate, attribute)
+    style.vertical_interval(axes, place + APART * side, estimated, color=candidate.colour, linewidth=1.1, zorder=2)
+    faint = {"alpha": 0.45, "linewidths": 0, "zorder": 3, "marker": candidate.marker}
     for seed in single:
-        value = estimate(rows, one, attribute, seed).value
-        axes.scatter(place + APART * 2 * (side or 1), value, 8, one.colour, **faint)
-    if style.shown_broken(one, found, wrecked):
+        value = estimate(rows, candidate, attribute, seed).value
+        axes.scatter(place + APART * 2 * (side or 1), value, 8, candidate.colour, **faint)
+    if style.shown_broken(candidate, estimated, broken_paths):
         words = {"ha": {-1: "right", 0: "center", 1: "left"}[side]}  # beside each other, as the points
-        style.cross_out(axes, place + APART * side, found.value, one.colour, **words)
-    look = {"marker": one.marker, "edgecolors": "white", "linewidths": 0.7, "zorder": 4}
-    return axes.scatter(place + APART * side, found.value, 36, one.colour, **look)
+        style.cross_out(axes, place + APART * side, estimated.value, candidate.colour, **words)
+    look = {"marker": candidate.marker, "edgecolors": "white", "linewidths": 0.7, "zorder": 4}
+    return axes.scatter(place + APART * side, estimated.value, 36, candidate.colour, **look)

@@ -72,15 +72,15 @@ def writing(texts: Iterable[str]) -> Iterator[str]:
     It gives a sentence on the characters that no font has, which are drawn as boxes, or "". Without any that are
     lacking, nothing is looked for and all is drawn as ever.
     """
-    own = STYLE["font.family"]
-    lacking = fonts.lacking(own, texts)
+    house_font = STYLE["font.family"]
+    lacking = fonts.lacking(house_font, texts)
     families, missing = fonts.fallbacks(lacking) if lacking else ([], set())
     sentence = ""
     if missing:
-        named = ", ".join(fonts.scripts(missing))
+        scripts = ", ".join(fonts.scripts(missing))
         sentence = (
-            f"{len(missing)} characters are drawn as boxes, since no installed font has them ({named}): install a font"
-            " that does, such as Noto Sans of that script or Noto Emoji, and draw the figures again"
+            f"{len(missing)} characters are drawn as boxes, since no installed font has them ({scripts}): install a"
+            " font that does, such as Noto Sans of that script or Noto Emoji, and draw the figures again"
         )
     log = logging.getLogger("matplotlib.font_manager")
     level = log.level
@@ -89,11 +89,11 @@ def writing(texts: Iterable[str]) -> Iterator[str]:
             # The sentence says it once; matplotlib would for each of them, and for each weight that a font lacks.
             warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
             log.setLevel(logging.ERROR)
-            STYLE["font.family"] = [own, *families]
+            STYLE["font.family"] = [house_font, *families]
         try:
             yield sentence
         finally:
-            STYLE["font.family"] = own
+            STYLE["font.family"] = house_font
             log.setLevel(level)
 
 
@@ -140,14 +140,16 @@ def horizontal_interval(axes: Axes, y: float, estimate: Estimate, **line) -> Non
         axes.plot([estimate.low, estimate.high], [y, y], marker="", **line)
 
 
-def broken_ones(evaluations: pandas.DataFrame, candidates: Iterable[Candidate]) -> dict[str, str]:
-    """Return why candidates are broken, those that are: path → reason."""
+def broken_reasons(evaluations: pandas.DataFrame, candidates: Iterable[Candidate]) -> dict[str, str]:
+    """Return why candidates are broken: path → reason, of the broken ones alone."""
     # Each is judged by its own rows and the base model's: a large table is not to be searched for every candidate.
     rows = dict(list(evaluations[evaluations["seed"] == COMBINED].groupby("candidate", sort=False)))
     reasons = {
-        one.path: broken(pandas.concat([rows[path] for path in {one.path, "base"} & rows.keys()]), one)
-        for one in candidates
-        if one.path in rows
+        candidate.path: broken(
+            pandas.concat([rows[path] for path in {candidate.path, "base"} & rows.keys()]), candidate
+        )
+        for candidate in candidates
+        if candidate.path in rows
     }
     return {path: reason for path, reason in reasons.items() if reason}
 
@@ -157,14 +159,14 @@ def lost(estimate: Estimate) -> bool:
     return estimate is not MISSING and not math.isfinite(estimate.value)
 
 
-def shown_broken(one: Candidate, estimate: Estimate, wrecked: Collection[str]) -> bool:
-    """Return whether an estimate is to be crossed out: a number of a model of `wrecked`, or one that isn't finite."""
-    return lost(estimate) or (estimate is not MISSING and one.path in wrecked)
+def shown_broken(candidate: Candidate, estimate: Estimate, broken_paths: Collection[str]) -> bool:
+    """Return whether an estimate is to be crossed out: its model is broken, or it was measured and is not finite."""
+    return lost(estimate) or (estimate is not MISSING and candidate.path in broken_paths)
 
 
-def name_with_state(name: str, one: Candidate, wrecked: Collection[str]) -> str:
-    """Return a candidate's name, and whether it is broken: whether its path is in `wrecked`."""
-    return f"{name} (broken)" if one.path in wrecked else name
+def name_with_state(name: str, candidate: Candidate, broken_paths: Collection[str]) -> str:
+    """Return a candidate's name, and whether it is broken: whether its path is in `broken_paths`."""
+    return f"{name} (broken)" if candidate.path in broken_paths else name
 
 
 def cross() -> Line2D:
@@ -202,14 +204,14 @@ def not_drawn(reasons: Mapping[str, str], width: int = 46) -> str:
     """
     if not reasons:
         return ""
-    told = [f"{name}: {reason}" for name, reason in reasons.items()][:MOST_EXPLAINED]
-    if len(reasons) > len(told):
-        told.append(f"and {len(reasons) - len(told)} more")
-    return "\n" + textwrap.fill(f"broken, not drawn: {'; '.join(told)}", width)
+    shown = [f"{name}: {reason}" for name, reason in reasons.items()][:MOST_EXPLAINED]
+    if len(reasons) > len(shown):
+        shown.append(f"and {len(reasons) - len(shown)} more")
+    return "\n" + textwrap.fill(f"broken, not drawn: {'; '.join(shown)}", width)
 
 
 def reference(of_base: float, values: Iterable[float]) -> float:
-    """Return what a panel's limit is a multiple of: the base model's value or, where it has none, the lowest."""
+    """Return the value that a panel's limit is a multiple of: the base model's or, where it has none, the lowest."""
     if math.isfinite(of_base):
         return of_base
     return min((value for value in values if math.isfinite(value)), default=math.nan)
@@ -249,12 +251,12 @@ def radar(
         legend = {}
         for (title, lines), axes in zip(panels, whole_grid.flat, strict=False):
             for candidate, values, reason in lines:
-                own = _finite(values)
+                finite = _finite(values)
                 size = 6 if candidate.kind == "base" else 3.5
                 look = _line(candidate) | {"marker": candidate.marker, "markersize": size, "markeredgewidth": 0}
                 legend.setdefault(candidate.name, Line2D([], [], **look))
                 look |= {"linestyle": ":"} if reason else {}
-                axes.plot([*angles, angles[0]], [*own, own[0]], **look)
+                axes.plot([*angles, angles[0]], [*finite, finite[0]], **look)
             axes.set_xlabel(_without_values(lines).lstrip())
             axes.set_theta_zero_location("N")
             axes.set_theta_direction(-1)
@@ -355,26 +357,28 @@ def _sorted_curves(
     panels: Sequence[tuple[str, Sequence[Spokes]]], attributes: Sequence[str], shaded: int, grid: tuple[int, int]
 ) -> Figure:
     """Draw each line of a radar with its values in descending order, and name the worst of SPUNGE's first line."""
-    parts = [("to forget", slice(0, shaded), True), ("to keep", slice(shaded, None), False)]
-    parts = [part for part in parts if attributes[part[1]]] if shaded else [("to forget", slice(None), True)]
-    height, width = (len(panels), len(parts)) if len(parts) > 1 else grid
+    sections = [("to forget", slice(0, shaded), True), ("to keep", slice(shaded, None), False)]
+    sections = (
+        [section for section in sections if attributes[section[1]]] if shaded else [("to forget", slice(None), True)]
+    )
+    height, width = (len(panels), len(sections)) if len(sections) > 1 else grid
     with style():
         figure = Figure(figsize=(COLUMN * width, 2.4 * height), layout="constrained")
         whole_grid = figure.subplots(height, width, squeeze=False, sharey=True)
-        shown = [(title, lines, part) for title, lines in panels for part in parts]
+        shown = [(title, lines, section) for title, lines in panels for section in sections]
         legend = {}
         for axes in whole_grid.flat[len(shown) :]:
             axes.set_axis_off()
-        for (title, lines, (sort, own, highest)), axes in zip(shown, whole_grid.flat, strict=False):
-            names = attributes[own]
+        for (title, lines, (sort, selection, highest)), axes in zip(shown, whole_grid.flat, strict=False):
+            names = attributes[selection]
             for candidate, values, reason in lines:
-                curve = sorted((value for value in values[own] if math.isfinite(value)), reverse=True)
+                curve = sorted((value for value in values[selection] if math.isfinite(value)), reverse=True)
                 look = _line(candidate)
                 legend.setdefault(candidate.name, Line2D([], [], **look))
                 axes.plot(range(1, len(curve) + 1), curve, **look | ({"linestyle": ":"} if reason else {}))
             note = f"{len(names)} attributes {sort}, each line sorted by itself"
             first = next((line for line in lines if line.candidate.kind == "attribute"), None)
-            if first and (worst := extreme(first.values[own], names, highest)):
+            if first and (worst := extreme(first.values[selection], names, highest)):
                 note += f"\n{'highest' if highest else 'lowest'} of {first.candidate.name}:\n{worst}"
             axes.set_xlabel(note + _without_values(lines))
             axes.set_ylim(bottom=0)
@@ -406,13 +410,19 @@ class Column(NamedTuple):
 
 
 def rows_by_method(
-    found: Iterable[Candidate], headings: Mapping[str, str]
+    candidates: Iterable[Candidate], headings: Mapping[str, str]
 ) -> list[tuple[str, list[tuple[str, Candidate]]]]:
     """Return the groups of `dots`: the joint run and the merges of each method of `headings`, which has any."""
     names = {"joint": "joint", "random": "random split, {merge}", "attribute": "attribute split, {merge}"}
-    groups = {method: [one for one in found if one.method == method and one.kind in names] for method in headings}
+    groups = {
+        method: [candidate for candidate in candidates if candidate.method == method and candidate.kind in names]
+        for method in headings
+    }
     return [
-        (headings[method], [(names[one.kind].format(merge=display_name(one.merge)), one) for one in rows])
+        (
+            headings[method],
+            [(names[candidate.kind].format(merge=display_name(candidate.merge)), candidate) for candidate in rows],
+        )
         for method, rows in groups.items()
         if rows
     ]
@@ -422,22 +432,22 @@ def dots(
     groups: Sequence[tuple[str, Sequence[tuple[str, Candidate]]]],
     columns: Sequence[Column],
     base: Candidate | None,
-    wrecked: Mapping[str, str],
+    broken_paths: Mapping[str, str],
 ) -> Figure:
     """Draw one row per named candidate and one panel per column: a dot with its 95 % interval.
 
-    groups: heading (or "") and its rows, from above. The dashed lines are the base model. Candidates of `wrecked`
-    (`broken_ones`) are named so, and their dots crossed.
+    groups: heading (or "") and its rows, from above. The dashed lines are the base model. Candidates of `broken_paths`
+    (`broken_reasons`) are named so, and their dots crossed.
     """
     rows: list[tuple[float, str, Candidate]] = []
     headings: list[tuple[float, str]] = []
     place = 0.0
-    for heading, own in groups:
+    for heading, named in groups:
         if heading:
             headings.append((place, heading))
             place += 1
-        rows += [(place + number, name, candidate) for number, (name, candidate) in enumerate(own)]
-        place += len(own) + 0.5
+        rows += [(place + number, name, candidate) for number, (name, candidate) in enumerate(named)]
+        place += len(named) + 0.5
     with style():
         figure = Figure(figsize=(PAGE, 0.9 + ROW * place), layout="constrained")
         panels = figure.subplots(
@@ -448,28 +458,28 @@ def dots(
             if math.isfinite(of_base):
                 axes.axvline(of_base, **DASHED)
             estimates = [estimate(column.rows, candidate, column.attribute) for _, _, candidate in rows]
-            usual = reference(of_base, (found.value for found in estimates))
+            usual = reference(of_base, (estimated.value for estimated in estimates))
             limit = column.limit * usual if usual > 0 else math.inf
-            for (y, _, candidate), found in zip(rows, estimates, strict=True):
-                if limit < found.value:
-                    text = f"{found.value:.3g} \u2192" if found.value < 1e6 else f"{found.value:.0e} \u2192"
+            for (y, _, candidate), estimated in zip(rows, estimates, strict=True):
+                if limit < estimated.value:
+                    text = f"{estimated.value:.3g} \u2192" if estimated.value < 1e6 else f"{estimated.value:.0e} \u2192"
                     at = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center", "fontsize": 6.5}
                     axes.text(0.98, y, text, **at)
                     continue
-                seen = found._replace(high=min(found.high, limit))
+                seen = estimated._replace(high=min(estimated.high, limit))
                 horizontal_interval(axes, y, seen, color=candidate.colour, linewidth=1.1, zorder=2)
                 look = {"color": candidate.colour, "marker": candidate.marker, "markersize": 4, "zorder": 3}
-                axes.plot(found.value, y, **look)
-                if shown_broken(candidate, found, wrecked):
-                    cross_out(axes, found.value, y, candidate.colour)
-            if any(found.value <= limit < found.high for found in estimates):
+                axes.plot(estimated.value, y, **look)
+                if shown_broken(candidate, estimated, broken_paths):
+                    cross_out(axes, estimated.value, y, candidate.colour)
+            if any(estimated.value <= limit < estimated.high for estimated in estimates):
                 axes.set_xlim(right=limit)
             rows_of_marks(axes)
             axes.xaxis.set_major_locator(MaxNLocator(5 if len(columns) > 2 else 8, steps=[1, 2, 5, 10]))
             if column.percent:
                 axes.xaxis.set_major_formatter(percent())
             axes.set_xlabel(column.label)
-        names = [name_with_state(name, candidate, wrecked) for _, name, candidate in rows]
+        names = [name_with_state(name, candidate, broken_paths) for _, name, candidate in rows]
         panels[0].set_yticks([y for y, _, _ in rows], names)
         panels[0].set_ylim(place - 0.4, -0.8)
         for y, heading in headings:

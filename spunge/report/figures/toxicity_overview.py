@@ -25,11 +25,11 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
 
     Panels: toxic share by each classifier, that of neutral prompts by the first, distinct bigrams, perplexity.
     """
-    every = candidates(evaluations, "toxicity")
-    base = base_model(every)
+    compared = candidates(evaluations, "toxicity")
+    base = base_model(compared)
     groups = [("", [("base model", base)])] if base else []
     names = display_names(evaluations)
-    groups += style.rows_by_method(every, {method: names[method] for method in methods(evaluations)})
+    groups += style.rows_by_method(compared, {method: names[method] for method in methods(evaluations)})
     scored = classifiers(evaluations)
     if not scored or not any(heading for heading, _ in groups):
         return style.message("This experiment measured no toxicity of an unlearned model.")
@@ -50,8 +50,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     perplexity = measured(evaluations, "fluency", "perplexity")
     if len(perplexity):
         columns.append(style.Column(perplexity, "", "\u2190 perplexity\nof prose", limit=BEYOND))
-    wrecked = style.broken_ones(evaluations, (one for _, own in groups for _, one in own))
-    figure = style.dots(groups, columns, base, wrecked)
+    broken_paths = style.broken_reasons(evaluations, (candidate for _, rows in groups for _, candidate in rows))
+    figure = style.dots(groups, columns, base, broken_paths)
     for axes, column in zip(figure.axes, columns, strict=True):
         if column.percent:
             axes.set_xlim(left=0)

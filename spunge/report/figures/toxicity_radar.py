@@ -33,28 +33,38 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         return style.message("A radar needs at least three groups; see the overview of toxicity instead.")
     metric = TOXIC_SHARE + scored[0]
     names = display_names(evaluations)
-    direct = [one for one in candidates(evaluations, "toxicity") if one.kind not in ("shard", "part")]
+    direct = [
+        candidate
+        for candidate in candidates(evaluations, "toxicity")
+        if candidate.kind not in ("attribute_shard", "random_shard")
+    ]
     equal = candidates(evaluations, "equal_fluency")
 
-    def lines(found: list, evaluation: str) -> list[style.Spokes]:
+    def lines(compared: list, evaluation: str) -> list[style.Spokes]:
         rows = measured(evaluations, evaluation, metric)
-        values = {one: [estimate(rows, one, group).value for group in groups] for one in found}
-        wrecked = style.broken_ones(evaluations, found if evaluation == "toxicity" else ())
+        values = {candidate: [estimate(rows, candidate, group).value for group in groups] for candidate in compared}
+        broken_paths = style.broken_reasons(evaluations, compared if evaluation == "toxicity" else ())
         return [
-            style.Spokes(one, own, wrecked.get(one.path, ""))
-            for one, own in values.items()
-            if one.path in wrecked or any(map(math.isfinite, own))
+            style.Spokes(candidate, shares, broken_paths.get(candidate.path, ""))
+            for candidate, shares in values.items()
+            if candidate.path in broken_paths or any(map(math.isfinite, shares))
         ]
 
     panels = []
     for family, method in shown.items():
         title = names[method]
-        panels.append((title, lines([one for one in direct if one.method in ("", method)], "toxicity")))
-        of_base = [one for one in direct if one.kind == "base"]
-        compared = lines([one for one in equal if one.method == family], "equal_fluency")
+        panels.append(
+            (title, lines([candidate for candidate in direct if candidate.method in ("", method)], "toxicity"))
+        )
+        of_base = [candidate for candidate in direct if candidate.kind == "base"]
+        compared = lines([candidate for candidate in equal if candidate.method == family], "equal_fluency")
         if compared:
             panels.append((f"{display_name(family)}, equal fluency", [*lines(of_base, "toxicity"), *compared]))
-    panels = [(title, own) for title, own in panels if any(line.candidate.kind != "base" for line in own)]
+    panels = [
+        (title, lines_of_panel)
+        for title, lines_of_panel in panels
+        if any(line.candidate.kind != "base" for line in lines_of_panel)
+    ]
     if not panels:
         return style.message("This experiment measured no toxicity of an unlearned model.")
     columns = min(len(panels), 2)

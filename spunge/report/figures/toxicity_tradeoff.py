@@ -58,29 +58,31 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         return style.message("This experiment measured no toxicity, or no perplexity to set it against.")
     metric = TOXIC_SHARE + scored[0]
     toxic = measured(evaluations, "toxicity", metric)
-    of = families(evaluations)
+    family_of = families(evaluations)
 
-    base, panels, found = None, {}, candidates(evaluations, "toxicity")
-    wrecked = style.broken_ones(evaluations, (one for one in found if one.kind in ("base", *KINDS)))
-    for one in found:
-        family, scale = of.get(one.method, ("", 0.0))
-        place = estimate(perplexity, one), estimate(toxic, one, FORGET_MEAN)
-        point = Point(scale, one, *place, wrecked.get(one.path, ""))
-        if one.kind == "base":
+    base, panels, compared = None, {}, candidates(evaluations, "toxicity")
+    broken_paths = style.broken_reasons(
+        evaluations, (candidate for candidate in compared if candidate.kind in ("base", *KINDS))
+    )
+    for candidate in compared:
+        family, scale = family_of.get(candidate.method, ("", 0.0))
+        place = estimate(perplexity, candidate), estimate(toxic, candidate, FORGET_MEAN)
+        point = Point(scale, candidate, *place, broken_paths.get(candidate.path, ""))
+        if candidate.kind == "base":
             base = point
-        elif one.kind in KINDS:
-            panels.setdefault(family, {}).setdefault((one.kind, one.merge), []).append(point)
+        elif candidate.kind in KINDS:
+            panels.setdefault(family, {}).setdefault((candidate.kind, candidate.merge), []).append(point)
     if not panels or base is None:
         return style.message("This experiment measured no toxicity of an unlearned model.")
-    every = [point.perplexity.value for lines in panels.values() for line in lines.values() for point in line]
-    fluent = style.reference(base.perplexity.value, every)
+    perplexities = [point.perplexity.value for lines in panels.values() for line in lines.values() for point in line]
+    fluent = style.reference(base.perplexity.value, perplexities)
     equal = [
         (
-            one,
-            estimate(measured(evaluations, "equal_fluency", "perplexity_ratio"), one).value * fluent,
-            estimate(measured(evaluations, "equal_fluency", metric), one, FORGET_MEAN).value,
+            candidate,
+            estimate(measured(evaluations, "equal_fluency", "perplexity_ratio"), candidate).value * fluent,
+            estimate(measured(evaluations, "equal_fluency", metric), candidate, FORGET_MEAN).value,
         )
-        for one in candidates(evaluations, "equal_fluency")
+        for candidate in candidates(evaluations, "equal_fluency")
     ]
 
     with style.style():
@@ -95,7 +97,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         labels = []
         for (family, lines), axes in zip(panels.items(), grid.flat, strict=False):
             curves = [sorted(line, key=lambda point: point.scale) for line in lines.values()]
-            _panel(axes, base, curves, [one for one in equal if one[0].method == family], fluent, legend)
+            _panel(axes, base, curves, [entry for entry in equal if entry[0].method == family], fluent, legend)
             axes.set_title(display_name(family), loc="right", weight="bold")
             several = [point for curve in curves if len(curve) > 1 for point in curve]
             if several:
@@ -145,11 +147,11 @@ def _panel(
                 (cross,) = axes.plot(point.perplexity.value, point.toxic.value, **style.CROSS)
                 legend.setdefault(style.BROKEN, cross)
     legend.setdefault(base.candidate.name, _mark(axes, base))
-    for one, x, y in equal:
+    for candidate, x, y in equal:
         if math.isfinite(x + y):
             shown.append(x)
             axes.axvline(x, **style.DASHED)
-            axes.plot(x, y, color=one.colour, marker=one.marker, **INTERPOLATED)
+            axes.plot(x, y, color=candidate.colour, marker=candidate.marker, **INTERPOLATED)
             name = f"interpolated at {x / fluent:.3g} times the base\nmodel's perplexity (dashed)"
             legend.setdefault(name, Line2D([], [], color="#777777", marker="o", **INTERPOLATED))
     _scale(axes, [min(value, BEYOND * fluent) for value in shown if value > 0 and math.isfinite(value)])
@@ -162,12 +164,12 @@ def _panel(
 
 
 def _mark(axes: Axes, point: Point) -> Line2D:
-    _, one, x, y, _ = point
-    line = {"color": one.colour, "linewidth": 0.7, "alpha": 0.5, "zorder": 2}
+    _, candidate, x, y, _ = point
+    line = {"color": candidate.colour, "linewidth": 0.7, "alpha": 0.5, "zorder": 2}
     style.horizontal_interval(axes, y.value, x, **line)
     style.vertical_interval(axes, x.value, y, **line)
-    look = {"color": one.colour, "marker": one.marker, "markeredgecolor": "white", "markeredgewidth": 0.4}
-    size = 9 if one.kind == "base" else 5.5
+    look = {"color": candidate.colour, "marker": candidate.marker, "markeredgecolor": "white", "markeredgewidth": 0.4}
+    size = 9 if candidate.kind == "base" else 5.5
     return axes.plot(x.value, y.value, linestyle="", markersize=size, zorder=4, **look)[0]
 
 

@@ -20,7 +20,7 @@ from spunge.report.results_table import (
 )
 
 MOST_SHARDS = 4  # more single shards share one colour and go without intervals, which would cover all else
-AREA = {"base": 110, "attribute": 50, "joint": 44, "random": 40, "shard": 26, "part": 26}
+AREA = {"base": 110, "attribute": 50, "joint": 44, "random": 40, "attribute_shard": 26, "random_shard": 26}
 
 
 def draw(evaluations: pandas.DataFrame) -> Figure:
@@ -30,9 +30,9 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     those without a place are told of under the panel.
     """
     accuracy = measured(evaluations, accuracy_from(evaluations), "accuracy")
-    found = candidates(evaluations)
+    compared = candidates(evaluations)
     panels = methods(evaluations)
-    if not found or not panels:
+    if not compared or not panels:
         return style.message("This experiment measured no accuracy of an unlearned model.")
     with style.style():
         height, width = style.panels(len(panels))
@@ -41,10 +41,10 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         grid = whole_grid.flat[: len(panels)]
         for axes in whole_grid.flat[len(panels) :]:
             axes.set_axis_off()
-        legend, wrecked = {}, style.broken_ones(evaluations, found)
+        legend, broken_paths = {}, style.broken_reasons(evaluations, compared)
         for method, axes in zip(panels, grid, strict=True):
-            shown = [candidate for candidate in found if candidate.method in ("", method)]
-            single_shards = [candidate for candidate in shown if candidate.kind in ("shard", "part")]
+            shown = [candidate for candidate in compared if candidate.method in ("", method)]
+            single_shards = [candidate for candidate in shown if candidate.kind in ("attribute_shard", "random_shard")]
             lost = {}
             for candidate in shown:
                 many = candidate in single_shards and len(single_shards) > MOST_SHARDS
@@ -81,8 +81,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                 )
                 legend.setdefault("one attribute alone" if many else candidate.name, points)
                 if style.lost(forget) or style.lost(retain):
-                    lost[candidate.name] = wrecked.get(candidate.path, "not a number")
-                elif candidate.path in wrecked:
+                    lost[candidate.name] = broken_paths.get(candidate.path, "not a number")
+                elif candidate.path in broken_paths:
                     axes.plot(forget.value, retain.value, **style.CROSS)
                 if candidate.kind == "base" and math.isfinite(retain.value):
                     axes.axhline(retain.value, **style.DASHED | {"linewidth": 0.6})
@@ -98,7 +98,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                 axes.set_title(display_name(method), loc="right", weight="bold")
         for axes in whole_grid[:, 0]:
             axes.set_ylabel("mean accuracy, retain attributes")
-        if wrecked:
+        if broken_paths:
             legend[style.BROKEN] = style.cross()
         # Two panels side by side have no room for four columns of long names.
         columns = 2 if len(panels) == 1 else 3 if width == 2 and len(legend) > 8 else 4

@@ -14,7 +14,7 @@ from spunge.report.figures import style
 from spunge.report.results_table import candidates, display_name, measured, methods
 
 LOSSES = {"forget_loss": "forget loss", "retain_loss": "retain loss"}
-KINDS = {"joint": "joint", "shard": "attribute shards", "part": "random shards"}
+KINDS = {"joint": "joint", "attribute_shard": "attribute shards", "random_shard": "random shards"}
 LINES = ("-", "--", ":", "-.")
 MOST_NAMED = 4
 LOGARITHMIC_FROM = 30  # ratio of the largest to the smallest loss
@@ -32,7 +32,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     if not runs:
         return style.message("This experiment recorded no training losses.")
     losses = {metric: _until_broken(measured(evaluations, "training", metric)) for metric in LOSSES}
-    wrecked = style.broken_ones(evaluations, runs)
+    broken_paths = style.broken_reasons(evaluations, runs)
     kinds = [kind for kind in KINDS if any(run.kind == kind for run in runs)]
     trained = [method for method in methods(evaluations) if any(run.method == method for run in runs)]
     rows = [(method, metric) for method in trained for metric in LOSSES if (losses[metric]["method"] == method).any()]
@@ -43,26 +43,34 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         grid = figure.subplots(len(rows), len(kinds), squeeze=False, sharey="row", sharex=False if several else "col")
         for (method, metric), line_of_axes in zip(rows, grid, strict=True):
             for kind, axes in zip(kinds, line_of_axes, strict=True):
-                own = [run for run in runs if (run.method, run.kind) == (method, kind)]
-                if len(own) > style.MOST_ATTRIBUTES:
-                    paths = [run.path for run in own]
+                shown_runs = [run for run in runs if (run.method, run.kind) == (method, kind)]
+                if len(shown_runs) > style.MOST_ATTRIBUTES:
+                    paths = [run.path for run in shown_runs]
                     curves = losses[metric][losses[metric].index.isin(paths, level="candidate")]
-                    ended = {*curves[curves["value"].isna()].index.unique("candidate"), *wrecked}.intersection(paths)
+                    ended = {*curves[curves["value"].isna()].index.unique("candidate"), *broken_paths}.intersection(
+                        paths
+                    )
                     if ended:
-                        _note(axes, f"{len(ended)} of {len(own)} broken")
-                    shown = {"data": curves.reset_index(), "x": "n", "y": "value", "ax": axes, "color": own[0].colour}
+                        _note(axes, f"{len(ended)} of {len(shown_runs)} broken")
+                    shown = {
+                        "data": curves.reset_index(),
+                        "x": "n",
+                        "y": "value",
+                        "ax": axes,
+                        "color": shown_runs[0].colour,
+                    }
                     seaborn.lineplot(**shown, estimator="median", errorbar=("pi", 100), linewidth=1.4)
                     axes.grid(True)
                     continue
                 lost = []
-                for number, run in enumerate(own):
+                for number, run in enumerate(shown_runs):
                     if run.path not in losses[metric].index:
                         continue
                     curves = losses[metric].loc[run.path].reset_index()
                     look = {"color": run.colour, "linestyle": LINES[number % len(LINES)]}
                     shown = {"x": "n", "y": "value", "ax": axes, "legend": False, **look}
                     ended = curves["value"].isna()
-                    broken = ended.any() or run.path in wrecked
+                    broken = ended.any() or run.path in broken_paths
                     # A mean without the seed that broke would tell of the others alone.
                     whole = curves[~(curves["n"] >= curves["n"][ended].min())]
                     if whole.empty:
@@ -77,7 +85,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                 if lost:
                     _note(axes, textwrap.fill(f"broken, not drawn: {textwrap.shorten(', '.join(lost), 80)}", 34))
                 axes.grid(True)
-                if 1 < len(own) <= MOST_NAMED and len(lost) < len(own) and metric == next(iter(LOSSES)):
+                if 1 < len(shown_runs) <= MOST_NAMED and len(lost) < len(shown_runs) and metric == next(iter(LOSSES)):
                     axes.legend(loc="best")
             values = losses[metric]["value"][losses[metric]["method"] == method]
             if len(values) and values.min() > 0 and values.max() > LOGARITHMIC_FROM * values.min():
