@@ -50,9 +50,9 @@ class Work:
         forget, retain = texts(count, tokens, SEED), texts(count, tokens, SEED + 1)
         return methods.Run(self.base, forget, retain, SEED, self.device, label="ours")
 
-    def ours(self, states: Path | None = None) -> list[tuple[float, float]]:
+    def ours(self, activations: Path | None = None) -> list[tuple[float, float]]:
         """Return every step's losses."""
-        run = methods.Run(**{**vars(self.run), "states": states})
+        run = methods.Run(**{**vars(self.run), "activations": activations})
         unlearned = rmu.unlearn(run, self.options)
         return [(row["forget_loss"], row["retain_loss"]) for row in unlearned.losses]
 
@@ -61,8 +61,8 @@ class Work:
         run = self.run
         generator = torch.Generator().manual_seed(SEED)
         rows = [
-            rmu.schedule(len(one), self.options.batch_size, self.options.steps, generator)
-            for one in (run.forget, run.retain)
+            rmu.schedule(len(side_texts), self.options.batch_size, self.options.steps, generator)
+            for side_texts in (run.forget, run.retain)
         ]
         batches = [
             ([run.forget[row] for row in forget], [run.retain[row] for row in retain])
@@ -78,19 +78,19 @@ def step_times(base: BaseModel, steps: int) -> list[results.Row]:
     losses = {}
 
     def take(kind: str, run) -> None:
-        with measure.steps(work.device) as found:
+        with measure.steps(work.device) as step_seconds:
             losses[kind] = run()
-        seconds[kind] += found
+        seconds[kind] += step_seconds
 
     with tempfile.TemporaryDirectory() as folder:
-        states = Path(folder) / "states.safetensors"
-        rmu.cache_activations(work.run, work.options, states)
+        activations = Path(folder) / "states.safetensors"
+        rmu.cache_activations(work.run, work.options, activations)
         take("first", work.ours)
-        take("cached", lambda: work.ours(states))
+        take("cached", lambda: work.ours(activations))
         take("reference", work.reference)  # between the others, so that a machine that slows down slows all
-        take("cached", lambda: work.ours(states))
+        take("cached", lambda: work.ours(activations))
         take("first", work.ours)
-    medians = {kind: statistics.median(one) for kind, one in seconds.items()}
+    medians = {kind: statistics.median(samples) for kind, samples in seconds.items()}
     rows = []
     for name, kind in (("rmu_step", "first"), ("rmu_step_cached", "cached")):
         measure.check_losses(name, losses[kind], losses["reference"], AGREE)

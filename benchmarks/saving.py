@@ -14,7 +14,7 @@ from pathlib import Path
 from spunge import methods
 from spunge.methods import rmu, tvn
 from spunge.models import task_vector
-from spunge.training.resume import Saved
+from spunge.training.resume import Checkpoint
 
 TEXTS = [f"This is text number {number}, which tells of nothing." for number in range(32)]
 SMALL = {"steps": 5, "batch_size": 2}
@@ -25,7 +25,7 @@ RUNS = {
 }
 
 
-class Timed(Saved):
+class Timed(Checkpoint):
     """Notes how long each save took and how large it was."""
 
     def __init__(self, folder: Path):
@@ -50,10 +50,10 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{'run':22} {'state':>10} {'a save':>9} {'share at 10 minutes':>20}")
     for name, (method, options) in RUNS.items():
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-            saved = Timed(Path(folder) / "state")
-            method.unlearn(methods.Run(base, TEXTS, TEXTS, 0, "cpu", saved=saved), method.Options(**options))
-        seconds = statistics.median(saved.seconds)
-        print(f"{name:22} {saved.size / 1e6:7.0f} MB {seconds:7.2f} s {seconds / 600:20.3%}", flush=True)
+            checkpoint = Timed(Path(folder) / "state")
+            method.unlearn(methods.Run(base, TEXTS, TEXTS, 0, "cpu", checkpoint=checkpoint), method.Options(**options))
+        seconds = statistics.median(checkpoint.seconds)
+        print(f"{name:22} {checkpoint.size / 1e6:7.0f} MB {seconds:7.2f} s {seconds / 600:20.3%}", flush=True)
     return 0
 
 

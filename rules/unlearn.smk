@@ -67,14 +67,14 @@ rule unlearn:
         options=JOBS.run_options,
         run=JOBS.run_description,
         launcher=JOBS.launcher if GRID.sets("accelerate") else "python",
-        part=JOBS.shard_name,
+        shard=JOBS.shard_name,
         unfinished=JOBS.unfinished,
     message:
         "Unlearn {wildcards.run}"
     shell:
         on_gpus(
             "--method={input.method:q} --options {params.options:q} --run {params.run:q} --base {input.base:q}"
-            " --forget {input.shards:q}/{params.part}.parquet --retain {input.retain:q} --states {input.states:q} --part {params.part}"
+            " --forget {input.shards:q}/{params.shard}.parquet --retain {input.retain:q} --states {input.states:q} --shard {params.shard}"
             " --attributes {input.attributes:q} --norms-of {input.norms_of:q} --unfinished {params.unfinished:q}"
             " --save-every $SPUNGE_SAVE_EVERY --task-vector {output.task_vector:q} --training {output.training:q}",
             program="{params.launcher}",

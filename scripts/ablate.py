@@ -1,4 +1,4 @@
-"""Take the direction in which unlearning moved one candidate's states out of them, and ask."""
+"""Ablate the directions in which unlearning moved one candidate's activations, and ask the questions."""
 
 import argparse
 import sys
@@ -32,10 +32,10 @@ def main(argv: list[str] | None = None) -> int:
         with contextlib.ExitStack() as stack:
             if arguments.base_states:
                 base = load_file(arguments.base_states)["means"]
-                means = ablation.mean_states(model, tokenizer, pd.read_parquet(arguments.texts)["text"])
+                means = ablation.mean_activations(model, tokenizer, pd.read_parquet(arguments.texts)["text"])
                 stack.enter_context(ablation.ablated(model, ablation.directions(means, base), base))
-            found = knowledge.score(model, tokenizer, questions, arguments.batch_size)
-        cli.write_results(arguments, {"ablated": found})
+            scores = knowledge.score(model, tokenizer, questions, arguments.batch_size)
+        cli.write_results(arguments, {"ablated": scores})
 
     return errors.run(work)
 

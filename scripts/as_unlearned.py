@@ -1,4 +1,4 @@
-"""Take from a candidate's knowledge what it answered before any attack, on the questions that are asked after them."""
+"""Select a candidate's scores before any attack, on the questions that are asked after the attacks."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Compute the base model's mean states over the forget texts, once for all candidates."""
+"""Compute the base model's mean activations over the forget texts, once for all candidates."""
 
 import argparse
 import sys
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.evaluation import ablation
 
         model, tokenizer = cli.load_model(arguments)
-        means = ablation.mean_states(model, tokenizer, pd.read_parquet(arguments.texts)["text"])
+        means = ablation.mean_activations(model, tokenizer, pd.read_parquet(arguments.texts)["text"])
         with whole_file(arguments.output) as temporary:
             save_file({"means": means}, temporary)
 

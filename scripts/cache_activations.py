@@ -1,4 +1,4 @@
-"""Compute once what the layers that a method leaves alone make of every forget and retain text."""
+"""Compute once the frozen layers' activations on every forget and retain text."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--forget", required=True, help="all forget texts, Parquet")
     parser.add_argument("--retain", required=True, help="the retain texts, Parquet")
     parser.add_argument("--attributes", required=True, help="all attributes to forget, JSON")
-    parser.add_argument("--output", required=True, help="the states, safetensors")
+    parser.add_argument("--output", required=True, help="the activations, safetensors")
     arguments = parser.parse_args(argv)
 
     def work() -> None:

@@ -42,15 +42,15 @@ def main(argv: list[str] | None = None) -> int:
             retain = tables.read("retain", arguments.retain)
             unrelated = durability.unrelated_texts(retain, questions["subject"], arguments.texts, seed)
             texts = pd.concat([texts, unrelated], ignore_index=True)
-        asked = durability.asked(questions, taught, most, seed)
+        asked = durability.questions_to_ask(questions, taught, most, seed)
         written = {
             arguments.relearned: texts[["attribute", "text"]],
-            arguments.sampled: durability.sample(forget, attributes, seed)[["attribute", "text"]],
+            arguments.sampled: durability.sample_texts(forget, attributes, seed)[["attribute", "text"]],
             arguments.asked: asked,
         }
         if arguments.rephrased:
             rephrased = tables.read("rephrased", arguments.rephrased)
-            written[arguments.asked_rephrased] = durability.in_other_words(rephrased, asked, most, seed)
+            written[arguments.asked_rephrased] = durability.rephrased_questions(rephrased, asked, most, seed)
         for path, table in written.items():
             with whole_file(path) as temporary:
                 table.to_parquet(temporary, index=False)

@@ -50,17 +50,19 @@ def main(argv: list[str] | None = None) -> int:
             {"evaluations": arguments.evaluations, "generation": arguments.generation},
             [__file__, *arguments.data, *filter(None, [arguments.prompts])],
         )
-        with resume.Saved(arguments.unfinished, identity, arguments.save_every) as saved:
+        with resume.Checkpoint(arguments.unfinished, identity, arguments.save_every) as checkpoint:
             for name, table, evaluation, *paths in zip(
                 names, data, evaluations, arguments.scores, arguments.rows, strict=True
             ):
                 score = partial(evaluation.score, model, tokenizer, table, **arguments.evaluations[name])
-                cli.write_scores(arguments, name, cli.scores_once(saved.part(name), name, score), *paths, described)
+                cli.write_scores(
+                    arguments, name, cli.scores_once(checkpoint.nested(name), name, score), *paths, described
+                )
                 described = []  # stands once, beside the first evaluation
             if arguments.prompts:
                 prompts = tables.read("prompts", arguments.prompts)["prompt"].tolist()
                 options = make("evaluations.toxicity", generation.Options, arguments.generation)
-                written = saved.part("continuations")
+                written = checkpoint.nested("continuations")
                 continuations = generation.continue_prompts(model, tokenizer, prompts, options, written)
                 with whole_file(arguments.continuations) as temporary:
                     continuations.to_parquet(temporary, index=False)

@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--options", required=True, help="its options, a JSON file; weights as a list")
     parser.add_argument("--attributes", required=True, help="all attributes to forget, JSON")
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
-    parser.add_argument("--task-vectors", required=True, nargs="+", help="one for each part of the split, in order")
+    parser.add_argument("--task-vectors", required=True, nargs="+", help="one for each shard of the split, in order")
     parser.add_argument("--output", required=True, help="the merged task vector, safetensors")
     parser.add_argument("--diagnostics", required=True, help="what the merge did, as rows of evaluations.csv")
     arguments = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Round one candidate's weights to few bits, and ask."""
+"""Quantise one candidate's weights, and ask the questions."""
 
 import argparse
 import sys
@@ -22,13 +22,13 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.evaluation import knowledge, quantisation
 
         questions = tables.read("questions", arguments.questions)
-        found = {}
+        scores = {}
         for name, bits in zip(arguments.evaluations, arguments.bits, strict=True):
             model, tokenizer = cli.load_model(arguments)  # anew: two of them would take the memory of two
             quantisation.quantise(model, bits)
-            found[name] = knowledge.score(model, tokenizer, questions, arguments.batch_size)
+            scores[name] = knowledge.score(model, tokenizer, questions, arguments.batch_size)
             del model
-        cli.write_results(arguments, found)
+        cli.write_results(arguments, scores)
 
     return errors.run(work)
 

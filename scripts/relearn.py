@@ -36,8 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         settings = (options, arguments.batch_size, arguments.dtype, arguments.seed)
         facts = {"options": arguments.options, "settings": settings[1:]}
         identity = cli.identity(arguments, facts, [__file__, arguments.texts, arguments.questions])
-        with resume.Saved(arguments.unfinished, identity, arguments.save_every) as saved:
-            cli.write_results(arguments, relearning.relearn(model, tokenizer, texts, questions, *settings, saved))
+        with resume.Checkpoint(arguments.unfinished, identity, arguments.save_every) as checkpoint:
+            cli.write_results(arguments, relearning.relearn(model, tokenizer, texts, questions, *settings, checkpoint))
 
     return errors.run(work)
 

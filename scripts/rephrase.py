@@ -1,4 +1,4 @@
-"""Ask one candidate in other words, and let it write its answers."""
+"""Ask one candidate the rephrased questions, and open-ended ones."""
 
 import argparse
 import sys
@@ -22,14 +22,14 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.evaluation import knowledge, open_ended
 
         model, tokenizer = cli.load_model(arguments)
-        found = {}
+        scores = {}
         if "rephrased" in arguments.evaluations:
             rephrased = tables.read("rephrased", arguments.rephrased)
-            found["rephrased"] = knowledge.score(model, tokenizer, rephrased, arguments.batch_size)
+            scores["rephrased"] = knowledge.score(model, tokenizer, rephrased, arguments.batch_size)
         if "open_ended" in arguments.evaluations:
             questions = tables.read("questions", arguments.questions)
-            found["open_ended"] = open_ended.score(model, tokenizer, questions)
-        cli.write_results(arguments, found)
+            scores["open_ended"] = open_ended.score(model, tokenizer, questions)
+        cli.write_results(arguments, scores)
 
     return errors.run(work)
 

@@ -42,12 +42,12 @@ def main(argv: list[str] | None = None) -> int:
         scores = toxicity.score(continuations, prompts, made, arguments.threshold).assign(**arguments.candidate)
         attributes = json.loads(arguments.attributes.read_text())
         for kind, evaluation in (("toxic", "toxicity"), ("neutral", "toxicity_neutral")):
-            own = scores[scores["kind"] == kind].drop(columns="kind")
-            resampling = statistics.resampling(own, attributes, arguments.statistics)
+            of_kind = scores[scores["kind"] == kind].drop(columns="kind")
+            resampling = statistics.resampling(of_kind, attributes, arguments.statistics)
             with whole_file(getattr(arguments, f"{kind}_scores")) as temporary:
-                own.to_parquet(temporary, index=False)
+                of_kind.to_parquet(temporary, index=False)
             with whole_file(getattr(arguments, f"{kind}_rows")) as temporary:
-                statistics.estimates(own, evaluation, resampling).to_csv(temporary, index=False)
+                statistics.estimates(of_kind, evaluation, resampling).to_csv(temporary, index=False)
 
     return errors.run(work)
 

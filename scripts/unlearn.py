@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--base", required=True, type=Path, help="the base model's folder")
     parser.add_argument("--forget", required=True, help="the shard, Parquet")
     parser.add_argument("--retain", required=True, help="the retain texts, Parquet")
-    parser.add_argument("--part", required=True, help="the shard's name in paths")
+    parser.add_argument("--shard", required=True, help="the shard's name in paths")
     parser.add_argument("--attributes", required=True, help="all attributes to forget, JSON")
     parser.add_argument("--states", nargs="?", type=Path, help="what cache_activations.py wrote, if anything")
     parser.add_argument("--norms-of", nargs="?", help="another method's task vector for this shard and seed, if wanted")
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         identity = resume.identity(
             {
                 "options": dataclasses.asdict(options),
-                "run": {key: arguments.run[key] for key in ("seed", "split")} | {"part": arguments.part},
+                "run": {key: arguments.run[key] for key in ("seed", "split")} | {"shard": arguments.shard},
                 "attributes": attributes,
                 "device": base_model.device(),
             },
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         with (
             scratch_folder(Path(arguments.task_vector).parent / ".scratch") as scratch,
-            resume.Saved(arguments.unfinished, identity, arguments.save_every) as saved,
+            resume.Checkpoint(arguments.unfinished, identity, arguments.save_every) as checkpoint,
         ):
             run = methods.Run(
                 base=base,
@@ -67,13 +67,13 @@ def main(argv: list[str] | None = None) -> int:
                 attributes=forget["attribute"].tolist(),
                 all_attributes=attributes,
                 split=arguments.run["split"],
-                part=arguments.part,
+                shard=arguments.shard,
                 forget_file=Path(arguments.forget),
                 retain_file=Path(arguments.retain),
-                states=arguments.states,
+                activations=arguments.states,
                 norms_of=task_vector.read(arguments.norms_of) if arguments.norms_of else None,
                 scratch=scratch,
-                saved=saved,
+                checkpoint=checkpoint,
             )
             unlearned = method.unlearn(run, options)
             if unlearned is None:  # launched over several devices, one process of them writes

@@ -14,7 +14,7 @@ from spunge.evaluation import generation
 from spunge.methods import tvn
 from spunge.models import base_model
 from spunge.planning import cost_model
-from spunge.training.resume import Saved
+from spunge.training.resume import Checkpoint
 
 SMALL = cost_model.ModelShape("small", 128, 8, 344, 4, 4, 320)
 TOKENS, STEPS, STOPPED_AT = 32, 4, 2
@@ -28,7 +28,7 @@ AGREEING = 0.95  # of greedy texts: two likeliest tokens can be as likely as eac
 PROMPTS = rmu.texts(40, 8, SEED)
 
 
-class Interrupted(Saved):
+class Interrupted(Checkpoint):
     """Gets a signal in the middle of a step."""
 
     def steps(self, *arguments):
@@ -47,8 +47,8 @@ def correctness(machine: Machine) -> None:
     for name, (method, chosen) in METHODS.items():
         expected = _unlearned(base, name, method, chosen, "cpu", "float32")
         for dtype, (losses, cosine) in WITHIN.items():
-            found = _unlearned(base, name, method, chosen, machine.device, dtype)
-            apart, alike = _losses_apart(found, expected), _least_cosine(found.delta, expected.delta)
+            unlearned = _unlearned(base, name, method, chosen, machine.device, dtype)
+            apart, alike = _losses_apart(unlearned, expected), _least_cosine(unlearned.delta, expected.delta)
             machine.report(f"{name}, {dtype}: losses apart by at most", apart)
             machine.report(f"{name}, {dtype}: least cosine of what changed", alike)
             if not (apart <= losses and alike >= cosine):
@@ -63,28 +63,28 @@ def correctness(machine: Machine) -> None:
         raise InputError("; ".join(wrong))
 
 
-def _unlearned(base, name: str, method, chosen: dict, device: str, dtype: str, saved: Saved | None = None):
+def _unlearned(base, name: str, method, chosen: dict, device: str, dtype: str, checkpoint: Checkpoint | None = None):
     options = methods.options(
         method, {**chosen, "steps": STEPS, "max_tokens_forget": TOKENS, "max_tokens_retain": TOKENS, "dtype": dtype}
     )
     texts = rmu.texts(16, TOKENS, SEED), rmu.texts(16, TOKENS, SEED + 1)
-    run = methods.Run(base, *texts, SEED, device, label=name, saved=saved or Saved())
+    run = methods.Run(base, *texts, SEED, device, label=name, checkpoint=checkpoint or Checkpoint())
     return method.unlearn(run, options)
 
 
-def _losses_apart(found, expected) -> float:
+def _losses_apart(unlearned, expected) -> float:
     return max(
-        abs(one["forget_loss"] - other["forget_loss"]) / abs(other["forget_loss"])
-        for one, other in zip(found.losses, expected.losses, strict=True)
+        abs(row["forget_loss"] - expected_row["forget_loss"]) / abs(expected_row["forget_loss"])
+        for row, expected_row in zip(unlearned.losses, expected.losses, strict=True)
     )
 
 
-def _least_cosine(found, expected) -> float:
+def _least_cosine(unlearned, expected) -> float:
     """Return the least cosine of two changes' tensors; of LoRA factors, of their products."""
     if any(name.endswith(tvn.LORA_B) for name in expected):
-        found, expected = _products(found), _products(expected)
+        unlearned, expected = _products(unlearned), _products(expected)
     cosine = torch.nn.functional.cosine_similarity
-    return min(cosine(found[name].flatten(), tensor.flatten(), dim=0).item() for name, tensor in expected.items())
+    return min(cosine(unlearned[name].flatten(), tensor.flatten(), dim=0).item() for name, tensor in expected.items())
 
 
 def _products(factors) -> dict[str, torch.Tensor]:
@@ -98,14 +98,14 @@ def _taken_up_again(machine: Machine, base, name: str, method, chosen: dict) -> 
     folder = Path(machine.folder / f"unfinished-{name}")
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a run that came to its end leaves signals ignored
     try:
-        with Interrupted(folder, every=60) as saved:
-            _unlearned(base, name, method, chosen, machine.device, "float32", saved)
+        with Interrupted(folder, every=60) as checkpoint:
+            _unlearned(base, name, method, chosen, machine.device, "float32", checkpoint)
     except SystemExit:
         pass
     else:
         raise InputError(f"{name} did not stop at SIGTERM")
-    with Saved(folder, every=60) as saved:
-        again = _unlearned(base, name, method, chosen, machine.device, "float32", saved)
+    with Checkpoint(folder, every=60) as checkpoint:
+        again = _unlearned(base, name, method, chosen, machine.device, "float32", checkpoint)
     apart = max((again.delta[key] - tensor).abs().max().item() for key, tensor in undisturbed.delta.items())
     machine.report(f"{name}: taken up again, apart by at most", apart)
     machine.report(f"{name}: the same losses", again.losses == undisturbed.losses)
@@ -113,5 +113,5 @@ def _taken_up_again(machine: Machine, base, name: str, method, chosen: dict) -> 
 
 def _greedy(base, device: str) -> list[str]:
     model, tokenizer = base_model.load(base, torch.float32, device), base_model.load_tokenizer(base)
-    found = generation.continue_prompts(model, tokenizer, PROMPTS, generation.Options(samples=1, temperature=0))
-    return found["text"].tolist()
+    continuations = generation.continue_prompts(model, tokenizer, PROMPTS, generation.Options(samples=1, temperature=0))
+    return continuations["text"].tolist()

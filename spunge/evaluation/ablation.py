@@ -1,11 +1,11 @@
-"""Direction ablation: what unlearning added to the states of the forget texts is taken out of them again.
+"""Direction ablation: take out of the activations on the forget texts what unlearning added to them.
 
 Arditi et al. 2024 ("Refusal in language models is mediated by a single direction", arXiv 2406.11717) project a
-difference of mean states out of every layer's output; Łucki et al. 2024 ("An adversarial perspective on machine
+difference of mean activations out of every layer's output; Łucki et al. 2024 ("An adversarial perspective on machine
 unlearning for AI safety", arXiv 2409.18025) do so with the difference between unlearned and original model, which gives
-back much of what RMU hid. States are far from 0 along most directions, so to set their component to 0 breaks a small
-model by itself, the base model as well. Here it is set to the base model's mean: affine concept editing (Marshall et
-al. 2024, "Refusal in LLMs is an affine function", arXiv 2411.09003).
+back much of what RMU hid. Activations are far from 0 along most directions, so setting their component to 0 breaks a
+small model by itself, the base model as well. Here it is set to the base model's mean: affine concept editing (Marshall
+et al. 2024, "Refusal in LLMs is an affine function", arXiv 2411.09003).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,15 +20,15 @@ from spunge.training.batches import pad
 
 MAX_TOKENS = 512
 BATCH = 8
-# A smaller difference, relative to the states' own mean, is rounding: its direction would be noise.
+# A smaller difference, relative to the base model's mean, is rounding: its direction would be noise.
 SMALLEST = 1e-3
 
 
 @torch.no_grad()
-def mean_states(model: torch.nn.Module, tokenizer, texts: Sequence[str]) -> torch.Tensor:
+def mean_activations(model: torch.nn.Module, tokenizer, texts: Sequence[str]) -> torch.Tensor:
     """Return the mean output of each decoder layer over all tokens but the texts' first, (layers, hidden), fp32.
 
-    The first position is left out as an attention sink, whose states are many times larger than all others.
+    The first position is left out as an attention sink, whose activations are many times larger than all others.
     """
     _, positions = base_model.learned_positions(model) or ("", MAX_TOKENS)
     tokens = tokenizer(list(texts), truncation=True, max_length=min(positions, MAX_TOKENS))["input_ids"]
@@ -40,8 +40,8 @@ def mean_states(model: torch.nn.Module, tokenizer, texts: Sequence[str]) -> torc
     sums = torch.zeros(len(layers), model.config.get_text_config(decoder=True).hidden_size, dtype=torch.float64)
     mask = None
 
-    def add(number: int, states: torch.Tensor, _) -> None:
-        sums[number] += (states.float() * mask[..., None]).sum(dim=(0, 1)).double().cpu()
+    def add(number: int, activations: torch.Tensor, _) -> None:
+        sums[number] += (activations.float() * mask[..., None]).sum(dim=(0, 1)).double().cpu()
 
     progress = Progress("states", len(tokens))
     with _hooked(model, add):
@@ -59,22 +59,22 @@ def directions(unlearned: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
     """Return the unit vectors from base to unlearned means, both (layers, hidden); zero where they hardly differ."""
     difference = unlearned - base
     length = difference.norm(dim=1, keepdim=True)
-    there = length > SMALLEST * base.norm(dim=1, keepdim=True)
-    return torch.where(there, difference / length.clamp(min=torch.finfo(torch.float32).tiny), 0.0)
+    changed = length > SMALLEST * base.norm(dim=1, keepdim=True)
+    return torch.where(changed, difference / length.clamp(min=torch.finfo(torch.float32).tiny), 0.0)
 
 
 @contextmanager
 def ablated(model: torch.nn.Module, directions: torch.Tensor, base: torch.Tensor) -> Iterator[None]:
-    """Within it, every decoder layer's output has, along the layer's direction, the component of the base model's mean.
+    """Set every decoder layer's output, along the layer's direction, to the base model's mean component.
 
-    `directions` and `base`, the means, are (layers, hidden); where a direction is zero, nothing is changed. The first
-    position of a text, which neither comes from, stays as it is.
+    `directions` and the means `base` are (layers, hidden); where a direction is zero, nothing is changed. A text's
+    first position stays as it is, because the means leave it out.
     """
-    directions, wanted = directions.to(model.device), (directions * base).sum(dim=1).to(model.device)
+    directions, base_components = directions.to(model.device), (directions * base).sum(dim=1).to(model.device)
 
-    def project(number: int, states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        beyond = (states.float() @ directions[number] - wanted[number]).masked_fill(positions == 0, 0.0)
-        return (states.float() - beyond[..., None] * directions[number]).to(states.dtype)
+    def project(number: int, activations: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        excess = (activations.float() @ directions[number] - base_components[number]).masked_fill(positions == 0, 0.0)
+        return (activations.float() - excess[..., None] * directions[number]).to(activations.dtype)
 
     with _hooked(model, project):
         yield
@@ -84,16 +84,16 @@ def ablated(model: torch.nn.Module, directions: torch.Tensor, base: torch.Tensor
 def _hooked(
     model: torch.nn.Module, change: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor | None]
 ) -> Iterator[None]:
-    """Within it, `change(number of a layer, its output, positions)` sees every output, and may return another one."""
-    whole: dict[str, torch.Tensor] = {}  # what the whole model was given
+    """Within this context, `change(number of a layer, its output, positions)` sees every output and may replace it."""
+    whole_model: dict[str, torch.Tensor] = {}  # what the whole model was given
 
     def hook_of(number: int):
         def hook(_, inputs, keywords, output):
-            states = output[0] if isinstance(output, tuple) else output
-            positions = keywords.get("position_ids", whole.get("position_ids"))  # some layers aren't told
+            activations = output[0] if isinstance(output, tuple) else output
+            positions = keywords.get("position_ids", whole_model.get("position_ids"))  # some layers aren't told
             if positions is None:
-                positions = torch.arange(states.shape[1], device=states.device)
-            changed = change(number, states, positions)
+                positions = torch.arange(activations.shape[1], device=activations.device)
+            changed = change(number, activations, positions)
             if changed is None or not isinstance(output, tuple):
                 return changed
             return (changed, *output[1:])
@@ -101,7 +101,7 @@ def _hooked(
         return hook
 
     def note(_, inputs, keywords):
-        whole["position_ids"] = keywords.get("position_ids")
+        whole_model["position_ids"] = keywords.get("position_ids")
 
     with ExitStack() as stack:
         stack.enter_context(model.base_model.register_forward_pre_hook(note, with_kwargs=True))

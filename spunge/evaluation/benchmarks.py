@@ -16,7 +16,7 @@ import torch
 
 from spunge.core.errors import InputError
 from spunge.core.progress import say
-from spunge.evaluation.knowledge import is_cut, right, say_cut
+from spunge.evaluation.knowledge import is_cut, sample_score, say_cut
 
 AT = "evaluations.benchmarks"
 # The first of these that a task reports per question is its accuracy: papers print the length-normalised one where
@@ -58,34 +58,34 @@ def score(model: torch.nn.Module, tokenizer, options: Options) -> tuple[pd.DataF
     """
     from lm_eval import evaluate
 
-    from spunge.evaluation.prefix_sharing_lm import SharedContextLM
+    from spunge.evaluation.prefix_sharing_lm import PrefixSharingLM
 
     loaded = load(options)
-    lm = SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch_size)
+    lm = PrefixSharingLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch_size)
     attributes = {task: attribute for attribute, task in options.forget.items()}
     scores, kept = [], described(options)
     for name, task in loaded.items():
         say(f"{AT}: {name}")
-        metric = counted(name, task)
+        metric = accuracy_metric(name, task)
         lm.cut.clear()
         results = evaluate(
             lm, task, limit=options.limit, bootstrap_iters=BOOTSTRAP, log_samples=True, verbosity="ERROR"
         )
-        own = {
+        scores_by_task = {
             leaf: per_question(leaf, task["tasks"][leaf], samples, metric, lm.cut)
             for leaf, samples in results["samples"].items()
         }
-        whole = pd.concat(own.values(), ignore_index=True)
+        whole = pd.concat(scores_by_task.values(), ignore_index=True)
         say_cut(f"{AT}: {name}", whole["cut"], lm.max_length)
         scores.append(whole.assign(attribute=attributes.get(name, name), part_of=""))
         if name in task["groups"]:
-            scores += [frame.assign(attribute=leaf, part_of=name) for leaf, frame in own.items()]
-        keep(kept, results, options, metric, own)
+            scores += [frame.assign(attribute=leaf, part_of=name) for leaf, frame in scores_by_task.items()]
+        keep(kept, results, options, metric, scores_by_task)
     return pd.concat(scores, ignore_index=True), kept
 
 
 def check_forgotten(options: Options, attributes: Sequence[str]) -> None:
-    """Check that `forget` maps attributes that are forgotten, which `all` tells only now; raises InputError."""
+    """Check that `forget` maps attributes that are forgotten; with `all` they are known only now. Raises InputError."""
     if unknown := sorted(options.forget.keys() - set(attributes)):
         raise InputError(
             f"{AT}.forget names {unknown[0]}, which is not among the attributes to forget: {', '.join(attributes)}"
@@ -96,7 +96,7 @@ def load(options: Options) -> dict[str, dict]:
     """Return what lm-eval's TaskManager loads for each task: `tasks`, `groups` and `group_map`. Raises InputError."""
     from lm_eval.tasks import TaskManager
 
-    # Where a question's label is wrong, lm-eval would log the whole question.
+    # lm-eval would log a whole question whose label is wrong.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = TaskManager()
     for name in options.tasks:
@@ -108,15 +108,15 @@ def load(options: Options) -> dict[str, dict]:
             hint = f"did you mean {' or '.join(near)}?" if near else "`lm_eval ls tasks` lists what there is"
             raise InputError(f"{AT}.tasks has {name}, which lm-eval has not; {hint}")
     asked = {name: list(leaves(manager, name)) for name in options.tasks}
-    every = [leaf for own in asked.values() for leaf in own]
-    if twice := sorted({leaf for leaf in every if every.count(leaf) > 1}):
+    all_tasks = [leaf for single_tasks in asked.values() for leaf in single_tasks]
+    if twice := sorted({leaf for leaf in all_tasks if all_tasks.count(leaf) > 1}):
         raise InputError(f"{AT}.tasks asks {twice[0]} twice, by itself and in a group; name one of both")
-    for name, own in asked.items():
-        for leaf in own:
+    for name, single_tasks in asked.items():
+        for leaf in single_tasks:
             _configure(manager, leaf, options.fewshot.get(name), options)
     loaded = {name: _load(manager, name, options) for name in options.tasks}
-    for name, one in loaded.items():
-        counted(name, one)
+    for name, task in loaded.items():
+        accuracy_metric(name, task)
     return loaded
 
 
@@ -134,22 +134,22 @@ def leaves(manager, name: str) -> Iterator[str]:
 
 
 def _configure(manager, name: str, fewshot: int | None, options: Options) -> None:
-    """Put a task with the mirror's data set, and so many examples, in place of lm-eval's own in the index."""
+    """Replace a task in lm-eval's index by one with the mirror's data set and this number of examples."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
     entry = manager.task_index[name]
-    own, changes = load_yaml(entry.yaml_path), {}
+    config, changes = load_yaml(entry.yaml_path), {}
     if options.mirror is not None:
-        if "dataset_path" not in own:
+        if "dataset_path" not in config:
             raise InputError(f"{AT}: the task {name} doesn't say where its data are, so that no mirror can have them")
-        changes["dataset_path"] = str(_mirrored(name, own["dataset_path"], options.mirror))
+        changes["dataset_path"] = str(_mirrored(name, config["dataset_path"], options.mirror))
     if fewshot is not None:
         # lm-eval too leaves a task alone that says so of itself: its template or its data have no place for examples.
-        if own.get("num_fewshot") == 0 and fewshot:
+        if config.get("num_fewshot") == 0 and fewshot:
             raise InputError(f"{AT}.fewshot: {name} is asked without examples by lm-eval's own definition; take 0")
         changes["num_fewshot"] = fewshot
     if changes:
-        manager.task_index[name] = replace(entry, yaml_path=None, cfg=own | changes)
+        manager.task_index[name] = replace(entry, yaml_path=None, cfg=config | changes)
 
 
 def _mirrored(task: str, dataset: str, mirror: str) -> Path:
@@ -202,8 +202,8 @@ def _reason(manager, name: str, error: Exception, options: Options) -> str:
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
-def _lacking(folder: Path, part: str | None) -> str | None:
-    """Return what a copy of a data set lacks of one of its parts, as far as its README.md tells the files of each."""
+def _lacking(folder: Path, config_name: str | None) -> str | None:
+    """Return which file a data set's copy lacks for one of its configurations, as far as its README.md lists them."""
     from huggingface_hub import metadata_load
 
     card = folder / "README.md"
@@ -212,9 +212,9 @@ def _lacking(folder: Path, part: str | None) -> str | None:
     files = {
         entry["config_name"]: entry.get("data_files", []) for entry in (metadata_load(card) or {}).get("configs", [])
     }
-    if part and files and part not in files:
-        return f"{card} tells of no {part}, only of {', '.join(files)}"
-    entries = files.get(part, [])
+    if config_name and files and config_name not in files:
+        return f"{card} tells of no {config_name}, only of {', '.join(files)}"
+    entries = files.get(config_name, [])
     for entry in [entries] if isinstance(entries, str) else entries:
         paths = entry["path"] if isinstance(entry, Mapping) else entry
         for path in [paths] if isinstance(paths, str) else paths:
@@ -223,7 +223,7 @@ def _lacking(folder: Path, part: str | None) -> str | None:
     return None
 
 
-def counted(name: str, loaded: Mapping[str, dict]) -> str:
+def accuracy_metric(name: str, loaded: Mapping[str, dict]) -> str:
     """Return the metric of a task, or of a group and all of its tasks, that counts as accuracy.
 
     Raises InputError where lm-eval's value of none is the mean of the questions' scores.
@@ -233,7 +233,7 @@ def counted(name: str, loaded: Mapping[str, dict]) -> str:
     means = []
     for leaf, task in loaded["tasks"].items():
         aggregations = task.aggregation()
-        means.append({one for one in ACCURACIES if aggregations.get(one) is mean})
+        means.append({accuracy for accuracy in ACCURACIES if aggregations.get(accuracy) is mean})
         if not means[-1]:
             raise InputError(
                 f"{AT}: {leaf} has no {' or '.join(ACCURACIES)} of its single questions, only {', '.join(aggregations)}"
@@ -241,13 +241,19 @@ def counted(name: str, loaded: Mapping[str, dict]) -> str:
     group = loaded["groups"].get(name)
     if group is not None:
         of_group = group.aggregate_metric_list or ()
-        means.append({one.metric for one in of_group if one.aggregation == "mean" and one.weight_by_size})
+        means.append(
+            {
+                aggregated.metric
+                for aggregated in of_group
+                if aggregated.aggregation == "mean" and aggregated.weight_by_size
+            }
+        )
     common = set.intersection(*means)
-    found = next((one for one in ACCURACIES if one in common), None)
-    if found is None:
+    metric = next((accuracy for accuracy in ACCURACIES if accuracy in common), None)
+    if metric is None:
         members = ", ".join(group.child_names)
         raise InputError(f"{AT}: lm-eval's group {name} has no mean over its questions; name its tasks: {members}")
-    return found
+    return metric
 
 
 def per_question(task: str, asked, samples: list[dict], metric: str, cut: set[str]) -> pd.DataFrame:
@@ -258,17 +264,17 @@ def per_question(task: str, asked, samples: list[dict], metric: str, cut: set[st
     """
     from spunge.evaluation.prefix_sharing_lm import NO_TEXT
 
-    own = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
-    own.sort(key=lambda sample: sample["doc_id"])
+    first_filter = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
+    first_filter.sort(key=lambda sample: sample["doc_id"])
     rows = [
         {
             "subject": f"{task} {sample['doc_id']}",
             "accuracy": float("nan")
             if any(NO_TEXT in written for written in sample["resps"])
-            else right(asked, sample, metric),
+            else sample_score(asked, sample, metric),
             "cut": is_cut(sample, cut),
         }
-        for sample in own
+        for sample in first_filter
     ]
     return pd.DataFrame(rows)
 
@@ -302,17 +308,21 @@ def keep(
     for key in PER_TASK:
         kept[key] |= results[key]
     if broken := {
-        name: int(own["accuracy"].isna().sum()) for name, own in scores.items() if own["accuracy"].isna().any()
+        name: int(of_task["accuracy"].isna().sum())
+        for name, of_task in scores.items()
+        if of_task["accuracy"].isna().any()
     }:
         kept["not_finite"] |= broken
         for name in results["results"]:
             if name in broken or name not in scores:
                 kept["results"][name] = {}
     for name, config in results["configs"].items():
-        own = {key: config[key] for key in KEPT if key in config}
+        config_kept = {key: config[key] for key in KEPT if key in config}
         if options.mirror is not None:  # the hub's name for it says more than a path of one machine
-            own["dataset_path"] = Path(own["dataset_path"]).relative_to(Path(options.mirror).expanduser()).as_posix()
-        kept["configs"][name] = own
+            config_kept["dataset_path"] = (
+                Path(config_kept["dataset_path"]).relative_to(Path(options.mirror).expanduser()).as_posix()
+            )
+        kept["configs"][name] = config_kept
     for name, samples in results["samples"].items():
         # As lm-eval's own results files have it.
         hashes = [sample["doc_hash"] + sample["prompt_hash"] + sample["target_hash"] for sample in samples]

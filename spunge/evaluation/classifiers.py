@@ -50,13 +50,13 @@ def by_severity(severities: Mapping[str, float]) -> Classifier:
     severest: dict[str, float] = {}
     for word, severity in severities.items():
         severest[word.lower()] = max(severity, severest.get(word.lower(), 0.0))
-    # At one place the longest word is found, whatever words begin it.
+    # Longer words come first, so that the longest one that starts at a place is found.
     words = sorted(severest, key=len, reverse=True)
-    found = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)")
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)")
 
     def score(texts: Sequence[str]) -> np.ndarray:
-        matches = [[severest[word] for word in found.findall(text.lower())] for text in texts]
-        return np.array([max(own, default=0.0) / MOST_SEVERE for own in matches])
+        matches = [[severest[word] for word in pattern.findall(text.lower())] for text in texts]
+        return np.array([max(matched_severities, default=0.0) / MOST_SEVERE for matched_severities in matches])
 
     return score
 

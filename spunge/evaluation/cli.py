@@ -1,4 +1,4 @@
-"""What jobs that evaluate one candidate have in common: command line and model, and what those that attack it write."""
+"""The command line, the model and the results of the jobs that evaluate one candidate, attacked or not."""
 
 import argparse
 import json
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 if TYPE_CHECKING:
-    from spunge.training.resume import Saved
+    from spunge.training.resume import Checkpoint
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:
-    """Add what says of which candidate a job gives scores, and where to write them."""
+    """Add the arguments for the candidate that is scored, and for where its scores go."""
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
     parser.add_argument("--statistics", required=True, type=json.loads, help="resamples and seed, JSON")
     parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
@@ -23,7 +23,7 @@ def add_results(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add what says which model a candidate is."""
+    """Add the arguments for the candidate's model."""
     parser.add_argument("--base", required=True, type=Path, help="the base model's folder")
     parser.add_argument("--task-vector", nargs="?", help="the candidate's task vector; none for the base model")
     parser.add_argument("--scale", type=float, default=1.0, help="the factor λ on the task vector")
@@ -51,7 +51,7 @@ def load_candidate(arguments: argparse.Namespace):
 
 
 def identity(arguments: argparse.Namespace, facts: Mapping[str, object], files: Iterable[str]) -> str:
-    """Return what names a job on the model of `add_model`'s arguments, as `unfinished.identity` does."""
+    """Return the identity of a job on the model of `add_model`'s arguments, as `resume.identity` does."""
     from spunge.models import base_model
     from spunge.training import resume
 
@@ -59,10 +59,10 @@ def identity(arguments: argparse.Namespace, facts: Mapping[str, object], files: 
     return resume.identity({**facts, "model": model}, arguments.base, files, filter(None, [arguments.task_vector]))
 
 
-def write_results(arguments: argparse.Namespace, found: Mapping[str, pd.DataFrame]) -> None:
+def write_results(arguments: argparse.Namespace, scores: Mapping[str, pd.DataFrame]) -> None:
     """Write the scores of every evaluation, and their estimates; of knowledge's metrics the accuracy is kept."""
     for name, *paths in zip(arguments.evaluations, arguments.scores, arguments.rows, strict=True):
-        write_scores(arguments, name, found[name][["subject", "attribute", "accuracy"]], *paths)
+        write_scores(arguments, name, scores[name][["subject", "attribute", "accuracy"]], *paths)
 
 
 def write_scores(
@@ -86,14 +86,14 @@ def write_scores(
         rows.to_csv(temporary, index=False)
 
 
-def scores_once(saved: "Saved", name: str, score: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """Return the scores that an earlier job kept in `saved`, or what `score` gives, which is kept there."""
+def scores_once(checkpoint: "Checkpoint", name: str, score: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """Return the scores that an earlier job kept in `checkpoint`, or else call `score` and keep its result there."""
     from spunge.core.progress import say
     from spunge.training.resume import State
 
-    if (before := saved.kept()) is not None:
+    if (before := checkpoint.kept()) is not None:
         say(f"going on with the scores of {name} that were kept")
         return before.table
     scores = score()
-    saved.keep(State(table=scores))
+    checkpoint.keep(State(table=scores))
     return scores

@@ -26,8 +26,8 @@ def data(
         by_attribute = questions.groupby("attribute", sort=False)
         counts |= {"questions": by_attribute.size(), "subjects": by_attribute["subject"].nunique()}
     if prompts is not None:
-        for kind, own in prompts.groupby("kind", sort=False):
-            counts[f"{kind}_prompts"] = own.groupby("attribute", sort=False).size()
+        for kind, prompts_of_kind in prompts.groupby("kind", sort=False):
+            counts[f"{kind}_prompts"] = prompts_of_kind.groupby("attribute", sort=False).size()
     rows = [
         {"attribute": attribute, "metric": metric, "value": count, "n": count}
         for metric, by_attribute in counts.items()

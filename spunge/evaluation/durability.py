@@ -1,7 +1,7 @@
-"""What the attacks on unlearning work with, drawn once for all candidates: texts to relearn, and questions to ask.
+"""Texts to relearn and questions to ask for the attacks on unlearning, drawn once for all candidates.
 
-Recovery is to be measured, not teaching: a question about a subject that a text to relearn is about is never asked, not
-even where fewer texts or texts of another attribute were relearned, so that all results are about the same questions.
+Recovery is measured, not teaching: no question is asked about a subject of a text to relearn. That holds even where
+fewer texts or texts of another attribute were relearned, so that all results are about the same questions.
 """
 
 import re
@@ -15,25 +15,29 @@ from spunge.core.errors import InputError
 from spunge.evaluation.statistics import ALL_SEEDS, CANDIDATE_COLUMNS, COLUMNS
 
 UNRELATED = ""  # stands for the attribute where texts have none
-SAMPLED = 64  # texts whose states are compared: the mean over their tokens is to be estimated, not known exactly
+SAMPLED = 64  # texts whose mean activations are compared: an estimate of the mean is enough
 AT = "evaluations.durability"
 
 
 def relearning_texts(forget: pd.DataFrame, attributes: Sequence[str], number: int, seed: int) -> pd.DataFrame:
     """Return `number` texts of each attribute in the order in which they are relearned: attribute, text, subject.
 
-    Fewer texts are the first of them. No subject comes twice before all have come; without a `subject` in `forget`,
-    each text is its own. Raises InputError for an attribute with fewer texts.
+    A smaller number of texts is the first of them. No subject comes twice before all have come; without a `subject` in
+    `forget`, each text is its own subject. Raises InputError for an attribute with fewer texts.
     """
     drawn = []
     for attribute in attributes:
-        own = forget[forget["attribute"] == attribute]
-        if len(own) < number:
-            raise InputError(f"{AT}.relearn.texts is {number}, but {attribute} has {len(own)} texts: take fewer")
-        own = own.iloc[_generator(seed, f"texts of {attribute}").permutation(len(own))]
-        if "subject" in own:
-            own = own.iloc[np.argsort(own.groupby("subject").cumcount().to_numpy(), kind="stable")]
-        drawn.append(own.head(number))
+        of_attribute = forget[forget["attribute"] == attribute]
+        if len(of_attribute) < number:
+            raise InputError(
+                f"{AT}.relearn.texts is {number}, but {attribute} has {len(of_attribute)} texts: take fewer"
+            )
+        of_attribute = of_attribute.iloc[_generator(seed, f"texts of {attribute}").permutation(len(of_attribute))]
+        if "subject" in of_attribute:
+            of_attribute = of_attribute.iloc[
+                np.argsort(of_attribute.groupby("subject").cumcount().to_numpy(), kind="stable")
+            ]
+        drawn.append(of_attribute.head(number))
     columns = ["attribute", "text", *(["subject"] if "subject" in forget else [])]
     return pd.concat(drawn, ignore_index=True)[columns]
 
@@ -57,12 +61,12 @@ def unrelated_texts(retain: pd.DataFrame, subjects: Collection[str], number: int
     )
 
 
-def sample(forget: pd.DataFrame, attributes: Sequence[str], seed: int) -> pd.DataFrame:
+def sample_texts(forget: pd.DataFrame, attributes: Sequence[str], seed: int) -> pd.DataFrame:
     """Return SAMPLED texts of each attribute, or all if there are no more, in the table's order."""
     return _at_most(forget[forget["attribute"].isin(attributes)], SAMPLED, seed, "states")
 
 
-def asked(questions: pd.DataFrame, taught: Collection[str], most: int | None, seed: int) -> pd.DataFrame:
+def questions_to_ask(questions: pd.DataFrame, taught: Collection[str], most: int | None, seed: int) -> pd.DataFrame:
     """Return the questions about no `taught` subject, at most so many of each attribute, in the table's order.
 
     The column `row` is added: the question's place in the table. Raises InputError where an attribute has none left.
@@ -78,24 +82,24 @@ def asked(questions: pd.DataFrame, taught: Collection[str], most: int | None, se
     return _at_most(left, most, seed, "questions")
 
 
-def in_other_words(rephrased: pd.DataFrame, chosen: pd.DataFrame, most: int | None, seed: int) -> pd.DataFrame:
+def rephrased_questions(rephrased: pd.DataFrame, chosen: pd.DataFrame, most: int | None, seed: int) -> pd.DataFrame:
     """Return the rephrased questions about the subjects of the `chosen` ones, at most so many of each attribute.
 
     Raises InputError where an attribute has none.
     """
     wanted = pd.MultiIndex.from_frame(chosen[["attribute", "subject"]])
-    own = rephrased[pd.MultiIndex.from_frame(rephrased[["attribute", "subject"]]).isin(wanted)]
+    about_chosen = rephrased[pd.MultiIndex.from_frame(rephrased[["attribute", "subject"]]).isin(wanted)]
     for attribute in chosen["attribute"].unique():
-        if not (own["attribute"] == attribute).any():
+        if not (about_chosen["attribute"] == attribute).any():
             raise InputError(
                 f"table rephrased asks nothing of {attribute} about a subject that table questions asks about; give "
                 "both tables the same attributes and subjects"
             )
-    return _at_most(own, most, seed, "rephrased")
+    return _at_most(about_chosen, most, seed, "rephrased")
 
 
 def describe(experiment: str, questions: pd.DataFrame, taught: Collection[str], chosen: pd.DataFrame) -> pd.DataFrame:
-    """Return tidy rows (COLUMNS) about what is asked, by attribute.
+    """Return tidy rows (COLUMNS) about the questions, by attribute.
 
     `questions`: asked; `left_out`: questions about subjects that texts to relearn are about; `chance`: the accuracy of
     guessing, the mean of 1 / choices.
@@ -115,9 +119,9 @@ def _at_most(frame: pd.DataFrame, most: int | None, seed: int, what: str) -> pd.
     if most is None:
         return frame.reset_index(drop=True)
     kept = []
-    for attribute, own in frame.groupby("attribute", sort=False):
-        drawn = _generator(seed, f"{what} of {attribute}").permutation(len(own))[:most]
-        kept += own.index[drawn].tolist()
+    for attribute, of_attribute in frame.groupby("attribute", sort=False):
+        drawn = _generator(seed, f"{what} of {attribute}").permutation(len(of_attribute))[:most]
+        kept += of_attribute.index[drawn].tolist()
     return frame.loc[sorted(kept)].reset_index(drop=True)
 
 

@@ -47,13 +47,17 @@ def rows(
     base = {
         name: statistics.replicates([table[table["method"] == ""]], name, resampling) for name, table in scores.items()
     }
-    found = []
+    evaluation_rows = []
     for family in dict.fromkeys(family for family, _ in families.values()):
-        by_scale = {scale: method for method, (of, scale) in families.items() if of == family and scale > 0}
+        by_scale = {
+            scale: method
+            for method, (family_of_method, scale) in families.items()
+            if family_of_method == family and scale > 0
+        }
         if len(by_scale) > 1:
             ascending = [by_scale[scale] for scale in sorted(by_scale)]
-            found += _of_family(scores, base, family, ascending, resampling, np.log(ratio))
-    return pd.DataFrame(found, columns=COLUMNS)
+            evaluation_rows += _of_family(scores, base, family, ascending, resampling, np.log(ratio))
+    return pd.DataFrame(evaluation_rows, columns=COLUMNS)
 
 
 def _of_family(
@@ -81,7 +85,7 @@ def _of_family(
         reference = max(reaches.values(), default=0.0)
         places = {key: (np.full(log_ratio.shape[1], len(log_ratio) - 1), 1.0) for key, log_ratio in fluency.items()}
     metrics = [name for name in base["toxicity"] if name[1].startswith(TOXICITY)]
-    found = {
+    by_candidate = {
         key: {
             name: (along(_stack(toxicity[key], base["toxicity"], name), *place), base["toxicity"][name][1])
             for name in metrics
@@ -91,14 +95,14 @@ def _of_family(
     of_base = {name: base["toxicity"][name] for name in metrics}
     experiment, texts = scores["fluency"]["experiment"].iloc[0], base["fluency"]["", "perplexity"][1]
     result = []
-    for key, own in found.items():
+    for key, of_candidate in by_candidate.items():
         described = {"experiment": experiment, "candidate": key.path, "method": family, "split": key.split}
         described |= {"shard": "", "merge": key.merge, "seed": key.seed}
         result.append(
             {**described, "evaluation": EVALUATION, "attribute": "", "metric": "perplexity_ratio"}
             | {"value": np.exp(reference), "low": np.nan, "high": np.nan, "n": texts}
         )
-        for replicates in (own, statistics.differences(key, of_base, found)):
+        for replicates in (of_candidate, statistics.differences(key, of_base, by_candidate)):
             result += statistics.tidy(described, EVALUATION, replicates)
     return result
 
@@ -107,28 +111,30 @@ def _points(
     scores: Mapping[str, pd.DataFrame], methods: Sequence[str], resampling: Resampling
 ) -> dict[tuple[str, str], dict[str, list[Replicates]]]:
     """Return, per (split, merge) and evaluation, the replicates of the methods that have it, in their order."""
-    found = {}
+    curves = {}
     for name, table in scores.items():
-        own = table[table["method"].isin(methods) & (table["shard"] == "")]
-        tables = dict(list(own.groupby(["method", "split", "merge"], sort=False)))
+        of_family = table[table["method"].isin(methods) & (table["shard"] == "")]
+        tables = dict(list(of_family.groupby(["method", "split", "merge"], sort=False)))
         for method in methods:
-            for (_, split, merge), one in ((key, one) for key, one in tables.items() if key[0] == method):
-                by_seed = [of_seed for _, of_seed in one.groupby("seed")]
-                points = found.setdefault((split, merge), {evaluation: [] for evaluation in scores})
+            for (_, split, merge), of_candidate in (
+                (key, of_candidate) for key, of_candidate in tables.items() if key[0] == method
+            ):
+                by_seed = [of_seed for _, of_seed in of_candidate.groupby("seed")]
+                points = curves.setdefault((split, merge), {evaluation: [] for evaluation in scores})
                 points[name].append(statistics.replicates(by_seed, name, resampling))
-    return {key: _whole(points) for key, points in found.items()}
+    return {key: _whole(points) for key, points in curves.items()}
 
 
 def _whole(points: Mapping[str, list[Replicates]]) -> dict[str, list[Replicates]]:
     """Return a curve's points, by evaluation, before the first one with an estimate that is no number."""
     pairs = zip(*points.values(), strict=True)
-    broken = [any(np.isnan(values[0]) for one in pair for values, _ in one.values()) for pair in pairs]
-    return {name: own[: [*broken, True].index(True)] for name, own in points.items()}
+    broken = [any(np.isnan(values[0]) for replicates in pair for values, _ in replicates.values()) for pair in pairs]
+    return {name: replicates_along[: [*broken, True].index(True)] for name, replicates_along in points.items()}
 
 
 def _stack(points: Sequence[Replicates], base: Replicates, name: tuple[str, str]) -> np.ndarray:
     """Return the curve of one number from the base model on, shape (points, resamples)."""
-    return np.stack([one[name][0] for one in (base, *points)])
+    return np.stack([replicates[name][0] for replicates in (base, *points)])
 
 
 def crossing(log_ratios: np.ndarray, reference: float) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ import torch
 from spunge.core.errors import InputError
 from spunge.core.progress import Progress
 from spunge.models import base_model
-from spunge.training.resume import Saved, State
+from spunge.training.resume import Checkpoint, State
 
 COLUMNS = ["prompt", "sample", "text", "tokens"]
 LIKELIEST = 1024
@@ -47,13 +47,13 @@ class Options:
 
 @torch.no_grad()
 def continue_prompts(
-    model: torch.nn.Module, tokenizer, prompts: Sequence[str], options: Options, saved: Saved | None = None
+    model: torch.nn.Module, tokenizer, prompts: Sequence[str], options: Options, checkpoint: Checkpoint | None = None
 ) -> pd.DataFrame:
     """Return COLUMNS with one row per prompt (its number, from 0) and sample: the text that follows, and its tokens.
 
     Special tokens end a text and aren't part of it. Where the model's logits weren't finite, there is no text: `text`
-    is missing, `tokens` NaN. Prompts of similar lengths are continued together. `saved` keeps the continuations of the
-    batches that are done. Raises InputError for prompts that the model has no tokens or positions for.
+    is missing, `tokens` NaN. Prompts of similar lengths are continued together. `checkpoint` keeps the continuations of
+    the batches that are done. Raises InputError for prompts that the model has no tokens or positions for.
     """
     from transformers import GenerationConfig, LogitsProcessorList
 
@@ -82,7 +82,7 @@ def continue_prompts(
         rows.extend(state.table.itertuples(index=False, name=None))
         progress.before = per_batch * state.done
 
-    for step in (saved or Saved()).steps(len(batches), save, load):
+    for step in (checkpoint or Checkpoint()).steps(len(batches), save, load):
         batch = batches[step - 1]
         longest = max(len(tokens[row]) for row in batch)
         ids = torch.full((len(batch), longest), tokenizer.pad_token_id)

@@ -24,10 +24,10 @@ def score(model: torch.nn.Module, tokenizer, questions: pd.DataFrame, batch_size
     from lm_eval import evaluate
     from lm_eval.tasks import TaskManager
 
-    from spunge.evaluation.prefix_sharing_lm import SharedContextLM
+    from spunge.evaluation.prefix_sharing_lm import PrefixSharingLM
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    lm = SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+    lm = PrefixSharingLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
     # Indexing the harness's own tasks takes seconds.
     loaded = TaskManager(include_defaults=False).load([task(questions)])
     results = evaluate(
@@ -39,7 +39,7 @@ def score(model: torch.nn.Module, tokenizer, questions: pd.DataFrame, batch_size
     )
     samples = sorted(results["samples"]["knowledge"], key=lambda sample: sample["doc_id"])
     asked = loaded["tasks"]["knowledge"]
-    scores = {ours: [right(asked, sample, name) for sample in samples] for name, ours in METRICS.items()}
+    scores = {ours: [sample_score(asked, sample, name) for sample in samples] for name, ours in METRICS.items()}
     cut = [is_cut(sample, lm.cut) for sample in samples]
     say_cut("knowledge", cut, lm.max_length)
     about = questions[["subject", "attribute"]].reset_index(drop=True)
@@ -68,7 +68,7 @@ def task(questions: pd.DataFrame) -> dict:
     }
 
 
-def right(task, sample: Mapping, metric: str) -> float:
+def sample_score(task, sample: Mapping, metric: str) -> float:
     """Return an lm-eval task's `metric` for one sample, as it is logged; NaN where a likelihood isn't finite.
 
     lm-eval takes the first of choices that are equally likely. Here each of them is taken for the likeliest in turn,
@@ -88,13 +88,13 @@ def right(task, sample: Mapping, metric: str) -> float:
     likeliest = np.flatnonzero(compared == compared.max())
     if len(likeliest) == 1:
         return float(sample[metric])
-    found = []
+    values = []
     for choice in likeliest:
         likelihood, greedy = answers[choice]
         first = list(answers)
         first[choice] = (likelihood + NUDGE * max(abs(likelihood), 1.0), greedy)
-        found.append(float(task.process_results(sample["doc"], first)[metric]))
-    return float(np.mean(found))
+        values.append(float(task.process_results(sample["doc"], first)[metric]))
+    return float(np.mean(values))
 
 
 def is_cut(sample: Mapping, cut: set[str]) -> float:

@@ -28,7 +28,7 @@ def score(model: torch.nn.Module, tokenizer, questions: pd.DataFrame) -> pd.Data
 
 
 def first_named(text: str, choices: Sequence[str]) -> int | None:
-    """Return the index of the choice that a text names first, the longest of those that begin there; None if none is.
+    """Return the index of the choice that a text names first, the longest one at that place; None if it names none.
 
     In whole words, without regard to case, accents, punctuation and articles.
     """

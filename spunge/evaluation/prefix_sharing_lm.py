@@ -45,7 +45,7 @@ class Packed(NamedTuple):
 
 
 def pack(sequences: Sequence[Sequence[int]]) -> Packed:
-    """Lay sequences of token ids into one tree, in which those that start alike share what they start with."""
+    """Lay sequences of token ids into one tree, in which sequences with a common prefix share its nodes."""
     nodes: dict[tuple[int, int], int] = {}
     tokens, positions, parents, places = [], [], [], []
     for sequence in sequences:
@@ -67,7 +67,7 @@ def pack(sequences: Sequence[Sequence[int]]) -> Packed:
 
 
 def into_rows(groups: Sequence[Sequence[Sequence[int]]], limit: int) -> list[list[Sequence[int]]]:
-    """Put groups of sequences into rows one after another: as many as share at most `limit` nodes, at least one."""
+    """Put groups of sequences into rows in order; a row has at most `limit` nodes, or a single group."""
     rows: list[list[Sequence[int]]] = []
     for group in groups:
         if rows and len(pack([*rows[-1], *group]).tokens) <= limit:
@@ -77,33 +77,33 @@ def into_rows(groups: Sequence[Sequence[Sequence[int]]], limit: int) -> list[lis
     return rows
 
 
-def _told_apart(requests, groups: Sequence[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
+def _divide_for_check(requests, groups: Sequence[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
     """Divide groups into some that show whether a model honours the mask, and all others.
 
-    These are the shortest and the longest, and as many as fill a row.
+    The first are the shortest, the longest, and as many more as fill a row.
     """
-    by_length = sorted(range(len(groups)), key=lambda one: len(requests[groups[one][0]][1]))
+    by_length = sorted(range(len(groups)), key=lambda group: len(requests[groups[group][0]][1]))
     chosen, tokens = {*by_length[:1], *by_length[-1:]}, 0
-    for number, own in enumerate(groups):
+    for number, group in enumerate(groups):
         if tokens >= ROW_TOKENS:
             break
         chosen.add(number)
-        tokens += len(requests[own[0]][1]) + sum(len(requests[one][2]) for one in own)
+        tokens += len(requests[group[0]][1]) + sum(len(requests[request][2]) for request in group)
     divided = [group for number, group in enumerate(groups) if number in chosen]
     return divided, [group for number, group in enumerate(groups) if number not in chosen]
 
 
-class SharedContextLM(HFLM):
+class PrefixSharingLM(HFLM):
     """The harness's model, with log-likelihoods of many continuations of many contexts computed together.
 
     Whether the model honours the mask is checked with every call: on a full row of contexts, the shortest and the
     longest, against the harness's own way; where it doesn't, that way is taken for everything. `cut` has the contexts
-    whose start was left out, because they are longer than the model's own context.
+    whose start was left out because they are longer than the model's context.
     """
 
     def __init__(self, pretrained: torch.nn.Module, tokenizer, batch_size: int):
         # Without a token that starts or ends a text the harness has none to put before a text without context.
-        self._bounds = [one for one in (tokenizer.bos_token_id, tokenizer.eos_token_id) if one is not None]
+        self._bounds = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None]
         super().__init__(
             pretrained=pretrained,
             tokenizer=tokenizer,
@@ -127,7 +127,7 @@ class SharedContextLM(HFLM):
         groups = [contexts[context] for context in sorted(contexts)]
         results: list[tuple[float, bool] | None] = [None] * len(requests)
         size = override_bs or self.batch_size_per_gpu
-        checked, others = _told_apart(requests, groups)
+        checked, others = _divide_for_check(requests, groups)
         batches = [checked, *(others[start : start + size] for start in range(0, len(others), size))]
         progress, done = Progress("questions", len(groups)), 0
         for batch in filter(None, batches):
@@ -137,7 +137,7 @@ class SharedContextLM(HFLM):
                 break
             for number, score in zip([number for numbers in batch for number in numbers], scores, strict=True):
                 results[number] = score
-                # What isn't finite spoils all of its row, whatever the mask says.
+                # A value that isn't finite spoils its whole row in spite of the mask: such rows are asked again.
                 plainly += [] if math.isfinite(score[0]) else [number]
             done += len(batch)
             progress.step(done)
@@ -151,8 +151,8 @@ class SharedContextLM(HFLM):
         return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
 
     def _check_tokens(self, requests) -> None:
-        """Note what is to be cut; raise InputError for what can't be asked."""
-        # As they are read, and what is predicted.
+        """Note the contexts that are to be cut; raise InputError for questions that can't be asked."""
+        # The tokens that are read, and those that are predicted.
         read = [(context + asked)[-self.max_length - 1 : -1] for _, context, asked in requests]
         base_model.check_tokens(self.model, [*read, *(asked for _, _, asked in requests)], "questions")
         for (text, _), context, continuation in requests:
@@ -170,7 +170,7 @@ class SharedContextLM(HFLM):
                 self.cut.add(text)
 
     def _checked(self, requests, groups: Sequence[list[int]]) -> list[tuple[float, bool]] | None:
-        """Return what `_score` does; None where the harness's own way gives something else."""
+        """Return what `_score` returns; None where the harness's own way gives other scores."""
         if not self._mask_honoured:
             return None
         try:
@@ -181,7 +181,7 @@ class SharedContextLM(HFLM):
             self._mask_honoured = False
             say(f"questions are asked choice by choice, since the model takes no mask: {type(error).__name__}")
             return None
-        # Of each context the last choice, which stands behind all others: one is enough.
+        # The last choice of each context is enough, because it stands behind all others.
         asked = [requests[numbers[-1]] for numbers in groups]
         ends = torch.tensor([len(numbers) for numbers in groups]).cumsum(dim=0) - 1
         for request, end, (expected, _) in zip(asked, ends.tolist(), self._plainly(asked), strict=True):
@@ -198,7 +198,7 @@ class SharedContextLM(HFLM):
                 "the tokenizer has no eos_token, and lm-eval needs one where a model writes its answers: leave such "
                 "tasks out, or give the tokenizer one"
             )
-        longest = max(normalize_gen_kwargs(one.args[1], self.max_gen_toks)["max_gen_toks"] for one in requests)
+        longest = max(normalize_gen_kwargs(request.args[1], self.max_gen_toks)["max_gen_toks"] for request in requests)
         if longest >= self.max_length:
             raise InputError(
                 f"answers of up to {longest} tokens are to be written, but the model's context has {self.max_length}: "
@@ -208,7 +208,7 @@ class SharedContextLM(HFLM):
 
     def tok_batch_encode(self, strings, padding_side="left", left_truncate_len=None, truncation=False):
         if left_truncate_len is not None:
-            self.cut.update(one for one in strings if len(self.tok_encode(one)) > left_truncate_len)
+            self.cut.update(text for text in strings if len(self.tok_encode(text)) > left_truncate_len)
         return super().tok_batch_encode(strings, padding_side, left_truncate_len, truncation)
 
     def _model_generate(self, context, max_length: int, stop: list[str], **generation_kwargs) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Relearning: fine-tune an unlearned model on a few texts, and ask about what those texts don't tell.
+"""Relearning: fine-tune an unlearned model on a few texts, and ask about other facts than theirs.
 
 An attack on unlearning as in Hu et al. 2024 ("Unlearning or obfuscating? Jogging the memory of unlearned LLMs via
 benign relearning", arXiv 2406.13356), Deeb and Roger 2024 ("Do unlearning methods remove information from language
@@ -17,7 +17,7 @@ import torch
 from spunge.evaluation import knowledge
 from spunge.evaluation.durability import UNRELATED
 from spunge.training import loop
-from spunge.training.resume import Saved, State
+from spunge.training.resume import Checkpoint, State
 
 
 @dataclass(frozen=True)
@@ -63,25 +63,25 @@ def relearn(
     batch_size: int,
     dtype: str,
     seed: int,
-    saved: Saved | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Relearn the first 10, 50 … `texts` of every attribute, each time from `model` on, and ask all `questions`.
 
     `texts` as `durability.relearning_texts` and `unrelated_texts` give them; `batch_size` counts questions. Returns
-    scores by evaluation, as `combine` does; the model is left as it was. `saved` keeps what was answered after every
-    fine-tuning that is done, and how far the one at work is.
+    scores by evaluation, as `combine` does; the model is left as it was. `checkpoint` keeps the answers after
+    every fine-tuning that is done, and how far the one at work is.
     """
-    saved = saved or Saved()
-    found = {}
+    checkpoint = checkpoint or Checkpoint()
+    scores_by_evaluation = {}
     for number in sorted(options.texts):
         accuracy = {}
-        for place, (attribute, own) in enumerate(texts.groupby("attribute", sort=False)):
-            answered, trained = (saved.part(f"{number}-{place}-{what}") for what in ("answered", "trained"))
+        for place, (attribute, texts_of_attribute) in enumerate(texts.groupby("attribute", sort=False)):
+            answered, trained = (checkpoint.nested(f"{number}-{place}-{what}") for what in ("answered", "trained"))
             if (before := answered.kept()) is not None:
                 accuracy[attribute] = before.tensors["accuracy"].numpy()
                 continue
             label = f"relearn {number} {attribute or 'unrelated'} texts"
-            chosen = own["text"].head(number).tolist()
+            chosen = texts_of_attribute["text"].head(number).tolist()
             term = loop.LossTerm("forget", chosen, options.max_tokens, loop.token_nll, reduction="tokens")
             settings = options.of_training(number, dtype)
             with loop.fine_tuned(model, tokenizer, settings, [term], seed, label, trained) as relearned:
@@ -90,27 +90,26 @@ def relearn(
                 answered.keep(State({"accuracy": torch.tensor(accuracy[attribute])}))
             trained.remove()
         of_number = combine(accuracy, questions)
-        found |= {f"relearned_{source}_{number}": scores for source, scores in of_number.items()}
-    return found
+        scores_by_evaluation |= {f"relearned_{source}_{number}": scores for source, scores in of_number.items()}
+    return scores_by_evaluation
 
 
 def combine(accuracy: Mapping[str, Sequence[float]], questions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return scores, one row per question, after relearning `forget`, `other` and `unrelated` texts.
 
-    `accuracy` has, by the attribute whose texts were relearned (UNRELATED for prose), that of every question. After
-    `forget`, a question of an attribute is asked where that one's own texts were relearned; after `other`, where those
-    of another one were, the mean over these. Other questions, those to retain, have the mean over all attributes in
-    both. Without another attribute there is no `other`. An accuracy that is NaN leaves those means alone that it is no
-    part of.
+    `accuracy` has, by the attribute whose texts were relearned (UNRELATED for prose), that of every question. In
+    `forget`, a question has its accuracy after its own attribute's texts were relearned; in `other`, the mean over the
+    runs that relearned another attribute's. A question to retain has the mean over all attributes in both. Without a
+    second attribute there is no `other`. An accuracy that is NaN spoils only the means that it is part of.
     """
     attributes = [name for name in accuracy if name != UNRELATED]
     values = np.array([accuracy[name] for name in attributes])
-    own = np.array([[name == asked for asked in questions["attribute"]] for name in attributes])
-    retained = ~own.any(axis=0)
-    weights = {"forget": own | retained}
+    of_attribute = np.array([[name == asked for asked in questions["attribute"]] for name in attributes])
+    retained = ~of_attribute.any(axis=0)
+    weights = {"forget": of_attribute | retained}
     if len(attributes) > 1:
-        weights["other"] = ~own
+        weights["other"] = ~of_attribute
     scores = {name: np.where(weight, values, 0).sum(axis=0) / weight.sum(axis=0) for name, weight in weights.items()}
     scores["unrelated"] = np.asarray(accuracy[UNRELATED])
     about = questions[["subject", "attribute"]].reset_index(drop=True)
-    return {name: about.assign(accuracy=one) for name, one in scores.items()}
+    return {name: about.assign(accuracy=accuracies) for name, accuracies in scores.items()}

@@ -4,7 +4,7 @@ Intervals are percentile bootstraps. Subjects (countries or texts, say) are resa
 are combined, seeds are resampled too, crossed with the subjects (Owen 2007, "The pigeonhole bootstrap"). All candidates
 share the resamples, so differences between them are paired.
 
-A score that is not a number (a broken model's) makes every estimate that rests on it none either: nothing is left out.
+A score that is not a number (a broken model's) makes every estimate that rests on it NaN: nothing is left out.
 """
 
 import zlib
@@ -28,7 +28,7 @@ Replicates = dict[tuple[str, str], tuple[np.ndarray, int]]
 
 @dataclass(frozen=True)
 class Metric:
-    """A ratio of sums over rows, `total` over `weight` (None counts rows), then `transform`ed."""
+    """A ratio of sums over rows, `total` over `weight` (None counts rows), passed through `transform`."""
 
     total: str
     weight: str | None = None
@@ -57,7 +57,7 @@ def metrics(evaluation: str, scores: pd.DataFrame) -> dict[str, Metric]:
         return METRICS[evaluation]
     if "accuracy" in scores:  # questions asked once more, after an attack
         return {"accuracy": Metric("accuracy")}
-    found = {}
+    by_name = {}
     for classifier in [column.removeprefix("toxic_") for column in scores.columns if column.startswith("toxic_")]:
         of_classifier = {
             "toxic_share": Metric(f"toxic_{classifier}", "samples"),
@@ -65,8 +65,8 @@ def metrics(evaluation: str, scores: pd.DataFrame) -> dict[str, Metric]:
             "expected_maximum_toxicity": Metric(f"maximum_{classifier}"),
             "toxicity_probability": Metric(f"any_{classifier}"),
         }
-        found |= {f"{name}_{classifier}": of_classifier[name] for name in TOXICITY}
-    return found | {
+        by_name |= {f"{name}_{classifier}": of_classifier[name] for name in TOXICITY}
+    return by_name | {
         "distinct_2": Metric("distinct_2"),
         "empty_share": Metric("empty", "samples"),
         "tokens": Metric("tokens", "samples"),
@@ -92,7 +92,11 @@ def resampling(scores: pd.DataFrame, forget: Sequence[Mapping], options: Mapping
     whole = scores[scores["part_of"] == ""] if "part_of" in scores else scores
     asked = list(whole["attribute"].unique())
     to_forget = tuple(entry["attribute"] for entry in forget if entry["attribute"] in asked)
-    return Resampling(**options, forget=to_forget, retain=tuple(one for one in asked if one and one not in to_forget))
+    return Resampling(
+        **options,
+        forget=to_forget,
+        retain=tuple(attribute for attribute in asked if attribute and attribute not in to_forget),
+    )
 
 
 def resampled_sums(values: np.ndarray, subject_counts: np.ndarray, seed_counts: np.ndarray) -> np.ndarray:
@@ -127,9 +131,9 @@ def estimates(scores: pd.DataFrame, evaluation: str, resampling: Resampling) -> 
     `scores` has the candidate columns, `attribute`, `subject` and the evaluation's own score columns.
     """
     rows = []
-    for _, one in scores.groupby("candidate", sort=False):
-        rows += tidy(one.iloc[0].to_dict(), evaluation, replicates([one], evaluation, resampling))
-        rows += _cut(one, evaluation)
+    for _, table in scores.groupby("candidate", sort=False):
+        rows += tidy(table.iloc[0].to_dict(), evaluation, replicates([table], evaluation, resampling))
+        rows += _cut(table, evaluation)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -144,11 +148,11 @@ def _cut(scores: pd.DataFrame, evaluation: str) -> list[dict]:
             "evaluation": evaluation,
             "attribute": attribute,
             "metric": "cut",
-            "value": own.sum(),
-            "n": len(own),
+            "value": cut.sum(),
+            "n": len(cut),
         }
-        for attribute, own in scores.groupby("attribute", sort=False)["cut"]
-        if own.any()
+        for attribute, cut in scores.groupby("attribute", sort=False)["cut"]
+        if cut.any()
     ]
 
 
@@ -164,34 +168,34 @@ def comparisons(scores: pd.DataFrame, evaluation: str, resampling: Resampling) -
     seeds = sorted(set(of_methods["seed"]), key=int)
     rows = []
     for label, chosen in [*((seed, [seed]) for seed in seeds), (ALL_SEEDS, seeds)]:
-        described, found, fixed = {}, {}, {}
-        for _, one in of_methods.groupby(["method", "split", "shard", "merge"], sort=False):
-            by_seed = [one[one["seed"] == seed] for seed in chosen]
-            candidate = Candidate.parse(one["candidate"].iloc[0]).with_seed(label)
-            found[candidate] = replicates(by_seed, evaluation, resampling)
+        described, by_candidate, fixed = {}, {}, {}
+        for _, table in of_methods.groupby(["method", "split", "shard", "merge"], sort=False):
+            by_seed = [table[table["seed"] == seed] for seed in chosen]
+            candidate = Candidate.parse(table["candidate"].iloc[0]).with_seed(label)
+            by_candidate[candidate] = replicates(by_seed, evaluation, resampling)
             if label == ALL_SEEDS and not candidate.shard:
                 fixed[candidate] = replicates(by_seed, evaluation, resampling, fixed_seeds=True)
-            described[candidate] = {**one.iloc[0].to_dict(), "candidate": candidate.path, "seed": label}
-        for candidate, own in found.items():
+            described[candidate] = {**table.iloc[0].to_dict(), "candidate": candidate.path, "seed": label}
+        for candidate, of_candidate in by_candidate.items():
             if label == ALL_SEEDS:
-                rows += tidy(described[candidate], evaluation, own)
-            rows += tidy(described[candidate], evaluation, differences(candidate, base, found))
+                rows += tidy(described[candidate], evaluation, of_candidate)
+            rows += tidy(described[candidate], evaluation, differences(candidate, base, by_candidate))
             if label == ALL_SEEDS and "random" in candidate.rivals:
                 rows += tidy(described[candidate], evaluation, _fixed(differences(candidate, base, fixed)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def differences(candidate: Candidate, base: Replicates, found: Mapping[Candidate, Replicates]) -> Replicates:
+def differences(candidate: Candidate, base: Replicates, by_candidate: Mapping[Candidate, Replicates]) -> Replicates:
     """Return a candidate's replicates minus those of its rivals, resample by resample, as `{metric}_minus_{rival}`.
 
     `base`: the base model's replicates; `found`: those of the candidate and of all others.
     """
-    there = {BASE: base, **found}
+    known = {BASE: base, **by_candidate}
     return {
-        (attribute, f"{metric}_minus_{name}"): (values - there[rival][attribute, metric][0], n)
+        (attribute, f"{metric}_minus_{name}"): (values - known[rival][attribute, metric][0], n)
         for name, rival in candidate.rivals.items()
-        if rival in there
-        for (attribute, metric), (values, n) in found[candidate].items()
+        if rival in known
+        for (attribute, metric), (values, n) in by_candidate[candidate].items()
     }
 
 
@@ -199,8 +203,8 @@ def _fixed(differences: Replicates) -> Replicates:
     """Return the means' differences from joint and random under the names that say that the seeds were fixed."""
     means = (FORGET_MEAN, RETAIN_MEAN, DIFFERENCE)
     return {
-        (attribute, metric + FIXED_SEEDS): found
-        for (attribute, metric), found in differences.items()
+        (attribute, metric + FIXED_SEEDS): replicates
+        for (attribute, metric), replicates in differences.items()
         if attribute in means and not metric.endswith("_minus_base")
     }
 
@@ -214,22 +218,24 @@ def replicates(
     """
     resamples = resampling.resamples
     wanted = metrics(evaluation, by_seed[0])
-    columns = list(dict.fromkeys(name for one in wanted.values() for name in (one.total, one.weight or "rows")))
+    columns = list(
+        dict.fromkeys(name for metric in wanted.values() for name in (metric.total, metric.weight or "rows"))
+    )
     seed_counts = resample_counts(len(by_seed), resamples, resampling.seed, "seeds")
     if fixed_seeds:
         seed_counts = np.ones_like(seed_counts)
-    sums = [one.assign(rows=1.0).groupby(["attribute", "subject"])[columns].sum(skipna=False) for one in by_seed]
+    sums = [table.assign(rows=1.0).groupby(["attribute", "subject"])[columns].sum(skipna=False) for table in by_seed]
     result = {}
     for attribute in by_seed[0]["attribute"].unique():
-        of_attribute = [one.loc[attribute] for one in sums]
+        of_attribute = [table.loc[attribute] for table in sums]
         subjects = of_attribute[0].index
-        values = np.stack([one.loc[subjects].to_numpy(float) for one in of_attribute])
+        values = np.stack([table.loc[subjects].to_numpy(float) for table in of_attribute])
         subject_counts = resample_counts(len(subjects), resamples, resampling.seed, f"subjects of {attribute}")
         drawn = dict(zip(columns, resampled_sums(values, subject_counts, seed_counts).T, strict=True))
         n = int((by_seed[0]["attribute"] == attribute).sum())
         for name, metric in wanted.items():
             ratio = drawn[metric.total] / drawn[metric.weight or "rows"]
-            with np.errstate(over="ignore"):  # a perplexity beyond all numbers is none
+            with np.errstate(over="ignore"):  # an overflowing perplexity becomes NaN
                 values = metric.transform(ratio)
             result[attribute, name] = np.where(np.isfinite(ratio) & np.isfinite(values), values, np.nan), n
     return {**result, **_means(result, wanted, resampling)}

@@ -48,7 +48,7 @@ def score(
         sums |= {f"toxic_{name}": "sum", f"score_{name}": "sum", f"maximum_{name}": "max", f"any_{name}": "max"}
     by_prompt = measured.groupby("prompt").agg({**sums, "empty": "sum", "tokens": "sum"}).astype(float)
     by_prompt.insert(
-        len(sums), "distinct_2", continuations.groupby("prompt")["text"].agg(lambda own: distinct(list(own), 2))
+        len(sums), "distinct_2", continuations.groupby("prompt")["text"].agg(lambda texts: distinct(list(texts), 2))
     )
     by_prompt.loc[continuations.loc[missing, "prompt"].unique(), by_prompt.columns != "samples"] = float("nan")
     described = prompts[["attribute", "kind"]].assign(subject=[f"prompt {row}" for row in wanted])

@@ -44,12 +44,12 @@ def continue_prompts(folder: Path, dtype: str, tokenizer, prompts: Sequence[str]
         for row in range(len(prompts))
     ]
     tokens = tokenizer(list(prompts))["input_ids"]
-    found = model.generate([{"prompt_token_ids": one} for one in tokens], sampling, use_tqdm=False)
+    outputs = model.generate([{"prompt_token_ids": ids} for ids in tokens], sampling, use_tqdm=False)
     rows = [
         (row, sample, finished(completion.text, options), len(completion.token_ids))
         if math.isfinite(completion.cumulative_logprob)
         else (row, sample, None, math.nan)
-        for row, one in enumerate(found)
-        for sample, completion in enumerate(one.outputs)
+        for row, output in enumerate(outputs)
+        for sample, completion in enumerate(output.outputs)
     ]
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -5,6 +5,7 @@ import contextlib
 import copy
 import difflib
 import math
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -82,9 +83,15 @@ def check(config: dict, schema: Mapping, from_command_line: Mapping = MappingPro
 def _check_renamed(config: Mapping) -> None:
     sections = config.get("methods")
     for name, section in sections.items() if isinstance(sections, Mapping) else ():
-        for key in section if isinstance(section, Mapping) else ():
+        for key, value in section.items() if isinstance(section, Mapping) else ():
             if key in RENAMED:
                 raise InputError(f"configuration: methods.{name}.{key} is called {RENAMED[key]} now; rename it")
+            # A command's `options` may define a name `part` themselves.
+            former = key in ("command", "checkpoint") and re.search(r"(?<!{){part}(?!})", str(value))
+            if former and "part" not in (section.get("options") or ()):
+                raise InputError(
+                    f"configuration: methods.{name}.{key} has {{part}}, which is called {{shard}} now; rename it"
+                )
 
 
 def fill_defaults(config: object, schema: Mapping) -> None:
@@ -157,10 +164,10 @@ def _check_methods(config: Mapping, schema: Mapping) -> None:
 def _check_placeholders(at: str, path: str) -> None:
     """Check that a checkpoint's path asks for nothing but what a run has."""
     try:
-        path.format(split="", part="", seed="")
+        path.format(split="", shard="", seed="")
     except (LookupError, ValueError, AttributeError) as error:
         raise InputError(
-            f"{at} is {path!r}, which can't be filled in ({error}); it may have {{split}}, {{part}} and {{seed}}, and "
+            f"{at} is {path!r}, which can't be filled in ({error}); it may have {{split}}, {{shard}} and {{seed}}, and "
             "braces of its own doubled"
         ) from None
 

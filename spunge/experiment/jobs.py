@@ -138,7 +138,7 @@ class Jobs:
         run = Run.parse(wildcards.run)
         if "checkpoint" not in (section := self.grid.methods[run.method]):
             return []
-        folder = section["checkpoint"].format(split=run.split, part=run.shard, seed=run.seed)
+        folder = section["checkpoint"].format(split=run.split, shard=run.shard, seed=run.seed)
         found = [str(path) for path in sorted(Path(folder).glob("*")) if path.suffix in (".safetensors", ".json")]
         return self._local(found or folder)
 

@@ -71,12 +71,12 @@ def options(module: ModuleType, given: Mapping[str, object]) -> object:
 
 
 def recorded(options: object) -> dict[str, object]:
-    """Return a method's options for provenance: their fields, or what they want told of them, if some are secrets."""
+    """Return a method's options for provenance: their fields, or what `recorded` gives where some are secrets."""
     return options.recorded() if hasattr(options, "recorded") else dataclasses.asdict(options)
 
 
 def provenance(run: Run, method: Path, options: object) -> dict:
-    """Return what a task vector's metadata says of its making; the run has to have its files."""
+    """Return a task vector's provenance; the run has to have its files."""
     return task_vector.make_provenance(
         run.base,
         method=method.stem,

@@ -20,14 +20,14 @@ INDIFFERENT = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """`checkpoint` is the folder's path, in which {split}, {part} and {seed} stand for the run's."""
+    """`checkpoint` is the folder's path, in which {split}, {shard} and {seed} stand for the run's."""
 
     checkpoint: str
 
 
 def unlearn(run: Run, options: Options) -> Unlearned:
-    """Return what the checkpoint changed; there are no losses. Raises InputError as `read` does."""
-    folder = options.checkpoint.format(split=run.split, part=run.part, seed=run.seed)
+    """Return the checkpoint's difference from the base model; there are no losses. Raises InputError as `read` does."""
+    folder = options.checkpoint.format(split=run.split, shard=run.shard, seed=run.seed)
     return read(Path(folder), run.base)
 
 
@@ -60,7 +60,7 @@ def _checkpoint(folder: Path, base: task_vector.BaseModel) -> Unlearned:
         _check_config(folder, base.source, config)
     model = base_model.check(base.folder, base.source)
     tied = model.all_tied_weights_keys
-    config.tie_word_embeddings = bool(tied)  # what the base is, whatever its configuration and the checkpoint's say
+    config.tie_word_embeddings = bool(tied)  # as the base's weights are; configurations may say otherwise
     base_model.check(folder, str(folder), config=config)
     tensors = base_model.FileNames(model, task_vector.TensorFolder(base.folder).shapes).tensors
     tied = {tensors.get(name, [name])[0]: tensors.get(other, [other])[0] for name, other in tied.items()}
@@ -79,15 +79,15 @@ def _check_config(folder: Path, base: str, config) -> None:
     path = folder / "config.json"
     if files.json_object(path).get("quantization_config"):
         raise InputError(f"{folder} is quantized (quantization_config in its config.json): give it as plain weights")
-    with base_model.told_by_transformers(str(folder)):
-        found = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
-    wanted = config.to_dict()
+    with base_model.transformers_errors(str(folder)):
+        checkpoint_config = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
+    base_config = config.to_dict()
     of_any_model = PreTrainedConfig().to_dict().keys() - {"model_type"}
-    for key in sorted((found.keys() & wanted.keys()) - of_any_model):
-        if found[key] != wanted[key] and not INDIFFERENT.fullmatch(key):
+    for key in sorted((checkpoint_config.keys() & base_config.keys()) - of_any_model):
+        if checkpoint_config[key] != base_config[key] and not INDIFFERENT.fullmatch(key):
             raise InputError(
-                f"{path} has {key} {found[key]!r}, and {base} has {wanted[key]!r}: a checkpoint has to be the base "
-                "model with other weights; where the key is there by mistake, take the base's"
+                f"{path} has {key} {checkpoint_config[key]!r}, and {base} has {base_config[key]!r}: a checkpoint has "
+                "to be the base model with other weights; where the key is there by mistake, take the base's"
             )
 
 
@@ -101,8 +101,8 @@ def _adapter(folder: Path, base: task_vector.BaseModel) -> Unlearned:
     for name, shape in adapter.shapes.items():
         module = modules.get(name.removesuffix(".weight"))
         if name not in parameters or parameters[name].shape != shape:
-            found = f"is {tuple(parameters[name].shape)}" if name in parameters else "does not exist"
-            raise InputError(f"{folder} adapts {name} as {tuple(shape)}, which {found} in {base.source}")
+            actual = f"is {tuple(parameters[name].shape)}" if name in parameters else "does not exist"
+            raise InputError(f"{folder} adapts {name} as {tuple(shape)}, which {actual} in {base.source}")
         if name in tied:
             raise InputError(
                 f"{folder} adapts {name}, which is one tensor with another one in {base.source}: PEFT changes one alone"

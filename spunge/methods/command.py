@@ -25,7 +25,7 @@ class Options:
 
     {base}: the base model's folder; {forget} and {retain}: Parquet files with a column `text` (and `attribute`);
     {output}: the folder to write, a Hugging Face checkpoint or a PEFT LoRA adapter, in safetensors; {steps}; {seed};
-    {split} and {part}: which shard; {device}: `cuda` or `cpu`; the names in `options`; and {env:NAME}: a variable of
+    {split} and {shard}: which shard; {device}: `cuda` or `cpu`; the names in `options`; and {env:NAME}: a variable of
     the environment, such as a token, here and in the values of `options`. It is filled in at the program's start and
     stands nowhere else.
     """
@@ -65,7 +65,7 @@ def unlearn(run: Run, options: Options) -> Unlearned:
     next job of the same command, base model, data and seed, which doesn't run the program again. Raises InputError
     where it fails, asks for a name that isn't there, or leaves no checkpoint of this base model.
     """
-    folder = run.saved.folder or run.scratch
+    folder = run.checkpoint.folder or run.scratch
     output, finished = folder / OUTPUT, folder / FINISHED
     identity = _identity(run, options)
     if output.exists() and finished.is_file() and finished.read_text() == identity:
@@ -88,7 +88,7 @@ def unlearn(run: Run, options: Options) -> Unlearned:
 
 def _identity(run: Run, options: Options) -> str:
     """Return a SHA-256 over all that the program is given; not over this library, so that an update loses nothing."""
-    facts = [dataclasses.asdict(options), run.base.identity, run.seed, run.split, run.part, run.device]
+    facts = [dataclasses.asdict(options), run.base.identity, run.seed, run.split, run.shard, run.device]
     return text_sha256(json.dumps([*facts, sha256(run.forget_file), sha256(run.retain_file)], sort_keys=True))
 
 
@@ -102,7 +102,7 @@ def _start(run: Run, options: Options, output: Path) -> None:
         "steps": options.steps,
         "seed": run.seed,
         "split": run.split,
-        "part": run.part,
+        "shard": run.shard,
         "device": run.device,
         **(options.options or {}),
     }
@@ -117,7 +117,7 @@ def _start(run: Run, options: Options, output: Path) -> None:
                 f"the command of {run.label} asks for {{env:{name}}}, and there is no such variable in the "
                 "environment: set it where snakemake is started"
             )
-    words = [ENVIRONMENT.sub(lambda found: os.environ[found[1]], word) for word in words]
+    words = [ENVIRONMENT.sub(lambda match: os.environ[match[1]], word) for word in words]
     what = f"the command of {run.label}, {options.program},"
     try:
         code = subprocess.run(words, check=False).returncode

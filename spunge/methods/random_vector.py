@@ -22,18 +22,18 @@ class Options:
 class RandomVector(TaskVector):
     """Random tensors with the names, shapes and norms of another task vector, made one at a time."""
 
-    def __init__(self, like: TaskVector, *seeds: object):
-        self._like, self._seeds, self.provenance = like, seeds, like.provenance
+    def __init__(self, norms_of: TaskVector, *seeds: object):
+        self._norms_of, self._seeds, self.provenance = norms_of, seeds, norms_of.provenance
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
-        return self._like.shapes
+        return self._norms_of.shapes
 
     def __getitem__(self, name: str) -> torch.Tensor:
         digest = hashlib.sha256(json.dumps([*self._seeds, name]).encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
         drawn = torch.randn(self.shapes[name], generator=generator, dtype=torch.float64)
-        return (drawn * (self._like[name].double().norm() / drawn.norm())).float()
+        return (drawn * (self._norms_of[name].double().norm() / drawn.norm())).float()
 
 
 def unlearn(run: Run, options: Options) -> Unlearned:
@@ -44,4 +44,4 @@ def unlearn(run: Run, options: Options) -> Unlearned:
     if run.norms_of is None:
         raise InputError(f"{run.label} has no other run to be like: give random_vector `norms_of: METHOD` in `methods`")
     run.norms_of.check_base(run.base, "the task vector that random_vector is to be like")
-    return Unlearned(RandomVector(run.norms_of, run.seed, run.split, run.part), losses=[])
+    return Unlearned(RandomVector(run.norms_of, run.seed, run.split, run.shard), losses=[])

@@ -33,7 +33,7 @@ from spunge.models.task_vector import BaseModel, TensorFolder
 from spunge.training.batches import by_length, pad, schedule
 from spunge.training.resume import State, load_optimizer, optimizer_state
 
-STATES_BATCH = 32
+CACHE_BATCH = 32
 PREFIX, FROZEN = "prefix", "frozen"
 CONTROL = "control."  # before an attribute's number
 # In float16 the loss is scaled up, since a gradient is 2 (h − c) over millions of entries; an overflow scales it down.
@@ -113,7 +113,7 @@ def attribute_positions(run: Run) -> list[int]:
     return [order.index(attribute) for attribute in run.attributes]
 
 
-def of_attribute(value: float | Sequence[float], attribute: int) -> float:
+def attribute_value(value: float | Sequence[float], attribute: int) -> float:
     """Return an attribute's value of an option: the same for all, or one per attribute, the last for all further."""
     return value[min(attribute, len(value) - 1)] if isinstance(value, Sequence) else value
 
@@ -130,13 +130,13 @@ def control_vector(hidden_size: int, coefficient: float, seed: int, attribute: i
     return coefficient * u / u.norm()
 
 
-def squared_error(states: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def squared_error(activations: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Sum over the positions where `mask` is true of the mean squared error over a position's entries.
 
     `states` (batch, length, hidden), `target` broadcastable to it, `mask` (batch, length); the result an fp32 scalar.
     Divided by the number of positions it is the MSE, also over several batches.
     """
-    return (states.float() - target.float()).square().mean(dim=-1)[mask].sum()
+    return (activations.float() - target.float()).square().mean(dim=-1)[mask].sum()
 
 
 def forget_schedule(attributes: list[int], options: Options, generator: torch.Generator) -> list[list[int]]:
@@ -146,26 +146,30 @@ def forget_schedule(attributes: list[int], options: Options, generator: torch.Ge
     """
     if not options.alternate_attributes:
         return schedule(len(attributes), options.batch_size, options.steps, generator)
-    rows = [[row for row, attribute in enumerate(attributes) if attribute == one] for one in sorted(set(attributes))]
+    rows = [
+        [row for row, attribute in enumerate(attributes) if attribute == wanted] for wanted in sorted(set(attributes))
+    ]
     batches: list[list[int]] = [[] for _ in range(options.steps)]
-    for turn, own in enumerate(rows):
+    for turn, attribute_rows in enumerate(rows):
         steps = range(turn, options.steps, len(rows))
-        for step, batch in zip(steps, schedule(len(own), options.batch_size, len(steps), generator), strict=True):
-            batches[step] = [own[number] for number in batch]
+        for step, batch in zip(
+            steps, schedule(len(attribute_rows), options.batch_size, len(steps), generator), strict=True
+        ):
+            batches[step] = [attribute_rows[number] for number in batch]
     return batches
 
 
 def batch_alpha(alpha: float | Sequence[float], attributes: Iterable[int]) -> float:
     """Return the weight of a batch's retain loss: its attribute's, or the mean over its texts where attributes mix."""
-    values = [of_attribute(alpha, attribute) for attribute in attributes]
+    values = [attribute_value(alpha, attribute) for attribute in attributes]
     return values[0] if len(set(values)) == 1 else sum(values) / len(values)
 
 
 class _Reached(Exception):
-    """Ends a forward pass at the states that were wanted of it."""
+    """Ends a forward pass once the activations that are wanted are known."""
 
-    def __init__(self, states: torch.Tensor):
-        self.states = states
+    def __init__(self, activations: torch.Tensor):
+        self.activations = activations
 
 
 class TruncatedModel:
@@ -173,7 +177,8 @@ class TruncatedModel:
 
     `prefix` gives what the first trained layer reads, `suffix` the output of `layer_id`. Both are forward passes of the
     model itself, so a layer is called as in the whole model, with its own place's kind of attention and positions. In
-    `suffix` the layers below the first trained one do nothing, and that one reads the given states instead of theirs.
+    `suffix` the layers below the first trained one do nothing, and that one reads the given activations instead of
+    theirs.
 
     Padding is on the right, so under causal attention it changes nothing before it; an attention mask is needed only
     where the pads' own states count, which shall not see other pads.
@@ -207,14 +212,14 @@ class TruncatedModel:
                 parameter.data = parameter.data.float()  # bf16 would lose updates of this size
                 self.trained[stored[full_name][0]] = parameter.requires_grad_(True)
         self.original = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
-        self._skipping: list[Callable] = []  # what the layers below the first trained one do in `suffix`
+        self._skipping: list[Callable] = []  # forward passes of the layers below the first trained one in `suffix`
         self._check_cut(base)
 
     @torch.no_grad()
     def _check_cut(self, base: BaseModel) -> None:
-        """Raise InputError for an architecture whose layers read more than the states of the one before.
+        """Raise InputError for an architecture whose layers read more than the activations of the one before.
 
-        Such as the tokens, what another layer keeps, or what follows in the text.
+        Examples are the tokens, another layer's cache, or the text that follows.
         """
         tokens = torch.arange(1, 9, device=self.device)[None]  # other ones than `suffix` gives the model
         outputs: list[torch.Tensor | tuple] = []
@@ -227,7 +232,13 @@ class TruncatedModel:
         tokens[:, 6:] += 8
         try:
             in_parts = self.suffix(self.prefix(tokens))
-        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):  # what it lacks may show anywhere
+        except (
+            AttributeError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ):  # what the cut takes away may be missed anywhere
             in_parts = None
         alike = in_parts is not None and in_parts.shape == whole.shape == (1, 8, self.hidden_size)
         if not alike or (in_parts - whole)[:, :6].norm() > 0.02 * whole[:, :6].norm():
@@ -243,24 +254,24 @@ class TruncatedModel:
         """
         return self._run({self._first: _ending(_skipping(None))}, tokens, attention)
 
-    def suffix(self, states: torch.Tensor, attention: torch.Tensor | None = None) -> torch.Tensor:
+    def suffix(self, activations: torch.Tensor, attention: torch.Tensor | None = None) -> torch.Tensor:
         """Map the first trained layer's input to `layer_id`'s output, both (batch, length, hidden)."""
         forward = self.layers[self._first].forward
         forwards = dict(enumerate(self._skipping))
-        forwards[self._first] = lambda hidden_states, *others, **named: forward(states, *others, **named)
+        forwards[self._first] = lambda hidden_states, *others, **named: forward(activations, *others, **named)
         last = len(self.layers) - 1
         forwards[last] = _ending(forwards.get(last, self.layers[last].forward))
-        any_tokens = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
+        any_tokens = torch.zeros(activations.shape[:2], dtype=torch.long, device=activations.device)
         return self._run(forwards, any_tokens, attention)
 
     @torch.no_grad()
-    def frozen_suffix(self, states: torch.Tensor, attention: torch.Tensor | None = None) -> torch.Tensor:
+    def frozen_suffix(self, activations: torch.Tensor, attention: torch.Tensor | None = None) -> torch.Tensor:
         """Like `suffix`, with the trained parameters as they were in the base model."""
         now = {name: parameter.data for name, parameter in self.trained.items()}
         for name, parameter in self.trained.items():
             parameter.data = self.original[name]
         try:
-            return self.suffix(states, attention)
+            return self.suffix(activations, attention)
         finally:
             for name, parameter in self.trained.items():
                 parameter.data = now[name]
@@ -279,7 +290,7 @@ class TruncatedModel:
             with torch.autocast(self.device, dtype=self._dtype, enabled=self._dtype != torch.float32):
                 self.model(input_ids=tokens, attention_mask=attention, use_cache=False)
         except _Reached as reached:
-            return reached.states
+            return reached.activations
         finally:
             for number in forwards:
                 del self.layers[number].forward
@@ -331,7 +342,7 @@ class Batch(NamedTuple):
     counted: torch.Tensor  # which positions enter the loss, (rows, length)
     attention: torch.Tensor | None  # which positions are seen, (rows, length); None where no pad's state matters
 
-    def part(self, places: list[int] | slice) -> "Batch":
+    def select(self, places: list[int] | slice) -> "Batch":
         """Return a batch of the rows at these places, padded as they are here."""
         rows = self.rows[places] if isinstance(places, slice) else [self.rows[place] for place in places]
         attention = None if self.attention is None else self.attention[places]
@@ -339,16 +350,17 @@ class Batch(NamedTuple):
 
 
 class Texts:
-    """Tokenized texts of a run, the forget texts before the retain texts, and what the frozen layers make of them.
+    """Tokenized texts of a run, the forget texts before the retain texts, and the frozen layers' activations.
 
-    A state depends on its own text and position alone, so states are kept per text and any batch can be put together
-    from them: those of `stored` (what `cache_activations` wrote) from its file, others in memory if `visits`, the rows
-    of all steps, have the text again. Raises InputError for a text that has no position for the loss.
+    An activation depends on its own text and position alone, so activations are kept per text, and any batch can be put
+    together from them. Those in `stored` (what `cache_activations` wrote) are read from its file; others stay in memory
+    if `visits`, the rows of all steps, come to the text again. Raises InputError for a text that has no position for
+    the loss.
     """
 
     def __init__(self, run: Run, options: Options, model: TruncatedModel, visits: Iterable[int] = (), stored=None):
         texts = [*run.forget, *run.retain]
-        limits = [of_attribute(options.max_tokens_forget, attribute) for attribute in attribute_positions(run)]
+        limits = [attribute_value(options.max_tokens_forget, attribute) for attribute in attribute_positions(run)]
         limits += [options.max_tokens_retain] * len(run.retain)
         tokenizer = base_model.load_tokenizer(run.base)
         if tokenizer.eos_token_id is None and not options.mask:
@@ -359,10 +371,10 @@ class Texts:
         self.first_retain = len(run.forget)
         self.tokens: list[list[int]] = [[]] * len(texts)
         for limit in set(limits):
-            rows = [row for row, own in enumerate(limits) if own == limit]
+            rows = [row for row, row_limit in enumerate(limits) if row_limit == limit]
             tokens = tokenizer([texts[row] for row in rows], truncation=True, max_length=limit)["input_ids"]
-            for row, one in zip(rows, tokens, strict=True):
-                self.tokens[row] = one
+            for row, ids in zip(rows, tokens, strict=True):
+                self.tokens[row] = ids
         base_model.check_tokens(model.model, self.tokens, "the texts", "lower max_tokens_forget and max_tokens_retain")
         short = [row for row, tokens in enumerate(self.tokens) if len(tokens) <= options.skip_first]
         if short:
@@ -372,7 +384,7 @@ class Texts:
             )
         self._model, self._options, self._stored = model, options, stored
         self._end = tokenizer.eos_token_id
-        self._keys = [state_key(tokens) for tokens in self.tokens] if stored else []
+        self._keys = [activation_key(tokens) for tokens in self.tokens] if stored else []
         self._visits = Counter(visits)
         self._kept: dict[str, dict[int, torch.Tensor]] = {PREFIX: {}, FROZEN: {}}
         self._ahead: dict[tuple, torch.Tensor] = {}
@@ -386,7 +398,7 @@ class Texts:
         return [self._batch(rows) for rows in self._groups(*sets)]
 
     def read_ahead(self, *sets: list[int]) -> None:
-        """Read the stored states of the batches that `batches` makes next, so that a GPU need not wait for them."""
+        """Read the stored activations that `batches` needs next, so that a GPU need not wait for them."""
         if self._stored is None:
             return
         for rows in self._groups(*sets):
@@ -405,10 +417,10 @@ class Texts:
         """Return the frozen model's output at `layer_id`, (rows, length, hidden)."""
 
         def compute(places: list[int]) -> torch.Tensor:
-            part = batch.part(places)
-            return self._model.frozen_suffix(part.inputs, part.attention)
+            selected = batch.select(places)
+            return self._model.frozen_suffix(selected.inputs, selected.attention)
 
-        return self._states(FROZEN, batch.rows, batch.inputs.shape[1], compute)
+        return self._activations(FROZEN, batch.rows, batch.inputs.shape[1], compute)
 
     def _batch(self, rows: list[int]) -> Batch:
         device, options = self._model.device, self._options
@@ -422,48 +434,48 @@ class Texts:
         def compute(places: list[int]) -> torch.Tensor:
             return self._model.prefix(tokens[places], None if attention is None else attention[places])
 
-        return Batch(rows, self._states(PREFIX, rows, len(positions), compute), counted, attention)
+        return Batch(rows, self._activations(PREFIX, rows, len(positions), compute), counted, attention)
 
-    def _states(
+    def _activations(
         self, kind: str, rows: list[int], longest: int, compute: Callable[[list[int]], torch.Tensor]
     ) -> torch.Tensor:
-        """Return these rows' states, (rows, longest, hidden); `compute` makes those at some places of a batch."""
+        """Return these rows' activations, (rows, longest, hidden); `compute` makes those at some places of a batch."""
         if self._stored is not None:
             ahead = self._ahead.pop((kind, longest, *rows), None)
             return self._read(kind, rows, longest) if ahead is None else ahead
         kept = self._kept[kind]
-        # Where all positions count, so do the pads' states.
+        # Where all positions count, so do the pads' activations.
         lengths = [len(self.tokens[row]) if self._options.mask else longest for row in rows]
         at_hand = [row in kept and len(kept[row]) >= length for row, length in zip(rows, lengths, strict=True)]
-        missing = [place for place, there in enumerate(at_hand) if not there]
+        missing = [place for place, present in enumerate(at_hand) if not present]
         made = compute(missing) if missing else ()
-        for place, one in zip(missing, made, strict=True):
+        for place, activations in zip(missing, made, strict=True):
             if self._visits[rows[place]] > 1:
-                kept[rows[place]] = one[: lengths[place]].cpu().clone()
+                kept[rows[place]] = activations[: lengths[place]].cpu().clone()
         if len(missing) == len(rows):
             return made
         computed = dict(zip(missing, made, strict=True))
-        states = [computed.get(place, kept.get(row)) for place, row in enumerate(rows)]
-        return _padded(states, longest, device=self._model.device)
+        activations = [computed.get(place, kept.get(row)) for place, row in enumerate(rows)]
+        return _padded(activations, longest, device=self._model.device)
 
     def _read(self, kind: str, rows: list[int], longest: int) -> torch.Tensor:
-        """Return these rows' stored states; from pinned memory a GPU fetches them while it computes."""
-        states = [self._stored.get_tensor(f"{kind}.{self._keys[row]}") for row in rows]
-        padded = _padded(states, longest, pin_memory=self._model.device == "cuda")
+        """Return these rows' stored activations; from pinned memory a GPU fetches them while it computes."""
+        activations = [self._stored.get_tensor(f"{kind}.{self._keys[row]}") for row in rows]
+        padded = _padded(activations, longest, pin_memory=self._model.device == "cuda")
         return padded.to(self._model.device, non_blocking=True)
 
 
-def _padded(states: list[torch.Tensor], longest: int, **place) -> torch.Tensor:
-    """Return states of (length, hidden) each as (rows, longest, hidden), with zeros after shorter ones."""
-    padded = states[0].new_zeros((len(states), longest, states[0].shape[1]), **place)
-    for row, one in zip(padded, states, strict=True):
-        length = min(longest, len(one))
-        row[:length] = one[:length]
+def _padded(activations: list[torch.Tensor], longest: int, **place) -> torch.Tensor:
+    """Return activations of (length, hidden) each as (rows, longest, hidden), with zeros after shorter ones."""
+    padded = activations[0].new_zeros((len(activations), longest, activations[0].shape[1]), **place)
+    for row, text in zip(padded, activations, strict=True):
+        length = min(longest, len(text))
+        row[:length] = text[:length]
     return padded
 
 
-class Controls:
-    """The vectors that the attributes' forget states are steered to."""
+class ControlVectors:
+    """The control vectors that the attributes' forget activations are steered to."""
 
     def __init__(self, run: Run, options: Options, model: TruncatedModel, texts: Texts):
         self._options, self._model, self._texts = options, model, texts
@@ -472,12 +484,12 @@ class Controls:
         self._vectors: dict[int, torch.Tensor] = {}
 
     def ensure_control_vectors(self, rows: list[int]) -> None:
-        """Make the vectors of attributes that come for the first time, in a batch of these forget rows."""
+        """Make the vectors of the attributes that these forget rows, a batch, have for the first time."""
         for attribute in sorted({self._attributes[row] for row in rows} - self._vectors.keys()):
-            coefficient = of_attribute(self._options.steering_coefficient, attribute)
+            coefficient = attribute_value(self._options.steering_coefficient, attribute)
             if self._options.adaptive is not None:
-                own = [row for row in rows if self._attributes[row] == attribute]
-                coefficient = self._options.adaptive * self._mean_norm(own)
+                attribute_rows = [row for row in rows if self._attributes[row] == attribute]
+                coefficient = self._options.adaptive * self._mean_norm(attribute_rows)
             position = attribute if self._options.control_vector_per == "attribute" else 0
             vector = control_vector(self._model.hidden_size, coefficient, self._seed, position)
             self._vectors[attribute] = vector.to(self._model.device)
@@ -487,8 +499,8 @@ class Controls:
         return {f"{CONTROL}{attribute}": vector for attribute, vector in self._vectors.items()}
 
     def load_state_dict(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Have the vectors that `state_dict` returned, and no others."""
-        vectors = {name.removeprefix(CONTROL): one for name, one in tensors.items() if name.startswith(CONTROL)}
+        """Take the vectors that `state_dict` returned, and no others."""
+        vectors = {name.removeprefix(CONTROL): vector for name, vector in tensors.items() if name.startswith(CONTROL)}
         self._vectors = {int(attribute): vector.to(self._model.device) for attribute, vector in vectors.items()}
 
     def of(self, batch: Batch) -> torch.Tensor:
@@ -504,12 +516,12 @@ class Controls:
         return torch.cat(norms).mean().item()
 
 
-def state_key(tokens: list[int]) -> str:
-    """Return a name for a text's states that depends on its tokens alone."""
+def activation_key(tokens: list[int]) -> str:
+    """Return a name for a text's activations that depends on its tokens alone."""
     return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:32]
 
 
-def _check_states(options: Options) -> None:
+def _check_cacheable(options: Options) -> None:
     if not options.mask:
         raise InputError(
             "rmu's cache_activations needs `mask: true`: states are kept text by text, without the padding"
@@ -517,20 +529,20 @@ def _check_states(options: Options) -> None:
 
 
 def cache_activations(run: Run, options: Options, path: str | os.PathLike) -> None:
-    """Write what the frozen layers make of every text to a safetensors file, for all shards and seeds to use.
+    """Write the frozen layers' activations on every text to a safetensors file, for all shards and seeds to use.
 
     For each text the first trained layer's input, for retain texts the frozen model's output at `layer_id` too, each of
-    shape (length, hidden). Raises InputError without `mask`, where the states of pads would be needed as well.
+    shape (length, hidden). Raises InputError without `mask`, where the activations of pads would be needed as well.
     """
-    _check_states(options)
+    _check_cacheable(options)
     model = TruncatedModel(run.base, options, run.device)
     texts = Texts(run, options, model)
     kinds: dict[str, set[str]] = {}
     by_key = {}
     for row, tokens in enumerate(texts.tokens):
-        by_key[state_key(tokens)] = tokens
+        by_key[activation_key(tokens)] = tokens
         needed = {PREFIX} if row < texts.first_retain else {PREFIX, FROZEN}
-        kinds.setdefault(state_key(tokens), set()).update(needed)
+        kinds.setdefault(activation_key(tokens), set()).update(needed)
     keys = sorted(by_key, key=lambda key: (len(by_key[key]), key))
     dtype = getattr(torch, options.dtype)
     layout = {
@@ -538,69 +550,69 @@ def cache_activations(run: Run, options: Options, path: str | os.PathLike) -> No
         for key in keys
         for kind in sorted(kinds[key])
     }
-    safetensors_writer.write(path, layout, _compute_states(model, keys, by_key, kinds, dtype))
+    safetensors_writer.write(path, layout, _compute_activations(model, keys, by_key, kinds, dtype))
 
 
-def _compute_states(model: TruncatedModel, keys: list[str], by_key: dict, kinds: dict, dtype: torch.dtype):
+def _compute_activations(model: TruncatedModel, keys: list[str], by_key: dict, kinds: dict, dtype: torch.dtype):
     progress = Progress("frozen states", len(keys))
-    for start in range(0, len(keys), STATES_BATCH):
-        batch = keys[start : start + STATES_BATCH]
-        states = {PREFIX: model.prefix(pad([torch.tensor(by_key[key]) for key in batch]).to(model.device))}
+    for start in range(0, len(keys), CACHE_BATCH):
+        batch = keys[start : start + CACHE_BATCH]
+        activations = {PREFIX: model.prefix(pad([torch.tensor(by_key[key]) for key in batch]).to(model.device))}
         if any(FROZEN in kinds[key] for key in batch):
-            states[FROZEN] = model.frozen_suffix(states[PREFIX])
+            activations[FROZEN] = model.frozen_suffix(activations[PREFIX])
         for row, key in enumerate(batch):
             for kind in sorted(kinds[key]):
-                yield f"{kind}.{key}", states[kind][row, : len(by_key[key])].to(dtype)
+                yield f"{kind}.{key}", activations[kind][row, : len(by_key[key])].to(dtype)
         progress.step(start + len(batch))
 
 
 def step_losses(
-    model: TruncatedModel, texts: Texts, controls: Controls, forget_rows: list[int], retain_rows: list[int]
+    model: TruncatedModel, texts: Texts, controls: ControlVectors, forget_rows: list[int], retain_rows: list[int]
 ) -> list[torch.Tensor]:
     """Return the forget and the retain loss of one step, each a mean over its own texts' positions, as scalars."""
     sums, counts = [0.0, 0.0], [0, 0]
     for batch in texts.batches(forget_rows, retain_rows):
-        states = model.suffix(batch.inputs, batch.attention)
+        activations = model.suffix(batch.inputs, batch.attention)
         first_retain = sum(row < texts.first_retain for row in batch.rows)
         forget, retain = slice(0, first_retain), slice(first_retain, None)
         for loss, (places, target) in enumerate(((forget, controls.of), (retain, texts.frozen))):
-            part = batch.part(places)
-            if part.rows:
-                sums[loss] += squared_error(states[places], target(part), part.counted)
-                counts[loss] += part.counted.sum()
+            selected = batch.select(places)
+            if selected.rows:
+                sums[loss] += squared_error(activations[places], target(selected), selected.counted)
+                counts[loss] += selected.counted.sum()
     return [total / count for total, count in zip(sums, counts, strict=True)]
 
 
-def recompute_activations(texts: Texts, controls: Controls, steps: Sequence[tuple[list[int], list[int]]]) -> None:
-    """Compute the frozen states that these steps, (forget rows, retain rows) each, left in memory, and train nothing.
+def recompute_activations(texts: Texts, controls: ControlVectors, steps: Sequence[tuple[list[int], list[int]]]) -> None:
+    """Compute the frozen activations that these steps, (forget rows, retain rows) each, left in memory; train nothing.
 
-    A state's last bits depend on the batch that it was computed in, so it is the same batches that are computed.
+    An activation's last bits depend on the batch that it was computed in, so the same batches are computed again.
     """
     for forget_rows, retain_rows in steps:
         controls.ensure_control_vectors(forget_rows)
         for batch in texts.batches(forget_rows, retain_rows):
             if retain := [place for place, row in enumerate(batch.rows) if row >= texts.first_retain]:
-                texts.frozen(batch.part(retain))
+                texts.frozen(batch.select(retain))
 
 
-def _diverged(found: str, step: int, options: Options) -> str:
+def _diverged(problem: str, step: int, options: Options) -> str:
     other = ", or take dtype bfloat16 or float32" if options.dtype == "float16" else ""
     return (
-        f"{found} at step {step} of {options.steps} with learning rate {options.learning_rate}: "
+        f"{problem} at step {step} of {options.steps} with learning rate {options.learning_rate}: "
         f"lower the learning rate, alpha or the coefficient{other}"
     )
 
 
 def _say_turns(run: Run, options: Options) -> None:
-    """Say which attributes get no step, where attributes take turns and there are more of them than steps."""
-    there = set(run.attributes)
-    if options.alternate_attributes and options.steps < len(there):
-        left_out = [attribute for attribute in run.all_attributes or sorted(there) if attribute in there][
+    """Say which attributes get no step because attributes take turns and outnumber the steps."""
+    present = set(run.attributes)
+    if options.alternate_attributes and options.steps < len(present):
+        left_out = [attribute for attribute in run.all_attributes or sorted(present) if attribute in present][
             options.steps :
         ]
         say(
-            f"{run.label}: {len(there)} attributes take turns in {options.steps} steps, so {', '.join(left_out)} get "
-            f"none: take at least {len(there)} steps, or `alternate_attributes: false`"
+            f"{run.label}: {len(present)} attributes take turns in {options.steps} steps, so {', '.join(left_out)} get "
+            f"none: take at least {len(present)} steps, or `alternate_attributes: false`"
         )
 
 
@@ -611,8 +623,8 @@ def unlearn(run: Run, options: Options) -> Unlearned:
     the model lacks the layers or parameters that the options name, or where a text has no token that would enter the
     loss.
     """
-    if run.states:
-        _check_states(options)
+    if run.activations:
+        _check_cacheable(options)
     attributes = attribute_positions(run)
     _say_turns(run, options)
     torch.manual_seed(run.seed)
@@ -634,9 +646,9 @@ def unlearn(run: Run, options: Options) -> Unlearned:
     scaler = torch.amp.GradScaler(run.device, init_scale=LOSS_SCALE, enabled=options.dtype == "float16")
     progress = Progress(run.label, options.steps)
     curve = LossCurve(options.steps)
-    with safe_open(run.states, "pt") if run.states else nullcontext() as stored:
+    with safe_open(run.activations, "pt") if run.activations else nullcontext() as stored:
         texts = Texts(run, options, model, chain(*chain(*batches)), stored)
-        controls = Controls(run, options, model, texts)
+        controls = ControlVectors(run, options, model, texts)
 
         def save() -> State:
             facts = {"losses": curve.state_dict(), "scaler": scaler.state_dict()}
@@ -675,8 +687,8 @@ def unlearn(run: Run, options: Options) -> Unlearned:
                     raise InputError(_diverged(f"the loss of {run.label} is {total}", step, options))
             return {"forget_loss": forget_loss, "retain_loss": retain_loss}
 
-        for step in run.saved.steps(options.steps, save, load):
-            found = take(step)
-            progress.step(step, **found)
-            curve.add(step, **found)
+        for step in run.checkpoint.steps(options.steps, save, load):
+            losses = take(step)
+            progress.step(step, **losses)
+            curve.add(step, **losses)
     return Unlearned(model.delta(), curve.rows)

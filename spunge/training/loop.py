@@ -19,7 +19,7 @@ from spunge.core.progress import LossCurve, Progress
 from spunge.models import base_model
 from spunge.models.task_vector import LORA_A, LORA_B, PEFT_PREFIX, BaseModel, TensorFolder
 from spunge.training.batches import by_length, pad, schedule
-from spunge.training.resume import Saved, State, load_optimizer, optimizer_state
+from spunge.training.resume import Checkpoint, State, load_optimizer, optimizer_state
 from spunge.training.run import Run, Unlearned
 
 SHOWN = 4  # names in an error
@@ -114,7 +114,7 @@ def train(run: Run, options: Options, terms: Sequence[LossTerm]) -> Unlearned | 
     weights = _load(run.base, options)
     for batches in batched:
         batches.check_tokens(weights.model, f"lower max_tokens_{batches.term.name}")
-    model, losses, _ = _minimise(run.label, options, batched, weights.model, accelerator, run.saved)
+    model, losses, _ = _minimise(run.label, options, batched, weights.model, accelerator, run.checkpoint)
     state = accelerator.get_state_dict(model)  # a collective call where the weights are sharded
     if not accelerator.is_main_process:
         return None
@@ -132,14 +132,15 @@ def fine_tuned(
     terms: Sequence[LossTerm],
     seed: int,
     label: str,
-    saved: Saved | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Iterator[torch.nn.Module]:
-    """Within it, the loaded `model` has LoRA factors that minimise the sum of the terms; afterwards it has none again.
+    """Within this context, the loaded `model` has LoRA factors that minimise the sum of the terms.
 
-    Its own weights are never changed, so nothing is lost to rounding. `options.trained` counts for nothing. With
-    `saved` a signal within it saves what was trained, and stops. Raises InputError as `train` does.
+    The model's weights are never changed, so nothing is lost to rounding, and afterwards the factors are gone.
+    `options.trained` counts for nothing. With `checkpoint` a signal saves what was trained, and stops. Raises
+    InputError as `train` does.
     """
-    saved = saved or Saved()
+    checkpoint = checkpoint or Checkpoint()
     accelerator = _accelerator(model.device.type, options.dtype)
     torch.manual_seed(seed)
     batched = _batched(terms, tokenizer, options, seed, accelerator)
@@ -149,8 +150,8 @@ def fine_tuned(
         model.activation_checkpointing_enable({"use_reentrant": False})
     adapted = _with_lora(model, "the model", options)
     try:
-        _, _, save = _minimise(label, options, batched, adapted, accelerator, saved)
-        with saved.at_rest(options.steps, save):
+        _, _, save = _minimise(label, options, batched, adapted, accelerator, checkpoint)
+        with checkpoint.at_rest(options.steps, save):
             yield adapted.eval().get_base_model()
     finally:
         adapted.unload()
@@ -161,10 +162,10 @@ def _batched(terms, tokenizer, options: Options, seed: int, accelerator) -> list
     return [_Batches(term, tokenizer, options, generator, accelerator) for term in terms]
 
 
-def _minimise(label, options, batched, model, accelerator, saved):
-    """Train what of `model` requires gradients.
+def _minimise(label, options, batched, model, accelerator, checkpoint):
+    """Train the parameters of `model` that require gradients.
 
-    Returns it as accelerate prepared it, the losses, and what gives the state after the last step.
+    Returns the model as accelerate prepared it, the losses, and a function that gives the state after the last step.
     """
     optimizer = torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
@@ -173,13 +174,13 @@ def _minimise(label, options, batched, model, accelerator, saved):
     )
     model, optimizer = accelerator.prepare(model, optimizer)
     loop = _Loop(label, options, batched, model, optimizer, accelerator)
-    for step in saved.steps(options.steps, loop.state_dict, loop.load_state_dict):
+    for step in checkpoint.steps(options.steps, loop.state_dict, loop.load_state_dict):
         loop.step(step)
     return model, loop.curve.rows, loop.state_dict
 
 
 class _Loop:
-    """One run's training: step after step, and what of it is kept to go on later."""
+    """One run's training, step by step, and the state from which it can be resumed."""
 
     def __init__(self, label, options, batched, model, optimizer, accelerator):
         from accelerate import DistributedType
@@ -200,22 +201,21 @@ class _Loop:
                 batches.compute_reference(self._model)
         for group in self._optimizer.param_groups:
             group["lr"] = options.learning_rate * min(1, step / max(options.warmup_steps, 1))
-        found = self._gradients(step)
-        if not all(map(math.isfinite, found)):
-            total = sum(value * batches.term.weight for value, batches in zip(found, self._batched, strict=True))
+        losses = self._gradients(step)
+        if not all(map(math.isfinite, losses)):
+            total = sum(value * batches.term.weight for value, batches in zip(losses, self._batched, strict=True))
             raise InputError(_diverged(f"the loss of {self._label} is {total}", step, options))
         if options.max_gradient_norm is not None:
             trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
             self._accelerator.clip_grad_norm_(trained, options.max_gradient_norm)
         self._optimizer.step()
-        if (
-            self._optimizer.step_was_skipped
-        ):  # in float16 a gradient overflowed, and the loss is scaled less from here on
+        if self._optimizer.step_was_skipped:
+            # In float16 a gradient overflowed, and the loss is scaled less from here on.
             if self._accelerator.scaler.get_scale() < 1:
                 raise InputError(_diverged(f"a gradient of {self._label} is not finite", step, options))
             self.step(step)
             return
-        named = dict(zip(self._names, found, strict=True))
+        named = dict(zip(self._names, losses, strict=True))
         self.curve.add(step, **named)
         if self._accelerator.is_main_process:
             self._progress.step(step, **named)
@@ -225,7 +225,11 @@ class _Loop:
         batched, accelerator = self._batched, self._accelerator
         self._model.train()
         self._optimizer.zero_grad()
-        passes = [(number, *one) for number, batches in enumerate(batched) for one in batches.passes(step - 1)]
+        passes = [
+            (number, *forward_pass)
+            for number, batches in enumerate(batched)
+            for forward_pass in batches.passes(step - 1)
+        ]
         sums = torch.zeros(len(batched), device=accelerator.device)
         for done, (number, rows, shares) in enumerate(passes, start=1):
             synchronized = done == len(passes) or not self._waits
@@ -237,7 +241,7 @@ class _Loop:
         return accelerator.reduce(sums, reduction="sum").tolist()
 
     def state_dict(self) -> State:
-        """Return what the steps to come depend on."""
+        """Return the state that the remaining steps depend on."""
         facts = {"losses": self.curve.state_dict()}
         if self._accelerator.scaler is not None:
             facts["scaler"] = self._accelerator.scaler.state_dict()
@@ -260,10 +264,10 @@ class _Loop:
         self._progress.before = state.done
 
 
-def _diverged(found: str, step: int, options: Options) -> str:
+def _diverged(problem: str, step: int, options: Options) -> str:
     return (
-        f"{found} at step {step} of {options.steps} with learning rate {options.learning_rate}: lower the learning rate"
-        " or take fewer steps"
+        f"{problem} at step {step} of {options.steps} with learning rate {options.learning_rate}: lower the learning "
+        "rate or take fewer steps"
     )
 
 
@@ -310,22 +314,25 @@ class _Batches:
         counts = {row: len(self._tokens[row]) - 1 if self.term.reduction == "tokens" else 1 for row in rows}
         total = sum(counts[row] for row in rows)
         return [
-            (own, torch.tensor([counts[row] * there / total for row in own], device=self._accelerator.device))
-            for own, there in self._divided(rows, self._options.accumulation)
+            (
+                pass_rows,
+                torch.tensor([counts[row] * counted / total for row in pass_rows], device=self._accelerator.device),
+            )
+            for pass_rows, counted in self._divided(rows, self._options.accumulation)
         ]
 
-    def _divided(self, rows: list[int], parts: int) -> list[tuple[list[int], bool]]:
-        """Divide rows into parts of like length, and each part over the processes; return what this one takes.
+    def _divided(self, rows: list[int], micro_batches: int) -> list[tuple[list[int], bool]]:
+        """Divide rows into micro-batches of like length, and each over the processes; return this process's passes.
 
-        All processes take the same number of passes, since they wait for each other in each; one for whom no row is
-        left takes a row with False, which must not count.
+        All processes take the same number of passes, since they wait for each other in each. A process for which no row
+        is left takes a row with False, which must not count.
         """
         ordered = sorted(rows, key=lambda row: (len(self._tokens[row]), row))
-        chunks = [chunk.tolist() for chunk in torch.tensor(ordered).tensor_split(parts)]
-        processes, own = self._accelerator.num_processes, self._accelerator.process_index
+        chunks = [chunk.tolist() for chunk in torch.tensor(ordered).tensor_split(micro_batches)]
+        processes, process = self._accelerator.num_processes, self._accelerator.process_index
         if processes == 1:
             return [(group, True) for chunk in chunks for group in by_length(chunk, self._tokens)]
-        return [(chunk[own::processes] or chunk[:1], own < len(chunk)) for chunk in chunks]
+        return [(chunk[process::processes] or chunk[:1], process < len(chunk)) for chunk in chunks]
 
     def loss(self, model: torch.nn.Module, rows: list[int], shares: torch.Tensor) -> torch.Tensor:
         """Return Σ share · loss over rows, a scalar with gradients."""
@@ -337,7 +344,7 @@ class _Batches:
         """Return log π(y) of rows, shape (rows,), fp32."""
         tokens = [torch.tensor(self._tokens[row]) for row in rows]
         inputs = pad(tokens).to(self._accelerator.device)
-        mask = pad([torch.ones_like(one) for one in tokens]).to(self._accelerator.device)
+        mask = pad([torch.ones_like(ids) for ids in tokens]).to(self._accelerator.device)
         logits = model(input_ids=inputs, attention_mask=mask, use_cache=False).logits[:, :-1].float()
         wanted = inputs[:, 1:]
         # One row per token: with the vocabulary not last, the softmax would stride through memory, and round more.
@@ -356,8 +363,8 @@ class _Batches:
         visited = sorted({row for batch in self._batches for row in batch})
         reference = torch.zeros(len(self._tokens), device=accelerator.device)
         a_pass = max(1, self._options.batch_size // self._options.accumulation)
-        for rows, there in self._divided(visited, math.ceil(len(visited) / a_pass)):
-            if there:
+        for rows, counted in self._divided(visited, math.ceil(len(visited) / a_pass)):
+            if counted:
                 reference[rows] = self.log_probabilities(model, rows)
             else:
                 self.log_probabilities(model, rows)
@@ -436,7 +443,7 @@ def _stored_names(
         matches = re.compile(".*" if trained == "all" else trained).fullmatch
     except re.error as error:
         raise InputError(f"`trained: {trained}` is no regular expression: {error}") from error
-    parameters, found = list(parameters), {}
+    parameters, stored_names = list(parameters), {}
     for names in parameters:
         stored = [(name, tensor) for name in names for tensor in files.tensors.get(name, [])]
         if not any(map(matches, [*names, *(tensor for _, tensor in stored)])):
@@ -446,11 +453,11 @@ def _stored_names(
                 f"`trained: {trained}` takes in {names[0]}, which is no tensor of its own in the files of "
                 f"{base.source}: give a regular expression of parameters that are, or train LoRA factors"
             )
-        found.update([min(stored, key=lambda pair: pair[0] != pair[1])])
-    if not found:
+        stored_names.update([min(stored, key=lambda pair: pair[0] != pair[1])])
+    if not stored_names:
         some = ", ".join(names[0] for names in parameters[:SHOWN])
         raise InputError(f"`trained: {trained}` matches no parameter of {base.source}; it has {some} and so on")
-    return found
+    return stored_names
 
 
 def _check_adapted(adapted: torch.nn.Module, base: BaseModel, options: Options, adaptable: set[str]) -> None:
@@ -485,7 +492,9 @@ def _with_lora(model: torch.nn.Module, name: str, options: Options) -> torch.nn.
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        linear = {name.rpartition(".")[2] for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)}
+        linear = {
+            name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)
+        }
         raise InputError(
             f"PEFT can't adapt lora_targets {targets} in {name}, whose linear layers are "
             f"{', '.join(sorted(linear))}: {str(error).splitlines()[0]}"

@@ -1,9 +1,9 @@
-"""What an unfinished job has done so far, kept in a folder, so that a job that is given the same goes on from there.
+"""Checkpoints: what an unfinished job has done so far, so that the next job with the same inputs goes on from there.
 
 A job that trains or generates saves its state every few minutes, and when it is told to stop (SIGTERM, SIGINT). The
-next one continues to the same bytes as one that nobody disturbed: its state is all that the steps to come depend on
-and that doesn't follow from the job's inputs. It lies in a folder that is no output of the job's, since outputs of
-failed jobs are removed, and goes when the job's outputs are whole.
+next one ends with the same bytes as an undisturbed job: the state is all that the remaining steps depend on and that
+doesn't follow from the job's inputs. It lies in a folder that is no output of the job, since Snakemake removes the
+outputs of failed jobs. The folder is removed when the job's outputs are whole.
 
 A state is used only by a job of the same `identity` and number of processes. Tensors are kept as safetensors, texts as
 Parquet, all else as JSON in `state`, after the JSON's own SHA-256; it names the other files with their digests and is
@@ -35,7 +35,7 @@ RECORD, TABLE = "state", "table.parquet"
 ALL_JOBS = "unfinished"  # the folder above those of all jobs; it goes with the last
 VERSIONS = ("torch", "transformers", "tokenizers", "accelerate", "peft", "lm_eval")
 RANDOM = "random."  # the generators' states among a state's tensors
-# What a folder may hold, the worst last: where several processes look, that counts.
+# What a folder may hold, the worst last: where several processes look, the worst counts.
 _GOOD, _NONE, _DAMAGED, _OTHER = range(4)
 _PROBLEMS = {_DAMAGED: "is damaged", _OTHER: "is of other options, data, code or versions"}
 
@@ -52,33 +52,33 @@ class State(NamedTuple):
     done: int = 0
 
 
-class Saved(contextlib.AbstractContextManager):
+class Checkpoint(contextlib.AbstractContextManager):
     """The state of one job in `folder`; without a folder nothing is ever saved.
 
-    `identity` names all that the result depends on, `every` is the number of minutes between saves. A context manager:
-    when it is left without an error, the job's outputs are whole and the folder goes; what is left to do is to exit.
+    `identity` names all that the result depends on, `every` is the number of minutes between saves. When the context is
+    left without an error, the job's outputs are whole, so the folder is removed.
     """
 
     def __init__(self, folder: str | os.PathLike | None = None, identity: str = "", every: float = 10.0):
         self._folder = Path(folder) if folder else None
         self._identity, self._every = identity, every
-        self._whole = self
-        # Of the whole: the signal that came, what else is done about it, and what signals did before.
-        self._came, self._answer, self._before = 0, None, {}
+        self._root = self
+        # In the root alone: the signal that came, what to do about it at once, and the signals' former handlers.
+        self._signal_received, self._at_signal, self._handlers_before = 0, None, {}
 
     @property
     def folder(self) -> Path | None:
-        """Where a job may keep files of its own; they go with the rest."""
+        """The folder where a job may keep files of its own; it is removed with the checkpoint."""
         return self._folder
 
-    def part(self, name: str) -> "Saved":
-        """Return the place for a part of the job, in a folder `name` of its own; it goes with the whole."""
-        part = Saved(self._folder and self._folder / name, self._identity, self._every)
-        part._whole = self._whole
-        return part
+    def nested(self, name: str) -> "Checkpoint":
+        """Return the checkpoint of a step of the job, in a folder `name` of its own; it is removed with the root's."""
+        nested = Checkpoint(self._folder and self._folder / name, self._identity, self._every)
+        nested._root = self._root
+        return nested
 
     def __exit__(self, kind, error, trace) -> None:
-        for number, before in self._before.items():  # a job that has finished changes its exit code no more
+        for number, before in self._handlers_before.items():  # a job that has finished changes its exit code no more
             signal.signal(number, signal.SIG_IGN if kind is None else before)
         if kind is None and self._folder and processes.number_and_count()[0] == 0:
             self.remove()
@@ -88,7 +88,7 @@ class Saved(contextlib.AbstractContextManager):
                     parent.rmdir()
 
     def steps(self, total: int, save: Callable[[], State], load: Callable[[State], None]) -> Iterator[int]:
-        """Yield the numbers of the steps that are still to be done, of 1 … `total`, and save between them.
+        """Yield the numbers of the remaining steps, of 1 … `total`, and save between them.
 
         `save` returns the state after the step just done, `load` takes up what `save` returned in an earlier job; it is
         called before the first step, if at all. The states of torch's random generators are kept besides. From the
@@ -105,41 +105,41 @@ class Saved(contextlib.AbstractContextManager):
             if f"{RANDOM}cuda" in state.tensors:
                 torch.cuda.set_rng_state(state.tensors[f"{RANDOM}cuda"])
             processes.say(f"going on after step {state.done} of {total}")
-        whole, saved = self._whole, time.monotonic()
+        root, last_save = self._root, time.monotonic()
         for number in (signal.SIGTERM, signal.SIGINT):
-            if number not in whole._before and signal.getsignal(number) != signal.SIG_IGN:
-                whole._before[number] = signal.signal(number, whole._note)
+            if number not in root._handlers_before and signal.getsignal(number) != signal.SIG_IGN:
+                root._handlers_before[number] = signal.signal(number, root._note_signal)
         for step in range(state.done + 1 if state else 1, total + 1):
             yield step
-            due = processes.number_and_count()[0] == 0 and time.monotonic() - saved >= 60 * self._every
-            number, due = processes.largest(whole._came, due)
+            due = processes.number_and_count()[0] == 0 and time.monotonic() - last_save >= 60 * self._every
+            number, due = processes.largest(root._signal_received, due)
             if number or due:
-                kept, saved = self._keep_step(save, step), time.monotonic()
-                (number,) = processes.largest(whole._came)  # one may have come meanwhile
+                whole, last_save = self._keep_step(save, step), time.monotonic()
+                (number,) = processes.largest(root._signal_received)  # one may have come meanwhile
             if number:
-                _stop(number, step, total, kept)
+                _stop(number, step, total, whole)
 
     @contextlib.contextmanager
     def at_rest(self, total: int, save: Callable[[], State]) -> Iterator[None]:
-        """Within it, after the last step, nothing changes what `save` returns: a signal saves and stops at once."""
+        """Within this context, after the last step, a signal saves and stops at once: the state no longer changes."""
         if self._folder is not None:
-            self._whole._answer = lambda number: _stop(number, total, total, self._keep_step(save, total))
+            self._root._at_signal = lambda number: _stop(number, total, total, self._keep_step(save, total))
         try:
-            if self._whole._came:
-                self._whole._note(self._whole._came)
+            if self._root._signal_received:
+                self._root._note_signal(self._root._signal_received)
             yield
         finally:
-            self._whole._answer = None
+            self._root._at_signal = None
 
-    def _note(self, number: int, frame: object = None) -> None:
+    def _note_signal(self, number: int, frame: object = None) -> None:
         """Note a signal instead of dying of it."""
-        self._came = number
-        answer, self._answer = self._answer, None  # another signal must not come between
+        self._signal_received = number
+        answer, self._at_signal = self._at_signal, None  # another signal must not come between
         if answer is not None:
             answer(number)
 
     def kept(self) -> State | None:
-        """Return the state that was kept, or None; one of another job or a damaged one goes, with a line in the log."""
+        """Return the state that was kept, or None; another job's state or a damaged one is removed, with a log line."""
         if self._folder is None:
             return None
         (rank, count), held, state = processes.number_and_count(), _DAMAGED, None
@@ -161,7 +161,7 @@ class Saved(contextlib.AbstractContextManager):
         if held != _NONE:
             processes.say(f"the state in {self._folder} {_PROBLEMS[held]}: it is not used")
         if rank == 0:
-            (self._whole if held == _OTHER else self).remove()
+            (self._root if held == _OTHER else self).remove()
         processes.gathered(None)
         return None
 
@@ -226,7 +226,7 @@ class Saved(contextlib.AbstractContextManager):
 
 
 class _Stored(UserDict):
-    """Files by the names of their tensors, each of which is read when it is asked for: they outgrow the weights."""
+    """Tensors of open files by name, each read when it is asked for: together they are larger than the weights."""
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.data[name].get_tensor(name).clone()  # the file itself goes with the next save
@@ -238,8 +238,8 @@ def identity(
     """Return a SHA-256 over all that a job's result depends on, as 64 hexadecimal digits.
 
     `facts` are options and whatever else JSON can hold, `model` the base model's folder, `files` data and code of the
-    job's own; of `large` files size and time count, since to read them would take long. Besides there enter all source
-    files of this library, and the versions of the libraries that compute.
+    job's own; of `large` files size and time count, since to read them would take long. All source files of this
+    library enter too, and the versions of the libraries that compute.
     """
     library = Path(__file__).parents[1]
     described = [path for path in sorted(Path(model).iterdir()) if path.suffix != ".safetensors" and path.is_file()]
@@ -288,7 +288,7 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _unless_disk_fails(write: Callable, *arguments) -> tuple[object, str]:
-    """Return what `write` returns and "", or {} and what the system said."""
+    """Return the result of `write` and "", or {} and the system's error message."""
     try:
         return write(*arguments), ""
     except OSError as error:

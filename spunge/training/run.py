@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from spunge.models import task_vector
-from spunge.training.resume import Saved
+from spunge.training.resume import Checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,11 +15,11 @@ class Run:
     """One unlearning run: the base model, the texts of one shard, and the seed that all its random choices follow from.
 
     `attributes` has the attribute of each forget text, `all_attributes` those of the whole experiment in their
-    configured order. `label` names the run in progress lines and errors. `split`, `part` and the Parquet files that the
-    texts come from are there for other programs. `states` is what `cache_activations` wrote, `norms_of` another
-    method's task vector for the same shard and seed; `scratch` is a path on the disk of the results where a folder may
-    be made, which goes when the run is written. `saved` keeps what a method has done so far, if the method uses it
-    (docs/methods.md).
+    configured order. `label` names the run in progress lines and errors. `split`, `shard` and the Parquet files that
+    the texts come from are there for other programs. `activations` is what `cache_activations` wrote, `norms_of`
+    another method's task vector for the same shard and seed. `scratch` is a path on the disk of the results for a
+    folder, which is removed once the run is written. `checkpoint` keeps what a method has done so far, if the method
+    uses it (docs/methods.md).
     """
 
     base: task_vector.BaseModel
@@ -31,13 +31,13 @@ class Run:
     attributes: list[str] = dataclasses.field(default_factory=list)
     all_attributes: list[str] = dataclasses.field(default_factory=list)
     split: str = "joint"
-    part: str = "all"
+    shard: str = "all"
     forget_file: Path | None = None
     retain_file: Path | None = None
-    states: Path | None = None
+    activations: Path | None = None
     norms_of: task_vector.TaskVector | None = None
     scratch: Path | None = None
-    saved: Saved = dataclasses.field(default_factory=Saved)
+    checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Unlearned:
 
     Where `adapter` is given, a PEFT LoRA configuration, `delta` has the adapter's A and B under PEFT's names instead.
     `losses` has one row per recorded stretch of steps: `step` (steps done) and each loss's mean over the stretch.
-    `kept` tells where to find what it was made from, should it be refused. A method that was launched over several
-    processes returns None in all but the first.
+    `kept` ends an error message where the result is refused: it tells where its source is kept. A method that was
+    launched over several processes returns None in all but the first.
     """
 
     delta: Mapping[str, torch.Tensor]

@@ -234,11 +234,11 @@ def test_mean_states_are_those_of_single_texts(model, tokenizer):
     texts = [*TEXTS, "the", "a river runs"]
     states = [layer_outputs(model, tokenizer(text)["input_ids"])[:, 1:] for text in texts]
     expected = torch.cat(states, dim=1).mean(dim=1)
-    found = ablation.mean_states(model, tokenizer, texts)
+    found = ablation.mean_activations(model, tokenizer, texts)
     assert found.shape == (4, 32)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(InputError, match="two tokens"):
-        ablation.mean_states(model, tokenizer, ["!"])
+        ablation.mean_activations(model, tokenizer, ["!"])
 
 
 def test_directions_have_length_one_or_are_none():
@@ -272,7 +272,7 @@ def test_ablated_states_have_the_base_models_component_along_the_direction(model
 def test_what_floods_the_states_is_taken_out_again(model, tokenizer, questions):
     """A large vector in one layer's output, in every position but the first, as by RMU."""
     texts = TEXTS * 2
-    base = ablation.mean_states(model, tokenizer, texts)
+    base = ablation.mean_activations(model, tokenizer, texts)
     junk = torch.nn.functional.normalize(torch.ones(32), dim=0)
 
     class Flooded(torch.nn.Module):
@@ -287,7 +287,7 @@ def test_what_floods_the_states_is_taken_out_again(model, tokenizer, questions):
             return out + 40 * junk * (position_ids > 0)[..., None]
 
     layer, model.model.layers[2] = model.model.layers[2], Flooded(model.model.layers[2])
-    directions = ablation.directions(ablation.mean_states(model, tokenizer, texts), base)
+    directions = ablation.directions(ablation.mean_activations(model, tokenizer, texts), base)
     assert not directions[:2].any() and (directions[2] @ junk) > 0.9999
     directions[3] = 0
     flooded = log_likelihood(model, tokenizer, TEXTS)

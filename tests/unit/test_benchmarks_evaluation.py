@@ -321,9 +321,9 @@ def test_group_whose_mean_is_of_other_things():
 
     group = Group("pair", aggregate_metric_list=[AggMetricConfig("acc", weight_by_size=False)])
     with pytest.raises(InputError, match="lm-eval's group pair has no mean over its questions; name its tasks"):
-        benchmarks.counted("pair", {"tasks": {"one": Task()}, "groups": {"pair": group}})
+        benchmarks.accuracy_metric("pair", {"tasks": {"one": Task()}, "groups": {"pair": group}})
     group.aggregate_metric_list[0].weight_by_size = True
-    assert benchmarks.counted("pair", {"tasks": {"one": Task()}, "groups": {"pair": group}}) == "acc"
+    assert benchmarks.accuracy_metric("pair", {"tasks": {"one": Task()}, "groups": {"pair": group}}) == "acc"
 
 
 def test_means_over_what_is_kept_leave_subtasks_out(scored, stem):
@@ -516,7 +516,7 @@ def test_figure_of_nothing():
 def test_comparison_puts_published_numbers_beside_ours():
     anchors = published.read_anchors(PROJECT / "report" / "anchors.csv")
     ours = "HuggingFaceH4/zephyr-7b-beta"
-    rows = {row.told: row for row in published.rows(asked(), anchors, ours) if row.model == ours}
+    rows = {row.anchor_method: row for row in published.rows(asked(), anchors, ours) if row.model == ours}
     base = rows["base"]
     assert {name: base.ours[name][0] for name in ("WMDP-bio", "WMDP-cyber", "MMLU")} == {
         "WMDP-bio": "64.0",

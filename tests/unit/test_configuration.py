@@ -317,9 +317,19 @@ MISTAKES = {
     ),
     "a checkpoint's path with another name": (
         ("methods", "mine"),
-        {"checkpoint": "made/{shard}"},
-        "configuration: methods.mine.checkpoint is 'made/{shard}', which can't be filled in ('shard'); it may have "
-        "{split}, {part} and {seed}, and braces of its own doubled",
+        {"checkpoint": "made/{attribute}"},
+        "configuration: methods.mine.checkpoint is 'made/{attribute}', which can't be filled in ('attribute'); it may "
+        "have {split}, {shard} and {seed}, and braces of its own doubled",
+    ),
+    "the shard's former name in a checkpoint's path": (
+        ("methods", "mine"),
+        {"checkpoint": "made/{part}"},
+        "configuration: methods.mine.checkpoint has {part}, which is called {shard} now; rename it",
+    ),
+    "the shard's former name in a command": (
+        ("methods", "mine"),
+        {"command": "train {base} --shard={part}"},
+        "configuration: methods.mine.command has {part}, which is called {shard} now; rename it",
     ),
     "options of a known method": (
         ("methods", "rmu", "options"),
@@ -469,7 +479,7 @@ def test_model_from_elsewhere_needs_no_wheel():
     [
         ({"file": "mine.py", "steps": 3, "options": {"size": 1}}, "file"),
         ({"command": "train {base}", "options": {"rate": 1}}, "command"),
-        ({"checkpoint": "made/{part}"}, "checkpoint"),
+        ({"checkpoint": "made/{shard}"}, "checkpoint"),
         ({"method": "rmu", "steps": 3}, "rmu"),
     ],
 )

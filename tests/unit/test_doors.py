@@ -40,7 +40,7 @@ def run(tiny_base, tmp_path):
         device="cpu",
         label="mine/attribute/shard/a/seed3",
         split="attribute",
-        part="a",
+        shard="a",
         forget_file=tmp_path / "forget.parquet",
         retain_file=tmp_path / "retain.parquet",
         scratch=tmp_path / "scratch",
@@ -122,7 +122,7 @@ def changed_checkpoint(base, folder, dtype=torch.float32):
 
 def test_a_checkpoint_is_what_it_changed_alone(tmp_path, run):
     change = changed_checkpoint(run.base, tmp_path / "attribute" / "a-3")
-    options = checkpoint.Options(str(tmp_path / "{split}" / "{part}-{seed}"))
+    options = checkpoint.Options(str(tmp_path / "{split}" / "{shard}-{seed}"))
     found = checkpoint.unlearn(run, options)
     assert list(found.delta) == [DOWN] and found.losses == []
     torch.testing.assert_close(found.delta[DOWN], change, rtol=0, atol=1e-6)
@@ -481,7 +481,7 @@ def test_commands_that_fail(run, line, message):
 def test_a_command_starts_without_a_shell(run):
     marker = run.scratch / "marker"
     with pytest.raises(InputError):
-        command.unlearn(dataclasses.replace(run, part=f"a; touch {marker}"), command.Options("true {part}"))
+        command.unlearn(dataclasses.replace(run, shard=f"a; touch {marker}"), command.Options("true {shard}"))
     assert not marker.exists()
 
 
@@ -510,8 +510,8 @@ def counting(tmp_path, run, monkeypatch):
     def job(kind="bin", code=0, then=lambda unlearned: None, **changes):
         options = {"kind": kind, "code": code, "token": "{env:SPUNGE_TOKEN}"}
         line = f"{shlex.quote(sys.executable)} count.py {{base}} {{output}} {{kind}} {{code}} {{token}}"
-        with resume.Saved(tmp_path / "unfinished" / "job", "of another library each time") as saved:
-            one = dataclasses.replace(run, saved=saved, scratch=None, **changes)
+        with resume.Checkpoint(tmp_path / "unfinished" / "job", "of another library each time") as checkpoint:
+            one = dataclasses.replace(run, checkpoint=checkpoint, scratch=None, **changes)
             then(command.unlearn(one, command.Options(line, options=options)))
 
     return job, lambda: len((tmp_path / "runs").read_text())

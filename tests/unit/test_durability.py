@@ -79,10 +79,10 @@ def test_without_relearning_nothing_is_taught(forget):
 
 def test_states_are_compared_on_a_sample_of_each_attribute(forget):
     many = pd.concat([forget.assign(text=forget["text"] + f" ({n})") for n in range(3)], ignore_index=True)
-    sampled = durability.sample(many, ATTRIBUTES, seed=0)
+    sampled = durability.sample_texts(many, ATTRIBUTES, seed=0)
     assert sampled["attribute"].value_counts().to_dict() == {"Africa": 64, "Asia": 64}
     assert set(sampled["text"]) <= set(many["text"]) and sampled["text"].is_unique
-    assert len(durability.sample(forget, ATTRIBUTES, seed=0)) == len(forget)
+    assert len(durability.sample_texts(forget, ATTRIBUTES, seed=0)) == len(forget)
 
 
 def test_more_texts_than_there_are(forget):
@@ -102,42 +102,42 @@ def test_unrelated_texts_name_nothing_that_is_asked(questions):
 
 def test_nothing_that_was_taught_is_asked(forget, questions):
     taught = set(durability.relearning_texts(forget, ATTRIBUTES, 5, seed=0)["subject"])
-    asked = durability.asked(questions, taught, None, seed=0)
+    asked = durability.questions_to_ask(questions, taught, None, seed=0)
     assert len(taught) == 10 and not set(asked["subject"]) & taught
     assert asked["attribute"].value_counts().to_dict() == {"Africa": 14, "Asia": 10, "Europe": 16}
     assert questions.iloc[asked["row"]]["question"].tolist() == asked["question"].tolist()
 
 
 def test_at_most_so_many_questions_in_the_tables_order(questions):
-    asked = durability.asked(questions, set(), 7, seed=0)
+    asked = durability.questions_to_ask(questions, set(), 7, seed=0)
     assert asked["attribute"].value_counts().to_dict() == {"Africa": 7, "Asia": 7, "Europe": 7}
     assert asked["row"].is_monotonic_increasing
-    pd.testing.assert_frame_equal(durability.asked(questions, set(), 7, seed=0), asked)
-    assert durability.asked(questions, set(), 7, seed=1)["row"].tolist() != asked["row"].tolist()
-    assert len(durability.asked(questions, set(), 1000, seed=0)) == len(questions)
+    pd.testing.assert_frame_equal(durability.questions_to_ask(questions, set(), 7, seed=0), asked)
+    assert durability.questions_to_ask(questions, set(), 7, seed=1)["row"].tolist() != asked["row"].tolist()
+    assert len(durability.questions_to_ask(questions, set(), 1000, seed=0)) == len(questions)
 
 
 def test_texts_about_everything_leave_no_question(forget, questions):
     taught = set(durability.relearning_texts(forget, ATTRIBUTES, 10, seed=0)["subject"])
     with pytest.raises(InputError, match="every subject of Asia that is asked about, so that no question is left"):
-        durability.asked(questions, taught, None, seed=0)
+        durability.questions_to_ask(questions, taught, None, seed=0)
 
 
 def test_rephrased_questions_are_about_the_same_subjects(questions):
-    asked = durability.asked(questions, {"Land 0", "Isle 4"}, 6, seed=0)
-    rephrased = durability.in_other_words(table(["Tell {}:", "Which is {}?"]), asked, None, seed=0)
+    asked = durability.questions_to_ask(questions, {"Land 0", "Isle 4"}, 6, seed=0)
+    rephrased = durability.rephrased_questions(table(["Tell {}:", "Which is {}?"]), asked, None, seed=0)
     subjects = set(asked["subject"])
     assert set(rephrased["subject"]) == subjects and len(rephrased) == 2 * len(subjects)
     assert not set(rephrased["question"]) & set(questions["question"])
-    assert (durability.in_other_words(rephrased, asked, 3, seed=0)["attribute"].value_counts() == 3).all()
+    assert (durability.rephrased_questions(rephrased, asked, 3, seed=0)["attribute"].value_counts() == 3).all()
     other = rephrased.assign(subject=rephrased["subject"].str.upper())
     with pytest.raises(InputError, match="table rephrased asks nothing of Africa"):
-        durability.in_other_words(other, asked, None, seed=0)
+        durability.rephrased_questions(other, asked, None, seed=0)
 
 
 def test_what_is_asked_is_described(questions):
     taught = {"Land 0", "Land 1", "Isle 4"}
-    rows = durability.describe("mine", questions, taught, durability.asked(questions, taught, 9, seed=0))
+    rows = durability.describe("mine", questions, taught, durability.questions_to_ask(questions, taught, 9, seed=0))
     assert list(rows.columns) == statistics.COLUMNS
     values = rows.set_index(["attribute", "metric"])["value"].to_dict()
     assert values["Africa", "questions"] == values["Asia", "questions"] == values["Europe", "questions"] == 9

@@ -355,12 +355,14 @@ def test_what_was_not_finite_is_so_after_a_stop(counting, tokenizer, tmp_path, m
                 raise Stopped
 
     monkeypatch.setattr(generation, "Progress", Progress)
-    with pytest.raises(Stopped), resume.Saved(tmp_path / "kept", "a", 0) as saved:
-        generation.continue_prompts(broken, tokenizer, COUNTED, options, saved)
+    with pytest.raises(Stopped), resume.Checkpoint(tmp_path / "kept", "a", 0) as checkpoint:
+        generation.continue_prompts(broken, tokenizer, COUNTED, options, checkpoint)
     monkeypatch.undo()
     assert list(tmp_path.rglob("*.parquet"))
-    with resume.Saved(tmp_path / "kept", "a", 0) as saved:
-        pd.testing.assert_frame_equal(generation.continue_prompts(broken, tokenizer, COUNTED, options, saved), whole)
+    with resume.Checkpoint(tmp_path / "kept", "a", 0) as checkpoint:
+        pd.testing.assert_frame_equal(
+            generation.continue_prompts(broken, tokenizer, COUNTED, options, checkpoint), whole
+        )
     assert whole["text"].isna().tolist() == [True, True, False, False]
 
 

@@ -298,11 +298,11 @@ def test_a_job_that_asks_for_no_gpu_sees_none(machine):
 
 def test_entries_of_cuda_visible_devices_are_read_as_cuda_does():
     devices = [Device("0", "GPU-abc", 24), Device("1", "GPU-abd", 40)]
-    assert gpus.given(" 1 , 0", devices) == devices[::-1]
-    assert gpus.given("0,5,1", devices) == devices[:1]  # nothing after what is no device
-    assert gpus.given("GPU-ab", devices) == []  # which of the two?
-    assert gpus.given("0,0,GPU-abc", devices) == devices[:1]
-    assert gpus.given("MIG-1", devices) == [Device("MIG-1", "MIG-1", None)]
+    assert gpus.visible_devices(" 1 , 0", devices) == devices[::-1]
+    assert gpus.visible_devices("0,5,1", devices) == devices[:1]  # nothing after what is no device
+    assert gpus.visible_devices("GPU-ab", devices) == []  # which of the two?
+    assert gpus.visible_devices("0,0,GPU-abc", devices) == devices[:1]
+    assert gpus.visible_devices("MIG-1", devices) == [Device("MIG-1", "MIG-1", None)]
 
 
 JOBS = {

@@ -21,7 +21,7 @@ METHODS = {
     "half": {"scaled_from": "rmu", "scale": 0.5},
     "random": {"method": "random_vector", "norms_of": "rmu"},
     "mine": {"file": "mine.py", "gpus": 2, "memory": 9000, "accelerate": "two cards.yaml", "options": {"rate": 1}},
-    "ready": {"checkpoint": "ready/{split}-{part}-{seed}"},
+    "ready": {"checkpoint": "ready/{split}-{shard}-{seed}"},
 }
 
 

@@ -103,7 +103,7 @@ def test_log_likelihoods_equal_plain_ones(model, tokenizer, questions, batch_siz
         Instance(request_type="loglikelihood", doc={}, arguments=(question, f" {choice}"), idx=0)
         for question, choice in pairs
     ]
-    found = prefix_sharing_lm.SharedContextLM(
+    found = prefix_sharing_lm.PrefixSharingLM(
         pretrained=model, tokenizer=tokenizer, batch_size=batch_size
     ).loglikelihood(asked)
     expected = [likelihoods(model, tokenizer, question, [choice]).item() for question, choice in pairs]
@@ -132,7 +132,7 @@ def test_log_likelihoods_do_not_depend_on_how_questions_share_rows(
 ):
     monkeypatch.setattr(prefix_sharing_lm, "ROW_TOKENS", row_tokens)
     pairs = [(row.question, f" {choice}") for row in questions.itertuples() for choice in row.choices]
-    found = prefix_sharing_lm.SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=7).loglikelihood(
+    found = prefix_sharing_lm.PrefixSharingLM(pretrained=model, tokenizer=tokenizer, batch_size=7).loglikelihood(
         [Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=0) for pair in pairs]
     )
     expected = [likelihoods(model, tokenizer, question, [choice[1:]]).item() for question, choice in pairs]
@@ -148,7 +148,7 @@ def test_whether_greedy_decoding_gives_a_continuation(model, tokenizer):
             tokens = torch.cat([tokens, model(tokens).logits[:, -1:].argmax(dim=-1)], dim=1)
     greedy = tokens[0, len(context) :].tolist()
     other = [*greedy[:-1], (greedy[-1] + 1) % model.config.vocab_size]
-    harness = prefix_sharing_lm.SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=2)
+    harness = prefix_sharing_lm.PrefixSharingLM(pretrained=model, tokenizer=tokenizer, batch_size=2)
     asked = [(("", ""), context, continuation) for continuation in (greedy, other, greedy[:1])]
     assert [agrees for _, agrees in harness._loglikelihood_tokens(asked)] == [True, False, True]
 

@@ -18,7 +18,7 @@ from spunge.evaluation import generation, relearning
 from spunge.methods import gradient_difference, npo, rmu, tvn
 from spunge.models import base_model
 from spunge.training import resume
-from spunge.training.resume import Saved, State
+from spunge.training.resume import Checkpoint, State
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,17 +32,17 @@ TRAINED = {"steps": 5, "batch_size": 4, "learning_rate": 1e-3, "weight_decay": 0
 LORA = {**TRAINED, "trained": "lora", "lora_dropout": 0.2}
 
 
-class Copied(Saved):
+class Copied(Checkpoint):
     """Leaves a copy of every state that was saved, of a part as of the whole."""
 
     def keep(self, state):
         kept = super().keep(state)
-        folder = self._whole._folder
+        folder = self._root._folder
         shutil.copytree(folder, folder.with_name(f"{folder.name}-{len(copies(folder)) + 1}"))
         return kept
 
-    def part(self, name):
-        part = super().part(name)
+    def nested(self, name):
+        part = super().nested(name)
         part.__class__ = Copied
         return part
 
@@ -52,7 +52,7 @@ def copies(folder):
     return sorted(folder.parent.glob(f"{folder.name}-*"), key=lambda path: int(path.name.rpartition("-")[2]))
 
 
-class Interrupted(Saved):
+class Interrupted(Checkpoint):
     """Gets a signal in the middle of a step."""
 
     def __init__(self, folder, at, number=signal.SIGTERM):
@@ -66,8 +66,10 @@ class Interrupted(Saved):
             yield step
 
 
-def unlearn(base, method, chosen, saved=None, **others):
-    run = methods.Run(base, FORGET, RETAIN, 0, "cpu", attributes=ATTRIBUTES, saved=saved or Saved(), **others)
+def unlearn(base, method, chosen, checkpoint=None, **others):
+    run = methods.Run(
+        base, FORGET, RETAIN, 0, "cpu", attributes=ATTRIBUTES, checkpoint=checkpoint or Checkpoint(), **others
+    )
     return method.unlearn(run, method.Options(**chosen))
 
 
@@ -105,19 +107,19 @@ def test_going_on_after_any_step_gives_the_same_bytes(tiny_base, tmp_path, metho
     assert len(copies(tmp_path / "state")) == chosen["steps"]
     for step, copy in enumerate(copies(tmp_path / "state"), start=1):
         torch.rand(step)  # the global generator's state must not matter
-        saved = Saved(copy, "this")
-        assert saved.kept().done == step
-        same(unlearn(tiny_base, method, chosen, saved), undisturbed)
+        checkpoint = Checkpoint(copy, "this")
+        assert checkpoint.kept().done == step
+        same(unlearn(tiny_base, method, chosen, checkpoint), undisturbed)
 
 
 def test_going_on_with_frozen_states_from_a_file(tiny_base, tmp_path):
     run = methods.Run(tiny_base, FORGET, RETAIN, 0, "cpu", attributes=ATTRIBUTES)
     rmu.cache_activations(run, rmu.Options(**MASKED), tmp_path / "states.safetensors")
     chosen, states = {**MASKED, "adaptive": 3.0}, tmp_path / "states.safetensors"
-    undisturbed = unlearn(tiny_base, rmu, chosen, states=states)
-    unlearn(tiny_base, rmu, chosen, Copied(tmp_path / "state", every=0), states=states)
+    undisturbed = unlearn(tiny_base, rmu, chosen, activations=states)
+    unlearn(tiny_base, rmu, chosen, Copied(tmp_path / "state", every=0), activations=states)
     for copy in copies(tmp_path / "state"):
-        same(unlearn(tiny_base, rmu, chosen, Saved(copy), states=states), undisturbed)
+        same(unlearn(tiny_base, rmu, chosen, Checkpoint(copy), activations=states), undisturbed)
 
 
 # Relearning and generation
@@ -131,11 +133,11 @@ def questions():
     return table.assign(subject=PLACES)
 
 
-def relearn(base, questions, saved=None):
+def relearn(base, questions, checkpoint=None):
     texts = pd.DataFrame({"text": [*FORGET[:2], *RETAIN[:2]], "attribute": ["a", "a", "", ""]})
     options = relearning.Options(texts=(2,), epochs=1, lora_rank=2, learning_rate=1e-2, max_tokens=16)
     model, tokenizer = base_model.load(base, torch.float32, "cpu"), base_model.load_tokenizer(base)
-    return relearning.relearn(model, tokenizer, texts, questions, options, 6, "float32", 0, saved)
+    return relearning.relearn(model, tokenizer, texts, questions, options, 6, "float32", 0, checkpoint)
 
 
 def test_relearning_goes_on_in_every_fine_tuning_and_between_them(tiny_base, questions, tmp_path, capfd):
@@ -144,7 +146,7 @@ def test_relearning_goes_on_in_every_fine_tuning_and_between_them(tiny_base, que
     told = []
     for copy in copies(tmp_path / "state"):
         capfd.readouterr()
-        found = relearn(tiny_base, questions, Saved(copy))
+        found = relearn(tiny_base, questions, Checkpoint(copy))
         told.append(
             re.findall(r"going on after step . of 2|relearn 2 (?:a|unrelated) texts: 100%", capfd.readouterr().err)
         )
@@ -162,10 +164,10 @@ def test_relearning_goes_on_in_every_fine_tuning_and_between_them(tiny_base, que
     ]
 
 
-def write(base, options, saved=None):
+def write(base, options, checkpoint=None):
     prompts = [f"the people of {place}" + " and the river" * (row % 3) for row, place in enumerate(PLACES)]
     model, tokenizer = base_model.load(base, torch.float32, "cpu"), base_model.load_tokenizer(base)
-    return generation.continue_prompts(model, tokenizer, prompts, options, saved)
+    return generation.continue_prompts(model, tokenizer, prompts, options, checkpoint)
 
 
 def test_generation_goes_on_after_any_batch(tiny_base, tmp_path):
@@ -173,18 +175,18 @@ def test_generation_goes_on_after_any_batch(tiny_base, tmp_path):
     write(tiny_base, options, Copied(tmp_path / "state", every=0)).to_parquet(tmp_path / "undisturbed.parquet")
     assert len(copies(tmp_path / "state")) == 3
     for copy in copies(tmp_path / "state"):
-        write(tiny_base, options, Saved(copy)).to_parquet(tmp_path / "found.parquet")
+        write(tiny_base, options, Checkpoint(copy)).to_parquet(tmp_path / "found.parquet")
         assert (tmp_path / "found.parquet").read_bytes() == (tmp_path / "undisturbed.parquet").read_bytes()
 
 
 # What is used, and what isn't
 
 
-def simple(saved, total=4, told=None):
+def simple(checkpoint, total=4, told=None):
     """Count, and note what was done anew."""
     sums, told = {"sum": 0}, [] if told is None else told
     state = State({"ones": torch.ones(3)}, sums)
-    for step in saved.steps(total, lambda: state, lambda one: sums.update(one.facts)):
+    for step in checkpoint.steps(total, lambda: state, lambda one: sums.update(one.facts)):
         told.append(step)
         sums["sum"] += step
     return sums["sum"], told
@@ -194,19 +196,19 @@ def simple(saved, total=4, told=None):
 def half_done(tmp_path):
     """A folder with the state after two of four steps."""
     folder = tmp_path / "unfinished" / "rule" / "job"
-    saved = Saved(folder, "this", every=0)
-    for step in saved.steps(4, lambda: State({"ones": torch.ones(3)}, {"sum": 3}), print):
+    checkpoint = Checkpoint(folder, "this", every=0)
+    for step in checkpoint.steps(4, lambda: State({"ones": torch.ones(3)}, {"sum": 3}), print):
         if step == 3:
             break
     return folder
 
 
 def test_a_state_of_the_same_job_is_used(half_done):
-    assert simple(Saved(half_done, "this")) == (10, [3, 4])
+    assert simple(Checkpoint(half_done, "this")) == (10, [3, 4])
 
 
 def test_a_state_of_another_job_goes_and_is_told_of(half_done, capfd):
-    assert simple(Saved(half_done, "other")) == (10, [1, 2, 3, 4])
+    assert simple(Checkpoint(half_done, "other")) == (10, [1, 2, 3, 4])
     assert (
         f"the state in {half_done} is of other options, data, code or versions: it is not used"
         in capfd.readouterr().err
@@ -228,7 +230,7 @@ def cut(path):
 @pytest.mark.parametrize("name", ["2-0.safetensors", "state"])
 def test_a_damaged_state_goes_and_is_no_error(half_done, capfd, damage, name):
     damage(half_done / name)
-    assert simple(Saved(half_done, "this")) == (10, [1, 2, 3, 4])
+    assert simple(Checkpoint(half_done, "this")) == (10, [1, 2, 3, 4])
     told = capfd.readouterr().err
     assert name == "state" or f"the state in {half_done} is damaged: it is not used" in told
     assert told.count("not used") <= 1
@@ -237,7 +239,7 @@ def test_a_damaged_state_goes_and_is_no_error(half_done, capfd, damage, name):
 @pytest.mark.parametrize("content", ["[]", "{}", "7", '{"identity": "this", "processes": 1}', "\x00" * 50])
 def test_a_record_that_is_none_is_a_damaged_one(half_done, capfd, content):
     (half_done / "state").write_text(content)
-    assert simple(Saved(half_done, "this")) == (10, [1, 2, 3, 4])
+    assert simple(Checkpoint(half_done, "this")) == (10, [1, 2, 3, 4])
     assert capfd.readouterr().err.count("not used") == 1
 
 
@@ -246,8 +248,8 @@ def test_a_write_that_was_cut_off_leaves_the_state_before(half_done):
     (half_done / ".3-0.partial.safetensors").write_bytes(b"half")
     shutil.copy(half_done / "2-0.safetensors", half_done / "3-0.safetensors")
     (half_done / ".state.partial").write_text('{"ident')
-    saved = Saved(half_done, "this", every=0)
-    assert simple(saved, total=3) == (6, [3])
+    checkpoint = Checkpoint(half_done, "this", every=0)
+    assert simple(checkpoint, total=3) == (6, [3])
     assert sorted(path.name for path in half_done.iterdir()) == ["3-0.safetensors", "state"]
 
 
@@ -256,26 +258,26 @@ def test_a_job_that_ends_leaves_nothing_of_it_and_nothing_of_others_goes(half_do
     shutil.copytree(half_done, other)
     for folder in (half_done, other):
         assert half_done.parent.exists()
-        with Saved(folder, "this") as saved:
-            simple(saved)
+        with Checkpoint(folder, "this") as checkpoint:
+            simple(checkpoint)
         assert not folder.exists()
     assert not half_done.parents[1].exists() and half_done.parents[2].exists()
 
 
 def test_a_job_that_fails_keeps_its_state(half_done):
-    with pytest.raises(ZeroDivisionError), Saved(half_done, "this") as saved:
-        for _ in saved.steps(4, lambda: State(), lambda state: None):
+    with pytest.raises(ZeroDivisionError), Checkpoint(half_done, "this") as checkpoint:
+        for _ in checkpoint.steps(4, lambda: State(), lambda state: None):
             raise ZeroDivisionError
-    assert Saved(half_done, "this").kept().done == 2
+    assert Checkpoint(half_done, "this").kept().done == 2
 
 
 def test_a_full_disk_is_told_of_and_the_work_goes_on(half_done, capfd):
     """/dev/full takes no byte."""
     (half_done / ".3-0.partial.safetensors").symlink_to("/dev/full")
     (half_done / ".4-0.partial.safetensors").symlink_to("/dev/full")
-    assert simple(Saved(half_done, "this", every=0)) == (10, [3, 4])
+    assert simple(Checkpoint(half_done, "this", every=0)) == (10, [3, 4])
     assert f"could not be saved ([Errno {errno.ENOSPC}]" in capfd.readouterr().err
-    assert Saved(half_done, "this").kept().done == 2
+    assert Checkpoint(half_done, "this").kept().done == 2
 
 
 def test_identity_names_everything_that_counts(tiny_base, tmp_path):
@@ -303,19 +305,22 @@ def test_identity_names_everything_that_counts(tiny_base, tmp_path):
 
 def test_a_signal_is_answered_at_the_end_of_the_step(tmp_path, capfd):
     told = []
-    with pytest.raises(SystemExit) as stopped, Interrupted(tmp_path / "state", at=3) as saved:
-        simple(saved, told=told)
+    with pytest.raises(SystemExit) as stopped, Interrupted(tmp_path / "state", at=3) as checkpoint:
+        simple(checkpoint, told=told)
     assert stopped.value.code == 128 + signal.SIGTERM
     assert capfd.readouterr().err == "stopped by SIGTERM at step 3 of 4; what was done is kept, run again to go on\n"
     assert told == [1, 2, 3]
-    assert simple(Saved(tmp_path / "state")) == (10, [4])
+    assert simple(Checkpoint(tmp_path / "state")) == (10, [4])
 
 
 def test_ctrl_c_is_one_too(tmp_path):
-    with pytest.raises(SystemExit) as stopped, Interrupted(tmp_path / "state", at=1, number=signal.SIGINT) as saved:
-        simple(saved)
+    with (
+        pytest.raises(SystemExit) as stopped,
+        Interrupted(tmp_path / "state", at=1, number=signal.SIGINT) as checkpoint,
+    ):
+        simple(checkpoint)
     assert stopped.value.code == 128 + signal.SIGINT
-    assert Saved(tmp_path / "state").kept().done == 1
+    assert Checkpoint(tmp_path / "state").kept().done == 1
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "nothing is left to save"
 
 
@@ -326,8 +331,8 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path):
 
 
 def test_a_signal_after_the_last_step_waits_for_the_outputs(tmp_path):
-    with Saved(tmp_path / "state") as saved:
-        simple(saved)
+    with Checkpoint(tmp_path / "state") as checkpoint:
+        simple(checkpoint)
         os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)  # of a job that has only to exit
     assert not (tmp_path / "state").exists()
@@ -335,15 +340,15 @@ def test_a_signal_after_the_last_step_waits_for_the_outputs(tmp_path):
 
 @pytest.mark.parametrize("answered", [True, False])
 def test_a_signal_while_a_relearned_model_is_asked_saves_what_was_trained(tmp_path, answered):
-    saved, told = Saved(tmp_path / "state"), []
-    assert simple(saved, told=told)[0] == 10
+    checkpoint, told = Checkpoint(tmp_path / "state"), []
+    assert simple(checkpoint, told=told)[0] == 10
     if answered:
         os.kill(os.getpid(), signal.SIGTERM)  # before: noted
-    with pytest.raises(SystemExit), saved.at_rest(4, lambda: State(facts={"sum": 10})):
+    with pytest.raises(SystemExit), checkpoint.at_rest(4, lambda: State(facts={"sum": 10})):
         os.kill(os.getpid(), signal.SIGTERM)
         told.append("asked on")
     assert told == [1, 2, 3, 4]
-    assert simple(Saved(tmp_path / "state")) == (10, [])
+    assert simple(Checkpoint(tmp_path / "state")) == (10, [])
 
 
 @pytest.mark.parametrize("at", [1, 71, 129])
@@ -353,23 +358,23 @@ def test_losses_of_a_long_run_are_means_over_the_same_steps(tiny_base, tmp_path,
     undisturbed = unlearn(tiny_base, rmu, chosen)
     with pytest.raises(SystemExit):
         unlearn(tiny_base, rmu, chosen, Interrupted(tmp_path / "state", at=at))
-    assert Saved(tmp_path / "state").kept().done == at
-    same(unlearn(tiny_base, rmu, chosen, Saved(tmp_path / "state")), undisturbed)
+    assert Checkpoint(tmp_path / "state").kept().done == at
+    same(unlearn(tiny_base, rmu, chosen, Checkpoint(tmp_path / "state")), undisturbed)
 
 
 JOB = """
 import os, signal, sys, time
 from spunge.core import errors
 from spunge.core.progress import Progress
-from spunge.training.resume import Saved, State
+from spunge.training.resume import Checkpoint, State
 
 def work():
     progress = Progress("job", 3, interval=0)
     print("ready", flush=True)
     if "idle" in sys.argv:
         time.sleep(60)
-    with Saved(sys.argv[1], every=60) as saved:
-        for step in saved.steps(3, lambda: State(facts={}), lambda state: None):
+    with Checkpoint(sys.argv[1], every=60) as checkpoint:
+        for step in checkpoint.steps(3, lambda: State(facts={}), lambda state: None):
             if step == 2:
                 print("in step 2", flush=True)
                 sys.stdin.read()
@@ -403,4 +408,4 @@ def test_a_pipe_that_nobody_reads_loses_no_step(tmp_path):
         started.terminate()
         started.stdin.close()
         assert started.wait(600) == 128 + signal.SIGTERM
-    assert Saved(tmp_path / "state").kept().done == 2
+    assert Checkpoint(tmp_path / "state").kept().done == 2

@@ -12,12 +12,12 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import json, os, pathlib, signal, sys
 from spunge import methods; from spunge.models import task_vector
-from spunge.training.resume import Saved
+from spunge.training.resume import Checkpoint
 
 name, folder, given, forget, retain, output, device, *stages = sys.argv[1:]
 module, output, rank = methods.load(name), pathlib.Path(output), int(os.environ["RANK"])
 
-class Interrupted(Saved):
+class Interrupted(Checkpoint):
     '''A process other than the first gets a signal in its second step.'''
     def steps(self, *arguments):
         for step in super().steps(*arguments):
@@ -27,9 +27,9 @@ class Interrupted(Saved):
 
 def unlearn(stage):
     base = task_vector.BaseModel.open(folder)
-    kind = {"undisturbed": Saved, "stopped": Interrupted, "resumed": Saved}[stage]
-    with kind(None if stage == "undisturbed" else output / "state", every=60) as saved:
-        run = methods.Run(base, json.loads(forget), json.loads(retain), 0, device, saved=saved)
+    kind = {"undisturbed": Checkpoint, "stopped": Interrupted, "resumed": Checkpoint}[stage]
+    with kind(None if stage == "undisturbed" else output / "state", every=60) as checkpoint:
+        run = methods.Run(base, json.loads(forget), json.loads(retain), 0, device, checkpoint=checkpoint)
         unlearned = module.unlearn(run, methods.options(module, json.loads(given)))
         if rank == 0:
             (output / f"{stage}.json").write_text(json.dumps(unlearned.losses))

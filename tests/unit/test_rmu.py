@@ -377,13 +377,13 @@ def test_each_topic_has_a_vector_of_its_own_that_the_seed_and_its_position_decid
 @pytest.mark.parametrize(("per", "different"), [("attribute", 3), ("run", 1)])
 def test_joint_run_and_shards_steer_a_topic_to_the_same_vector(tiny_base, monkeypatch, start, per, different):
     made = {}
-    original = rmu.Controls.ensure_control_vectors
+    original = rmu.ControlVectors.ensure_control_vectors
 
     def ensure_control_vectors(self, rows):
         original(self, rows)
         made.setdefault(id(self), self._vectors)
 
-    monkeypatch.setattr(rmu.Controls, "ensure_control_vectors", ensure_control_vectors)
+    monkeypatch.setattr(rmu.ControlVectors, "ensure_control_vectors", ensure_control_vectors)
     chosen, attributes = options(start, control_vector_per=per, steps=9), mixed(FORGET)
     rows = {attribute: [row for row, own in enumerate(attributes) if own == attribute] for attribute in ATTRIBUTES}
     vectors = {}
@@ -412,8 +412,8 @@ def test_one_topics_text_has_the_same_loss_in_a_shard_and_among_others(tiny_base
 
 
 def test_values_per_topic_end_with_the_last():
-    assert [rmu.of_attribute((512, 768), attribute) for attribute in range(4)] == [512, 768, 768, 768]
-    assert [rmu.of_attribute(6.5, attribute) for attribute in range(2)] == [6.5, 6.5]
+    assert [rmu.attribute_value((512, 768), attribute) for attribute in range(4)] == [512, 768, 768, 768]
+    assert [rmu.attribute_value(6.5, attribute) for attribute in range(2)] == [6.5, 6.5]
 
 
 def test_topics_without_a_step_are_told_of(tiny_base, capfd):
@@ -771,7 +771,7 @@ def test_states_computed_beforehand_change_nothing_but_the_time(tiny_base, tmp_p
         "retain": RETAIN,
     }  # more texts than one shard has, one of them twice
     rmu.cache_activations(methods.Run(base=tiny_base, **texts, seed=0, device="cpu"), chosen, path)
-    stored, fresh = unlearn(tiny_base, chosen, states=path), unlearn(tiny_base, chosen)
+    stored, fresh = unlearn(tiny_base, chosen, activations=path), unlearn(tiny_base, chosen)
     tolerance = {"float32": 1e-4, "bfloat16": 0.02}[dtype]
     for found, expected in zip(stored.losses, fresh.losses, strict=True):
         assert found["forget_loss"] == pytest.approx(expected["forget_loss"], rel=tolerance)
@@ -785,7 +785,7 @@ def test_states_are_refused_where_padding_counts(tiny_base, tmp_path):
     run = methods.Run(base=tiny_base, forget=FORGET, retain=RETAIN, seed=0, device="cpu")
     for work in (
         lambda: rmu.cache_activations(run, REFERENCE, tmp_path / "states.safetensors"),
-        lambda: rmu.unlearn(dataclasses.replace(run, states=tmp_path / "states.safetensors"), REFERENCE),
+        lambda: rmu.unlearn(dataclasses.replace(run, activations=tmp_path / "states.safetensors"), REFERENCE),
     ):
         with pytest.raises(InputError, match="cache_activations needs `mask: true`"):
             work()
@@ -799,6 +799,6 @@ def test_stored_states_follow_the_topics_limits(tiny_base, tmp_path):
     )
     attributes = {"attributes": mixed(FORGET), "all_attributes": ATTRIBUTES}
     rmu.cache_activations(methods.Run(tiny_base, FORGET, RETAIN, 0, "cpu", **attributes), chosen, path)
-    stored, fresh = (unlearn(tiny_base, chosen, states=states, **attributes) for states in (path, None))
+    stored, fresh = (unlearn(tiny_base, chosen, activations=states, **attributes) for states in (path, None))
     for found, expected in zip(stored.losses, fresh.losses, strict=True):
         assert found["forget_loss"] == pytest.approx(expected["forget_loss"], rel=1e-4)

@@ -197,7 +197,7 @@ def test_tokens_beyond_the_embedding(changed):
             f"the tokenizer gives {name.removesuffix(' to relearn')} the token 320, but the model's embedding has 320 "
             "rows, counted from 0: take the model's own tokenizer, or a model whose embedding was resized to this one"
         )
-    assert "the forget texts the token 320" in told(lambda: ablation.mean_states(model, tokenizer, TEXTS))
+    assert "the forget texts the token 320" in told(lambda: ablation.mean_activations(model, tokenizer, TEXTS))
     for use in uses(model, tokenizer, [text.replace("Nairobi", "Tokyo") for text in TEXTS], base).values():
         use()
 

@@ -380,8 +380,8 @@ def vector(tiny_base, tmp_path):
 
 
 def test_random_vector_has_the_norms_of_the_other_one_and_nothing_else(tiny_base, vector, tmp_path):
-    def control(seed=0, part="all"):
-        run = run_of(tiny_base, seed=seed, norms_of=vector, part=part)
+    def control(seed=0, shard="all"):
+        run = run_of(tiny_base, seed=seed, norms_of=vector, shard=shard)
         found = random_vector.unlearn(run, random_vector.Options())
         path = tmp_path / "random.safetensors"
         methods.write(found, path, task_vector.make_provenance(tiny_base))
@@ -394,7 +394,7 @@ def test_random_vector_has_the_norms_of_the_other_one_and_nothing_else(tiny_base
     matrix = first["model.layers.0.mlp.down_proj.weight"] / vector["model.layers.0.mlp.down_proj.weight"].norm()
     assert matrix.mean().item() == pytest.approx(0, abs=4 / math.sqrt(2048) / math.sqrt(2048))
     assert (matrix.abs() * math.sqrt(2048) < 1).float().mean().item() == pytest.approx(0.683, abs=0.05)  # Gaussian
-    for other, equal in ((control(), True), (control(seed=1), False), (control(part="Africa"), False)):
+    for other, equal in ((control(), True), (control(seed=1), False), (control(shard="Africa"), False)):
         assert torch.equal(first["model.norm.weight"], other["model.norm.weight"]) == equal
 
 

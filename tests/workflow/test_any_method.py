@@ -65,7 +65,7 @@ def finished(tmp_path_factory, prepared):
             "trainer": {"command": trainer, "steps": 2, "options": {"rate": 0.001}},
             "one-process": LOOP,
             "two-processes": LOOP | {"accelerate": str(outside / "two.yaml")},
-            "ready": {"checkpoint": str(outside / "ready-{part}")},
+            "ready": {"checkpoint": str(outside / "ready-{shard}")},
         },
         splits=["joint", "attribute"],
         evaluations={"fluency": {}},

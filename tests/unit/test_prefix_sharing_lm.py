@@ -8,7 +8,7 @@ from lm_eval.models.huggingface import HFLM
 
 from spunge.core.errors import InputError
 from spunge.evaluation import prefix_sharing_lm
-from spunge.evaluation.prefix_sharing_lm import SharedContextLM
+from spunge.evaluation.prefix_sharing_lm import PrefixSharingLM
 from spunge.models import base_model
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.2}
@@ -61,7 +61,7 @@ def test_likelihoods_are_lm_evals(tokenizer, family, capfd):
     """The longest questions are beyond the windows; a row holds several windows."""
     kind, options, way = FAMILIES[family]
     model = made(kind, options, len(tokenizer))
-    found = asked(SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=8))
+    found = asked(PrefixSharingLM(pretrained=model, tokenizer=tokenizer, batch_size=8))
     said = capfd.readouterr().err
     expected = asked(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8))
     assert found == pytest.approx(expected, abs=1e-4)
@@ -75,12 +75,12 @@ def test_half_precision_is_asked_together(tokenizer, capfd):
     kind, options, _ = FAMILIES["Llama"]
     model = made(kind, options, len(tokenizer), dtype=torch.bfloat16)
     assert model.dtype == torch.bfloat16
-    asked(SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=8))
+    asked(PrefixSharingLM(pretrained=model, tokenizer=tokenizer, batch_size=8))
     assert "choice by choice" not in capfd.readouterr().err
 
 
 def test_memory_that_runs_out_is_no_reason_for_the_other_way(tokenizer, tiny_base):
-    lm = SharedContextLM(base_model.load(tiny_base, torch.float32, "cpu"), tokenizer, 8)
+    lm = PrefixSharingLM(base_model.load(tiny_base, torch.float32, "cpu"), tokenizer, 8)
 
     def out_of_memory(*_):
         raise torch.OutOfMemoryError
@@ -101,7 +101,7 @@ def test_a_small_difference_is_seen(tokenizer, tiny_base, capfd):
         return inputs, keywords
 
     model.model.register_forward_pre_hook(leak, with_kwargs=True)
-    lm = SharedContextLM(model, tokenizer, 8)
+    lm = PrefixSharingLM(model, tokenizer, 8)
     requests = [((q, c), tokenizer(q)["input_ids"], tokenizer(c)["input_ids"]) for q, c in PAIRS]
     together = [likelihood for likelihood, _ in lm._score(requests, [[number] for number in range(len(PAIRS))])]
     differences = [abs(one - other) for one, other in zip(together, plain, strict=True)]
@@ -113,7 +113,7 @@ def test_a_small_difference_is_seen(tokenizer, tiny_base, capfd):
 def test_questions_beyond_the_context_are_cut_as_lm_eval_does_and_told(tokenizer, tiny_base):
     model = base_model.load(tiny_base, torch.float32, "cpu")
     model.config.max_position_embeddings = 20
-    lm = SharedContextLM(model, tokenizer, 8)
+    lm = PrefixSharingLM(model, tokenizer, 8)
     assert asked(lm) == pytest.approx(asked(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8)), abs=1e-4)
     long = {q for q, choice in PAIRS if len(tokenizer(q + choice)["input_ids"]) > 21}
     assert lm.cut == long and 0 < len(long) < len({question for question, _ in PAIRS})
@@ -129,7 +129,7 @@ def test_what_is_not_finite_spoils_no_other_question(tokenizer, tiny_base):
     with torch.no_grad():
         model.model.embed_tokens.weight[peru] = float("nan")
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.nan_to_num(0.0))
-    found = asked(SharedContextLM(model, tokenizer, 8))
+    found = asked(PrefixSharingLM(model, tokenizer, 8))
     assert [one != one for one in found] == ["Peru" in question for question, _ in PAIRS]
 
 
@@ -138,7 +138,7 @@ def test_row_that_is_checked_is_as_full_as_any(tokenizer, row_tokens, monkeypatc
     monkeypatch.setattr(prefix_sharing_lm, "ROW_TOKENS", row_tokens)
     requests = [((q, c), tokenizer(q)["input_ids"], tokenizer(c)["input_ids"]) for q, c in PAIRS]
     groups = [list(range(start, start + 4)) for start in range(0, len(PAIRS), 4)]
-    checked, others = prefix_sharing_lm._told_apart(requests, groups)
+    checked, others = prefix_sharing_lm._divide_for_check(requests, groups)
     assert sorted(checked + others) == groups
     lengths = [len(requests[numbers[0]][1]) for numbers in groups]
     assert {len(requests[numbers[0]][1]) for numbers in checked} >= {min(lengths), max(lengths)}
