@@ -68,8 +68,8 @@ def installed() -> list[Device]:
     return [Device(row[0], row[1], megabytes.get(row[1])) for row in rows if len(row) == 3]
 
 
-def given(setting: str, devices: Sequence[Device]) -> list[Device]:
-    """Return the devices that a value of CUDA_VISIBLE_DEVICES names, each by the very name that is used there.
+def visible_devices(setting: str, devices: Sequence[Device]) -> list[Device]:
+    """Return the devices that a value of CUDA_VISIBLE_DEVICES names, each under the name that is used there.
 
     As for CUDA, the first entry that names no device ends the list. What nvidia-smi doesn't list (a MIG slice) is
     leased under its own name, its memory unknown.
@@ -107,7 +107,7 @@ def choose(having: Sequence[Lease], waiting: Sequence[Lease], memory: Mapping[st
 
 
 @contextmanager
-def living(folder: Path) -> Iterator[dict[int, Lease]]:
+def locked_leases(folder: Path) -> Iterator[dict[int, Lease]]:
     """Yield the leases of living jobs by number, their folder locked; one that is open to others raises InputError."""
     mend, use = "remove it, or set TMPDIR to a folder of your own on a local disk", "hold the leases of GPUs"
     try:
@@ -142,7 +142,9 @@ def take(devices: Sequence[Device], gpus: int, memory: int, job: str) -> list[De
     one was given, so the same names mean nothing outside it. More than there is raises InputError.
     """
     wanted = f"{gpus} GPU{'s' if gpus > 1 else ''}"
-    by_key = {f"{job} {one.key}".strip(): one for one in devices if one.memory is None or one.memory >= memory}
+    by_key = {
+        f"{job} {device.key}".strip(): device for device in devices if device.memory is None or device.memory >= memory
+    }
     if len(by_key) < gpus:
         each = f" with {memory} MB of memory each" if memory else ""
         have = ", ".join(device.name + (f" ({device.memory} MB)" if device.memory else "") for device in devices)
@@ -151,7 +153,7 @@ def take(devices: Sequence[Device], gpus: int, memory: int, job: str) -> list[De
             "or the rule's `gpu` or `gpu_mem_mb` (--set-resources)"
         )
     folder = Path(tempfile.gettempdir()) / f"spunge-gpus-{os.getuid()}"
-    with living(folder) as leases:
+    with locked_leases(folder) as leases:
         number = max(leases, default=0) + 1
         descriptor = os.open(folder / f"{number:08d}.lease", os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         os.set_inheritable(descriptor, True)  # so the lease lasts until COMMAND and its children end
@@ -159,10 +161,10 @@ def take(devices: Sequence[Device], gpus: int, memory: int, job: str) -> list[De
         lease = Lease(os.getpid(), gpus, memory, list(by_key), [])
         os.pwrite(descriptor, json.dumps(lease._asdict()).encode(), 0)
     for poll in itertools.count():
-        with living(folder) as leases:
+        with locked_leases(folder) as leases:
             having = [other for other in leases.values() if other.devices]
             waiting = [other for place, other in leases.items() if not other.devices and place < number]
-            chosen = choose(having, [*waiting, leases[number]], {key: one.memory for key, one in by_key.items()})
+            chosen = choose(having, [*waiting, leases[number]], {key: device.memory for key, device in by_key.items()})
             if chosen:
                 os.pwrite(descriptor, json.dumps(lease._replace(devices=chosen)._asdict()).encode(), 0)
                 return [by_key[key] for key in chosen]
@@ -180,7 +182,7 @@ def variables(gpus: int, memory: int) -> dict[str, str]:
     if not gpus:
         return {VISIBLE: ""}
     devices, setting = installed(), os.environ.get(VISIBLE)
-    among = devices if setting is None else given(setting, devices)
+    among = devices if setting is None else visible_devices(setting, devices)
     schedulers = [names for names in map(str.split, SCHEDULERS) if all(map(os.environ.get, names))]
     job = " ".join(f"{name}={os.environ[name]}" for names in schedulers[:1] for name in names)
     # A scheduler may call the device of every job 0, so what it gave a job is left alone, whatever its name is.

@@ -21,7 +21,7 @@ NO_MERGEKIT = {
     "dare_linear": "mergekit has DARE too, but would draw other entries to drop",
     "dare_ties": "mergekit has DARE too, but would draw other entries to drop",
 }
-# The folders of an absolute path in somebody's options, which are nobody else's business; its last part stays.
+# The folders of an absolute path in a user's options are nobody else's business; only its last part stays.
 _FOLDERS = re.compile(r"(?<![\w.:/~])[~/][^\s\"'`,]*/")
 
 

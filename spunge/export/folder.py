@@ -74,10 +74,10 @@ def export(
 
 
 def _stored_names(model: torch.nn.Module, weights: TensorFolder) -> dict[str, list[str]]:
-    """Return, for every parameter, its tensors in the base's files: its own or, where it is tied, its twin's.
+    """Return, for every parameter and every tensor of the base's files, the tensors in these files that it stands for.
 
-    The same for every tensor of the files, under its name there. Both of two tied tensors are meant only where they are
-    equal: transformers does not tie them otherwise.
+    A tied parameter stands for its twin's tensor too, but only where both tensors are equal: transformers does not tie
+    them otherwise.
     """
     files = base_model.FileNames(model, weights.shapes)
     twins: dict[int, list[str]] = {}
@@ -86,7 +86,7 @@ def _stored_names(model: torch.nn.Module, weights: TensorFolder) -> dict[str, li
     stored = {}
     for names in twins.values():
         held = {name: files.tensors[name] for name in names if name in files.tensors}
-        tensors = [tensor for own in held.values() for tensor in own]
+        tensors = [tensor for tensors_of_twin in held.values() for tensor in tensors_of_twin]
         tied = all(torch.equal(weights[tensors[0]], weights[other]) for other in tensors[1:])
         for name in names:
             stored[name] = tensors if tied or name not in held else held[name]
@@ -102,8 +102,8 @@ def _changes(model: torch.nn.Module, weights: TensorFolder, task_vector: TaskVec
             raise InputError(f"the task vector changes {name}, which the base model's files do not have")
         for tensor in stored[name]:
             if shape != weights.shapes[tensor]:
-                found, wanted = tuple(shape), tuple(weights.shapes[tensor])
-                raise InputError(f"the task vector's {name} is {found}, the base model's {tensor} is {wanted}")
+                shape_found, wanted = tuple(shape), tuple(weights.shapes[tensor])
+                raise InputError(f"the task vector's {name} is {shape_found}, the base model's {tensor} is {wanted}")
             other = changes.setdefault(tensor, name)
             if other != name and not torch.equal(task_vector[name], task_vector[other]):
                 raise InputError(
@@ -118,13 +118,13 @@ def _layout(
     """Return shape and dtype of every tensor to be written, in transformers' order: layer 2 before layer 10."""
     layout = {}
     for name in sorted(weights.shapes, key=_natural):
-        own = _STORED.get(weights.dtypes[name])
-        if own is None or (name in changes and not own.is_floating_point):
+        stored_dtype = _STORED.get(weights.dtypes[name])
+        if stored_dtype is None or (name in changes and not stored_dtype.is_floating_point):
             raise InputError(
                 f"the base model's {name} is kept as {weights.dtypes[name]}: a quantized model can't be exported; "
                 "unlearn its unquantized original"
             )
-        layout[name] = (weights.shapes[name], dtype if dtype and own.is_floating_point else own)
+        layout[name] = (weights.shapes[name], dtype if dtype and stored_dtype.is_floating_point else stored_dtype)
     return layout
 
 

@@ -22,7 +22,7 @@ SHOWN = 10
 
 
 class Step(NamedTuple):
-    """One thing that a number rests on: what it is, its path, its SHA-256 (recorded, or else found), and its state."""
+    """One file that a number rests on: what it is, its path, its SHA-256 (recorded or else computed), its state."""
 
     what: str
     path: str
@@ -45,8 +45,8 @@ def trace(results: Path, models: Path, candidate: str) -> tuple[list[Step], dict
             f"{results / 'evaluations.csv'} has no candidate {candidate!r} of one seed; it has "
             f"{', '.join(known[:SHOWN])}{' …' if len(known) > SHOWN else ''}"
         )
-    found = Candidate.parse(candidate)
-    path = results / found.source(results_table.families(table)[found.method][0]).task_vector
+    record = Candidate.parse(candidate)
+    path = results / record.source(results_table.families(table)[record.method][0]).task_vector
     vector = task_vector.read(path)
     steps = [Step(f"{len(rows)} rows", str(results / "evaluations.csv"), "", ""), _file("task vector", path)]
     for unlearned in vector.provenance.get("unlearned", []):
@@ -55,7 +55,7 @@ def trace(results: Path, models: Path, candidate: str) -> tuple[list[Step], dict
         steps.append(_data(results, unlearned))
     if "unlearned" not in vector.provenance:
         steps.append(_data(results, vector.provenance))
-    retain = {one["data"]["retain"] for one in vector.provenance.get("unlearned", [vector.provenance])}
+    retain = {unlearned["data"]["retain"] for unlearned in vector.provenance.get("unlearned", [vector.provenance])}
     steps += [_file("texts to retain", results / "data" / "retain.parquet", digest) for digest in sorted(retain)]
     return [*steps, _base(models, vector.provenance)], vector.provenance
 
@@ -68,18 +68,20 @@ def _data(results: Path, provenance: Mapping) -> Step:
 def _file(what: str, path: Path, recorded: str = "") -> Step:
     if not path.is_file():
         return Step(what, str(path), recorded, GONE)
-    found = sha256(path)
-    return Step(what, str(path), recorded or found, "" if not recorded else MATCHES if found == recorded else DIFFERS)
+    actual = sha256(path)
+    return Step(what, str(path), recorded or actual, "" if not recorded else MATCHES if actual == recorded else DIFFERS)
 
 
 def _base(models: Path, provenance: Mapping) -> Step:
     """Return the step of the base model, whose identity is a digest over those of its weight files."""
     for manifest in sorted(models.glob("*/manifest.json")):
-        told = json.loads(manifest.read_text())
-        if told["identity"] != provenance["base"]:
+        recorded = json.loads(manifest.read_text())
+        if recorded["identity"] != provenance["base"]:
             continue
-        files = {name: manifest.parent / name for name in told["weights"]}
-        same = all(path.is_file() and sha256(path) == told["weights"][name]["sha256"] for name, path in files.items())
+        files = {name: manifest.parent / name for name in recorded["weights"]}
+        same = all(
+            path.is_file() and sha256(path) == recorded["weights"][name]["sha256"] for name, path in files.items()
+        )
         return Step("base model", str(manifest.parent), provenance["base"], MATCHES if same else DIFFERS)
     return Step(f"base model {provenance['base_source']}", str(models), provenance["base"], GONE)
 
