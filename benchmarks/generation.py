@@ -54,6 +54,6 @@ def _check_greedy(model, tokenizer) -> None:
     """Raise InputError unless both ways give the same texts where nothing is drawn."""
     ours = generation.continue_prompts(model, tokenizer, PROMPTS, generation.Options(samples=1, temperature=0))
     plain = [_plain(model, tokenizer, prompt, do_sample=False)[0] for prompt in PROMPTS]
-    agreeing = sum(one == other for one, other in zip(ours["text"], plain, strict=True)) / len(PROMPTS)
+    agreeing = sum(batched == alone for batched, alone in zip(ours["text"], plain, strict=True)) / len(PROMPTS)
     if agreeing < AGREEING:
         raise InputError(f"generation: {agreeing:.0%} of the greedy texts agree, {AGREEING:.0%} should")

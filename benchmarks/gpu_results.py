@@ -53,13 +53,13 @@ def fold(record: Mapping, project: Path) -> None:
             "the part `machine` has not said what the machine is, so its numbers can't be told from others"
         )
     path = project / "benchmarks" / "results.csv"
-    found = list(rows(measured))
+    result_rows = list(rows(measured))
     commit = task_vector.commit() if record["commit"] == "unknown" else record["commit"]
-    table = results.update(results.read(path), found, commit)
+    table = results.update(results.read(path), result_rows, commit)
     results.write(table, path)
     style.save(figure.draw(table), *(path.with_suffix(suffix) for suffix in (".pdf", ".png")))
     of_machine = f"One {measured['machine']['name']}, {record['started'][:10]}, commit {commit}."
-    _replace(project / "README.md", "\n".join([of_machine, "", *ratios(found)]))
+    _replace(project / "README.md", "\n".join([of_machine, "", *ratios(result_rows)]))
     _replace(project / "benchmarks" / "README.md", "\n".join([of_machine, "", *everything(record)]))
     _replace(project / "docs" / "plan.md", "\n".join([of_machine, "", *planned(measured.get("plan", {}))]))
 
@@ -94,13 +94,13 @@ def rows(measured: Mapping[str, Mapping]) -> Iterator:
         yield Row("generation_7b_gpu", "tokens", *rates, "1/s", machine, more_is_better=True)
 
 
-def ratios(found: list) -> Iterator[str]:
+def ratios(result_rows: list) -> Iterator[str]:
     """Yield README.md's table of the rows: how many times better than the reference each is."""
     from benchmarks import results
 
     yield "| | ours | reference | times better | target |"
     yield "|---|---|---|---|---|"
-    for row in found:
+    for row in result_rows:
         target = results.target(row)
         ours, reference = (f"{number:.4g} {row.unit}" for number in (row.ours, row.reference))
         yield f"| {row.name}: {row.metric} | {ours} | {reference} | {row.ratio:.3g} | {target or ''} |"
@@ -127,7 +127,7 @@ def _told(value: object) -> str:
     if isinstance(value, int | float):
         return f"{value:.4g}"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_told(one)}" for key, one in value.items()).replace("|", "\\|")
+        return ", ".join(f"{key} {_told(inner)}" for key, inner in value.items()).replace("|", "\\|")
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

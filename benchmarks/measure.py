@@ -50,7 +50,7 @@ def alternately(ways: dict[str, Callable[[], None]], repeats: int) -> dict[str, 
             work()
             if repeat:
                 seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(one) for name, one in seconds.items()}
+    return {name: statistics.median(samples) for name, samples in seconds.items()}
 
 
 class PeakMemory:
@@ -89,10 +89,10 @@ def check_losses(name: str, ours: list[tuple[float, float]], reference: list[tup
     """
     if len(ours) != len(reference):
         raise InputError(f"{name}: {len(ours)} steps against {len(reference)} of the reference")
-    for step, (one, other) in enumerate(zip(ours, reference, strict=True), start=1):
-        for kind, found, expected in zip(("forget", "retain"), one, other, strict=True):
-            if not abs(found - expected) <= max(rel * abs(expected), rel**2 * abs(other[0])):
+    for step, (our_pair, reference_pair) in enumerate(zip(ours, reference, strict=True), start=1):
+        for kind, loss, expected in zip(("forget", "retain"), our_pair, reference_pair, strict=True):
+            if not abs(loss - expected) <= max(rel * abs(expected), rel**2 * abs(reference_pair[0])):
                 raise InputError(
-                    f"{name}: the {kind} loss of step {step} is {found:.8g}, the reference's {expected:.8g}; "
+                    f"{name}: the {kind} loss of step {step} is {loss:.8g}, the reference's {expected:.8g}; "
                     "the pair does not do the same work"
                 )

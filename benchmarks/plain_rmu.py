@@ -37,17 +37,17 @@ def unlearn(
     )
     control = rmu.control_vector(updated.config.hidden_size, options.steering_coefficient, control_seed).to(device)
 
-    def states(model: torch.nn.Module, tokens: dict) -> torch.Tensor:
-        found = []
+    def activations(model: torch.nn.Module, tokens: dict) -> torch.Tensor:
+        outputs = []
         hook = model.model.layers[options.layer_id].register_forward_hook(
-            lambda module, inputs, output: found.append(output[0] if isinstance(output, tuple) else output)
+            lambda module, inputs, output: outputs.append(output[0] if isinstance(output, tuple) else output)
         )
         try:
             with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
                 model(**tokens, use_cache=False)
         finally:
             hook.remove()
-        return found[0].float()
+        return outputs[0].float()
 
     def tokenized(texts: list[str], longest: int) -> dict:
         return tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
@@ -55,13 +55,13 @@ def unlearn(
     losses = []
     for forget, retain in batches:
         tokens = tokenized(forget, options.max_tokens_forget)
-        forget_states = states(updated, tokens)
-        forget_loss = torch.nn.functional.mse_loss(forget_states, control.expand_as(forget_states))
+        forget_activations = activations(updated, tokens)
+        forget_loss = torch.nn.functional.mse_loss(forget_activations, control.expand_as(forget_activations))
         tokens = tokenized(retain, options.max_tokens_retain)
-        retain_states = states(updated, tokens)
+        retain_activations = activations(updated, tokens)
         with torch.no_grad():
-            target = states(frozen, tokens)
-        retain_loss = torch.nn.functional.mse_loss(retain_states, target)
+            target = activations(frozen, tokens)
+        retain_loss = torch.nn.functional.mse_loss(retain_activations, target)
         optimizer.zero_grad()  # the trained parameters' alone: the others' gradients pile up, as in the authors' code
         (forget_loss + options.alpha * retain_loss).backward()
         optimizer.step()

@@ -63,13 +63,13 @@ def update(table: pd.DataFrame, rows: Iterable[Row], commit: str) -> pd.DataFram
 
     Rows go in the order of TARGETS' names.
     """
-    found = {(row.name, row.metric, row.machine): row for row in table[COLUMNS].itertuples(index=False, name="Found")}
+    by_key = {(row.name, row.metric, row.machine): row for row in table[COLUMNS].itertuples(index=False, name="Found")}
     for row in rows:
-        found[row.name, row.metric, row.machine] = tuple(
+        by_key[row.name, row.metric, row.machine] = tuple(
             getattr(row, column) if column != "commit" else commit for column in COLUMNS
         )
     order = list(dict.fromkeys(name for name, _ in TARGETS))
-    return pd.DataFrame(sorted(found.values(), key=lambda row: order.index(row[0])), columns=COLUMNS)
+    return pd.DataFrame(sorted(by_key.values(), key=lambda row: order.index(row[0])), columns=COLUMNS)
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
@@ -87,9 +87,9 @@ def report(table: pd.DataFrame) -> str:
     """Return the rows as a table for people, the target beside the ratio."""
     shown = table.copy()
     targets = [target(row) for row in table.itertuples()]
-    shown.insert(5, "target", [f"{one:g}" if one else "" for one in targets])
-    met = [ratio >= one if one else None for ratio, one in zip(table["ratio"], targets, strict=True)]
-    shown.insert(6, "met", [{None: "", True: "yes", False: "no"}[one] for one in met])
+    shown.insert(5, "target", [f"{goal:g}" if goal else "" for goal in targets])
+    met = [ratio >= goal if goal else None for ratio, goal in zip(table["ratio"], targets, strict=True)]
+    shown.insert(6, "met", [{None: "", True: "yes", False: "no"}[reached] for reached in met])
     return shown.to_markdown(index=False, floatfmt=".4g", disable_numparse=[5])
 
 

@@ -111,12 +111,12 @@ def compare(name: str, base: BaseModel, ours: Path, reference: Path) -> None:
     """
     before, merged, whole = TensorFolder(base.folder), task_vector.read(ours), TensorFolder(reference)
     for parameter in before:
-        found = before[parameter].float()
+        tensor = before[parameter].float()
         if parameter in merged:
-            found = found + merged[parameter]
-        different = int(((found - whole[parameter].float()).abs() > AGREE).sum())
-        if different > max(1, TIES_SHARE * found.numel()):
-            raise InputError(f"{name}: {different} of {found.numel()} entries of {parameter} differ from mergekit's")
+            tensor = tensor + merged[parameter]
+        different = int(((tensor - whole[parameter].float()).abs() > AGREE).sum())
+        if different > max(1, TIES_SHARE * tensor.numel()):
+            raise InputError(f"{name}: {different} of {tensor.numel()} entries of {parameter} differ from mergekit's")
 
 
 def _import_mergekit() -> None:
@@ -131,9 +131,9 @@ def _import_mergekit() -> None:
 def times(name: str, base: BaseModel, count: int, changed: Iterable[str] | None, repeats: int) -> list[results.Row]:
     """Return the row of one merge's time: both in this process, imports excluded, files in the system's cache."""
     _import_mergekit()
-    with shards(base, count, changed) as (made, folder):
+    with shards(base, count, changed) as (pair, folder):
         ours, reference = folder / "ours.safetensors", folder / "mergekit"
-        ways = {"ours": lambda: made.ours(ours), "reference": lambda: made.mergekit(reference)}
+        ways = {"ours": lambda: pair.ours(ours), "reference": lambda: pair.mergekit(reference)}
         seconds = measure.alternately(ways, repeats)
         compare(name, base, ours, reference)
     return [results.Row(name, "time", seconds["ours"], seconds["reference"], "s", machine=results.cpu())]
@@ -141,22 +141,22 @@ def times(name: str, base: BaseModel, count: int, changed: Iterable[str] | None,
 
 def peak_memory(name: str, base: BaseModel, count: int, changed: Iterable[str] | None) -> list[results.Row]:
     """Return the row of one merge's peak memory, each side in a process of its own."""
-    with shards(base, count, changed) as (made, folder):
+    with shards(base, count, changed) as (pair, folder):
         ours, reference = folder / "ours.safetensors", folder / "mergekit"
         peaks = [
-            measure.in_fresh_process(_peak, made, side, output)
+            measure.in_fresh_process(_peak, pair, side, output)
             for side, output in (("ours", ours), ("mergekit", reference))
         ]
         compare(name, base, ours, reference)
     return [results.Row(name, "peak memory", *peaks, "MB", machine=results.cpu())]
 
 
-def _peak(made: Shards, side: str, output: Path) -> float:
+def _peak(pair: Shards, side: str, output: Path) -> float:
     if side == "mergekit":
         _import_mergekit()  # imports belong to the start
     memory = measure.PeakMemory()
     memory.start()
-    getattr(made, side)(output)
+    getattr(pair, side)(output)
     return memory.peak()
 
 
@@ -177,8 +177,8 @@ def memory_by_size() -> list[results.Row]:
                 provenance = {"base": "synthetic", "base_source": "synthetic", "base_parameters": parameters}
                 task_vector.write(path, shapes, tensors, provenance)
                 paths.append(path)
-            made = Shards(BaseModel(Path(name), "synthetic", "synthetic", parameters, ()), tuple(paths), ())
-            peaks[times] = measure.in_fresh_process(_peak, made, "ours", Path(name) / "merged.safetensors")
+            pair = Shards(BaseModel(Path(name), "synthetic", "synthetic", parameters, ()), tuple(paths), ())
+            peaks[times] = measure.in_fresh_process(_peak, pair, "ours", Path(name) / "merged.safetensors")
     return [
         results.Row(
             "ties_memory_by_size",

@@ -207,7 +207,12 @@ def _time_rows() -> Iterable[tuple]:
         for name, operations in kinds.items():
             all_steps = STEPS * operations
             minutes = [60 * cost_model.hours(shards * all_steps, cost_model.UTILISATION) for shards in SHARDS]
-            yield shape.name, name, f"{all_steps / 1e15:.1f}", *(f"{one:.{0 if one >= 10 else 2}f}" for one in minutes)
+            yield (
+                shape.name,
+                name,
+                f"{all_steps / 1e15:.1f}",
+                *(f"{value:.{0 if value >= 10 else 2}f}" for value in minutes),
+            )
 
 
 def _disk_rows() -> Iterable[tuple]:

@@ -51,7 +51,9 @@ def configuration() -> str:
     """Return the text of docs/configuration.md."""
     schema = yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text())
     described = [
-        (key, one) for key, one in entries(schema, schema) if one.get("type") != "object" or "description" in one
+        (key, described_key)
+        for key, described_key in entries(schema, schema)
+        if described_key.get("type") != "object" or "description" in described_key
     ]
     keys = "\n".join(row(*entry) for entry in described)
     text = f"{HEAD}\n| key | type | default | meaning |\n|---|---|---|---|\n{keys}\n"
@@ -76,11 +78,11 @@ def entries(schema: dict, root: dict, path: str = "") -> Iterator[tuple[str, dic
         inner["NAME"] = schema["additionalProperties"]
     for key, described in inner.items():
         described = resolved(described, root)
-        own = f"{path}.{key}" if path else key
-        yield own, described
-        yield from entries(described, root, own)
+        dotted = f"{path}.{key}" if path else key
+        yield dotted, described
+        yield from entries(described, root, dotted)
         if "items" in described:
-            yield from entries(resolved(described["items"], root), root, f"{own}[]")
+            yield from entries(resolved(described["items"], root), root, f"{dotted}[]")
 
 
 def resolved(described: dict, root: dict) -> dict:
@@ -105,7 +107,7 @@ def kind(described: dict) -> str:
         return ", ".join(code(yaml_inline(value)) for value in described["enum"])
     for either in ("oneOf", "anyOf"):
         if either in described:
-            return " or ".join(kind(one) for one in described[either])
+            return " or ".join(kind(alternative) for alternative in described[either])
     types = described.get("type", "any")
     types = [types] if isinstance(types, str) else types
     text = " or ".join({"object": "mapping", "array": "list", "null": "null"}.get(type_, type_) for type_ in types)

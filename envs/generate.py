@@ -107,12 +107,12 @@ def uses(path: Path) -> tuple[set[str], set[str]]:
 def named_at_run_time(argument: ast.expr, path: Path) -> str:
     """Return `package.*` for the argument of `import_module(f"package.{name}")`; anything else is a ValueError."""
     text = ast.unparse(argument)
-    found = re.fullmatch(r"f'(?P<package>[\w.]+|\{__name__\})\.\{[\w.]+\}'", text)
-    if not found:
+    match = re.fullmatch(r"f'(?P<package>[\w.]+|\{__name__\})\.\{[\w.]+\}'", text)
+    if not match:
         raise ValueError(
             f"{path}: import_module({text}) doesn't tell the package; write import_module(f'package.{{name}}')"
         )
-    package = found["package"]
+    package = match["package"]
     return (module_name(path) if package == "{__name__}" else package) + ".*"
 
 

@@ -143,7 +143,7 @@ def _run_part(part: Part, seconds: float, entry: dict, record: dict, arguments, 
     given = {
         "module": part.module,
         "function": part.function,
-        "measured": {name: one["measured"] for name, one in record["parts"].items()},
+        "measured": {name: part["measured"] for name, part in record["parts"].items()},
         "rehearse": arguments.rehearse,
         "folder": str(folder),
         "reports": str(reports),

@@ -34,8 +34,8 @@ def _compare(machine: Machine, part: str, kind: str, operations: float, memory: 
         ("step", "seconds", operations / (cost_model.UTILISATION * cost_model.H100_PEAK), TIME_WITHIN),
         ("peak", "bytes", memory, MEMORY_WITHIN),
     ):
-        if (found := measured.get(f"{kind} {what}")) is None:
+        if (actual := measured.get(f"{kind} {what}")) is None:
             continue
-        near = max(found / expected, expected / found) <= within
-        row = {"planned": expected, "measured": found, "unit": quantity, "within": within, "near": near}
+        near = max(actual / expected, expected / actual) <= within
+        row = {"planned": expected, "measured": actual, "unit": quantity, "within": within, "near": near}
         machine.report(f"{part}: {kind} {what}", row)

@@ -53,9 +53,10 @@ class Experiment:
         folder.mkdir(parents=True, exist_ok=True)
         forget, retain = self.tables["forget"], self.tables["retain"]["text"].tolist()
         asked = forget[forget["attribute"].isin(self.attributes)]
-        found: dict[str, float] = {}
+        numbers: dict[str, float] = {}
         paths = {}
-        for name, attributes in {"joint": self.attributes, **{one: [one] for one in self.attributes}}.items():
+        shard_attributes = {"joint": self.attributes} | {attribute: [attribute] for attribute in self.attributes}
+        for name, attributes in shard_attributes.items():
             texts = asked[asked["attribute"].isin(attributes)]
             options = dataclasses.replace(self.method, steps=self.method.steps * len(attributes))
             run = methods.Run(
@@ -69,7 +70,7 @@ class Experiment:
                 all_attributes=self.attributes,
             )
             unlearned = rmu.rmu.unlearn(run, options)
-            found |= {f"{name}: {loss}": unlearned.losses[-1][loss] for loss in ("forget_loss", "retain_loss")}
+            numbers |= {f"{name}: {loss}": unlearned.losses[-1][loss] for loss in ("forget_loss", "retain_loss")}
             paths[name] = folder / f"{name}.safetensors"
             methods.write(unlearned, paths[name], task_vector.make_provenance(self.base))
         shards = {name: task_vector.read(paths[name]) for name in self.attributes}
@@ -77,21 +78,21 @@ class Experiment:
         paths["merged"] = folder / "merged.safetensors"
         provenance = task_vector.make_provenance(self.base)
         task_vector.write(paths["merged"], driver.common_layout(shards), merged, provenance)
-        return found | self.scores(device, {name: paths[name] for name in ("joint", "merged")})
+        return numbers | self.scores(device, {name: paths[name] for name in ("joint", "merged")})
 
     def scores(self, device: str, candidates: Mapping[str, Path]) -> dict[str, float]:
         """Return each candidate's share of right answers by attribute and its loss on prose, the base's among them."""
         tokenizer = base_model.load_tokenizer(self.base)
-        found = {}
+        numbers = {}
         for name, path in {"base": None, **candidates}.items():
             vector = task_vector.read(path) if path else None
             model = base_model.load(self.base, getattr(torch, self.method.dtype), device, vector)
             questions = self.tables["questions"]
             right = questions.assign(right=right_answers(model, tokenizer, questions)).groupby("attribute")["right"]
-            found |= {f"{name}: accuracy, {attribute}": float(share) for attribute, share in right.mean().items()}
+            numbers |= {f"{name}: accuracy, {attribute}": float(share) for attribute, share in right.mean().items()}
             prose = fluency.score(model, tokenizer, self.tables["fluency"], BATCH, 128)
-            found[f"{name}: loss on prose"] = float(prose["loss"].sum() / prose["tokens"].sum())
-        return found
+            numbers[f"{name}: loss on prose"] = float(prose["loss"].sum() / prose["tokens"].sum())
+        return numbers
 
 
 @torch.no_grad()
@@ -108,16 +109,18 @@ def right_answers(model: torch.nn.Module, tokenizer, questions: pd.DataFrame) ->
         rows = order[start : start + BATCH]
         tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(asked[row][1]) for row in rows], batch_first=True)
         logits = model(input_ids=tokens.to(model.device), use_cache=False).logits
-        for row, one in zip(rows, logits.log_softmax(dim=-1, dtype=torch.float32), strict=True):
+        for row, log_probabilities in zip(rows, logits.log_softmax(dim=-1, dtype=torch.float32), strict=True):
             before, whole = asked[row]
-            wanted = torch.tensor(whole[len(before) :], device=one.device)
-            likelihoods[row] = one[len(before) - 1 : len(whole) - 1].gather(1, wanted[:, None]).sum().item()
-    found, start = [], 0
+            wanted = torch.tensor(whole[len(before) :], device=log_probabilities.device)
+            likelihoods[row] = (
+                log_probabilities[len(before) - 1 : len(whole) - 1].gather(1, wanted[:, None]).sum().item()
+            )
+    right, start = [], 0
     for choices, answer in zip(questions["choices"], questions["answer"], strict=True):
         of_question = likelihoods[start : start + len(choices)]
-        found.append(float(max(range(len(choices)), key=of_question.__getitem__) == answer))
+        right.append(float(max(range(len(choices)), key=of_question.__getitem__) == answer))
         start += len(choices)
-    return found
+    return right
 
 
 def default_experiment(machine: Machine) -> None:
@@ -131,9 +134,9 @@ def default_experiment(machine: Machine) -> None:
     else:
         experiment = _carried(machine.folder)
         expected = json.loads((CARRIED / "expected.json").read_text())
-    found = experiment.numbers(machine.device, machine.folder / "on-the-device")
+    numbers = experiment.numbers(machine.device, machine.folder / "on-the-device")
     wrong = []
-    for name, number in found.items():
+    for name, number in numbers.items():
         machine.report(name, {"device": number, "cpu": expected[name]})
         is_accuracy = "accuracy" in name
         apart = abs(number - expected[name]) / (1 if is_accuracy else abs(expected[name]))

@@ -28,8 +28,8 @@ def limits(machine: Machine) -> None:
         machine.report(package, version(package))
 
     size, device = machine.sizes.matrix, machine.device
-    one, other = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    machine.report("matmul_rate", 2 * size**3 / seconds(machine, lambda: one @ other))
+    left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    machine.report("matmul_rate", 2 * size**3 / seconds(machine, lambda: left @ right))
 
     source = torch.empty(machine.sizes.copied // 2, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)

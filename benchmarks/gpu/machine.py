@@ -63,11 +63,11 @@ class Machine:
         if self.device == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        found: dict[str, float] = {}
-        yield found
+        memory: dict[str, float] = {}
+        yield memory
         if self.device == "cuda":
-            found["peak"] = torch.cuda.max_memory_allocated()
-            found["reserved"] = torch.cuda.max_memory_reserved()
+            memory["peak"] = torch.cuda.max_memory_allocated()
+            memory["reserved"] = torch.cuda.max_memory_reserved()
 
     def seven(self) -> BaseModel:
         """Return a model of random weights in the 7B shape; the first part that asks writes it."""
