@@ -55,15 +55,15 @@ def main(argv: list[str] | None = None) -> int:
                 names, data, evaluations, arguments.scores, arguments.rows, strict=True
             ):
                 score = partial(evaluation.score, model, tokenizer, table, **arguments.evaluations[name])
-                cli.write_scores(
-                    arguments, name, cli.scores_once(checkpoint.nested(name), name, score), *paths, described
-                )
+                scores = cli.scores_once(checkpoint.nested(name), name, score)
+                cli.write_scores(arguments, name, scores, *paths, described)
                 described = []  # stands once, beside the first evaluation
             if arguments.prompts:
                 prompts = tables.read("prompts", arguments.prompts)["prompt"].tolist()
                 options = make("evaluations.toxicity", generation.Options, arguments.generation)
-                written = checkpoint.nested("continuations")
-                continuations = generation.continue_prompts(model, tokenizer, prompts, options, written)
+                continuations = generation.continue_prompts(
+                    model, tokenizer, prompts, options, checkpoint.nested("continuations")
+                )
                 with whole_file(arguments.continuations) as temporary:
                     continuations.to_parquet(temporary, index=False)
 
