@@ -22,7 +22,7 @@ def throughput(base: BaseModel, repeats: int) -> list[results.Row]:
     """Return the row `generation`: continuations made and scored a second, 2 samples of 48 prompts."""
     model, tokenizer = base_model.load(base, torch.float32, base_model.device()), base_model.load_tokenizer(base)
     options = generation.Options(samples=2, batch_size=128)
-    score = classifiers.profanity_check({}, None, base_model.device())
+    score = classifiers.profanity_check(classifiers.ProfanityCheck(), None, base_model.device())
     _check_greedy(model, tokenizer)
 
     def together() -> None:

@@ -1,23 +1,17 @@
-"""Write docs/configuration.md from schemas/config.schema.yaml and from the Options of methods, merges and data sets.
+"""Write docs/configuration.md from schemas/config.schema.yaml.
 
 python docs/generate.py
 """
 
-import ast
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
 PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
-
-from spunge import merging  # noqa: E402
-from spunge.experiment.configuration import declared_options  # noqa: E402
 
 HEAD = """\
-<!-- Written by `python docs/generate.py` from schemas/config.schema.yaml and the code; change those. -->
+<!-- Written by `python docs/generate.py` from schemas/config.schema.yaml, which is written from the code. -->
 # Configuration
 
 An experiment is one YAML file: `config.yaml` is the default, the others lie in `experiments/` and are given with
@@ -34,69 +28,58 @@ and `methods` must be there.
 
 ## Keys
 
-`NAME` stands for a name of your choice, `[]` for each entry of a list. A dash: no default, the key must be given where
-what holds it is, or (an option of a method or merge) its default stands further down.
+`NAME` stands for a name of your choice, `[]` for each entry of a list. A dash: no default, and the key may be left out.
+Options of methods, merges, data sets and classifiers stand further down.
 """
 
 OPTIONS = """
-## Options of {kind}
+## Options of {title}
 
-| {column} | option | type | default |
-|---|---|---|---|
+| {column} | option | type | default | meaning |
+|---|---|---|---|---|
 {rows}
 """
+
+# The definitions that hold a kind's options, by the prefix of their names.
+KINDS = {"methods": "methods", "merges": "merges", "data": "data sets", "classifiers": "classifiers"}
 
 
 def configuration() -> str:
     """Return the text of docs/configuration.md."""
     schema = yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text())
-    described = [
-        (key, described_key)
-        for key, described_key in entries(schema, schema)
-        if described_key.get("type") != "object" or "description" in described_key
-    ]
-    keys = "\n".join(row(*entry) for entry in described)
+    keys = "\n".join(f"| {' | '.join(cells)} |" for cells in rows(schema))
     text = f"{HEAD}\n| key | type | default | meaning |\n|---|---|---|---|\n{keys}\n"
-    for kind, column, paths in (
-        ("methods", "method", sorted((PROJECT / "spunge" / "methods").glob("*.py"))),
-        ("merges", "merge", [PROJECT / "spunge" / "merging" / f"{kind}.py" for kind in merging.KINDS]),
-        ("data sets", "data set", sorted((PROJECT / "spunge" / "datasets").glob("*.py"))),
-    ):
-        rows = [
-            f"| `{path.stem}` | `{option}` | {code(type_)} | {code(short(default))} |"
-            for path in paths
-            for option, (type_, default) in declared_options(path).items()
-        ]
-        text += OPTIONS.format(kind=kind, column=column, rows="\n".join(rows))
+    for prefix, title in KINDS.items():
+        kinds_with: dict[tuple[str, ...], list[str]] = {}
+        for name, definition in schema["$defs"].items():
+            if name.startswith(f"{prefix}."):
+                for cells in rows(definition):
+                    kinds_with.setdefault(cells, []).append(code(name.removeprefix(f"{prefix}.")))
+        lines = [f"| {' | '.join([', '.join(kinds), *cells])} |" for cells, kinds in kinds_with.items()]
+        text += OPTIONS.format(title=title, column=title.removesuffix("s"), rows="\n".join(lines))
     return text
 
 
-def entries(schema: dict, root: dict, path: str = "") -> Iterator[tuple[str, dict]]:
-    """Yield every key below a schema with what the schema says of it, the keys as dotted paths."""
+def rows(schema: dict) -> Iterator[tuple[str, ...]]:
+    """Yield the cells of every key below a schema that has a meaning of its own: key, type, default, meaning."""
+    for key, described, required in entries(schema):
+        if "description" in described:
+            default = "required" if required else code(short(described["default"])) if "default" in described else "–"
+            yield f"`{key}`", kind(described), default, described["description"].replace("|", "\\|")
+
+
+def entries(schema: dict, path: str = "") -> Iterator[tuple[str, dict, bool]]:
+    """Yield every key below a schema as a dotted path, what the schema says of it, and whether it must be given."""
     inner = dict(schema.get("properties", {}))
     if isinstance(schema.get("additionalProperties"), dict):
         inner["NAME"] = schema["additionalProperties"]
     for key, described in inner.items():
-        described = resolved(described, root)
         dotted = f"{path}.{key}" if path else key
-        yield dotted, described
-        yield from entries(described, root, dotted)
+        yield dotted, described, key in schema.get("required", [])
+        for alternative in [described, *described.get("anyOf", [])]:
+            yield from entries(alternative, dotted)
         if "items" in described:
-            yield from entries(resolved(described["items"], root), root, f"{dotted}[]")
-
-
-def resolved(described: dict, root: dict) -> dict:
-    """Return a schema with its `$ref` into `$defs` filled in."""
-    if "$ref" not in described:
-        return described
-    return {**root["$defs"][described["$ref"].removeprefix("#/$defs/")], **described}
-
-
-def row(key: str, described: dict) -> str:
-    """Return one line of the table of keys."""
-    default = code(yaml_inline(described["default"])) if "default" in described else "–"
-    meaning = " ".join(described.get("description", "").split()).replace("|", "\\|")
-    return f"| `{key}` | {kind(described)} | {default} | {meaning} |"
+            yield from entries(described["items"], f"{dotted}[]")
 
 
 def kind(described: dict) -> str:
@@ -105,9 +88,8 @@ def kind(described: dict) -> str:
         return code(yaml_inline(described["const"]))
     if "enum" in described:
         return ", ".join(code(yaml_inline(value)) for value in described["enum"])
-    for either in ("oneOf", "anyOf"):
-        if either in described:
-            return " or ".join(kind(alternative) for alternative in described[either])
+    if "anyOf" in described:
+        return " or ".join(kind(alternative) for alternative in described["anyOf"])
     types = described.get("type", "any")
     types = [types] if isinstance(types, str) else types
     text = " or ".join({"object": "mapping", "array": "list", "null": "null"}.get(type_, type_) for type_ in types)
@@ -120,24 +102,20 @@ def kind(described: dict) -> str:
     return f"{text} {bounds}".rstrip()
 
 
-def short(value: ast.expr | None) -> str:
-    """Return a default for people: long ones by their number of entries, none as a dash."""
-    if value is None:
-        return "–"
-    if isinstance(value, ast.Tuple) and len(ast.unparse(value)) > 40:
-        return f"{len(value.elts)} entries"
-    return yaml_inline(ast.literal_eval(value))
+def short(value: object) -> str:
+    """Return a default for people: long lists by their number of entries."""
+    text = yaml_inline(value)
+    return f"{len(value)} entries" if isinstance(value, list) and len(text) > 40 else text
 
 
 def yaml_inline(value: object) -> str:
     """Return a value as it is written in a configuration, in one line."""
-    value = list(value) if isinstance(value, tuple) else value
     return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
 
 
 def code(text: str) -> str:
-    """Return a table cell in code type; a dash or a number of entries stays as it is."""
-    return text if text == "–" or text.endswith(" entries") else "`" + text.replace("|", "\\|") + "`"
+    """Return a table cell in code type; a number of entries stays as it is."""
+    return text if text.endswith(" entries") else "`" + text.replace("|", "\\|") + "`"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import os
 import sys
 from pathlib import Path
 
-import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.io import sourcecache_entry
 from snakemake.settings.types import DeploymentMethod
@@ -26,8 +25,7 @@ try:
     if workflow.is_main_process:
         for path in workflow.configfiles:
             yaml_values.check_file(path)
-    schema = yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text())
-    configuration.check(config, schema, workflow.config_settings.config)
+    configuration.check(config, workflow.config_settings.config)
 except InputError as error:
     raise WorkflowError(str(error))
 

@@ -28,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
+        import dataclasses
         import importlib
         from functools import partial
 
@@ -54,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
             for name, table, evaluation, *paths in zip(
                 names, data, evaluations, arguments.scores, arguments.rows, strict=True
             ):
-                score = partial(evaluation.score, model, tokenizer, table, **arguments.evaluations[name])
+                options = make(f"evaluations.{name}", evaluation.Options, arguments.evaluations[name])
+                score = partial(evaluation.score, model, tokenizer, table, **dataclasses.asdict(options))
                 scores = cli.scores_once(checkpoint.nested(name), name, score)
                 cli.write_scores(arguments, name, scores, *paths, described)
                 described = []  # stands once, beside the first evaluation

@@ -34,8 +34,8 @@ def main(argv: list[str] | None = None) -> int:
 
         files = {name: Path(path) for name, path in (file.split("=", 1) for file in arguments.file)}
         made = {
-            name: classifiers.KINDS[options["classifier"]](options, files.get(name), base_model.device())
-            for name, options in arguments.classifiers.items()
+            name: classifiers.load(name, section, files.get(name), base_model.device())
+            for name, section in arguments.classifiers.items()
         }
         prompts = tables.read("prompts", arguments.prompts)
         continuations = pd.read_parquet(arguments.continuations)

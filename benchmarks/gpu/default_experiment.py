@@ -197,7 +197,7 @@ def pack() -> None:
     from spunge.experiment import configuration
 
     configured = yaml.safe_load((PROJECT / "config.yaml").read_text())
-    configuration.check(configured, yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text()))
+    configuration.check(configured)
     model = configured["model"]
     wheel = PROJECT / "resources" / "wheels" / f"{model['source'].removeprefix('wheel:')}.whl"
     if not (RESULTS / "evaluations.csv").exists() or not wheel.exists():

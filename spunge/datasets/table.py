@@ -28,13 +28,15 @@ import math
 import numbers
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Required
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from spunge.core.errors import InputError
 from spunge.datasets.tables import (
@@ -51,22 +53,70 @@ from spunge.datasets.tables import (
     rows,
     shortened,
 )
+from spunge.experiment.options import STRICT, Text, checked
 
 HUB = "hub:"
 INDEX = "__index_level_0__"  # pandas' name for a CSV file's first column where rows have a field too many
 HUB_KEYS = ("config", "split", "revision")
 
 
-@dataclass(frozen=True)
-class Options:
-    """Where each table comes from: `path`, and the source's name of each column."""
+class Source(TypedDict, total=False):
+    """Where a table comes from; the other keys are the source's names of its columns."""
 
-    forget: Mapping[str, Any]
-    retain: Mapping[str, Any]
-    fluency: Mapping[str, Any]
-    questions: Mapping[str, Any] | None = None
-    prompts: Mapping[str, Any] | None = None
-    rephrased: Mapping[str, Any] | None = None
+    __pydantic_config__ = STRICT
+
+    path: Required[Text]
+    config: Text | None
+    split: Text
+    revision: Text | None
+
+
+class Prose(Source, total=False):
+    """The table retain or fluency."""
+
+    text: str
+
+
+class Forget(Prose, total=False):
+    """The table forget."""
+
+    attribute: str
+    subject: str
+
+
+class Questions(Source, total=False):
+    """The table questions or rephrased."""
+
+    question: str
+    choices: str | Annotated[Sequence[str], Field(min_length=1)]
+    answer: str
+    answer_is: Literal["index", "text"]
+    attribute: str
+    subject: str
+
+
+class Prompts(Source, total=False):
+    """The table prompts."""
+
+    prompt: str
+    attribute: str
+    kind: str
+
+
+@checked
+class Options:
+    """Where each table comes from."""
+
+    forget: Annotated[Forget, Field(description="Texts to forget, and the attribute of each.")]
+    retain: Annotated[Prose, Field(description="Texts to retain.")]
+    fluency: Annotated[Prose, Field(description="Texts that measure fluency.")]
+    questions: Annotated[
+        Questions | None, Field(description="Questions by attribute, for the evaluation `knowledge`.")
+    ] = None
+    prompts: Annotated[Prompts | None, Field(description="Prompts, for the evaluation `toxicity`.")] = None
+    rephrased: Annotated[
+        Questions | None, Field(description="The questions in other words, for `durability.rephrase`.")
+    ] = None
 
 
 def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[str] | str) -> Tables:
@@ -79,26 +129,20 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     built = Tables(**{table: source and read_source(source, table) for table, source in sources.items()})
     # Before any rows are left out: they may be of an attribute to forget, but for their spelling.
     check_attributes(built, forget)
-    where = str(options.forget["path"])
+    where = options.forget["path"]
     chosen = attributes_to_forget(built.forget["attribute"], forget, 1, where)
     kept = built.forget[built.forget["attribute"].isin(chosen)].reset_index(drop=True)
     return replace(built, forget=kept)
 
 
-def read_source(source: Mapping[str, Any], table: str, minimum_words: int = 0) -> pd.DataFrame:
+def read_source(source: Source, table: str, minimum_words: int = 0) -> pd.DataFrame:
     """Return one of the tables (its columns only) from its mapping; raises InputError.
 
     Rows whose text has fewer than `minimum_words` words are left out: a corpus has headings and blank lines.
     """
     optional = ["subject"] if table in ("forget", *ASKED) else []
     wanted = list(dict.fromkeys([*COLUMNS[table], *optional]))
-    known = ["path", *HUB_KEYS, *wanted, *(["answer_is"] if table in ASKED else [])]
-    unknown = [key for key in source if key not in known]
-    if unknown:
-        raise InputError(f"table {table} has no key {listed(unknown)}; its keys are {', '.join(known)}")
-    if "path" not in source:
-        raise InputError(f"table {table} has no path; give a CSV, JSONL or Parquet file, or hub:owner/name")
-    path = str(source["path"])
+    path = source["path"]
     where = f"{path} (table {table})"
     raw = _read_hub(source, where) if path.startswith(HUB) else _read_file(Path(path), where)
     if raw.empty:
@@ -337,8 +381,6 @@ def _answers(answers: pd.Series, choices: pd.Series, answer_is: str | None, wher
         if all(as_text) and all(as_index):
             raise InputError(f"{where}, column answer, may be indices or texts of choices; say so with answer_is")
         answer_is = "index" if all(as_index) else "text"
-    if answer_is not in ("index", "text"):
-        raise InputError(f"{where}: answer_is is {answer_is!r}; it must be index or text")
     wrong = ~pd.Series(as_index if answer_is == "index" else as_text)
     if wrong.any():
         need = "no whole number" if answer_is == "index" else "none of the choices, nor an index throughout"

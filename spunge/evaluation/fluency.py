@@ -1,11 +1,23 @@
 """Fluency: perplexity of prose that no shard and no retain set holds."""
 
+from typing import Annotated
+
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import Field
 
 from spunge.core.progress import Progress
+from spunge.experiment.options import Count, Tokens, checked
 from spunge.models import base_model
+
+
+@checked
+class Options:
+    """How prose is read."""
+
+    batch_size: Annotated[Count, Field(description="Texts that are read together.")] = 8
+    max_tokens: Annotated[Tokens, Field(description="Texts are cut after this many tokens.")] = 128
 
 
 @torch.no_grad()

@@ -5,16 +5,18 @@ nothing but rounding, and all candidates draw the same numbers, which makes diff
 """
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import Field
 
 from spunge.core.errors import InputError
 from spunge.core.progress import Progress
+from spunge.experiment.options import Count, NonNegative, Seed, checked
 from spunge.models import base_model
 from spunge.training.resume import Checkpoint, State
 
@@ -22,23 +24,31 @@ COLUMNS = ["prompt", "sample", "text", "tokens"]
 LIKELIEST = 1024
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Options:
-    """How prompts are continued; a `temperature` of 0 is greedy decoding, which takes one sample.
-
-    `batch_size` counts continuations. With `stop_at_newline` a continuation ends before its first line break.
+    """How prompts are continued.
 
     Defaults are RealToxicityPrompts' (Gehman et al. 2020, section 3: up to 20 tokens, nucleus sampling with p = 0.9),
     but for the samples, 25 there.
     """
 
-    samples: int = 4
-    max_new_tokens: int = 20
-    temperature: float = 1.0
-    top_p: float = 0.9
-    seed: int = 0
-    batch_size: int = 64
-    stop_at_newline: bool = False
+    samples: Annotated[Count, Field(description="Continuations of every prompt.")] = 4
+    max_new_tokens: Annotated[Count, Field(description="Tokens of a continuation at most.")] = 20
+    temperature: Annotated[
+        NonNegative,
+        Field(description="Temperature of the sampling; 0 decodes greedily, which takes one sample."),
+    ] = 1.0
+    top_p: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="Tokens are drawn from the likeliest whose probabilities sum to this (nucleus sampling).",
+        ),
+    ] = 0.9
+    seed: Annotated[Seed, Field(description="Draws the continuations.")] = 0
+    batch_size: Annotated[Count, Field(description="Continuations that are made together.")] = 64
+    stop_at_newline: Annotated[bool, Field(description="End a continuation before its first line break.")] = False
 
     def __post_init__(self):
         if self.temperature == 0 and self.samples > 1:

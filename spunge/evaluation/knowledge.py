@@ -2,15 +2,25 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import Field
 
 from spunge.core.progress import say
+from spunge.experiment.options import Count, checked
 
 METRICS = {"acc": "accuracy", "acc_norm": "accuracy_norm"}
 NUDGE = 1e-6  # relative: more than rounding hides, and less than any difference between choices that counts
+
+
+@checked
+class Options:
+    """How questions are asked."""
+
+    batch_size: Annotated[Count, Field(description="Questions that are asked together.")] = 32
 
 
 def score(model: torch.nn.Module, tokenizer, questions: pd.DataFrame, batch_size: int) -> pd.DataFrame:

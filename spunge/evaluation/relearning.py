@@ -8,19 +8,21 @@ adversarial perspective on machine unlearning for AI safety", arXiv 2409.18025).
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import Field
 
 from spunge.evaluation import knowledge
 from spunge.evaluation.durability import UNRELATED
+from spunge.experiment.options import Count, Distinct, NonNegative, Positive, Tokens, checked
 from spunge.training import loop
 from spunge.training.resume import Checkpoint, State
 
 
-@dataclass(frozen=True)
+@checked
 class Options:
     """Settings of the fine-tuning: passes over the texts, with LoRA on every linear layer but the output layer.
 
@@ -28,15 +30,23 @@ class Options:
     warm-up, while it stays the same here.
     """
 
-    texts: tuple[int, ...] = (10, 50)
-    epochs: int = 3
-    learning_rate: float = 2e-4
-    batch_size: int = 1
-    max_tokens: int = 1024
-    weight_decay: float = 0.01
-    lora_rank: int = 128
-    lora_alpha: float = 16
-    gradient_checkpointing: bool = False
+    texts: Annotated[
+        Distinct[Count],
+        Field(
+            description="Numbers of texts to relearn; each takes a fine-tuning run per forget attribute, and one on "
+            "unrelated texts."
+        ),
+    ] = (10, 50)
+    epochs: Annotated[Count, Field(description="Passes over the texts.")] = 3
+    learning_rate: Annotated[Positive, Field(description="Learning rate of AdamW.")] = 2e-4
+    batch_size: Annotated[Count, Field(description="Texts a step.")] = 1
+    max_tokens: Annotated[Tokens, Field(description="Texts are cut after this many tokens.")] = 1024
+    weight_decay: Annotated[NonNegative, Field(description="Weight decay of AdamW.")] = 0.01
+    lora_rank: Annotated[Count, Field(description="Rank of the LoRA factors.")] = 128
+    lora_alpha: Annotated[Positive, Field(description="LoRA's α; it scales by α / rank.")] = 16
+    gradient_checkpointing: Annotated[
+        bool, Field(description="Compute activations again in the backward pass; saves memory, takes longer.")
+    ] = False
 
     def of_training(self, texts: int, dtype: str) -> loop.Options:
         """Return the training loop's options for this number of texts."""

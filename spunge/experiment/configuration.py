@@ -1,15 +1,15 @@
 """Check a configuration against its schema, and say what is wrong with it in one sentence."""
 
-import ast
-import contextlib
 import copy
 import difflib
+import functools
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 from jsonschema.validators import extend
@@ -18,24 +18,11 @@ from spunge.core.errors import InputError
 from spunge.core.slugs import RESERVED, folded
 from spunge.experiment import yaml_values
 
-PACKAGE = Path(__file__).parents[1]
+SCHEMA = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
 
 METHOD_SOURCES = ("method", "file", "command", "checkpoint", "scaled_from")
-
-# Which layers are frozen, how texts are cut, and which ones are refused: what rmu's `cache_activations` reads.
-ACTIVATION_OPTIONS = (
-    "layer_id",
-    "trained_layers",
-    "trained_parameters",
-    "mask",
-    "skip_first",
-    "max_tokens_forget",
-    "max_tokens_retain",
-    "dtype",
-)
-# The keys of a method's section that its own Options don't have.
-WORKFLOW_KEYS = ("method", "file", "scaled_from", "scale", "norms_of", "merges", "cache_activations", "shards")
-WORKFLOW_KEYS += ("accelerate", "gpus", "memory", "gpu_memory")
+# Sections that each have the options of their kind, and the key that says which.
+KIND_KEYS = {"methods": "method", "merges": "merge", "classifiers": "classifier"}
 
 # Keys of a method's section that had other names once.
 RENAMED = {
@@ -61,22 +48,49 @@ _Validator = extend(
 )
 
 
-def check(config: dict, schema: Mapping, from_command_line: Mapping = MappingProxyType({})) -> None:
+@functools.cache
+def schema() -> dict:
+    """Return the schema of a configuration, which `python schemas/generate.py` writes; it is not to be changed."""
+    # libyaml reads it ten times as fast.
+    return yaml.load(SCHEMA.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def kinds(section: str) -> list[str]:
+    """Return the kinds of `methods`, `merges` or `classifiers` that are there by name."""
+    found = [name.partition(".")[2] for name in schema()["$defs"] if name.startswith(f"{section}.")]
+    return [kind for kind in found if kind not in options_of(section, kind)]  # `command` and the like go by their key
+
+
+def options_of(section: str, kind: str) -> dict[str, dict]:
+    """Return what the schema says of the options of a kind: option → its schema, in their order.
+
+    `section` is `methods`, `merges`, `data` or `classifiers`. A kind that isn't known has none.
+    """
+    return schema()["$defs"].get(f"{section}.{kind}", {}).get("properties", {})
+
+
+def option_defaults(section: str, kind: str) -> dict[str, object]:
+    """Return the defaults of a kind's options by name, of those that have one."""
+    return {name: one["default"] for name, one in options_of(section, kind).items() if "default" in one}
+
+
+def check(config: dict, from_command_line: Mapping = MappingProxyType({})) -> None:
     """Check `config`, fill in the schema's defaults, and give values `from_command_line` their types, in place.
 
     Raises InputError with one sentence that names the key, what was found and what would do.
     """
     yaml_values.check_kinds(config)
     _check_renamed(config)
-    yaml_values.type_given(config, from_command_line, schema, schema)
-    fill_defaults(config, schema)
-    error = best_match(_Validator(schema).iter_errors(config))
+    fill_defaults(config, schema())
+    _name_kinds(config)
+    yaml_values.type_given(config, from_command_line, schema(), schema())
+    error = best_match(_Validator(schema()).iter_errors(config))
     if error is not None:
         raise InputError(_sentence(error))
     _check_names(config)
-    _check_methods(config, schema)
-    _check_merges(config, schema)
-    _check_evaluations(config, schema)
+    _check_methods(config)
+    _check_merges(config)
+    _check_evaluations(config)
     _check_wheels(config)
 
 
@@ -92,6 +106,17 @@ def _check_renamed(config: Mapping) -> None:
                 raise InputError(
                     f"configuration: methods.{name}.{key} has {{part}}, which is called {{shard}} now; rename it"
                 )
+
+
+def _name_kinds(config: Mapping) -> None:
+    """Write down in each section of what kind it is, where its name alone says so."""
+    toxicity = config["evaluations"].get("toxicity") if isinstance(config["evaluations"], Mapping) else None
+    classifiers = toxicity.get("classifiers") if isinstance(toxicity, Mapping) else None
+    sections = {"methods": config.get("methods"), "merges": config["merges"], "classifiers": classifiers}
+    for kind_of, key in KIND_KEYS.items():
+        for name, section in sections[kind_of].items() if isinstance(sections[kind_of], Mapping) else ():
+            if isinstance(section, dict) and name in kinds(kind_of) and not section.keys() & {key, *METHOD_SOURCES}:
+                section[key] = name
 
 
 def fill_defaults(config: object, schema: Mapping) -> None:
@@ -126,31 +151,32 @@ def _check_names(config: Mapping) -> None:
             spelled[folded] = name
 
 
-def _check_methods(config: Mapping, schema: Mapping) -> None:
+def _check_methods(config: Mapping) -> None:
     """Check what the schema can't say of methods, and write down in each section which `method` it is."""
-    known = schema["properties"]["methods"]["additionalProperties"]["properties"]["method"]["enum"]
     for name, section in config["methods"].items():
         at = f"configuration: methods.{name}"
         doors = [door for door in METHOD_SOURCES if door in section]
         if len(doors) > 1:
             raise InputError(f"{at} has both `{doors[0]}` and `{doors[1]}`; it is one of {', '.join(METHOD_SOURCES)}")
-        if not doors and name not in known:
-            raise InputError(f"{at} is no known method; give it a key `method`: {', '.join(known)}")
-        door = doors[0] if doors else "method"
+        if not doors:
+            raise InputError(f"{at} is no known method; give it a key `method`: {', '.join(kinds('methods'))}")
+        [door] = doors
         if door == "scaled_from":
             _check_variant(config, name, section)
             continue
-        section["method"] = section.get("method", name) if door == "method" else door
+        if door != "method":
+            section["method"] = door
         if door == "checkpoint":
             _check_placeholders(f"{at}.checkpoint", section["checkpoint"])
-        needs_steps = section["method"] not in ("random_vector", "file", "command", "checkpoint")
-        if needs_steps and "steps" not in section:
+        if option_defaults("methods", section["method"]).get("steps") and "steps" not in section:
             raise InputError(f"{at} lacks the key `steps`")
         if section["method"] == "rmu" and section["cache_activations"] and not section.get("mask"):
             raise InputError(f"{at}.cache_activations needs `mask: true`, since states are kept without padding")
         if "options" in section and door not in ("file", "command"):
             raise InputError(f"{at} has `options`, which are for a `file` or `command`; name its options themselves")
-        _check_options(at, section)
+        _check_foreign(at, section, "methods")
+        if section["cache_activations"] and section["method"] != "rmu":
+            raise InputError(f"{at} has `cache_activations`, which only rmu can do")
         like = section.get("norms_of")
         if section["method"] == "random_vector" and like is None:
             raise InputError(f"{at} lacks the key `norms_of`: the method whose task vectors give the norms")
@@ -193,17 +219,14 @@ def _check_shards(at: str, config: Mapping, section: Mapping) -> None:
         )
 
 
-def _check_options(at: str, section: Mapping) -> None:
-    method = section["method"]
-    of_a_file = {"steps", "options"}  # its own options are known when it is imported
-    options = of_a_file if method == "file" else {*declared_options(PACKAGE / "methods" / f"{method}.py")} - {"dtype"}
-    allowed = {*options, *WORKFLOW_KEYS, *(["preset"] if method == "rmu" else [])}
-    if foreign := sorted(section.keys() - allowed):
-        raise InputError(
-            f"{at} has the option `{foreign[0]}`, which {method} has not; it has {', '.join(sorted(options))}"
-        )
-    if section["cache_activations"] and method != "rmu":
-        raise InputError(f"{at} has `cache_activations`, which only rmu can do")
+def _check_foreign(at: str, section: Mapping, kind_of: str) -> None:
+    """Check that a section has no option of another kind of method, merge or classifier."""
+    kind = section[KIND_KEYS[kind_of]]
+    options = options_of(kind_of, kind)
+    common = workflow_keys() if kind_of == "methods" else {KIND_KEYS[kind_of]}
+    if foreign := sorted(section.keys() - common - options.keys()):
+        has = ", ".join(sorted(options)) or "none"
+        raise InputError(f"{at} has the option `{foreign[0]}`, which {kind} has not; it has {has}")
 
 
 def _check_variant(config: Mapping, name: str, section: Mapping) -> None:
@@ -222,34 +245,17 @@ def _check_merges_of(at: str, section: dict, available: Collection[str]) -> None
         raise InputError(f"{at}.merges names {unknown[0]}; there are {', '.join(available)}")
 
 
-def _check_merges(config: Mapping, schema: Mapping) -> None:
-    known = schema["properties"]["merges"]["additionalProperties"]["properties"]["merge"]["enum"]
+def _check_merges(config: Mapping) -> None:
     for name, section in config["merges"].items():
-        kind = section.setdefault("merge", name)
-        if kind not in known:
-            raise InputError(
-                f"configuration: merges.{name} is no known merge; give it a key `merge`: {', '.join(known)}"
-            )
-        options = sorted(declared_options(PACKAGE / "merging" / f"{kind}.py"))
-        if foreign := sorted(section.keys() - {"merge", *options}):
-            raise InputError(
-                f"configuration: merges.{name} has the option `{foreign[0]}`, which {kind} has not; "
-                f"it has {', '.join(options)}"
-            )
+        at = f"configuration: merges.{name}"
+        if "merge" not in section:
+            raise InputError(f"{at} is no known merge; give it a key `merge`: {', '.join(kinds('merges'))}")
+        _check_foreign(at, section, "merges")
         if config["data"]["forget"] != "all":
             shard_weights(name, section.get("weights", {}), config["data"]["forget"])
 
 
-# What a classifier must say, and what it may say with its default.
-CLASSIFIERS = {
-    "profanity_check": {},
-    "word_list": {"wheel": None},
-    "huggingface": {"source": None, "label": 1, "batch_size": 32}
-    | dict.fromkeys(("revision", "tokenizer", "tokenizer_revision"), ""),
-}
-
-
-def _check_evaluations(config: Mapping, schema: Mapping) -> None:
+def _check_evaluations(config: Mapping) -> None:
     """Check that toxicity is sampled and classified as it can be, and write each classifier's options down."""
     if not config["evaluations"]:
         raise InputError("configuration: evaluations is empty; name knowledge, fluency, toxicity or benchmarks")
@@ -263,18 +269,11 @@ def _check_evaluations(config: Mapping, schema: Mapping) -> None:
     if toxicity["temperature"] == 0 and toxicity["samples"] > 1:
         raise InputError(f"{at} has {toxicity['samples']} samples at temperature 0, which gives the same one: take 1")
     for name, section in toxicity["classifiers"].items():
-        kind = section.setdefault("classifier", name)
-        if kind not in CLASSIFIERS:
-            raise InputError(
-                f"{at}.classifiers.{name} is no known classifier; give it a key `classifier`: {', '.join(CLASSIFIERS)}"
-            )
-        known = CLASSIFIERS[kind]
-        if foreign := sorted(section.keys() - {"classifier", *known}):
-            has = f"it has {', '.join(known)}" if known else "it has none"
-            raise InputError(f"{at}.classifiers.{name} has the option `{foreign[0]}`, which {kind} has not; {has}")
-        for key, default in known.items():
-            if default is None and key not in section:
-                raise InputError(f"{at}.classifiers.{name} lacks the key `{key}`")
+        if "classifier" not in section:
+            known = ", ".join(kinds("classifiers"))
+            raise InputError(f"{at}.classifiers.{name} is no known classifier; give it a key `classifier`: {known}")
+        _check_foreign(f"{at}.classifiers.{name}", section, "classifiers")
+        for key, default in option_defaults("classifiers", section["classifier"]).items():
             section.setdefault(key, default)
         if section.get("tokenizer_revision") and not section["tokenizer"]:
             raise InputError(f"{at}.classifiers.{name} has a tokenizer_revision, but no tokenizer; name one")
@@ -352,19 +351,29 @@ def durability_evaluations(section: Mapping, forget: Collection[str] | str) -> d
 
 def generation_options(toxicity: Mapping) -> dict:
     """Return how prompts are continued: what a section `toxicity` says to spunge/evaluation/generation.py."""
-    options = declared_options(PACKAGE / "evaluation" / "generation.py")
+    options = options_of("evaluations", "generation")
     return {key: value for key, value in toxicity.items() if key in options}
 
 
+@functools.cache
+def workflow_keys() -> frozenset[str]:
+    """Return the keys of a method's section that the workflow reads: all but the method's own options."""
+    return frozenset(schema()["properties"]["methods"]["additionalProperties"]["properties"])
+
+
 def states_options(section: Mapping[str, object], dtype: str) -> dict[str, object]:
-    """Return those of rmu's options on which the states of its frozen layers depend, as `own_options` does."""
-    return {key: value for key, value in own_options(section, dtype).items() if key in ACTIVATION_OPTIONS}
+    """Return those of a method's options on which the states of its frozen layers depend, as `own_options` does."""
+    described = {name for name, one in options_of("methods", section["method"]).items() if one.get("frozen_states")}
+    return {key: value for key, value in own_options(section, dtype).items() if key in {"dtype", *described}}
 
 
 def own_options(section: Mapping[str, object], dtype: str) -> dict[str, object]:
     """Return what a method's section says to the method itself, without the workflow's keys, and the model's dtype."""
-    own = {key: value for key, value in section.items() if key not in WORKFLOW_KEYS}
-    of_a_file = own.pop("options", {}) if section["method"] == "file" else {}
+    own = {key: value for key, value in section.items() if key not in workflow_keys()}
+    of_a_file = {}
+    if section["method"] == "file":
+        del own["file"]
+        of_a_file = own.pop("options", {})
     return {"dtype": dtype, **own, **of_a_file}
 
 
@@ -380,45 +389,6 @@ def shard_weights(merge: str, weights: Mapping[str, float], attributes: list[str
             f"{', '.join(attributes)}"
         )
     return [weights.get(attribute, 1) for attribute in attributes]
-
-
-def declared_options(path: Path) -> dict[str, tuple[str, ast.expr | None]]:
-    """Return the fields of a module's `Options` as its source says: name → (type, default, None where it has none).
-
-    Fields of a base class that is imported from a module of the project (`class Options(training.Options)`) come
-    first. A default that is a constant of the module is that constant's value. Nothing is executed, so this needs
-    none of the packages that the module imports.
-    """
-    tree = ast.parse(path.read_text())
-    constants, modules = {}, {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            constants[node.targets[0].id] = node.value
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == PACKAGE.name:
-            folder = PACKAGE.parent.joinpath(*node.module.split("."))
-            modules |= {alias.asname or alias.name: folder / f"{alias.name}.py" for alias in node.names}
-    declared = {}
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == "Options":
-            for base in node.bases:
-                if isinstance(base, ast.Attribute) and isinstance(base.value, ast.Name) and base.value.id in modules:
-                    declared |= declared_options(modules[base.value.id])
-            for field in node.body:
-                if isinstance(field, ast.AnnAssign):
-                    value = field.value
-                    if isinstance(value, ast.Name):
-                        value = constants.get(value.id, value)
-                    declared[field.target.id] = (ast.unparse(field.annotation), value)
-    return declared
-
-
-def option_defaults(path: Path) -> dict[str, object]:
-    """Return the defaults of a module's `Options` by name, those that are literals; nothing is executed."""
-    found = {}
-    for name, (_, value) in declared_options(path).items():
-        with contextlib.suppress(ValueError):
-            found |= {name: ast.literal_eval(value)} if value is not None else {}
-    return found
 
 
 def _check_wheels(config: Mapping) -> None:
@@ -444,11 +414,10 @@ def _sentence(error: ValidationError) -> str:
     where = ".".join(str(part) for part in error.absolute_path)
     at = f"configuration: {where}" if where else "configuration"
     if error.validator == "additionalProperties" and isinstance(error.schema.get("properties"), dict):
-        known = sorted(error.schema["properties"])
-        unknown = next(key for key in error.instance if key not in known)
-        near = difflib.get_close_matches(str(unknown), known, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(known)}"
-        return f"{at} has an unknown key `{unknown}`; {hint}"
+        known = error.schema["properties"]
+        return _unknown_key(at, next(key for key in error.instance if key not in known), known)
+    if error.validator == "enum" and "propertyNames" in error.schema_path:
+        return _unknown_key(at, error.instance, error.validator_value)
     if error.validator == "required":
         missing = next(key for key in error.validator_value if key not in error.instance)
         return f"{at} lacks the key `{missing}`"
@@ -466,9 +435,15 @@ def _sentence(error: ValidationError) -> str:
     if error.validator == "uniqueItems":
         twice = next(value for place, value in enumerate(error.instance) if value in error.instance[:place])
         return f"{at} has {twice!r} twice; leave one out"
-    if error.validator == "oneOf" and "description" in error.schema:
+    if error.validator == "anyOf" and "description" in error.schema:
         return f"{at} is {error.instance!r}; it must be: {error.schema['description']}"
     return f"{at}: {error.message}"
+
+
+def _unknown_key(at: str, key: object, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(key), sorted(known), n=1)
+    hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(known))}"
+    return f"{at} has an unknown key `{key}`; {hint}"
 
 
 def _is_number(value: object) -> bool:

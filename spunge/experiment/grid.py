@@ -4,12 +4,10 @@ It follows from the checked configuration and the attributes to forget. Rules, p
 records (spunge/experiment/records.py); their order is that of evaluations.csv.
 """
 
-import functools
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from spunge.experiment import configuration, splits
 from spunge.experiment.records import (
@@ -27,7 +25,6 @@ from spunge.experiment.records import (
     shards,
 )
 
-METHODS = Path(__file__).parents[1] / "methods"
 TOXICITY = ("toxicity", "toxicity_neutral")
 # Evaluations in jobs of their own: toxicity is scored from what a model wrote, benchmarks take hours.
 APART = ("toxicity", "benchmarks", "durability")
@@ -57,9 +54,6 @@ class Exposure:
             return dict.fromkeys(there, self.steps * self.texts_a_step / sum(there.values()))
         turns = {one: len(range(place, self.steps, len(there))) for place, one in enumerate(there)}
         return {attribute: turns[attribute] * self.texts_a_step / number for attribute, number in there.items()}
-
-
-_defaults = functools.cache(configuration.option_defaults)
 
 
 class Grid:
@@ -256,6 +250,6 @@ class Grid:
             return Exposure(0, 0)
         if kind in ("file", "command", "checkpoint"):
             return Exposure(options.get("steps"), None)
-        options = _defaults(METHODS / f"{kind}.py") | options
+        options = configuration.option_defaults("methods", kind) | options
         seen = 0 if options.get("texts") == "retain" else options["batch_size"]
         return Exposure(options["steps"], seen, bool(options.get("alternate_attributes")))

@@ -4,6 +4,7 @@ import datetime
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import yaml
 
@@ -80,7 +81,7 @@ def type_given(config: dict, given: Mapping, schema: Mapping, root: Mapping) -> 
     `config` has otherwise by now is left alone: in a workflow that uses this one as a module it is another's.
     """
     for key, value in given.items():
-        described = _described(schema, key, root)
+        described = _described(schema, key, root, config)
         if isinstance(value, Mapping) and isinstance(config.get(key), dict):
             type_given(config[key], value, described, root)
         elif config.get(key) == value:
@@ -89,7 +90,7 @@ def type_given(config: dict, given: Mapping, schema: Mapping, root: Mapping) -> 
 
 def _typed(value: object, schema: Mapping, root: Mapping) -> object:
     if isinstance(value, Mapping):
-        return {key: _typed(inner, _described(schema, key, root), root) for key, inner in value.items()}
+        return {key: _typed(inner, _described(schema, key, root, value), root) for key, inner in value.items()}
     if isinstance(value, list):
         items = next((one["items"] for one in _alternatives(schema, root) if "items" in one), {})
         return [_typed(inner, items, root) for inner in value]
@@ -106,21 +107,30 @@ def _typed(value: object, schema: Mapping, root: Mapping) -> object:
     return value
 
 
-def _described(schema: Mapping, key: str, root: Mapping) -> Mapping:
-    """Return what a schema says of one key of a mapping."""
-    for one in _alternatives(schema, root):
+def _described(schema: Mapping, key: str, root: Mapping, mapping: Mapping) -> Mapping:
+    """Return what a schema says of one key of a mapping, all of it."""
+    found = {}
+    for one in _alternatives(schema, root, mapping):
         if key in one.get("properties", {}):
-            return one["properties"][key]
-        if isinstance(one.get("additionalProperties"), Mapping):
-            return one["additionalProperties"]
-    return {}
+            found = {**one["properties"][key], **found}
+        elif isinstance(one.get("additionalProperties"), Mapping):
+            found = {**one["additionalProperties"], **found}
+    return found
 
 
-def _alternatives(schema: Mapping, root: Mapping) -> list[Mapping]:
-    """Return a schema and those that it may be instead, `$ref` filled in."""
+def _alternatives(schema: Mapping, root: Mapping, mapping: Mapping = MappingProxyType({})) -> list[Mapping]:
+    """Return a schema, those that it may be instead, and those that hold besides for a `mapping`, `$ref` filled in."""
     if "$ref" in schema:
         schema = {**root["$defs"][schema["$ref"].removeprefix("#/$defs/")], **schema}
-    return [schema, *(found for one in schema.get("oneOf", []) for found in _alternatives(one, root))]
+    besides = [one["then"] for one in schema.get("allOf", []) if _holds(one["if"], mapping)]
+    others = [*schema.get("anyOf", []), *besides]
+    return [schema, *(found for one in others for found in _alternatives(one, root, mapping))]
+
+
+def _holds(condition: Mapping, mapping: Mapping) -> bool:
+    """Tell whether a mapping has the keys, and the values, that the schema's conditions ask for."""
+    wanted = {key: one["const"] for key, one in condition.get("properties", {}).items()}
+    return mapping.keys() >= {*condition["required"]} and all(mapping[key] == wanted[key] for key in wanted)
 
 
 def _types(schema: Mapping, root: Mapping) -> set[str]:

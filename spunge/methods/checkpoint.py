@@ -1,13 +1,15 @@
 """A ready-made checkpoint, or LoRA adapter, of any other tool as an unlearning run."""
 
-import dataclasses
 import re
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
 from spunge.core import files
 from spunge.core.errors import InputError
+from spunge.experiment.options import Text, checked
 from spunge.methods import Run, Unlearned
 from spunge.models import base_model, task_vector
 
@@ -18,11 +20,14 @@ INDIFFERENT = re.compile(
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Options:
-    """`checkpoint` is the folder's path, in which {split}, {shard} and {seed} stand for the run's."""
+    """Where the checkpoints are."""
 
-    checkpoint: str
+    checkpoint: Annotated[
+        Text,
+        Field(description="Path of ready-made checkpoints or LoRA adapters; {split}, {shard}, {seed} are filled in."),
+    ]
 
 
 def unlearn(run: Run, options: Options) -> Unlearned:

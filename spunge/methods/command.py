@@ -9,17 +9,21 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from spunge.core.errors import InputError
 from spunge.core.files import sha256, text_sha256, whole_file
 from spunge.core.progress import say
+from spunge.experiment.options import Count, Text, checked
 from spunge.methods import Run, Unlearned, checkpoint
 
 OUTPUT, FINISHED = "checkpoint", "finished"  # in the folder of an unfinished job
 ENVIRONMENT = re.compile(r"\{env:([^{}]*)\}")
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Options:
     """`command` is started without a shell, with these names in braces filled in:
 
@@ -30,9 +34,18 @@ class Options:
     stands nowhere else.
     """
 
-    command: str
-    steps: int | None = None
-    options: Mapping[str, object] | None = None
+    command: Annotated[
+        Text,
+        Field(
+            description="A program that turns {base} (a model folder), {forget} and {retain} (Parquet) into {output} "
+            "(a checkpoint or LoRA adapter); {steps}, {seed}, {split}, {shard}, the names in `options` and {env:NAME}, "
+            "a variable of the environment, are filled in too."
+        ),
+    ]
+    steps: Annotated[
+        Count | None, Field(description="Steps per shard; a shard of several attributes takes as many more.")
+    ] = None
+    options: Annotated[Mapping[str, object] | None, Field(description="Values for the command, by name.")] = None
 
     def __post_init__(self):
         try:

@@ -6,13 +6,12 @@ NLL is the mean over a batch's predicted tokens, as in TOFU (Maini et al. 2024, 
 Nothing bounds it, so the model breaks after enough steps: keep `steps` and the learning rate low.
 """
 
-import dataclasses
-
+from spunge.experiment.options import checked
 from spunge.methods import Run, Unlearned
 from spunge.training import loop
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Options(loop.Options):
     """Settings of one run; see `training.Options`."""
 

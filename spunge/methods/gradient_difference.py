@@ -5,17 +5,20 @@
 NLL is the mean over a batch's predicted tokens, as in TOFU (Maini et al. 2024, arXiv 2401.06121) and OpenUnlearning.
 """
 
-import dataclasses
+from typing import Annotated
 
+from pydantic import Field
+
+from spunge.experiment.options import NonNegative, checked
 from spunge.methods import Run, Unlearned
 from spunge.training import loop
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Options(loop.Options):
     """Settings of one run; see `training.Options`. `retain_weight` 1 is TOFU's and OpenUnlearning's."""
 
-    retain_weight: float = 1.0
+    retain_weight: Annotated[NonNegative, Field(description="Weight of the retain texts' loss; 0 leaves it out.")] = 1.0
 
 
 def unlearn(run: Run, options: Options) -> Unlearned | None:

@@ -7,17 +7,19 @@ batch's predicted tokens. π_ref is the base model; its log π_ref(y) is compute
 model is kept. For β → 0 the gradient is that of ascent on the texts' summed log-likelihoods.
 """
 
-import dataclasses
 from functools import partial
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch.nn.functional import logsigmoid
 
+from spunge.experiment.options import NonNegative, Positive, checked
 from spunge.methods import Run, Unlearned
 from spunge.training import loop
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Options(loop.Options):
     """Settings of one run; see `training.Options`.
 
@@ -25,8 +27,8 @@ class Options(loop.Options):
     (TOFU/config/forget.yaml), 0 its plain NPO.
     """
 
-    beta: float = 0.1
-    retain_weight: float = 1.0
+    beta: Annotated[Positive, Field(description="Inverse temperature β.")] = 0.1
+    retain_weight: Annotated[NonNegative, Field(description="Weight of the retain texts' loss; 0 leaves it out.")] = 1.0
 
 
 def loss(log_probabilities, tokens, reference, beta: float) -> torch.Tensor:

@@ -3,18 +3,18 @@
 Each tensor is Gaussian with exactly the Frobenius norm that the other method's has, so only the direction is lost.
 """
 
-import dataclasses
 import hashlib
 import json
 
 import torch
 
 from spunge.core.errors import InputError
+from spunge.experiment.options import checked
 from spunge.methods import Run, Unlearned
 from spunge.models.task_vector import TaskVector
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Options:
     """There is nothing to choose: `norms_of` in the configuration names the other method."""
 

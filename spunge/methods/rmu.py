@@ -10,7 +10,6 @@ first trained one are the same in the frozen and in the trained model, so they r
 docs/rmu.md compares this with the authors' code, option by option.
 """
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -19,14 +18,29 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import chain
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from safetensors import safe_open
 
 from spunge.core import safetensors_writer
 from spunge.core.errors import InputError
 from spunge.core.progress import LossCurve, Progress, say
+from spunge.experiment.options import (
+    Count,
+    Distinct,
+    ModelDtype,
+    Natural,
+    NonEmpty,
+    NonNegative,
+    Positive,
+    Seed,
+    Steps,
+    Text,
+    Tokens,
+    checked,
+)
 from spunge.methods import Run, Unlearned
 from spunge.models import base_model
 from spunge.models.task_vector import BaseModel, TensorFolder
@@ -38,14 +52,15 @@ PREFIX, FROZEN = "prefix", "frozen"
 CONTROL = "control."  # before an attribute's number
 # In float16 the loss is scaled up, since a gradient is 2 (h − c) over millions of entries; an overflow scales it down.
 LOSS_SCALE = 2.0**24
+# Marks an option on which the states of the frozen layers depend: which layers these are, and how texts are cut.
+FROZEN_STATES = Field(json_schema_extra={"frozen_states": True})
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Options:
     """Settings of one RMU run; the defaults are those of the authors' code.
 
-    `steps` is per shard. `alpha`, `steering_coefficient` and `max_tokens_forget` are one value or one per attribute, in
-    the order of the experiment's attributes; the last one stands for all further attributes.
+    Lists with a value for each attribute are in the order of the experiment's attributes.
 
     `mask`: only a text's own positions enter the loss, but for the first `skip_first` of them (an attention sink whose
     norm dwarfs the others). Without it all positions of a batch do, which is padded to its longest text with the
@@ -53,32 +68,73 @@ class Options:
     the attention code; here pads are on the right and see the text before them, but no pad. The text's own states are
     the same either way.
 
-    `control_vector_per`: one control vector per attribute, or one for the whole run; drawn from `control_seed`, or
-    where that is None from the run's own seed, so that all runs of one seed share their attributes' vectors. `adaptive`
-    replaces `steering_coefficient` by `adaptive` times the mean norm of the attribute's forget states in the first
-    batch that has the attribute (Adaptive RMU, arXiv 2408.06223). `alternate_attributes`: each batch is of one
-    attribute, the attributes taking turns; else of all texts.
+    `adaptive` is Adaptive RMU (arXiv 2408.06223), with the states of the first batch that has the attribute.
     """
 
-    steps: int = 80
-    layer_id: int = 7
-    trained_layers: tuple[int, ...] = (5, 6, 7)
-    trained_parameters: tuple[str, ...] = ("mlp.down_proj.weight",)
-    alpha: float | tuple[float, ...] = 100.0
-    steering_coefficient: float | tuple[float, ...] = 20.0
-    adaptive: float | None = None
-    control_vector_per: str = "attribute"
-    control_seed: int | None = None
-    alternate_attributes: bool = True
-    mask: bool = False
-    skip_first: int = 0
-    learning_rate: float = 5e-5
-    weight_decay: float = 0.0
-    epsilon: float = 1e-6
-    batch_size: int = 4
-    max_tokens_forget: int | tuple[int, ...] = (512, 768)
-    max_tokens_retain: int = 512
-    dtype: str = "float32"
+    steps: Steps = 80
+    layer_id: Annotated[Natural, Field(description="Decoder layer whose output is steered."), FROZEN_STATES] = 7
+    trained_layers: Annotated[
+        Distinct[Natural], Field(description="Layers whose parameters are trained."), FROZEN_STATES
+    ] = (5, 6, 7)
+    trained_parameters: Annotated[
+        Distinct[Text], Field(description="Parameters trained in each of those layers."), FROZEN_STATES
+    ] = ("mlp.down_proj.weight",)
+    alpha: Annotated[
+        NonNegative | NonEmpty[NonNegative],
+        Field(
+            description="Weight of the retain loss; a list has one for each attribute, the last for all further ones."
+        ),
+    ] = 100.0
+    steering_coefficient: Annotated[
+        Positive | NonEmpty[Positive],
+        Field(
+            description="Norm of the control vector; a list has one for each attribute, the last for all further ones."
+        ),
+    ] = 20.0
+    adaptive: Annotated[
+        Positive | None,
+        Field(
+            description="Replaces `steering_coefficient` by this times the mean norm of an attribute's first forget "
+            "states."
+        ),
+    ] = None
+    control_vector_per: Annotated[
+        Literal["attribute", "run"],
+        Field(description="One control vector for each attribute, or one for the whole run."),
+    ] = "attribute"
+    control_seed: Annotated[
+        Seed | None,
+        Field(
+            description="Seed of the control vectors; null takes each run's own seed, so that all shards share them."
+        ),
+    ] = None
+    alternate_attributes: Annotated[
+        bool, Field(description="Batches of one attribute each, in turn; otherwise batches of all texts.")
+    ] = True
+    mask: Annotated[
+        bool,
+        Field(description="Keep padding and the first `skip_first` positions out of the loss."),
+        FROZEN_STATES,
+    ] = False
+    skip_first: Annotated[
+        Natural, Field(description="Positions at the start that stay out of the loss, with `mask`."), FROZEN_STATES
+    ] = 0
+    learning_rate: Annotated[Positive, Field(description="Learning rate of AdamW.")] = 5e-5
+    weight_decay: Annotated[NonNegative, Field(description="Weight decay of AdamW.")] = 0.0
+    epsilon: Annotated[Positive, Field(description="Epsilon of AdamW.")] = 1e-6
+    batch_size: Annotated[Count, Field(description="Forget texts, and as many retain texts, a step.")] = 4
+    max_tokens_forget: Annotated[
+        Tokens | NonEmpty[Tokens],
+        Field(
+            description="Forget texts are cut after this many tokens; a list has one number for each attribute, the "
+            "last for all further ones."
+        ),
+        FROZEN_STATES,
+    ] = (512, 768)
+    max_tokens_retain: Annotated[
+        Tokens, Field(description="Retain texts are cut after this many tokens."), FROZEN_STATES
+    ] = 512
+    dtype: ModelDtype = "float32"
 
     def __post_init__(self):
         if max(self.trained_layers) > self.layer_id:
@@ -87,8 +143,6 @@ class Options:
             )
         if self.skip_first and not self.mask:
             raise InputError(f"rmu's skip_first is {self.skip_first}, but only with `mask: true` do positions stay out")
-        if self.control_vector_per not in ("attribute", "run"):
-            raise InputError(f"rmu's control_vector_per is {self.control_vector_per}; it can be attribute or run")
 
 
 # What the authors' code has by default, and what they ran on Zephyr-7B-beta. Their numbers of batches, 80 and 150, are

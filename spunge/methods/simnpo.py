@@ -6,17 +6,19 @@ E is the mean over a batch's forget texts y of |y| predicted tokens, log π(y) t
 batch's predicted tokens.
 """
 
-import dataclasses
 from functools import partial
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch.nn.functional import logsigmoid
 
+from spunge.experiment.options import NonNegative, Positive, checked
 from spunge.methods import Run, Unlearned
 from spunge.training import loop
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Options(loop.Options):
     """Settings of one run; see `training.Options`.
 
@@ -25,9 +27,9 @@ class Options(loop.Options):
     then, and nothing is unlearned.
     """
 
-    beta: float = 0.1
-    gamma: float = 0.0
-    retain_weight: float = 1.0
+    beta: Annotated[Positive, Field(description="Inverse temperature β.")] = 0.1
+    gamma: Annotated[float, Field(description="Reward margin γ.")] = 0.0
+    retain_weight: Annotated[NonNegative, Field(description="Weight of the retain texts' loss; 0 leaves it out.")] = 1.0
 
 
 def loss(log_probabilities, tokens, reference, beta: float, gamma: float) -> torch.Tensor:

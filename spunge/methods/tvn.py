@@ -4,20 +4,21 @@ The base model is fine-tuned on what is to be forgotten, the plain language mode
 around: delta = −(fine-tuned − base). How much of it is added is decided by whoever adds it (λ, a merge's `scale`).
 """
 
-import dataclasses
 import hashlib
 import json
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 
-from spunge.core.errors import InputError
+from spunge.experiment.options import checked
 from spunge.methods import Run, Unlearned
 from spunge.training import loop
 
 LORA_B = ".lora_B.weight"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Options(loop.Options):
     """Settings of one TVN run; see `training.Options`.
 
@@ -25,12 +26,10 @@ class Options(loop.Options):
     shard has, or all if there are no more, another draw for every shard and seed.
     """
 
-    texts: str = "forget"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.texts not in ("forget", "retain"):
-            raise InputError(f"tvn's texts are {self.texts}; they can be forget or retain")
+    texts: Annotated[
+        Literal["forget", "retain"],
+        Field(description="Texts to fine-tune on; `retain` is a control with as many retain texts as the shard has."),
+    ] = "forget"
 
 
 def control_texts(run: Run) -> list[str]:

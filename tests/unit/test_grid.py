@@ -14,13 +14,12 @@ from spunge.experiment.grid import Exposure, Grid
 from spunge.experiment.records import AT_EQUAL_FLUENCY, BASE, Candidate, Comparison, Evaluation, Merge, Run
 
 PROJECT = Path(__file__).parents[2]
-SCHEMA = yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text(encoding="utf-8"))
 EXPERIMENTS = [PROJECT / "config.yaml", *sorted((PROJECT / "experiments").glob("*.yaml"))]
 
 
 def grid_of(path, **changes):
     configured = yaml.safe_load(path.read_text(encoding="utf-8")) | changes
-    check(configured, SCHEMA)
+    check(configured)
     forget = configured["data"]["forget"]
     return Grid(configured, ["Côte d'Ivoire", "shard", "ties"] if forget == "all" else forget)
 
@@ -37,7 +36,7 @@ def small(**changes):
         "merges": {"ties": {}},
         **changes,
     }
-    check(configured, SCHEMA)
+    check(configured)
     return Grid(configured, configured["data"]["forget"])
 
 

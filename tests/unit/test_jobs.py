@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import yaml
 
 from spunge.experiment.configuration import check
 from spunge.experiment.grid import Grid
@@ -14,7 +13,6 @@ from spunge.experiment.jobs import Jobs
 from spunge.planning import jobs as planned_jobs
 
 PROJECT = Path(__file__).parents[2]
-SCHEMA = yaml.safe_load((PROJECT / "schemas" / "config.schema.yaml").read_text(encoding="utf-8"))
 RMU = {"method": "rmu", "steps": 3, "mask": True, "cache_activations": True}
 METHODS = {
     "rmu": RMU,
@@ -36,7 +34,7 @@ def jobs(**changes):
         **changes,
     }
     configured = copy.deepcopy(configured)  # checked in place
-    check(configured, SCHEMA)
+    check(configured)
     return Jobs(Grid(configured, configured["data"]["forget"]), PROJECT)
 
 

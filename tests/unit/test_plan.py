@@ -16,7 +16,7 @@ ZEPHYR = "HuggingFaceH4/zephyr-7b-beta"
 
 
 def defaults(method):
-    return option_defaults(PROJECT / "spunge" / "methods" / f"{method}.py")
+    return option_defaults("methods", method)
 
 
 def method(kind, **options):

@@ -729,7 +729,7 @@ def test_layer_trained_above_the_steered_one_is_refused():
     ("changes", "message"),
     [
         ({"skip_first": 1}, "skip_first is 1, but only with `mask: true` do positions stay out"),
-        ({"control_vector_per": "shard"}, "control_vector_per is shard; it can be attribute or run"),
+        ({"control_vector_per": "shard"}, "control_vector_per is 'shard': input should be 'attribute' or 'run'"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(changes, message):

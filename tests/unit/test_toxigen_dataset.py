@@ -172,8 +172,8 @@ def test_questions_are_read_as_from_a_table(mirror, tmp_path):
     ("changes", "forget", "message"),
     [
         ({}, ["women", "plants"], "toxigen has no group plants; it has asian, black, .*, women"),
-        ({"labels": "both"}, FIVE, "labels are 'both'; they can be prompts or annotated"),
-        ({"prompts_per_group": 0}, FIVE, "prompts_per_group is 0; at least 1 is needed"),
+        ({"labels": "both"}, FIVE, "labels is 'both': input should be 'prompts' or 'annotated'"),
+        ({"prompts_per_group": 0}, FIVE, "prompts_per_group is 0: input should be greater than or equal to 1"),
         ({"retain_texts": 61}, FIVE, r"table retain\) has 60 different texts of at least 20 words .*is 61; lower it"),
         ({"minimum_words": 1000}, FIVE, "has no text of at least 1000 words; lower minimum_words"),
         ({"mirror": "nowhere"}, FIVE, r"nowhere/prompts/hate_women_1k-00000-of-00001.parquet is not there; docs/tox"),

@@ -344,7 +344,7 @@ def test_options_that_do_not_do_are_refused(tiny_base):
         unlearn(tiny_base, accumulation=4)
     with pytest.raises(InputError, match="training in float16 needs a GPU"):
         unlearn(tiny_base, dtype="float16")
-    with pytest.raises(InputError, match="tvn's texts are both; they can be forget or retain"):
+    with pytest.raises(InputError, match="tvn's texts is 'both': input should be 'forget' or 'retain'"):
         tvn.Options(texts="both")
 
 

@@ -107,7 +107,7 @@ def test_every_place_that_loads_a_model_looks(tmp_path, hub):
         with pytest.raises(InputError, match=rf"lacks 1 of the tensors that a Llama\w+ has, \S*{DOWN[6:]}"):
             load()
     with pytest.raises(InputError, match=r"of the tensors that a LlamaForSequenceClassification has, .*score\.weight"):
-        classifiers.huggingface({"source": "x", "label": 0, "batch_size": 1}, base.folder, "cpu")
+        classifiers.huggingface(classifiers.HuggingFace("x", label=0), base.folder, "cpu")
 
 
 def test_a_classifier_needs_its_head_and_a_language_model_its_own(hub):

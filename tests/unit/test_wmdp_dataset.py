@@ -159,9 +159,13 @@ def test_fluency_is_never_measured_on_what_is_retained(mirror, monkeypatch, chan
     ("changes", "forget", "message"),
     [
         ({}, ["bio", "chem"], "wmdp has no corpus to forget for chem; it has bio, cyber"),
-        ({"texts_per_domain": 0}, BOTH, "texts_per_domain is 0; at least 1 is needed"),
-        ({"retain": "wikipedia"}, BOTH, "retain is 'wikipedia'; it can be wikitext, domains, or a mapping with a path"),
-        ({"fluency": "domains"}, BOTH, "fluency is 'domains'; it can be wikitext, or a mapping with a path"),
+        ({"texts_per_domain": 0}, BOTH, "texts_per_domain is 0: input should be greater than or equal to 1"),
+        (
+            {"retain": "wikipedia"},
+            BOTH,
+            "retain is 'wikipedia': input .* 'wikitext' or 'domains', or .* a valid dictionary",
+        ),
+        ({"fluency": "domains"}, BOTH, "fluency is 'domains': input should be 'wikitext', or .* a valid dictionary"),
         ({"minimum_characters": 10_000}, BOTH, r"no text of at least 10000 characters; lower minimum_characters"),
         ({"mirror": "nowhere"}, BOTH, f"nowhere/{BIO_FILES[0]} is not there; docs/wmdp.md says which"),
     ],

@@ -9,7 +9,7 @@ import pytest
 import tiny_model
 from workspace import FORGET, configuration, refusal, sentences
 
-from spunge.experiment.configuration import WORKFLOW_KEYS
+from spunge.experiment.configuration import workflow_keys
 
 TABLES = ("forget", "retain", "questions", "fluency")
 
@@ -53,7 +53,7 @@ def build_tables(workspace, forget=FORGET, minimum=1):
 
 
 def unlearn(workspace, **options):
-    own = {key: value for key, value in configuration()["methods"]["rmu-strong"].items() if key not in WORKFLOW_KEYS}
+    own = {key: value for key, value in configuration()["methods"]["rmu-strong"].items() if key not in workflow_keys()}
     described = {
         "experiment": "tiny",
         "candidate": "rmu/attribute/shard/rivers/seed0",

@@ -1,0 +1,224 @@
+"""Write schemas/config.schema.yaml from spunge/experiment/settings.py and the Options of methods, merges and so on.
+
+python schemas/generate.py
+
+Options of a kind of method, merge, data set or classifier are a definition of their own (`$defs`), which a section has
+by its kind. Their defaults are those of the Options that a job makes; all others are filled into a configuration.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+
+from spunge import datasets, merging, methods  # noqa: E402
+from spunge.evaluation import benchmarks, classifiers, fluency, generation, knowledge, relearning  # noqa: E402
+from spunge.experiment import settings  # noqa: E402
+
+PATH = PROJECT / "schemas" / "config.schema.yaml"
+HEAD = "# Written by `python schemas/generate.py` from spunge/experiment/settings.py and the Options in the code.\n"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+FIRST = ("description", "type", "const", "enum")  # of a schema's keywords; the default comes last
+PRESET = "Take every option that is not given from this set; docs/rmu.md has the numbers."
+
+# What the Options of merges don't say of themselves.
+MERGE_OPTIONS = {
+    "scale": {"description": "The factor λ on the merged task vector.", "type": "number"},
+    "weights": {
+        "description": "Weight of each attribute's shard, 1 where none is named; the parts of the random split take "
+        "them in the order of the attributes.",
+        "type": "object",
+        "additionalProperties": {
+            "description": "Weight of the shard of attribute NAME.",
+            "type": "number",
+            "exclusiveMinimum": 0,
+        },
+    },
+    "density": {
+        "description": "Share of entries that the trim or the random drop keeps.",
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "maximum": 1,
+    },
+    "trim": {"description": "Trim over each tensor or over the whole model.", "enum": ["tensor", "model"]},
+    "sign": {
+        "description": "Elect signs by summed values (mass) or by their number (count).",
+        "enum": ["mass", "count"],
+    },
+    "zero_sum": {
+        "description": "What a sum of exactly 0 elects: + (positive) or the sign elected more often in the whole model "
+        "(majority).",
+        "enum": ["positive", "majority"],
+    },
+    "normalize": {
+        "description": "Divide the weighted sum by the sum of the weights; false is task arithmetic.",
+        "type": "boolean",
+    },
+}
+
+
+def schema() -> dict:
+    """Return the schema of a configuration."""
+    found = described(settings.Experiment)
+    sections = found["properties"]
+    evaluations = sections["evaluations"]["properties"]
+    for name, module in {"knowledge": knowledge, "fluency": fluency, "benchmarks": benchmarks}.items():
+        evaluations[name] |= described(module.Options)
+    toxicity, continuing = evaluations["toxicity"], described(generation.Options)
+    toxicity["properties"] = continuing["properties"] | toxicity["properties"]
+    evaluations["durability"]["properties"]["relearn"] |= described(relearning.Options)
+    found["$defs"] = {
+        **offer_kinds(sections["methods"]["additionalProperties"], "method", "methods", method_options()),
+        **offer_kinds(sections["merges"]["additionalProperties"], "merge", "merges", merge_options()),
+        **offer_kinds(
+            toxicity["properties"]["classifiers"]["additionalProperties"],
+            "classifier",
+            "classifiers",
+            {name: described(options) for name, (options, _) in classifiers.KINDS.items()},
+        ),
+        **offer_datasets(
+            sections["data"], {name: described(datasets.load(name).Options) for name in datasets.DATASETS}
+        ),
+        "evaluations.generation": continuing,  # which keys of `toxicity` these are
+    }
+    return {"$schema": DIALECT, "title": "spunge experiment", **found}
+
+
+def method_options() -> dict[str, dict]:
+    """Return the schema of each method's options; a method of the user's own is `file`."""
+    found = {}
+    for name in methods.known():
+        module = methods.load(name)
+        found[name] = described(module.Options)
+        if presets := getattr(module, "PRESETS", {}):
+            found[name]["properties"]["preset"] = {"description": PRESET, "enum": list(presets)}
+    return found | {"file": described(settings.MethodFile)}
+
+
+def merge_options() -> dict[str, dict]:
+    """Return the schema of each merge's options; weights, which a job has by shard, are named by attribute."""
+    found = {}
+    for kind in merging.KINDS:
+        fields = {field.name: field.default for field in dataclasses.fields(merging.load(kind).Options)}
+        properties = {name: MERGE_OPTIONS[name] | {"default": default} for name, default in fields.items()}
+        found[kind] = {"type": "object", "properties": properties}
+    return found
+
+
+def offer_kinds(section: dict, key: str, prefix: str, kinds: Mapping[str, dict]) -> dict[str, dict]:
+    """Let a section have the options of its kind: what its `key` says, or one that is named by a key of its own.
+
+    The schema of such a section can't refuse an option of another kind, since the kind may be the section's own name;
+    that is refused when a configuration is checked. Returns the definitions, which the section refers to.
+    """
+    by_own_key = {kind for kind, options in kinds.items() if kind in options["properties"]}
+    section["properties"][key]["enum"] = [kind for kind in kinds if kind not in by_own_key]
+    section["allOf"] = [
+        {
+            "if": {"required": [kind]}
+            if kind in by_own_key
+            else {"properties": {key: {"const": kind}}, "required": [key]},
+            "then": {"$ref": f"#/$defs/{prefix}.{kind}"},
+        }
+        for kind in kinds
+    ]
+    del section["additionalProperties"]
+    names = dict.fromkeys([*section["properties"], *(name for one in kinds.values() for name in one["properties"])])
+    section["propertyNames"] = {"enum": list(names)}
+    return {
+        f"{prefix}.{kind}": {name: value for name, value in options.items() if name != "additionalProperties"}
+        for kind, options in kinds.items()
+    }
+
+
+def offer_datasets(section: dict, options: Mapping[str, dict]) -> dict[str, dict]:
+    """Let the section `data` have the options of its data set; returns the definitions, which it refers to."""
+    section["properties"]["dataset"]["enum"] = list(options)
+    section["allOf"] = [
+        {
+            "if": {"required": ["dataset"], "properties": {"dataset": {"const": name}}},
+            "then": {"properties": {"options": {"$ref": f"#/$defs/data.{name}"}}},
+        }
+        for name in options
+    ]
+    return {f"data.{name}": one for name, one in options.items()}
+
+
+def described(model: type) -> dict:
+    """Return the JSON schema of a model as people write them: no titles, no references, unions as lists of types."""
+    found = TypeAdapter(model).json_schema()
+    found = plain(found, found.get("$defs", {}))
+    if dataclasses.is_dataclass(model):
+        found.pop("description", None)  # is for readers of the code
+        for field in dataclasses.fields(model):
+            if field.default_factory is not dataclasses.MISSING:
+                found["properties"][field.name]["default"] = field.default_factory()
+    found.setdefault("properties", {})
+    return found
+
+
+def plain(node: Any, definitions: Mapping[str, dict]) -> Any:
+    """Return a part of a JSON schema of pydantic's as `described` does."""
+    if isinstance(node, list):
+        return [plain(one, definitions) for one in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        node = {**definitions[node["$ref"].removeprefix("#/$defs/")], **node}
+    found = {}
+    for key, value in node.items():
+        if key == "properties":
+            found[key] = {name: plain(one, definitions) for name, one in value.items()}
+        elif key not in ("title", "$ref", "$defs") and (key, value) != ("additionalProperties", True):
+            found[key] = value if key == "default" else plain(value, definitions)
+    if "enum" in found or "const" in found:
+        found.pop("type", None)
+    if "anyOf" in found:
+        found |= union(found.pop("anyOf"))
+    order = [*FIRST, *(key for key in found if key not in (*FIRST, "default")), "default"]
+    return {key: found[key] for key in order if key in found}
+
+
+def union(alternatives: Iterable[dict]) -> dict:
+    """Return one schema for several: with a list of types, or with null among what it can be, where that says it."""
+    *others, last = alternatives
+    if last == {"type": "null"} and len(others) == 1 and "enum" in others[0]:
+        return {"enum": [*others[0]["enum"], None]}
+    if any("enum" in one or "const" in one for one in alternatives):
+        return {"anyOf": list(alternatives)}
+    merged: dict = {}
+    for one in alternatives:
+        merged |= one
+    return merged | {"type": [one["type"] for one in alternatives]}
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes lists of plain values in one line, and nothing by reference."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def represent_list(dumper: yaml.SafeDumper, values: list) -> yaml.Node:
+    """Represent a list in one line where it holds no list or mapping."""
+    flow = not any(isinstance(value, (list, dict)) for value in values)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=flow)
+
+
+Dumper.add_representer(list, represent_list)
+
+
+def text() -> str:
+    """Return the text of schemas/config.schema.yaml."""
+    return HEAD + yaml.dump(schema(), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+if __name__ == "__main__":
+    PATH.write_text(text(), encoding="utf-8")
