@@ -50,9 +50,15 @@ def read(table, model=OURS):
     return page, Tables(page).tables
 
 
-def side_by_side(table, model=OURS):
+@pytest.fixture(scope="module")
+def toxicity():
+    """The page of a toxicity experiment of three seeds, and its tables."""
+    return read(example())
+
+
+def side_by_side(tables):
     """Return the first table: (model, what) → (heading, `ours` or `published`) → text."""
-    quantities, _, *lines = read(table, model)[1][0]
+    quantities, _, *lines = tables[0]
     headings = [text for _, _, text in quantities[2:-1]]
     keys = [(heading, side) for heading in headings for side in ("ours", "published")]
     return {
@@ -60,16 +66,16 @@ def side_by_side(table, model=OURS):
     }
 
 
-def on_page(table, model=OURS):
-    rows = side_by_side(table, model)
+def published_of(tables):
+    """Return the published numbers of the first table: (model, what) → heading → text."""
     return {
         name: {heading: text for (heading, side), text in row.items() if side == "published" and text}
-        for name, row in rows.items()
+        for name, row in side_by_side(tables).items()
     }
 
 
-def test_our_numbers_stand_in_our_rows():
-    rows = side_by_side(example())
+def test_our_numbers_stand_in_our_rows(toxicity):
+    rows = side_by_side(toxicity[1])
     base = rows[OURS, "base model"]
     assert base["toxic share, %", "ours"].startswith("20.0 ")
     assert base["expected maximum", "ours"].startswith("0.30 ")
@@ -92,8 +98,8 @@ def test_our_numbers_stand_in_our_rows():
     }
 
 
-def test_by_group_holds_each_groups_share():
-    _, (_, groups, _) = read(example())
+def test_by_group_holds_each_groups_share(toxicity):
+    _, (_, groups, _) = toxicity
     assert [text for _, _, text in groups[0]] == [
         "model",
         "toxic share, %",
@@ -107,8 +113,9 @@ def test_by_group_holds_each_groups_share():
     assert lines["TVN, λ = 1: attribute split, TIES (SPUNGE)"] == ["2.5", "6.0", "4.0", "7.5"]
 
 
-def test_what_is_not_known_stays_empty():
-    rows = side_by_side(example())
+def test_what_is_not_known_stays_empty(toxicity):
+    page, (_, groups, _) = toxicity
+    rows = side_by_side(toxicity[1])
     paper = [
         ("Llama2-7B", "SPUNGE with TVN"),
         ("Zephyr-7B-beta", "SPUNGE with RMU"),
@@ -119,23 +126,31 @@ def test_what_is_not_known_stays_empty():
     for (model, _), row in rows.items():
         own = {side for (_, side), text in row.items() if text}
         assert own <= {"ours" if model == OURS else "published"}
-    page, (_, groups, _) = read(example())
     assert {text for line in groups if line[1][2].endswith("published") for _, _, text in line[2:]} == {""}
     assert sum(line[1][2].endswith("published") for line in groups) == len(paper)
     assert "An empty cell is a number that was not measured here or is not known to us" in page
     assert "context, not a target" in page
 
 
+@pytest.fixture(
+    scope="module",
+    params=[(example, {"seeds": ("0",)}), (capitals, {}), (example, {"seeds": ("0",), "retain": ("MMLU", "wmdp_bio")})],
+    ids=["toxicity", "knowledge", "toxicity and benchmarks"],
+)
+def table(request):
+    build, options = request.param
+    return build(**options)
+
+
 @pytest.mark.parametrize("model", [OURS, "gpt2-large", "HuggingFaceH4/zephyr-7b-beta"])
-@pytest.mark.parametrize("table", [example(), capitals(), example(retain=("MMLU", "wmdp_bio"))], ids=range(3))
 def test_every_published_number_is_an_anchor_of_its_model(table, model):
+    _, tables = read(table, model)
     anchors = published.read_anchors(ANCHORS)
     known = set(anchors[["model", "quantity", "value"]].itertuples(index=False, name=None))
-    for (name, _), row in on_page(table, model).items():
+    for (name, _), row in published_of(tables).items():
         for heading, text in row.items():
             of = {one for one, *rest in known if rest == [heading.removesuffix(", %"), text]}
             assert any(published.same_model(one, name) for one in of)
-    _, tables = read(table, model)
     listed = [tuple(text for _, _, text in line) for line in tables[-1][1:]]
     assert [(line[0], line[2], line[3]) for line in listed] == list(
         anchors[["model", "quantity", "value"]].itertuples(index=False, name=None)
@@ -145,7 +160,7 @@ def test_every_published_number_is_an_anchor_of_its_model(table, model):
 
 def test_an_anchor_of_our_own_model_stands_in_our_row():
     model = "openai-community/gpt2-large"
-    rows = on_page(example(), model)
+    rows = published_of(read(example(seeds=("0",)), model)[1])
     assert rows[model, "base model"] == {"toxic share, %": "4.8", "perplexity": "16.4"}
     (joint,) = [row for (name, what), row in rows.items() if name == model and what.startswith("TVN, λ = 1: joint")]
     assert joint == {"toxic share, %": "0.8", "perplexity": "16.9"}
@@ -156,24 +171,25 @@ def test_an_anchor_of_our_own_model_stands_in_our_row():
 
 
 def test_benchmarks_are_known_by_the_name_of_the_attribute():
-    table = example(retain=("MMLU", "wmdp_bio"))
+    table = example(retain=("MMLU", "wmdp_bio"), seeds=("0",))
     zephyr = "HuggingFaceH4/zephyr-7b-beta"
-    rows = on_page(table, zephyr)
+    rows = published_of(read(table, zephyr)[1])
     assert rows[zephyr, "base model"] == {"WMDP-bio, %": "63.7", "MMLU, %": "58.1"}
     (joint,) = [row for (name, what), row in rows.items() if name == zephyr and what.startswith("RMU: joint")]
     assert joint == {"WMDP-bio, %": "31.2", "MMLU, %": "57.1"}
-    rows = on_page(table)
+    _, tables = read(table)
+    rows = published_of(tables)
     assert not any(row for (name, _), row in rows.items() if name == OURS)
     assert rows["Zephyr-7B-beta", "base model"] == {"WMDP-bio, %": "63.7", "MMLU, %": "58.1"}
-    assert side_by_side(table)[OURS, "base model"]["MMLU, %", "ours"].startswith("80.0")
+    assert side_by_side(tables)[OURS, "base model"]["MMLU, %", "ours"].startswith("80.0")
 
 
 def test_the_page_needs_no_toxicity_and_no_unlearned_model():
-    rows = side_by_side(capitals())
+    rows = side_by_side(read(capitals())[1])
     assert rows[OURS, "RMU: joint (all at once)"]["perplexity", "ours"].startswith("40.70")
     assert not any(heading == "toxic share, %" for row in rows.values() for heading, _ in row)
-    assert (OURS, "base model") in side_by_side(example().query("candidate == 'base'"))
-    page, tables = read(example().iloc[:0])
+    assert (OURS, "base model") in side_by_side(read(example(seeds=("0",)).query("candidate == 'base'"))[1])
+    page, tables = read(example(seeds=("0",)).iloc[:0])
     assert len(tables[0]) == 2 and "By group" not in page
 
 

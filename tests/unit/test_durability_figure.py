@@ -1,4 +1,5 @@
 import warnings
+from functools import partial
 
 import pytest
 from durability_example import BACK, CHANCE, attacked
@@ -9,16 +10,16 @@ from spunge.report.figures import durability, style
 RELEARNED = tuple(name for name in BACK if name.startswith("relearned"))
 ODD = {"forget": ("$a_b & c%$", "_NA"), "retain": ("NA", "None")}
 TABLES = {
-    "every attack": attacked(),
-    "three methods, two merges": attacked(methods=("rmu", "npo", "mine"), merges=("ties", "dare")),
-    "relearning alone": attacked(RELEARNED),
-    "one source of texts": attacked(("relearned_unrelated_10",), chance=False),
-    "no relearning": attacked(("quantised_4", "open_ended")),
-    "one attack, one seed": attacked(("ablated",), seeds=("0",)),
-    "nothing kept": attacked(forget=("Africa",), retain=(), seeds=("0",)),
-    "no merge": attacked(merges=()),
-    "odd names": attacked(**ODD),
-    "only the base model": attacked().query("candidate == 'base'"),
+    "every attack": attacked,
+    "three methods, two merges": partial(attacked, methods=("rmu", "npo", "mine"), merges=("ties", "dare")),
+    "relearning alone": partial(attacked, RELEARNED),
+    "one source of texts": partial(attacked, ("relearned_unrelated_10",), chance=False),
+    "no relearning": partial(attacked, ("quantised_4", "open_ended")),
+    "one attack, one seed": partial(attacked, ("ablated",), seeds=("0",)),
+    "nothing kept": partial(attacked, forget=("Africa",), retain=(), seeds=("0",)),
+    "no merge": partial(attacked, merges=()),
+    "odd names": partial(attacked, **ODD),
+    "only the base model": lambda: attacked().query("candidate == 'base'"),
 }
 
 
@@ -26,11 +27,11 @@ def texts(figure):
     return {text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))}
 
 
-@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES.keys())
+@pytest.mark.parametrize("table", TABLES)
 def test_draws_from_every_table(table):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure = durability.draw(table)
+        figure = durability.draw(TABLES[table]())
         with style.style():
             figure.draw_without_rendering()
     assert texts(figure) - {""}
@@ -43,7 +44,7 @@ def values(table, evaluation, candidate):
 
 
 def test_curves_run_from_no_texts_to_many():
-    table = TABLES["every attack"]
+    table = attacked()
     axes = durability.draw(table).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "10", "50"]
     curves = [list(line.get_ydata()) for line in axes.lines if len(line.get_xdata()) == 3]
@@ -57,7 +58,7 @@ def test_curves_run_from_no_texts_to_many():
 
 
 def test_dots_are_the_other_attacks_from_above():
-    table = TABLES["every attack"]
+    table = attacked()
     axes = durability.draw(table).axes[3]
     names = ["as unlearned", "8 bits", "4 bits", "rephrased", "direction ablated", "open-ended"]
     assert [label.get_text() for label in axes.get_yticklabels()] == names
@@ -72,16 +73,16 @@ def test_dots_are_the_other_attacks_from_above():
 
 
 def test_chance_is_drawn_only_where_it_is_known():
-    assert "guessing" in texts(durability.draw(TABLES["every attack"]))
-    assert "guessing" not in texts(durability.draw(TABLES["one source of texts"]))
+    assert "guessing" in texts(durability.draw(attacked()))
+    assert "guessing" not in texts(durability.draw(TABLES["one source of texts"]()))
 
 
 def test_one_row_per_method_and_merge():
-    figure = durability.draw(TABLES["three methods, two merges"])
+    figure = durability.draw(TABLES["three methods, two merges"]())
     assert len(figure.axes) == 6 * 4
     titles = [axes.get_title(loc="left") for axes in figure.axes[::4]]
     assert titles[:3] == ["RMU, TIES", "RMU, DARE", "NPO, TIES"]
-    assert [axes.get_title(loc="left") for axes in durability.draw(TABLES["no merge"]).axes[::4]] == ["RMU"]
+    assert [axes.get_title(loc="left") for axes in durability.draw(attacked(merges=())).axes[::4]] == ["RMU"]
 
 
 def test_broken_models_are_crossed():

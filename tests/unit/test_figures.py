@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import warnings
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -17,23 +18,24 @@ from spunge.report import results_table, summary
 from spunge.report.figures import style
 
 FIGURES = figure_script.FIGURES
-GROUPS = tuple(f"group_{number}" for number in range(13))
+ODD = ("../x", "$a_b & c%$", "Côte d'Ivoire", "_NA")
+THIRTEEN = tuple(f"group_{number}" for number in range(13))
+FIVE = ("rmu", "tvn", "gradient_ascent", "npo", "mine")
+one_seed = partial(example, seeds=("0",))
 TABLES = {
-    "the default experiment": example(),
-    "one seed, one forget attribute": example(forget=("Africa",), seeds=("0",)),
-    "one forget attribute and nothing kept": example(forget=("Africa",), retain=(), seeds=("0",)),
-    "thirteen attributes": example(forget=GROUPS, retain=("neutral",), seeds=("0",)),
-    "two methods, two merges": example(methods=("rmu", "tvn"), merges=("ties", "dare"), seeds=("0",)),
-    "five methods, three merges": example(
-        methods=("rmu", "tvn", "gradient_ascent", "npo", "mine"), merges=("ties", "linear", "dare_ties"), seeds=("0",)
+    "the default experiment": example,
+    "one forget attribute and nothing kept": partial(one_seed, forget=("Africa",), retain=()),
+    "thirteen attributes": partial(one_seed, forget=THIRTEEN, retain=("neutral",)),
+    "five methods, three merges, one forget attribute": partial(
+        one_seed, methods=FIVE, merges=("ties", "linear", "dare_ties"), forget=("Africa",)
     ),
-    "three numbers of shards, two methods": example(
-        methods=("rmu", "npo"), forget=("Africa", "Asia", "Oceania"), seeds=("0", "1", "2"), shards=(2,)
+    "two methods, two merges, three numbers of shards": partial(
+        one_seed, methods=("rmu", "npo"), merges=("ties", "dare"), forget=("Africa", "Asia", "Oceania"), shards=(2,)
     ),
-    "no merge": example(merges=()),
-    "odd names": example(forget=("../x", "$a_b & c%$", "Côte d'Ivoire", "_NA"), retain=("NA", "None")),
-    "no rows at all": example().iloc[:0],
-    "only the base model": example().query("candidate == 'base'"),
+    "no merge": partial(one_seed, merges=()),
+    "odd names": partial(one_seed, forget=ODD, retain=("NA", "None")),
+    "no rows at all": lambda: example().iloc[:0],
+    "only the base model": lambda: example().query("candidate == 'base'"),
 }
 
 
@@ -45,7 +47,11 @@ def texts(figure):
     return {text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))}
 
 
-@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES.keys())
+@pytest.fixture(scope="module", params=TABLES)
+def table(request):
+    return TABLES[request.param]()
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_draws_from_every_table(name, table):
     with warnings.catch_warnings():
@@ -72,22 +78,24 @@ def as_benchmarks(table):
     return pandas.concat([asked, table.replace({"evaluation": {"knowledge": "benchmarks"}})], ignore_index=True)
 
 
-KNOWLEDGE = attacked(("relearned_forget_10", "ablated"), forget=("Africa", "Asia", "Oceania"), shards=(2,))
-MANY = example(forget=tuple(f"group {number}" for number in range(21)), seeds=("0",))
-TOXIC = toxic(families={"rmu": {"rmu": 1.0}}, merges=("ties",), seeds=("0",))
-WHOLE = {
-    **dict.fromkeys(FIGURES, KNOWLEDGE),
-    **dict.fromkeys(("toxicity_overview", "toxicity_radar", "toxicity_tradeoff"), TOXIC),
-    **dict.fromkeys(("attributes of many", "radar of many", "merging of many"), MANY),
-    "benchmarks": as_benchmarks(KNOWLEDGE),
-}
+MANY = ("attributes of many", "radar of many", "merging of many")
 
 
-@pytest.mark.parametrize("name", WHOLE)
+def shown_by(name):
+    """Return a table that has what a figure shows."""
+    if name.startswith("toxicity"):
+        return toxic(families={"rmu": {"rmu": 1.0}}, merges=("ties",), seeds=("0",))
+    if name in MANY:
+        return example(forget=tuple(f"group {number}" for number in range(21)), seeds=("0",))
+    table = attacked(("relearned_forget_10", "ablated"), forget=("Africa", "Asia", "Oceania"), shards=(2,))
+    return as_benchmarks(table) if name == "benchmarks" else table
+
+
+@pytest.mark.parametrize("name", [*FIGURES, *MANY])
 def test_a_model_without_numbers_is_shown_as_broken(name):
     with warnings.catch_warnings(), style.style():
         warnings.simplefilter("error")
-        table = spoilt(spoilt(WHOLE[name], "rmu/joint", numpy.nan), "rmu/attribute/merge/ties", numpy.inf)
+        table = spoilt(spoilt(shown_by(name), "rmu/joint", numpy.nan), "rmu/attribute/merge/ties", numpy.inf)
         figure = draw(name.removesuffix(" of many"), table)
         figure.draw_without_rendering()
     assert any("broken" in text for text in texts(figure) - {style.BROKEN})
@@ -97,7 +105,7 @@ def test_a_model_without_numbers_is_shown_as_broken(name):
 
 @pytest.mark.parametrize("name", ["tradeoff", "attributes", "shards", "benchmarks", "durability"])
 def test_a_model_that_no_longer_writes_language_is_crossed_out(name):
-    figure = draw(name, spoilt(WHOLE[name], "rmu/joint", 1e300, "perplexity"))
+    figure = draw(name, spoilt(shown_by(name), "rmu/joint", 1e300, "perplexity"))
     assert style.BROKEN in texts(figure)
     assert any(line.get_marker() == "x" for axes in figure.axes for line in axes.lines)
 
@@ -225,7 +233,7 @@ def test_bars_are_the_accuracies_forget_attributes_first():
 
 def test_many_single_shards_are_left_out_of_the_bars():
     assert len(draw("attributes", example(forget=("Africa", "Asia"))).axes[0].containers) == 6
-    assert len(draw("attributes", example(forget=GROUPS)).axes[0].containers) == 4
+    assert len(draw("attributes", example(forget=THIRTEEN)).axes[0].containers) == 4
 
 
 def test_radar_lines_are_closed_and_hold_the_accuracies():

@@ -1,4 +1,5 @@
 import warnings
+from functools import partial
 from importlib import import_module
 from itertools import combinations
 
@@ -26,30 +27,36 @@ def changed(table, where, numbers):
     return table
 
 
+one_seed = partial(example, **ONE_SEED)
+PERPLEXITY_OF = "method == '{}' and metric == 'perplexity'"
 TABLES = {
-    "the whole example": example(),
-    "two groups": example(groups=("insult", "threat"), **ONE_SEED),
-    "thirteen groups": example(groups=THIRTEEN, **ONE_SEED),
-    "single shards": example(shards=True, **ONE_SEED),
-    "one family": example(families=TVN, merges=("ties",), **ONE_SEED),
-    "one λ": example(families=RMU, **ONE_SEED),
-    "three families": example(families={**TVN, "rmu": {"rmu": 1.0, "rmu-half": 0.5}}, **ONE_SEED),
-    "no questions, neutral prompts of no group": example(retain=(), neutral_groups=False, **ONE_SEED),
-    "three classifiers": example(classifiers=("profanity_check", "word_list", "mine"), **ONE_SEED),
-    "odd names": example(groups=("$a_b & c%$", "Côte d'Ivoire", "_NA", "None"), **ONE_SEED),
-    "no merge": example(merges=(), **ONE_SEED),
-    "no toxicity left": changed(example(**ONE_SEED), "metric.str.contains('toxic_share')", [0.0, 0.0, 0.0]),
-    "no perplexity": example(**ONE_SEED).query("evaluation != 'fluency'"),
-    "a perplexity that is none": changed(
-        example(**ONE_SEED), "method == 'tvn' and metric == 'perplexity'", [numpy.nan] * 3
+    "the whole example": example,
+    "two groups": partial(one_seed, groups=("insult", "threat")),
+    "thirteen groups": partial(one_seed, groups=THIRTEEN),
+    "single shards": partial(one_seed, shards=True),
+    "one family": partial(one_seed, families=TVN, merges=("ties",)),
+    "one λ": partial(one_seed, families=RMU),
+    "three families": partial(one_seed, families={**TVN, "rmu": {"rmu": 1.0, "rmu-half": 0.5}}),
+    "no questions, neutral prompts of no group": partial(one_seed, retain=(), neutral_groups=False),
+    "three classifiers": partial(one_seed, classifiers=("profanity_check", "word_list", "mine")),
+    "odd names": partial(one_seed, groups=("$a_b & c%$", "Côte d'Ivoire", "_NA", "None")),
+    "no merge": partial(one_seed, merges=()),
+    "no toxicity left": lambda: changed(one_seed(), "metric.str.contains('toxic_share')", [0.0, 0.0, 0.0]),
+    "no perplexity": lambda: one_seed().query("evaluation != 'fluency'"),
+    "a perplexity that is none, an infinite one": lambda: changed(
+        changed(one_seed(), PERPLEXITY_OF.format("tvn"), [numpy.nan] * 3),
+        PERPLEXITY_OF.format("tvn-half"),
+        [numpy.inf] * 3,
     ),
-    "an infinite perplexity": changed(
-        example(**ONE_SEED), "method == 'tvn' and metric == 'perplexity'", [numpy.inf] * 3
-    ),
-    "another experiment": capitals(),
-    "no rows at all": example().iloc[:0],
-    "only the base model": example().query("candidate == 'base'"),
+    "another experiment": capitals,
+    "no rows at all": lambda: one_seed().iloc[:0],
+    "only the base model": lambda: one_seed().query("candidate == 'base'"),
 }
+
+
+@pytest.fixture(scope="module", params=TABLES)
+def table(request):
+    return TABLES[request.param]()
 
 
 def draw(name, table):
@@ -87,7 +94,6 @@ def points(axes):
     return found
 
 
-@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES.keys())
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_draws_from_every_table_and_no_text_covers_another(name, table):
     with warnings.catch_warnings(), style.style():
