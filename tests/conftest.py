@@ -1,5 +1,6 @@
-"""A Python for the jobs of all tests that starts at once."""
+"""What all tests share: how they are spread over two workers, and a Python for jobs that starts at once."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,29 @@ import forked_python
 # With the first, jobs would compile all that they import anew.
 for variable in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"):
     os.environ.pop(variable, None)
+
+
+# The files of tests/workflow that use the workspace in which everything has run (its conftest.py).
+USING_FINISHED = ("bad_input", "exported_model", "gpu_jobs", "killed", "reruns", "storage", "tracing", "whole_run")
+
+
+@pytest.hookimpl(optionalhook=True)  # of xdist, which pytest can do without
+def pytest_xdist_make_scheduler(config, log):
+    """Give each file to one worker, and all that use the finished workspace to the same, so that it is made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "finished" if Path(file).stem.removeprefix("test_") in USING_FINISHED else file
+
+    return Scheduling(config, log)
+
+
+def pytest_collection_finish():
+    """Spare the garbage collector the half a million objects of the libraries: a tenth of the time of many tests."""
+    gc.freeze()
+    gc.set_threshold(forked_python.ALLOCATIONS)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import atexit
 import fcntl
 import gc
 import importlib
+import io
 import itertools
 import json
 import os
@@ -29,8 +30,10 @@ from fork_caller import FLAGS, SIGNALS
 
 LIBRARIES = ["torch", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama", "peft"]
 LIBRARIES += ["pandas", "pyarrow.parquet", "datasets", "lm_eval.models.huggingface", "matplotlib.pyplot", "seaborn"]
-LIBRARIES += ["jinja2", "snakemake.cli"]
+LIBRARIES += ["accelerate.commands.launch", "transformers.trainer"]
+LIBRARIES += ["jinja2", "jsonschema", "lm_eval.evaluator", "smart_open", "snakemake.cli"]
 VARIABLES = ("HF_", "MPL", "OMP_", "PYTHON", "TRANSFORMERS_")
+ALLOCATIONS = 50_000  # between two rounds of the garbage collector: with as many objects as ours, 700 are few
 # What Snakemake tells jobs of one thread.
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -54,6 +57,16 @@ def started():
             process.stdin.close()
 
 
+def do_what_is_kept():
+    """Let libraries do what they do once in a process, so that no fork has to: half of the time of a tiny job."""
+    figure = importlib.import_module("matplotlib.figure").Figure(layout="constrained")
+    figure.subplots().set_title("all that a font's subset needs")
+    for form in ("pdf", "png"):
+        figure.savefig(io.BytesIO(), format=form)
+    importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("llama")
+    importlib.import_module("snakemake.cli").get_argument_parser()  # finds the plug-ins that are installed
+
+
 def read_by_libraries(environment):
     return {name: environment[name] for name in environment if name.startswith(VARIABLES) and name != "PYTHONPATH"}
 
@@ -63,7 +76,9 @@ def serve(address):
     own = read_by_libraries(os.environ)  # some of them set variables
     for library in LIBRARIES:
         importlib.import_module(library)
+    do_what_is_kept()
     gc.freeze()
+    gc.set_threshold(ALLOCATIONS)
     selector, listener = selectors.DefaultSelector(), socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
