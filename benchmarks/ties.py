@@ -12,7 +12,8 @@ import torch
 from benchmarks import measure, results
 from spunge.core import safetensors_writer
 from spunge.core.errors import InputError
-from spunge.merging import driver, ties
+from spunge.merging import driver
+from spunge.merging.options import Ties
 from spunge.models import task_vector
 from spunge.models.task_vector import BaseModel, TensorFolder
 
@@ -36,7 +37,7 @@ class Shards:
         """Merge the task vector files to one task vector file, as scripts/merge.py does."""
         vectors = {f"shard{number}": task_vector.read(path) for number, path in enumerate(self.vectors)}
         diagnostics = driver.Diagnostics(list(vectors))
-        merged = driver.merge(vectors, "ties", ties.Options(density=DENSITY), diagnostics)
+        merged = driver.merge(vectors, "ties", Ties(density=DENSITY), diagnostics)
         provenance = next(iter(vectors.values())).provenance
         task_vector.write(output, driver.common_layout(vectors), merged, provenance)
         diagnostics.rows()

@@ -2,8 +2,6 @@ rule merge:
     input:
         script=source_file(SCRIPTS / "merge.py"),
         library=library("merge.py"),
-        merge=JOBS.merge_file,
-        merge_library=JOBS.merge_library,
         task_vectors=JOBS.shard_task_vectors,
         attributes=ATTRIBUTES,
     output:
@@ -19,13 +17,14 @@ rule merge:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
+        kind=JOBS.merge_kind,
         options=JOBS.merge_options,
         candidate=JOBS.merge_description,
     message:
         "Merge {wildcards.merge}"
     shell:
         python(
-            "--merge {input.merge:q} --options <(printf '%s' {params.options:q}) --attributes {input.attributes:q}"
+            "--merge {params.kind} --options <(printf '%s' {params.options:q}) --attributes {input.attributes:q}"
             " --candidate {params.candidate:q} --task-vectors @<(printf '%s\\n' {input.task_vectors:q})"
             " --output {output.task_vector:q} --diagnostics {output.diagnostics:q}"
         )

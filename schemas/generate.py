@@ -18,50 +18,16 @@ from pydantic import TypeAdapter
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from spunge import datasets, merging, methods  # noqa: E402
+from spunge import datasets, methods  # noqa: E402
 from spunge.evaluation import benchmarks, classifiers, fluency, generation, knowledge, relearning  # noqa: E402
 from spunge.experiment import settings  # noqa: E402
+from spunge.merging import registry  # noqa: E402
 
 PATH = PROJECT / "schemas" / "config.schema.yaml"
 HEAD = "# Written by `python schemas/generate.py` from spunge/experiment/settings.py and the Options in the code.\n"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FIRST = ("description", "type", "const", "enum")  # of a schema's keywords; the default comes last
 PRESET = "Take every option that is not given from this set; docs/rmu.md has the numbers."
-
-# What the Options of merges don't say of themselves.
-MERGE_OPTIONS = {
-    "scale": {"description": "The factor λ on the merged task vector.", "type": "number"},
-    "weights": {
-        "description": "Weight of each attribute's shard, 1 where none is named; the parts of the random split take "
-        "them in the order of the attributes.",
-        "type": "object",
-        "additionalProperties": {
-            "description": "Weight of the shard of attribute NAME.",
-            "type": "number",
-            "exclusiveMinimum": 0,
-        },
-    },
-    "density": {
-        "description": "Share of entries that the trim or the random drop keeps.",
-        "type": "number",
-        "exclusiveMinimum": 0,
-        "maximum": 1,
-    },
-    "trim": {"description": "Trim over each tensor or over the whole model.", "enum": ["tensor", "model"]},
-    "sign": {
-        "description": "Elect signs by summed values (mass) or by their number (count).",
-        "enum": ["mass", "count"],
-    },
-    "zero_sum": {
-        "description": "What a sum of exactly 0 elects: + (positive) or the sign elected more often in the whole model "
-        "(majority).",
-        "enum": ["positive", "majority"],
-    },
-    "normalize": {
-        "description": "Divide the weighted sum by the sum of the weights; false is task arithmetic.",
-        "type": "boolean",
-    },
-}
 
 
 def schema() -> dict:
@@ -74,9 +40,15 @@ def schema() -> dict:
     toxicity, continuing = evaluations["toxicity"], described(generation.Options)
     toxicity["properties"] = continuing["properties"] | toxicity["properties"]
     evaluations["durability"]["properties"]["relearn"] |= described(relearning.Options)
+    {kind: described(registry.options_of(kind)) for kind in registry.KINDS}
     found["$defs"] = {
         **offer_kinds(sections["methods"]["additionalProperties"], "method", "methods", method_options()),
-        **offer_kinds(sections["merges"]["additionalProperties"], "merge", "merges", merge_options()),
+        **offer_kinds(
+            sections["merges"]["additionalProperties"],
+            "merge",
+            "merges",
+            {kind: described(registry.options_of(kind)) for kind in registry.KINDS},
+        ),
         **offer_kinds(
             toxicity["properties"]["classifiers"]["additionalProperties"],
             "classifier",
@@ -100,16 +72,6 @@ def method_options() -> dict[str, dict]:
         if presets := getattr(module, "PRESETS", {}):
             found[name]["properties"]["preset"] = {"description": PRESET, "enum": list(presets)}
     return found | {"file": described(settings.MethodFile)}
-
-
-def merge_options() -> dict[str, dict]:
-    """Return the schema of each merge's options; weights, which a job has by shard, are named by attribute."""
-    found = {}
-    for kind in merging.KINDS:
-        fields = {field.name: field.default for field in dataclasses.fields(merging.load(kind).Options)}
-        properties = {name: MERGE_OPTIONS[name] | {"default": default} for name, default in fields.items()}
-        found[kind] = {"type": "object", "properties": properties}
-    return found
 
 
 def offer_kinds(section: dict, key: str, prefix: str, kinds: Mapping[str, dict]) -> dict[str, dict]:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from spunge.core import errors
 
@@ -11,7 +10,7 @@ from spunge.core import errors
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and merge; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
-    parser.add_argument("--merge", required=True, type=Path, help="the merge's Python file")
+    parser.add_argument("--merge", required=True, help="the merge's kind")
     parser.add_argument("--options", required=True, help="its options, a JSON file; weights as a list")
     parser.add_argument("--attributes", required=True, help="all attributes to forget, JSON")
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
@@ -23,15 +22,14 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import dataclasses
 
-        from spunge import merging
         from spunge.core.files import attributes_to_forget, read_json, sha256, whole_file
         from spunge.evaluation import descriptive_rows
         from spunge.experiment import splits
-        from spunge.merging import driver
+        from spunge.merging import driver, registry
         from spunge.models import task_vector
 
-        kind, seed = arguments.merge.stem, int(arguments.candidate["seed"])
-        options = merging.options(kind, read_json(arguments.options))
+        kind, seed = arguments.merge, int(arguments.candidate["seed"])
+        options = registry.options(kind, read_json(arguments.options))
         parts = splits.parts(attributes_to_forget(arguments.attributes), arguments.candidate["split"])
         paths = dict(zip(parts, arguments.task_vectors, strict=True))
         vectors = {shard: task_vector.read(path) for shard, path in paths.items()}

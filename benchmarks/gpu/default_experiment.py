@@ -21,7 +21,8 @@ from spunge import methods
 from spunge.core.errors import InputError
 from spunge.core.files import whole_file
 from spunge.evaluation import fluency
-from spunge.merging import driver, ties
+from spunge.merging import driver
+from spunge.merging.options import Ties
 from spunge.models import base_model, task_vector
 from spunge.models.task_vector import BaseModel
 
@@ -45,7 +46,7 @@ class Experiment:
     base: BaseModel
     tables: Mapping[str, pd.DataFrame]
     method: rmu.rmu.Options
-    merge: ties.Options
+    merge: Ties
     attributes: list[str]
 
     def numbers(self, device: str, folder: Path) -> dict[str, float]:
@@ -160,7 +161,7 @@ def _rehearsed(machine: Machine) -> Experiment:
         "fluency": pd.DataFrame({"text": rmu.texts(4, 4, SEED + 2)}),
     }
     options = rmu.chosen(2, 24, batch_size=4)
-    return Experiment(random_base(folder, TINY), tables, options, ties.Options(density=0.5), attributes)
+    return Experiment(random_base(folder, TINY), tables, options, Ties(density=0.5), attributes)
 
 
 def _carried(folder: Path) -> Experiment:
@@ -180,7 +181,7 @@ def _described(base: BaseModel, tables: Path, described: dict) -> Experiment:
         base,
         {name: pd.read_parquet(tables / f"{name}.parquet") for name in TABLES},
         methods.options(rmu.rmu, described["method"]),
-        ties.Options(**described["merge"]),
+        Ties(**described["merge"]),
         described["attributes"],
     )
 

@@ -111,7 +111,7 @@ def huggingface(options: HuggingFace, file: Path | None, device: str) -> Classif
     label, size = options.label, options.batch_size if tokenizer.pad_token is not None else 1
     if label >= model.config.num_labels:
         raise InputError(
-            f"the classifier {options['source']} has {model.config.num_labels} classes, counted from 0, so `label` "
+            f"the classifier {options.source} has {model.config.num_labels} classes, counted from 0, so `label` "
             f"can't be {label}: give the number of the toxic one"
         )
 
@@ -136,7 +136,7 @@ def huggingface(options: HuggingFace, file: Path | None, device: str) -> Classif
                 padding=tokenizer.pad_token is not None,
                 return_tensors="pt",
             )
-            base_model.check_tokens(model, batch["input_ids"].tolist(), f"texts for the classifier {options['source']}")
+            base_model.check_tokens(model, batch["input_ids"].tolist(), f"texts for the classifier {options.source}")
             scores[rows] = probabilities(model(**batch.to(device)).logits)[:, label].cpu().numpy()
             progress.step(start + len(rows))
         return scores

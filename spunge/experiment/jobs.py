@@ -171,17 +171,9 @@ class Jobs:
 
     # Merging
 
-    def merge_file(self, wildcards: SimpleNamespace) -> object:
-        """Return the file that holds the merge, by its kind in the configuration."""
-        return self._source(self._merge_path(wildcards))
-
-    def merge_library(self, wildcards: SimpleNamespace) -> object:
-        """Return the files that the merge's own one uses."""
-        return self.library(self._merge_path(wildcards))
-
-    def _merge_path(self, wildcards: SimpleNamespace) -> Path:
-        kind = self.grid.configuration["merges"][Merge.parse(wildcards.merge).merge]["merge"]
-        return self.project / "spunge" / "merging" / f"{kind}.py"
+    def merge_kind(self, wildcards: SimpleNamespace) -> str:
+        """Return the kind of a merge: its name in spunge/merging/registry.py."""
+        return self.grid.configuration["merges"][Merge.parse(wildcards.merge).merge]["merge"]
 
     def merge_options(self, wildcards: SimpleNamespace) -> str:
         """Return the merge's options; weights as a list, one for each attribute (and each shard of a random split)."""

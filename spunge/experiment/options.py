@@ -60,7 +60,9 @@ def checked(cls: type[T]) -> type[T]:
 
 def _sentence(cls: type, error: pydantic.ValidationError) -> str:
     """Say in one sentence which option of a class doesn't fit, and what would do."""
-    name, errors = cls.__module__.rpartition(".")[2], error.errors(include_url=False)
+    # A module has one class of that name, or several that are called what has the options.
+    name = cls.__module__.rpartition(".")[2] if cls.__name__ == "Options" else cls.__name__
+    errors = error.errors(include_url=False)
     if missing := [one["loc"][0] for one in errors if one["type"] == "missing" and len(one["loc"]) == 1]:
         return f"{name} lacks the option {', '.join(missing)}"
     first, place = errors[0], errors[0]["loc"][0]

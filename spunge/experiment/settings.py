@@ -116,7 +116,7 @@ class MethodFile(Section):
 
 
 class Merge(Section):
-    merge: str = optional(description="File in spunge/merging; the key itself where it is left out.")
+    merge: str = optional(description="The kind; the key itself where it is left out.")
 
 
 class Classifier(Section):

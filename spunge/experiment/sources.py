@@ -2,7 +2,7 @@
 
 python -m spunge.experiment.sources          writes rules/library.json
 
-A method, merge, evaluation, figure or data set is imported by its name at run time; a rule names the one that its job
+A method, evaluation, figure or data set is imported by its name at run time; a rule names the one that its job
 uses, and what that one uses, besides its script.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
 LISTED = PROJECT / "rules" / "library.json"
-CHOSEN = ("methods", "merging", "figures", "datasets", "evaluation")  # folders of which a job uses one file
+CHOSEN = ("methods", "figures", "datasets", "evaluation")  # folders of which a job uses one file
 
 
 def used(path: Path) -> list[Path]:

@@ -1,14 +1,15 @@
 """Stream task vectors through a merge, one parameter of every shard at a time."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 
-from spunge import merging
 from spunge.core.errors import InputError
-from spunge.merging.common import Block, Options, Shards
+from spunge.merging import registry
+from spunge.merging.options import Options
+from spunge.merging.shards import Entries, Shards, pieces
 from spunge.models.task_vector import TaskVector
 
 
@@ -30,17 +31,18 @@ class Diagnostics:
         self.changed = torch.zeros(count, dtype=torch.float64)
         self.products = torch.zeros(count, count, dtype=torch.float64)
 
-    def add(self, block: Block) -> None:
+    def add(self, entries: Entries, merged: torch.Tensor) -> None:
         """Count some entries of one parameter; the numbers of entries, summed as floats, are exact."""
-        signs = block.voting.sign()
+        deltas, voting, kept = entries
+        signs = voting.sign()
         balance = signs.sum(dim=0).abs_()
         voters = signs.abs_().sum(dim=0)
         self.shared += int(torch.count_nonzero(voters > 1))
         self.conflicting += int(torch.count_nonzero(balance != voters))
-        self.changed += signs.sum(dim=1) if block.deltas is block.voting else _nonzero(block.deltas)
-        self.kept += signs.sum(dim=1) if block.kept is block.voting else _nonzero(block.kept)
-        self.products += block.deltas @ block.deltas.T
-        self.merged_squares += float(block.merged.dot(block.merged))
+        self.changed += signs.sum(dim=1) if deltas is voting else _nonzero(deltas)
+        self.kept += signs.sum(dim=1) if kept is voting else _nonzero(kept)
+        self.products += deltas @ deltas.T
+        self.merged_squares += float(merged.dot(merged))
 
     def rows(self) -> list[dict]:
         """Return tidy rows (shard, attribute, metric, value), as docs/evaluations.md describes them."""
@@ -89,21 +91,45 @@ def merge(
     `options` are those of the kind; random merges draw by `seed`.
     """
     shards = Shards(vectors, common_layout(vectors), seed)
-    if options.weights is not None and len(options.weights) != len(vectors):
-        raise InputError(f"a merge has {len(options.weights)} weights for {len(vectors)} shards; give one for each")
-    merge_parameter = merging.load(kind).prepare(shards, options)
+    merge_parameter = prepare(shards, kind, options)
 
     def merged(name: str) -> torch.Tensor:  # a function, so that the shards' tensors are freed before the next are read
         whole = torch.empty(shards.layout[name])
         done = 0
-        for block in merge_parameter(name, shards.read(name)):
-            whole.view(-1)[done : done + len(block.merged)] = block.merged
-            done += len(block.merged)
-            diagnostics.add(block)
+        for entries, block in merge_parameter(name, shards.read(name)):
+            whole.view(-1)[done : done + len(block)] = block
+            done += len(block)
+            diagnostics.add(entries, block)
         return whole
 
     for name in shards.layout:
         yield name, merged(name)
+
+
+def prepare(
+    shards: Shards, kind: str, options: Options
+) -> Callable[[str, list[torch.Tensor]], Iterator[tuple[Entries, torch.Tensor]]]:
+    """Return the merge of one parameter: blocks of its shards, and what becomes of each.
+
+    Some options need passes over all task vectors before, which `shards.survey` may spare.
+    """
+    if options.weights is not None and len(options.weights) != len(shards.vectors):
+        raise InputError(
+            f"a merge has {len(options.weights)} weights for {len(shards.vectors)} shards; give one for each"
+        )
+    merge = registry.of(kind)
+    sparsified = merge.sparsify(shards, options)
+    consensus = merge.consensus(shards, options, sparsified)
+
+    def merge_parameter(name: str, deltas: list[torch.Tensor]) -> Iterator[tuple[Entries, torch.Tensor]]:
+        if merge.matrix_consensus and deltas[0].dim() == 2:
+            whole = merge.matrix_consensus(deltas, options).mul_(options.scale)
+            yield from zip(sparsified(name, deltas), pieces(whole, len(deltas)), strict=True)
+            return
+        for entries in sparsified(name, deltas):
+            yield entries, consensus(entries.kept).mul_(options.scale)
+
+    return merge_parameter
 
 
 def _nonzero(entries: torch.Tensor) -> torch.Tensor:

@@ -3,12 +3,10 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
-
-from spunge.merging.common import Block, Shards, blocks
 
 _HALF = 16
 _BINS = 1 << _HALF
@@ -99,24 +97,3 @@ def drop(entries: torch.Tensor, density: float, numbers: np.random.Generator) ->
     """
     keep = torch.from_numpy(numbers.random(len(entries), dtype=np.float32)) < density
     return entries * keep / density
-
-
-def dropped(
-    shards: Shards, name: str, deltas: list[torch.Tensor], density: float
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the blocks of one parameter with what the random drop leaves of them, both of shape (shards, entries)."""
-    numbers = [draws(shards.seed, shard, name) for shard in shards.vectors]
-    for block in blocks(deltas):
-        yield block, torch.stack([drop(one, density, drawn) for one, drawn in zip(block, numbers, strict=True)])
-
-
-def dare(
-    shards: Shards, density: float, scale: float, combine: Callable[[torch.Tensor], torch.Tensor]
-) -> Callable[[str, list[torch.Tensor]], Iterator[Block]]:
-    """Return the merge of one parameter by DARE: the random drop, then `combine`, (shards, entries) to (entries,)."""
-
-    def merge_parameter(name: str, deltas: list[torch.Tensor]) -> Iterator[Block]:
-        for block, kept in dropped(shards, name, deltas, density):
-            yield Block(block, kept, kept, combine(kept).mul_(scale))
-
-    return merge_parameter

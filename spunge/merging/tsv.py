@@ -4,17 +4,7 @@ RMU shards of one seed push the same matrices towards the same control vector, s
 directions. A merge that looks at entries one by one can't see that; this one makes the shards' directions orthogonal.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-
 import torch
-
-from spunge.merging import common, consensus
-
-
-@dataclass(frozen=True)
-class Options(common.Options):
-    """Settings of a TSV merge: those of every merge; the weights, divided by their mean, scale the singular values."""
 
 
 def merge(matrices: list[torch.Tensor], weights: tuple[float, ...] | None = None) -> torch.Tensor:
@@ -50,18 +40,3 @@ def _orthonormal(matrix: torch.Tensor) -> torch.Tensor:
 def _rank(values: torch.Tensor, size: int) -> int:
     """Return how many singular values, in falling order, stand out from rounding errors, as torch's matrix_rank."""
     return int((values > values[:1] * size * torch.finfo(values.dtype).eps).sum())
-
-
-def prepare(shards: common.Shards, options: Options) -> Callable[[str, list[torch.Tensor]], Iterator[common.Block]]:
-    """Return the merge of one parameter: TSV for a matrix, the weighted mean for any other shape."""
-    weights = common.column(options.weights)
-
-    def merge_parameter(name: str, deltas: list[torch.Tensor]) -> Iterator[common.Block]:
-        if deltas[0].dim() == 2:
-            whole = common.pieces(merge(deltas, options.weights).mul_(options.scale), len(deltas))
-        else:
-            whole = (consensus.linear(block, weights).mul_(options.scale) for block in common.blocks(deltas))
-        for block, merged in zip(common.blocks(deltas), whole, strict=True):
-            yield common.Block(block, block, block, merged)
-
-    return merge_parameter

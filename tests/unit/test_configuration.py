@@ -14,11 +14,12 @@ from jsonschema import Draft202012Validator
 from snakemake.cli import parse_config
 from snakemake.utils import update_config
 
-from spunge import datasets, merging, methods
+from spunge import datasets, methods
 from spunge.core.errors import InputError
 from spunge.datasets import DATASETS
 from spunge.experiment import configuration
 from spunge.experiment.configuration import check, fill_defaults, shard_weights
+from spunge.merging import registry
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = configuration.schema()
@@ -672,14 +673,16 @@ def test_the_schema_is_as_generated():
 
 def test_schema_knows_the_methods_merges_and_datasets_by_name():
     assert {*configuration.kinds("methods"), "checkpoint", "command"} == set(methods.known())
-    assert tuple(configuration.kinds("merges")) == merging.KINDS
+    assert tuple(configuration.kinds("merges")) == registry.KINDS
     assert SCHEMA["properties"]["data"]["properties"]["dataset"]["enum"] == list(DATASETS)
 
 
-def options_made(module):
-    """A module's Options with no value given but those that must be."""
+def options_made(module_or_merge):
+    """Options with no value given but those that must be."""
+    if isinstance(module_or_merge, registry.Merge):
+        return module_or_merge.options()
     needed = {"cities": {"cities": {"Asia": 1}}, "table": OWN_TABLES}
-    return module.Options(**needed.get(module.__name__.rpartition(".")[2], {}))
+    return module_or_merge.Options(**needed.get(module_or_merge.__name__.rpartition(".")[2], {}))
 
 
 @pytest.mark.parametrize(
@@ -687,12 +690,12 @@ def options_made(module):
     [
         *(("methods", kind) for kind in configuration.kinds("methods")),
         *(("data", name) for name in DATASETS),
-        *(("merges", kind) for kind in merging.KINDS),
+        *(("merges", kind) for kind in registry.KINDS),
     ],
 )
 def test_defaults_of_the_schema_are_those_of_the_code(section, kind):
-    room = {"methods": methods, "data": datasets, "merges": merging}[section]
-    made = {name: listed(value) for name, value in dataclasses.asdict(options_made(room.load(kind))).items()}
+    load = {"methods": methods.load, "data": datasets.load, "merges": registry.of}[section]
+    made = {name: listed(value) for name, value in dataclasses.asdict(options_made(load(kind))).items()}
     defaults = configuration.option_defaults(section, kind)
     assert defaults == {name: made[name] for name in defaults}
     # What must be given has no default, a preset is no field, and a method's dtype is the model's.
@@ -719,15 +722,10 @@ def test_every_preset_passes():
 
 
 def test_choices_of_a_merge_are_those_of_the_code():
-    for kind in merging.KINDS:
-        for key, one in configuration.options_of("merges", kind).items():
-            for choice in one.get("enum", []):
-                merging.options(kind, {key: choice})
-
-
-def test_merges_in_the_folder_are_those_known():
-    helpers = {"__init__", "common", "consensus", "driver", "sparsify"}
-    assert {path.stem for path in (ROOT / "spunge" / "merging").glob("*.py")} - helpers == set(merging.KINDS)
+    for kind in registry.KINDS:
+        for key, described in configuration.options_of("merges", kind).items():
+            for choice in described.get("enum", []):
+                registry.options(kind, {key: choice})
 
 
 def test_weights_follow_the_order_of_the_attributes():

@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from spunge import merging
 from spunge.core.errors import InputError
-from spunge.merging import driver
+from spunge.merging import driver, registry
 from spunge.models import task_vector
 
 PARAMETERS = 4000  # of the pretended base model, of which the vectors change 1,000 at most
@@ -34,12 +33,12 @@ def vector(tmp_path):
 
 def merged(vectors, kind="ties", seed=0, **options):
     diagnostics = driver.Diagnostics(list(vectors))
-    return dict(driver.merge(vectors, kind, merging.options(kind, options), diagnostics, seed))
+    return dict(driver.merge(vectors, kind, registry.options(kind, options), diagnostics, seed))
 
 
 def diagnosed(vectors, kind="ties", **options):
     diagnostics = driver.Diagnostics(list(vectors))
-    list(driver.merge(vectors, kind, merging.options(kind, options), diagnostics))
+    list(driver.merge(vectors, kind, registry.options(kind, options), diagnostics))
     rows = diagnostics.rows()
     assert all(set(row) == {"shard", "attribute", "metric", "value"} for row in rows)
     found = {(row["shard"], row["attribute"], row["metric"]): row["value"] for row in rows}
@@ -196,15 +195,15 @@ def test_different_shapes_are_refused(vector):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"density": 0.0}, "density is 0.0; it is the share kept, above 0 and at most 1"),
+        ({"density": 0.0}, "Ties's density is 0.0: input should be greater than 0"),
         ({"density": 1.5}, "density is 1.5"),
-        ({"trim": "layer"}, "trim is layer; it can be tensor or model"),
-        ({"sign": "vote"}, "sign is vote; it can be mass or count"),
-        ({"zero_sum": "negative"}, "zero_sum is negative; it can be positive or majority"),
-        ({"weights": [1.0, 0.0]}, "weights hold 0.0; a weight is a number above 0"),
+        ({"trim": "layer"}, "Ties's trim is 'layer': input should be 'tensor' or 'model'"),
+        ({"sign": "vote"}, "Ties's sign is 'vote': input should be 'mass' or 'count'"),
+        ({"zero_sum": "negative"}, "Ties's zero_sum is 'negative': input should be 'positive' or 'majority'"),
+        ({"weights": [1.0, 0.0]}, "Ties's weights is 0.0: input should be greater than 0"),
         ({"normalize": True}, "ties has no option normalize; it has density, scale, sign, trim, weights, zero_sum"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        merging.options("ties", options)
+        registry.options("ties", options)

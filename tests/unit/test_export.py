@@ -15,11 +15,10 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from spunge import merging
 from spunge.core.errors import InputError
 from spunge.export import card
 from spunge.export import folder as exporting
-from spunge.merging import driver
+from spunge.merging import driver, registry
 from spunge.models import base_model, task_vector
 
 DOWN = [f"model.layers.{layer}.mlp.down_proj.weight" for layer in (1, 2)]
@@ -58,7 +57,7 @@ def shard_vectors(folder, base, tensors):
 
 def merged_vector(path, base, shards, kind, **given):
     """Return a merge of shards with the provenance that scripts/merge.py writes."""
-    options = merging.options(kind, given)
+    options = registry.options(kind, given)
     tensors = dict(driver.merge(shards, kind, options, driver.Diagnostics(list(shards)), seed=3))
     return vector(
         path,
@@ -496,7 +495,7 @@ def test_card_names_a_base_model_of_the_hub(tmp_path, tiny_folder, monkeypatch):
 
 def provenance_of(kind, **given):
     runs = [{"shard": one, "run": f"rmu/attribute/shard/{one}/seed3"} for one in ("Africa", "Asia")]
-    options = asdict(merging.options(kind, given))
+    options = asdict(registry.options(kind, given))
     return {"candidate": MERGED, "merge": kind, "options": options, "unlearned": runs}
 
 

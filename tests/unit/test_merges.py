@@ -2,17 +2,18 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from peft.utils import merge_utils as peft
 
-from spunge import merging
 from spunge.core.errors import InputError
-from spunge.merging import common, consensus, driver, sparsify, tsv
+from spunge.merging import consensus, driver, registry, shards, sparsify, tsv
 from spunge.models import task_vector
 
+PROJECT = Path(__file__).parents[2]
 SHAPES = {"a.weight": (12, 8), "b.weight": (7, 9), "c.bias": (11,)}
 PARAMETERS = 600
 # Every kind with options under which all of its code runs.
@@ -57,12 +58,12 @@ def random_vectors(count=3, factor=1.0, first=0):
 
 def merged(vectors, kind, seed=0, **options):
     diagnostics = driver.Diagnostics(list(vectors))
-    return dict(driver.merge(vectors, kind, merging.options(kind, options), diagnostics, seed))
+    return dict(driver.merge(vectors, kind, registry.options(kind, options), diagnostics, seed))
 
 
 def diagnosed(vectors, kind, **options):
     diagnostics = driver.Diagnostics(list(vectors))
-    list(driver.merge(vectors, kind, merging.options(kind, options), diagnostics))
+    list(driver.merge(vectors, kind, registry.options(kind, options), diagnostics))
     return {(row["shard"], row["attribute"], row["metric"]): row["value"] for row in diagnostics.rows()}
 
 
@@ -210,7 +211,7 @@ def test_the_same_bits_whatever_the_blocks(kind, options, monkeypatch):
     vectors = random_vectors()
     expected, rows = merged(vectors, kind, **options), diagnosed(vectors, kind, **options)
     for size in (1, 5, 64):
-        monkeypatch.setattr(common, "BLOCK", size)
+        monkeypatch.setattr(shards, "BLOCK", size)
         found = merged(vectors, kind, **options)
         assert all(torch.equal(found[name], expected[name]) for name in SHAPES)
         assert diagnosed(vectors, kind, **options) == pytest.approx(rows, rel=1e-5, abs=1e-6)
@@ -258,10 +259,16 @@ def test_wrong_number_of_weights_and_unknown_kind_are_refused():
     with pytest.raises(InputError, match="a merge has 2 weights for 3 shards; give one for each"):
         merged(random_vectors(), "linear", weights=[1.0, 2.0])
     with pytest.raises(InputError, match="there is no merge tied; known are dare_linear, dare_ties, linear, negmerge"):
-        merging.load("tied")
+        registry.of("tied")
     for kind in ("ties", "dare_linear", "dare_ties"):
-        with pytest.raises(InputError, match=r"density is 1\.5; it is the share kept"):
-            merging.options(kind, {"density": 1.5})
+        with pytest.raises(InputError, match=r"density is 1\.5: input should be less"):
+            registry.options(kind, {"density": 1.5})
+
+
+def test_the_docs_name_the_paper_of_every_merge():
+    rows = [line for line in (PROJECT / "docs" / "merging.md").read_text().splitlines() if line.startswith("| `")]
+    told = {row.split("`")[1]: row.rstrip(" |").rpartition(" ")[2] for row in rows}
+    assert told == {kind: registry.of(kind).reference.rpartition("/")[2] for kind in registry.KINDS}
 
 
 # DARE's random drop
@@ -301,7 +308,7 @@ def test_draws_depend_on_seed_shard_and_parameter_alone():
 def test_blocks_leave_the_number_of_threads_as_it_was():
     before = torch.get_num_threads()
     merged(random_vectors(), "ties")
-    blocks = common.blocks([torch.zeros(5)])
+    blocks = shards.blocks([torch.zeros(5)])
     next(blocks)
     assert torch.get_num_threads() == 1
     blocks.close()

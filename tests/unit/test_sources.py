@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from spunge import merging
 from spunge.experiment import sources
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -35,13 +34,6 @@ def test_lists_by_hand():
     assert "spunge/evaluation/prefix_sharing_lm.py" in listed["scripts/quantise.py"]  # through functions of two modules
     assert "spunge/training/loop.py" in listed["spunge/methods/npo.py"]
     assert "spunge/training/loop.py" not in [*listed["spunge/methods/rmu.py"], *listed["scripts/unlearn.py"]]
-
-
-@pytest.mark.parametrize("kind", merging.KINDS)
-def test_a_merge_uses_no_other_merge(kind):
-    """So a change in one merge reruns no other."""
-    used = {path.stem for path in sources.used(PROJECT / "spunge" / "merging" / f"{kind}.py")}
-    assert not used & set(merging.KINDS)
 
 
 @pytest.fixture

@@ -206,7 +206,7 @@ def test_killed_merge_of_a_script_alone_leaves_the_old_result(long_merge, finish
     (workspace / "options.json").write_text("{}")
     _, *command = workspace.script_command(
         "merge",
-        "--merge=spunge/merging/ties.py",
+        "--merge=ties",
         "--options=options.json",
         "--attributes=results/tiny/data/attributes.json",
         f"--candidate={json.dumps(described | {'shard': '', 'merge': 'ties', 'seed': '0'})}",

@@ -137,7 +137,7 @@ def test_changed_file_of_the_outputs_redraws(changing, project, file, again):
         assert changing.dry_run() == sorted(again)
 
 
-@pytest.mark.parametrize("file", ["merging/ties.py", "merging/driver.py"])
+@pytest.mark.parametrize("file", ["merging/registry.py", "merging/driver.py"])
 def test_changed_merging_reruns_merges_but_no_unlearning(changing, project, file):
     jobs = [job for method in ("rmu", "rmu-strong") for job in merged(method)]
     for method in ("rmu", "rmu-strong"):

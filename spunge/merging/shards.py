@@ -1,42 +1,27 @@
-"""What all merges share: options, the shards' task vectors, and the blocks in which a parameter is worked through."""
+"""What all merges share: the shards' task vectors, and the blocks in which a parameter is worked through."""
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 
-from spunge.core.errors import InputError
 from spunge.models.task_vector import TaskVector
 
 # Entries per block, of all shards together: few enough that a block and what is made of it stay in the cache.
 BLOCK = 1 << 17
 
 
-@dataclass(frozen=True)
-class Options:
-    """Settings of every merge: `scale` is λ, the factor on the merged vector; `weights` has one number a shard."""
+@dataclass
+class Survey:
+    """What a merge found in passes over whole tensors and vectors.
 
-    scale: float = 1.0
-    weights: tuple[float, ...] | None = None
+    `thresholds` has for each parameter the least magnitude that the trim keeps of each shard, `zero_sign` the sign (+1
+    or -1) that a sum of exactly 0 elects.
+    """
 
-    def __post_init__(self):
-        for weight in self.weights or ():
-            if not 0 < weight < math.inf:
-                raise InputError(f"a merge's weights hold {weight}; a weight is a number above 0")
-
-
-def check_density(density: float) -> None:
-    """Raise InputError unless `density` is a share."""
-    if not 0 < density <= 1:
-        raise InputError(f"a merge's density is {density}; it is the share kept, above 0 and at most 1")
-
-
-def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise InputError unless `value` is one of those allowed."""
-    if value not in allowed:
-        raise InputError(f"a merge's {key} is {value}; it can be {' or '.join(allowed)}")
+    thresholds: dict[str, list[float]] = field(default_factory=dict)
+    zero_sign: float | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +31,7 @@ class Shards:
     vectors: Mapping[str, TaskVector]
     layout: Mapping[str, torch.Size]
     seed: int = 0
+    survey: Survey = field(default_factory=Survey)
 
     def read(self, name: str) -> list[torch.Tensor]:
         """Return one parameter of every shard, fp32; where a vector does not change it, zeros."""
@@ -53,17 +39,16 @@ class Shards:
         return [vector[name] if name in vector else torch.zeros(shape) for vector in self.vectors.values()]
 
 
-class Block(NamedTuple):
-    """Some consecutive entries of one parameter: the first three of shape (shards, entries), `merged` (entries,).
+class Entries(NamedTuple):
+    """Some consecutive entries of one parameter of all shards, of shape (shards, entries).
 
     `deltas` are the entries as read, `voting` those whose signs are compared (after a trim or a random drop), `kept`
-    those that the merge could use.
+    those that the consensus is made of.
     """
 
     deltas: torch.Tensor
     voting: torch.Tensor
     kept: torch.Tensor
-    merged: torch.Tensor
 
 
 def blocks(deltas: list[torch.Tensor]) -> Iterator[torch.Tensor]:
