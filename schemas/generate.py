@@ -25,6 +25,7 @@ from spunge.merging import registry  # noqa: E402
 
 PATH = PROJECT / "schemas" / "config.schema.yaml"
 HEAD = "# Written by `python schemas/generate.py` from spunge/experiment/settings.py and the Options in the code.\n"
+IN_ONE_LINE = 100
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FIRST = ("description", "type", "const", "enum")  # of a schema's keywords; the default comes last
 PRESET = "Take every option that is not given from this set; docs/rmu.md has the numbers."
@@ -162,19 +163,19 @@ def union(alternatives: Iterable[dict]) -> dict:
 
 
 class Dumper(yaml.SafeDumper):
-    """Writes lists of plain values in one line, and nothing by reference."""
+    """Writes what fits into a line in one, and nothing by reference."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_short(self, values: list | dict) -> yaml.Node:
+        node = super().represent_list(values) if isinstance(values, list) else super().represent_dict(values.items())
+        node.flow_style = len(repr(values)) <= IN_ONE_LINE
+        return node
 
-def represent_list(dumper: yaml.SafeDumper, values: list) -> yaml.Node:
-    """Represent a list in one line where it holds no list or mapping."""
-    flow = not any(isinstance(value, (list, dict)) for value in values)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=flow)
 
-
-Dumper.add_representer(list, represent_list)
+Dumper.add_representer(list, Dumper.represent_short)
+Dumper.add_representer(dict, Dumper.represent_short)
 
 
 def text() -> str:
