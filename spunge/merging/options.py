@@ -8,8 +8,8 @@ from spunge.experiment.options import NonEmpty, Positive, checked
 
 # A job is given one number a shard; a configuration names them by attribute.
 WEIGHTS_BY_ATTRIBUTE = {
-    "description": "Weight of each attribute's shard, 1 where none is named; the parts of the random split take them in "
-    "the order of the attributes.",
+    "description": "Weight of each attribute's shard, 1 where none is named; the parts of the random split take them "
+    "in the order of the attributes.",
     "type": "object",
     "additionalProperties": {
         "description": "Weight of the shard of attribute NAME.",
