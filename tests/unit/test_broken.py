@@ -16,7 +16,8 @@ PERPLEXITY = 40.0
 
 
 def example(**options):
-    return toxicity_example.example(**{"families": {"tvn": {"tvn": 1.0}}, "merges": ("ties",)} | options)
+    least = {"families": {"tvn": {"tvn": 1.0}}, "merges": ("ties",), "seeds": ("0",)}
+    return toxicity_example.example(**least | options)
 
 
 def of(table, path):

@@ -257,7 +257,7 @@ def test_a_single_factor_is_answered_as_trained_with_the_perplexity_beside():
 
 
 def test_a_family_that_was_not_compared_at_equal_fluency_is_answered_factor_by_factor():
-    table = toxic()
+    table = toxic(seeds=("0",))
     answers = findings.answers(table[table["evaluation"] != "equal_fluency"])
     assert [answer.split(", as trained")[0] for answer in answers] == [
         "With TVN, λ = 1, merged with TIES",
@@ -267,18 +267,19 @@ def test_a_family_that_was_not_compared_at_equal_fluency_is_answered_factor_by_f
 
 
 def test_toxicity_that_did_not_fall_is_said_so():
-    table = changed(toxic(), "tvn/attribute/merge/ties", "equal_fluency", f"{SHARE}_minus_base", (-0.02, -0.05, 0.01))
+    path = "tvn/attribute/merge/ties"
+    table = changed(toxic(seeds=("0",)), path, "equal_fluency", f"{SHARE}_minus_base", (-0.02, -0.05, 0.01))
     assert "That it became less toxic at all is not shown." in findings.answers(table)[0]
 
 
 def test_a_rival_of_toxicity_that_was_not_run_is_said_to_be_missing():
-    table = toxic()
+    table = toxic(seeds=("0",))
     table = table[(table["split"] != "random") & ~table["metric"].str.endswith("_minus_random")]
     assert all("was not compared with a random split" in answer for answer in findings.answers(table))
 
 
 def test_toxicity_at_unequal_compute_is_not_said_to_be_at_equal():
-    table = toxic()
+    table = toxic(seeds=("0",))
     short = table[~((table["evaluation"] == "training") & (table["split"] == "joint") & (table["n"] > 60))]
     assert not any("equal compute" in answer for answer in findings.answers(short))
     assert "These are not equal" in page(short)
@@ -302,9 +303,9 @@ def test_the_page_of_toxicity_asks_and_limits_in_its_own_words():
     assert '<tr><td>of no attribute</td>\n<td class="text">–</td>\n<td>–</td><td>–</td><td>120</td>' in alone
 
 
-@pytest.mark.parametrize("table", [toxic(merges=()), toxic().query("candidate == 'base'")])
-def test_a_page_of_toxicity_without_an_answer_says_so(table):
-    text = page(table)
+@pytest.mark.parametrize("rows", ["merge == ''", "candidate == 'base'"])
+def test_a_page_of_toxicity_without_an_answer_says_so(rows):
+    text = page(toxic(seeds=("0",)).query(rows))
     assert_well_formed(text)
     assert "does not answer the question" in text
     assert "There is nothing to judge" in text

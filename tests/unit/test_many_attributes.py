@@ -1,5 +1,7 @@
 """Figures of experiments with more attributes than have room for a bar, a spoke or a row each."""
 
+from functools import cache
+
 import numpy
 import pytest
 import toxicity_example
@@ -13,10 +15,18 @@ RETAIN = ("Americas", "Europe", "Oceania")
 
 @pytest.fixture(scope="module")
 def table():
-    """Without single shards, of which there are as many as attributes; their training stays."""
+    """Without single shards, of which there are as many as attributes; their training stays. No two cosines are one."""
     whole = example(forget=FORGET, retain=RETAIN, seeds=("0",), shards=(2,), methods=("rmu", "npo"))
+    cosines = whole["metric"] == "cosine"
+    whole.loc[cosines, "value"] = numpy.random.default_rng(0).uniform(-1, 1, cosines.sum())
     single = (whole["shard"] != "") & whole["evaluation"].isin(["knowledge", "fluency"])
     return whole[~single].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def drawn(table):
+    """Return what a figure's module draws from the table: once, for all tests that look at it."""
+    return cache(lambda figure: figure.draw(table))
 
 
 def accuracies(table, candidate, names):
@@ -40,8 +50,8 @@ def whiskers(axes):
     return {round(float(x), 9) for line in axes.lines for x in line.get_xdata()}
 
 
-def test_boxes_are_the_accuracies_and_the_worst_are_named(table):
-    figure = attributes.draw(table)
+def test_boxes_are_the_accuracies_and_the_worst_are_named(table, drawn):
+    figure = drawn(attributes)
     forget, keep = figure.axes[:2]
     order = ("base", "rmu/joint", "rmu/random/merge/ties", "rmu/attribute/merge/ties")
     for axes, names, worst in ((forget, FORGET, "idxmax"), (keep, RETAIN, "idxmin")):
@@ -60,8 +70,8 @@ def test_up_to_twenty_attributes_have_bars_and_spokes():
     assert radar.draw(small).axes[0].name == "polar"
 
 
-def test_a_radar_of_many_attributes_is_sorted_curves(table):
-    figure = radar.draw(table)
+def test_a_radar_of_many_attributes_is_sorted_curves(table, drawn):
+    figure = drawn(radar)
     for axes, names, highest in ((figure.axes[0], FORGET, True), (figure.axes[1], RETAIN, False)):
         own = accuracies(table, "rmu/attribute/merge/ties", names)
         assert list(axes.lines[-1].get_ydata()) == pytest.approx(sorted(own, reverse=True))
@@ -71,7 +81,7 @@ def test_a_radar_of_many_attributes_is_sorted_curves(table):
 
 
 def test_a_radar_of_many_groups_is_sorted_curves():
-    toxic = toxicity_example.example(groups=FORGET, seeds=("0",), merges=("ties",))
+    toxic = toxicity_example.example(families={"rmu": {"rmu": 1.0}}, groups=FORGET, seeds=("0",), merges=("ties",))
     figure = toxicity_radar.draw(toxic)
     rows = toxic[(toxic["candidate"] == "base") & (toxic["metric"] == "toxic_share_profanity_check")]
     base = rows[(rows["evaluation"] == "toxicity") & rows["attribute"].isin(FORGET)]["value"]
@@ -79,18 +89,15 @@ def test_a_radar_of_many_groups_is_sorted_curves():
     assert "30 attributes to forget" in figure.axes[0].get_xlabel()
 
 
-def test_merging_summarises_shares_and_pairs(table):
-    table = table.copy()
-    cosines = table["metric"] == "cosine"
-    table.loc[cosines, "value"] = numpy.random.default_rng(0).uniform(-1, 1, cosines.sum())
-    figure = merging.draw(table)
+def test_merging_summarises_shares_and_pairs(table, drawn):
+    figure = drawn(merging)
     kept, signs, pairs, *matrices = figure.findobj(lambda artist: hasattr(artist, "get_xaxis"))
     merged = ("rmu/random/merge/ties", "rmu/attribute/merge/ties", "npo/random/merge/ties", "npo/attribute/merge/ties")
     for axes, metric in ((kept, "kept_share"), (pairs, "cosine")):
         own = [table[(table["metric"] == metric) & table["candidate"].str.startswith(path)]["value"] for path in merged]
         assert medians(axes) == pytest.approx([numpy.median(values) for values in own])
     assert [place[0] for place in signs.collections[0].get_offsets()] == pytest.approx([0.2, 0.34, 0.2, 0.34])
-    of_npo = table[cosines & table["candidate"].str.startswith("npo/attribute")]
+    of_npo = table[(table["metric"] == "cosine") & table["candidate"].str.startswith("npo/attribute")]
     row = of_npo[(of_npo["shard"] == "group 3") & (of_npo["attribute"] == "group 11")]["value"].item()
     drawn = matrices[3].images[0].get_array()
     assert drawn.shape == (30, 30)
@@ -98,8 +105,8 @@ def test_merging_summarises_shares_and_pairs(table):
     assert {"cosines of 435 pairs", "share kept, 30 shards"} <= texts(figure)
 
 
-def test_training_of_many_shards_is_their_median_and_range(table):
-    figure = training.draw(table)
+def test_training_of_many_shards_is_their_median_and_range(table, drawn):
+    figure = drawn(training)
     axes = figure.axes[1]
     rows = table[(table["metric"] == "forget_loss") & (table["method"] == "rmu") & (table["split"] == "attribute")]
     by_step = rows.groupby("n")["value"]
@@ -112,16 +119,15 @@ def test_training_of_many_shards_is_their_median_and_range(table):
     assert "attribute shards (30): median, range" in texts(figure)
 
 
-def test_many_numbers_of_shards_stand_equally_far_apart(table):
-    axes = shards.draw(table).axes[-1]
+def test_many_numbers_of_shards_stand_equally_far_apart(drawn):
+    axes = drawn(shards).axes[-1]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "30"]
     assert list(axes.get_xticks()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("figure", [attributes, merging, radar, training, shards])
-def test_the_size_does_not_grow_with_the_attributes(figure, table):
-    drawn = figure.draw(table)
+def test_the_size_does_not_grow_with_the_attributes(figure, drawn):
     with style.style():
-        drawn.draw_without_rendering()
-    assert drawn.get_figheight() < 11
-    assert drawn.get_figwidth() <= style.PAGE
+        drawn(figure).draw_without_rendering()
+    assert drawn(figure).get_figheight() < 11
+    assert drawn(figure).get_figwidth() <= style.PAGE

@@ -28,7 +28,7 @@ RETAIN = [f"in the {place} morning a river runs" + " past old houses" * (row % 3
 ATTRIBUTES = ["a", "b", "a", "c", "b", "a"]
 RMU = {"layer_id": 2, "trained_layers": (1, 2), "alpha": 5.0, "learning_rate": 1e-2, "batch_size": 2, "steps": 7}
 MASKED = {**RMU, "mask": True, "skip_first": 1, "weight_decay": 0.01}
-TRAINED = {"steps": 5, "batch_size": 4, "learning_rate": 1e-3, "weight_decay": 0.1}
+TRAINED = {"steps": 4, "batch_size": 4, "learning_rate": 1e-3, "weight_decay": 0.1}
 LORA = {**TRAINED, "trained": "lora", "lora_dropout": 0.2}
 
 
@@ -351,15 +351,21 @@ def test_a_signal_while_a_relearned_model_is_asked_saves_what_was_trained(tmp_pa
     assert simple(Checkpoint(tmp_path / "state")) == (10, [])
 
 
+# 44 rows of three, so a state in between has a mean half made.
+LONG = {**MASKED, "steps": 130}
+
+
+@pytest.fixture(scope="module")
+def long_run(tiny_base):
+    return unlearn(tiny_base, rmu, LONG)
+
+
 @pytest.mark.parametrize("at", [1, 71, 129])
-def test_losses_of_a_long_run_are_means_over_the_same_steps(tiny_base, tmp_path, at):
-    """130 steps are 44 rows of three, so a state in between has a mean half made."""
-    chosen = {**MASKED, "steps": 130}
-    undisturbed = unlearn(tiny_base, rmu, chosen)
+def test_losses_of_a_long_run_are_means_over_the_same_steps(tiny_base, long_run, tmp_path, at):
     with pytest.raises(SystemExit):
-        unlearn(tiny_base, rmu, chosen, Interrupted(tmp_path / "state", at=at))
+        unlearn(tiny_base, rmu, LONG, Interrupted(tmp_path / "state", at=at))
     assert Checkpoint(tmp_path / "state").kept().done == at
-    same(unlearn(tiny_base, rmu, chosen, Checkpoint(tmp_path / "state")), undisturbed)
+    same(unlearn(tiny_base, rmu, LONG, Checkpoint(tmp_path / "state")), long_run)
 
 
 JOB = """

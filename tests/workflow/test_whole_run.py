@@ -6,6 +6,7 @@ import re
 from importlib import import_module
 from itertools import product
 
+import forked_python
 import pandas as pd
 import pytest
 from matplotlib.text import Text
@@ -234,9 +235,17 @@ def test_lint_finds_nothing(project, tmp_path, experiment):
     assert "in a good condition" in done.stdout
 
 
+@pytest.fixture
+def other_hashes(finished, monkeypatch):
+    """A Python whose forks have another seed of hashes than those that made the finished workspace."""
+    with forked_python.started() as python:
+        monkeypatch.setattr(Workspace, "python", python)
+        yield
+
+
 @pytest.mark.slow
-def test_same_seed_same_bytes(fresh, finished, real_python):
-    """From scratch in another folder, on one core, with other work before it, and with other seeds of hashes."""
+def test_same_seed_same_bytes(fresh, finished, other_hashes):
+    """From scratch in another folder, on one core, with other work before it, and with another seed of hashes."""
     paths = ["merged/rmu/attribute/merge/ties/seed0", "evaluations/rmu/attribute/merge/ties/seed0"]
     targets = [f"results/tiny/{paths[0]}/task_vector.safetensors"]
     targets += [f"results/tiny/{paths[1]}/{evaluation}.csv" for evaluation in ("knowledge", "fluency")]
