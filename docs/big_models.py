@@ -3,6 +3,7 @@
 python docs/big_models.py
 """
 
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,9 +12,11 @@ PROJECT = Path(__file__).resolve().parents[1]
 if str(PROJECT) not in sys.path:
     sys.path.insert(0, str(PROJECT))
 
+from spunge.models import shapes  # noqa: E402
 from spunge.planning import cost_model  # noqa: E402
 
-SHAPES = (cost_model.LLAMA_2_7B, cost_model.LLAMA_2_70B, cost_model.MIXTRAL_8X7B)
+CARD, USABLE = 80e9, 0.9  # bytes of a card, and the share of them that a run may take
+SHAPES = (shapes.LLAMA_2_7B, shapes.LLAMA_2_70B, shapes.MIXTRAL_8X7B)
 SHARDS = (1, 8, 32)
 LAYER_ID, TRAINED_LAYERS = 7, (5, 6, 7)
 STEPS, BATCH, LENGTH, RANK = 80, 4, 512, 8
@@ -118,14 +121,14 @@ added (`ties_memory_by_size`).
 
 def page() -> str:
     """Return the text of docs/big-models.md."""
-    llama_70b = cost_model.LLAMA_2_70B
+    llama_70b = shapes.LLAMA_2_70B
     plain = [_times(cost_model.plain_rmu_operations(shape, *_batch()), _rmu_operations(shape)) for shape in SHAPES]
     cached = [
         _times(cost_model.plain_rmu_operations(shape, *_batch()), _rmu_operations(shape, at_hand=True))
         for shape in SHAPES
     ]
     return PAGE.format(
-        memory=cost_model.H100_MEMORY / 1e9,
+        memory=CARD / 1e9,
         layer_id=LAYER_ID,
         layers=", ".join(map(str, TRAINED_LAYERS)),
         batch=BATCH,
@@ -136,7 +139,7 @@ def page() -> str:
         sum_rows=_table(_sum_rows(llama_70b)),
         activation=f"{cost_model.layer_activations(llama_70b):,}",
         tokens=f"{2 * BATCH * LENGTH:,}",
-        two=2 * cost_model.checkpoint(llama_70b) / 1e9,
+        two=2 * cost_model.BF16 * llama_70b.parameters / 1e9,
         steps=STEPS,
         utilisation=cost_model.UTILISATION,
         peak=cost_model.H100_PEAK / 1e12,
@@ -148,7 +151,7 @@ def page() -> str:
         disk_heads=_heads("k = {}: GB (of whole checkpoints)"),
         disk_dashes=_dashes(),
         disk_rows=_table(_disk_rows()),
-        bases=_listed([f"{cost_model.checkpoint(shape) / 1e9:.0f}" for shape in SHAPES]),
+        bases=_listed([f"{cost_model.BF16 * shape.parameters / 1e9:.0f}" for shape in SHAPES]),
         states=LENGTH * cost_model.BF16 * llama_70b.hidden / 1e6,
         merge_heads=_heads("k = {}, GB"),
         merge_dashes=_dashes(),
@@ -160,12 +163,21 @@ def _memory_rows() -> Iterable[tuple]:
     for shape in SHAPES:
         kinds = {RMU: cost_model.rmu_memory(shape, LAYER_ID, TRAINED_LAYERS, 2 * BATCH * LENGTH)}
         for name, (lora, *_) in RUNS.items():
-            kinds[name] = cost_model.lora_memory(shape, RANK, LENGTH) if lora else cost_model.full_memory(shape, LENGTH)
+            weights = (shape.lora(RANK), shape.parameters) if lora else (shape.parameters, 0)
+            kinds[name] = cost_model.training_memory(shape, LENGTH, *weights)
         merged: dict[tuple, list[str]] = {}
         for name, parts in kinds.items():
-            merged.setdefault((f"{sum(parts.values()) / 1e9:.0f}", cost_model.cards(parts)), []).append(name)
+            merged.setdefault((f"{sum(parts.values()) / 1e9:.0f}", cards_needed(parts)), []).append(name)
         for (size, cards), names in merged.items():
             yield shape.name, f"{shape.parameters:,}", _together(names), size, cards
+
+
+def cards_needed(parts: dict[str, int]) -> int:
+    """Cards that a run needs where all but the activations is sharded over them (FSDP), a tenth of each left free."""
+    room = USABLE * CARD - parts["activations"]
+    if room <= 0:
+        raise ValueError(f"the activations alone, {parts['activations'] / 1e9:.0f} GB, don't fit a card: fewer tokens")
+    return math.ceil((sum(parts.values()) - parts["activations"]) / room)
 
 
 def _together(names: list[str]) -> str:
@@ -177,12 +189,12 @@ def _together(names: list[str]) -> str:
     return "; ".join(f"{kind}: {', '.join(listed)}" if kind else ", ".join(listed) for kind, listed in methods.items())
 
 
-def _sum_rows(shape: cost_model.ModelShape) -> Iterable[tuple]:
+def _sum_rows(shape: shapes.ModelShape) -> Iterable[tuple]:
     parts = cost_model.rmu_memory(shape, LAYER_ID, TRAINED_LAYERS, 2 * BATCH * LENGTH)
     trained = f"{len(TRAINED_LAYERS) * shape.down_projection:,}"
-    below = parts["weights in bf16"] // cost_model.BF16
+    below = parts["frozen weights"] // cost_model.BF16
     formulas = {
-        "weights in bf16": f"(embedding {shape.embedding:,} + {LAYER_ID + 1} · {shape.layer:,} − {trained}) · 2 "
+        "frozen weights": f"(embedding {shape.embedding:,} + {LAYER_ID + 1} · {shape.layer:,} − {trained}) · 2 "
         f"= {below:,} · 2",
         "trained weights in fp32": f"{len(TRAINED_LAYERS)} · {shape.hidden:,} · {shape.intermediate:,} · 4 "
         f"= {trained} · 4",
@@ -206,7 +218,7 @@ def _time_rows() -> Iterable[tuple]:
             kinds[name] = cost_model.training_operations(shape, batches * BATCH * LENGTH, LENGTH, lora, frozen)
         for name, operations in kinds.items():
             all_steps = STEPS * operations
-            minutes = [60 * cost_model.hours(shards * all_steps, cost_model.UTILISATION) for shards in SHARDS]
+            minutes = [shards * all_steps / (cost_model.UTILISATION * cost_model.H100_PEAK) / 60 for shards in SHARDS]
             yield (
                 shape.name,
                 name,
@@ -217,12 +229,14 @@ def _time_rows() -> Iterable[tuple]:
 
 def _disk_rows() -> Iterable[tuple]:
     for shape in SHAPES:
-        whole, rmu, full = cost_model.checkpoint(shape), cost_model.rmu_vector(shape, 3), cost_model.full_vector(shape)
-        for name, shard, merged in (
+        whole = cost_model.BF16 * shape.parameters
+        rmu, full = len(TRAINED_LAYERS) * shape.down_projection, shape.parameters
+        for name, *changed in (
             (RMU, rmu, rmu),
-            (f"LoRA, rank {RANK}", cost_model.lora_vector(shape, RANK), cost_model.lora_merged(shape)),
+            (f"LoRA, rank {RANK}", shape.lora(RANK), shape.adapted()),
             ("all weights", full, full),
         ):
+            shard, merged = (cost_model.FP32 * parameters for parameters in changed)
             totals = [(shards * shard + merged, (shards + 1) * whole) for shards in SHARDS]
             cells = (f"{total / 1e9:.4g} ({total / checkpoints:.0%})" for total, checkpoints in totals)
             yield shape.name, name, f"{shard / 1e9:.3g}", f"{merged / 1e9:.3g}", *cells
@@ -241,7 +255,7 @@ def _batch() -> tuple[int, int, int]:
     return LAYER_ID, BATCH * LENGTH, LENGTH
 
 
-def _rmu_operations(shape: cost_model.ModelShape, at_hand: bool = False) -> int:
+def _rmu_operations(shape: shapes.ModelShape, at_hand: bool = False) -> int:
     return cost_model.rmu_operations(shape, LAYER_ID, TRAINED_LAYERS, BATCH * LENGTH, LENGTH, at_hand)
 
 

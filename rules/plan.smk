@@ -1,6 +1,3 @@
-from spunge.planning import jobs as plan_jobs
-
-
 localrules:
     plan,
 
@@ -19,8 +16,8 @@ rule plan:
         mem_mb=500,
         runtime=5,
     params:
-        plan=lambda wildcards: json.dumps(plan_jobs.describe(JOBS, plan_jobs.known_attributes(JOBS))),
+        config=lambda wildcards: json.dumps(config),  # a plain value would have braces expanded
     message:
         "Plan the run"
     shell:
-        python("--plan <(printf '%s' {params.plan:q})")
+        python("--config <(printf '%s' {params.config:q})")

@@ -1,4 +1,4 @@
-"""Print what an experiment will take, from its description: jobs, hours, memory, disk, downloads."""
+"""Print what an experiment will take, from its configuration: jobs, hours, memory, disk, downloads."""
 
 import argparse
 import sys
@@ -9,15 +9,16 @@ from spunge.core import errors
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and print the plan; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plan", required=True, help="the experiment's jobs and settings, a JSON file")
+    parser.add_argument("--config", required=True, help="the checked configuration, a JSON file")
     arguments = parser.parse_args(argv)
 
     def work() -> None:
         from spunge.core import files
-        from spunge.planning import estimate, known
+        from spunge.planning import jobs, page
 
-        described = files.read_json(arguments.plan)
-        print(estimate.page(described, known.gather(described)))
+        configured = files.read_json(arguments.config)
+        plan = jobs.Plan(configured)
+        print(page.page(configured, plan.facts, list(plan.kinds())))
 
     return errors.run(work)
 

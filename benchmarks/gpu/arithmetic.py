@@ -24,7 +24,9 @@ def plan(machine: Machine) -> None:
             operations = batches * cost_model.training_operations(
                 sizes.seven, tokens, sizes.tokens, lora=True, checkpointed=checkpointed
             )
-            memory = cost_model.lora_memory(sizes.seven, LORA_RANK, tokens // ACCUMULATION, checkpointed)
+            trained, frozen = sizes.seven.lora(LORA_RANK), sizes.seven.parameters
+            micro_batch = tokens // ACCUMULATION
+            memory = cost_model.training_memory(sizes.seven, micro_batch, trained, frozen, checkpointed)
             _compare(machine, "gradient_7b", kind, operations, sum(memory.values()))
 
 

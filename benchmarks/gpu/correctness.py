@@ -12,11 +12,10 @@ from spunge import methods
 from spunge.core.errors import InputError
 from spunge.evaluation import generation
 from spunge.methods import tvn
-from spunge.models import base_model
-from spunge.planning import cost_model
+from spunge.models import base_model, shapes
 from spunge.training.resume import Checkpoint
 
-SMALL = cost_model.ModelShape("small", 128, 8, 344, 4, 4, 320)
+SMALL = shapes.ModelShape("small", 128, 8, 344, 4, 4, 320)
 TOKENS, STEPS, STOPPED_AT = 32, 4, 2
 METHODS = {
     "rmu": (rmu.rmu, {**rmu.OPTIONS, "learning_rate": 1e-3}),

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from spunge.core import safetensors_writer
+from spunge.models import shapes
 from spunge.models.task_vector import BaseModel
-from spunge.planning import cost_model
 
 SEED = 0
 ENDS_ALIKE = ("model.embed_tokens.weight", "lm_head.weight", "model.norm.weight")
@@ -23,8 +23,8 @@ ENDS_ALIKE = ("model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 class Sizes:
     """How large the work is: on a GPU, or in a rehearsal on any machine."""
 
-    seven: cost_model.ModelShape
-    seventy: cost_model.ModelShape
+    seven: shapes.ModelShape
+    seventy: shapes.ModelShape
     tokens: int
     steps: int
     profiled_steps: int
@@ -36,8 +36,8 @@ class Sizes:
     new_tokens: int
 
 
-GPU = Sizes(cost_model.LLAMA_2_7B, cost_model.LLAMA_2_70B, 512, 12, 3, 8192, 8 << 30, 8, 1000, 250, 32)
-TINY = cost_model.ModelShape("tiny", 64, 8, 160, 4, 4, 320)
+GPU = Sizes(shapes.LLAMA_2_7B, shapes.LLAMA_2_70B, 512, 12, 3, 8192, 8 << 30, 8, 1000, 250, 32)
+TINY = shapes.ModelShape("tiny", 64, 8, 160, 4, 4, 320)
 REHEARSAL = Sizes(TINY, replace(TINY, name="tiny, 20 layers", layers=20), 24, 3, 2, 256, 1 << 24, 3, 12, 6, 4)
 
 
@@ -77,7 +77,7 @@ class Machine:
         """Return the first `layers` layers of a model in the 70B shape; its files hold no others."""
         return self._random(self.sizes.seventy, "seventy", layers)
 
-    def _random(self, shape: cost_model.ModelShape, name: str, layers: int) -> BaseModel:
+    def _random(self, shape: shapes.ModelShape, name: str, layers: int) -> BaseModel:
         folder = self.folder / name
         if not folder.exists():
             started = time.monotonic()
@@ -87,12 +87,12 @@ class Machine:
         return random_base(folder, shape)
 
 
-def random_base(folder: Path, shape: cost_model.ModelShape) -> BaseModel:
+def random_base(folder: Path, shape: shapes.ModelShape) -> BaseModel:
     """Return the base model that `random_model` wrote."""
     return BaseModel(folder, f"random weights, {shape.name}", "random", shape.parameters, ("model.safetensors",))
 
 
-def random_model(folder: Path, shape: cost_model.ModelShape, device: str, dtype: torch.dtype, layers: int) -> None:
+def random_model(folder: Path, shape: shapes.ModelShape, device: str, dtype: torch.dtype, layers: int) -> None:
     """Write a Llama of random weights, made on the device tensor by tensor, and a tokenizer of bytes.
 
     Only the first `layers` layers get weights.

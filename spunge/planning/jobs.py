@@ -1,148 +1,163 @@
-"""An experiment's jobs, kind by kind, as `snakemake plan` reckons with them: counted from the records of its grid.
+"""An experiment's jobs, kind by kind, counted from the records of its grid.
 
 What a new rule adds to the jobs stands here too, and a test holds the sum against a dry run.
 """
 
 import json
-from collections.abc import Iterable, Sequence
-from functools import partial
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from spunge.core import files
 from spunge.experiment import configuration
 from spunge.experiment.grid import Grid
-from spunge.experiment.jobs import Jobs, model_folder
+from spunge.experiment.jobs import Jobs
 from spunge.experiment.records import Run
+from spunge.models import shapes
+from spunge.planning import known
+from spunge.planning.estimate import UNKNOWN, Cost, Estimate, no_arithmetic
+from spunge.planning.known import Facts
 
-PREPARATION, TABLES = "durability, preparation", "tables, figures"
-
-
-def known_attributes(jobs: Jobs) -> Sequence[str] | None:
-    """Return the attributes to forget, or None where only the data can say which, and have not yet been built."""
-    configured = jobs.grid.configuration["data"]["forget"]
-    if configured != "all":
-        return configured
-    path = Path(jobs.results) / "data" / "attributes.json"
-    return [entry["attribute"] for entry in json.loads(path.read_text())] if path.is_file() else None
+PROJECT = Path(__file__).parents[2]
 
 
-def describe(jobs: Jobs, attributes: Sequence[str] | None) -> dict:
-    """Return an experiment as the estimate reckons with it: settings with their defaults, and its kinds of jobs.
+@dataclass(frozen=True)
+class Kind:
+    """Jobs that take the same: how many (NaN: not known), what one takes, the seconds of those that were measured."""
 
-    With None for `attributes`, one stands for those that aren't known: what follows from their number is left open.
+    label: str
+    jobs: float
+    cost: Cost
+    measured: Sequence[float] = ()
+
+    @property
+    def basis(self) -> str:
+        """What the seconds rest on."""
+        if self.measured:
+            return "measured" if len(self.measured) >= self.jobs else f"{len(self.measured)} measured"
+        return "estimated" if np.nansum(self.cost.seconds) else ""
+
+    def of_all(self) -> Cost:
+        """Return what all jobs together take, one after another."""
+        each = {"seconds": [np.mean(self.measured)] if self.measured else self.cost.seconds}
+        each |= {"disk": self.cost.disk, "download": self.cost.download}
+        return replace(self.cost, **{name: np.multiply(parts, self.jobs) for name, parts in each.items()})
+
+
+class Plan:
+    """What is known of an experiment, by its checked configuration, in the folder where it is to run.
+
+    With `forget: all`, and before the data were built, one attribute stands for all: what follows from their number is
+    left open.
     """
-    configured = jobs.grid.configuration
-    grid = Grid(configured, attributes or ["all"])
-    data = configured["data"]
-    defaults = configuration.option_defaults("data", data["dataset"])
-    known = attributes is not None
-    return {
-        "experiment": grid.experiment,
-        "results": jobs.results,
-        "seeds": grid.seeds,
-        "attributes": attributes,
-        "model": configured["model"] | {"folder": model_folder(configured["model"])},
-        "data": {"options": defaults | data["options"]},
-        "methods": {method: _method(jobs, method) for method in grid.trained},
-        "jobs": [*_preparation(jobs), *_training(jobs, grid, known), *_evaluation(jobs, grid, known)],
-    }
 
+    def __init__(self, configured: Mapping):
+        data, model = configured["data"], configured["model"]
+        folder = Path("results") / configured["experiment"] / "data"
+        built = files.read_json(path) if (path := folder / "attributes.json").is_file() else []
+        texts = {entry["attribute"]: entry["texts"] for entry in built}
+        attributes = data["forget"] if data["forget"] != "all" else list(texts) or None
+        self.attributes_known = attributes is not None
+        self.grid = Grid(configured, attributes or ["all"])
+        self.jobs = Jobs(self.grid, PROJECT)
+        shape, origin = shapes.of_source(model["source"], Path(self.jobs.model), model.get("revision"))
+        options = configuration.option_defaults("data", data["dataset"]) | data["options"]
+        tables = known.tables(folder, options, attributes)
+        self.facts = Facts(model["dtype"], shape, origin, known.device(model["dtype"]), attributes, texts, tables)
+        self.estimate = Estimate(self.facts)
 
-def _method(jobs: Jobs, method: str) -> dict:
-    """Return a method's options with their defaults, and what the workflow adds to them."""
-    section = jobs.grid.methods[method]
-    defaults = configuration.option_defaults("methods", section["method"]) if section["method"] != "command" else {}
-    return {
-        "kind": section["method"],
-        "options": defaults | jobs.grid.method_options(method),
-        "cache_activations": section["cache_activations"],
-        "gpus": section["gpus"],
-        "sharded": "accelerate" in section,
-        "norms_of": section.get("norms_of"),
-    }
+    def kinds(self) -> Iterator[Kind]:
+        """Yield the kinds of jobs in the order of the run."""
+        yield from self._preparation()
+        yield from self._training()
+        yield from self._evaluation()
 
+    def _kind(self, label: str, number: float, cost: Cost, *benchmarks: str) -> Kind:
+        """Return a kind of jobs; earlier ones left Snakemake's benchmark files at these paths, a rule's name first."""
+        folders = f"{self.jobs.results}/benchmarks", "resources/benchmarks"
+        measured = known.benchmark_seconds(f"{folder}/{path}.tsv" for folder in folders for path in benchmarks)
+        return Kind(label, number, cost, measured)
 
-def _kind(
-    folder: str, rule: str, jobs: int | None, label: str = "", patterns: Iterable[str] = (), gpu: int = 0, **more
-) -> dict:
-    """Return a kind of jobs: how many (None where it isn't known), and where earlier ones left their benchmarks."""
-    files = [f"{folder}/{rule}/{pattern}.tsv" for pattern in patterns] or [f"{folder}/{rule}.tsv"]
-    return {"rule": rule, "label": label or rule, "jobs": jobs, "benchmarks": files, "gpu": gpu, **more}
+    def _preparation(self) -> Iterator[Kind]:
+        """Yield the jobs that make wheels, models and tables."""
+        data, models = self.grid.configuration["data"], self.jobs.models
+        sources = {folder: section["source"] for folder, section in models.items()}
+        wheels = [*data["wheels"], *(section.get("wheel") for section in self.jobs.classifiers.values())]
+        wheels += [source.removeprefix("wheel:") for source in sources.values() if source.startswith("wheel:")]
+        for wheel in dict.fromkeys(filter(None, wheels)):
+            disk, download = known.wheel_bytes(wheel)
+            yield self._kind(f"wheel {wheel}", 1, Cost(disk=[disk], download=[download]), f"wheel/{wheel}")
+        for folder, source in sources.items():
+            path = Path("resources/models") / folder
+            parameters = self.facts.shape.parameters if str(path) == self.jobs.model else math.nan
+            disk, download = known.model_bytes(source, path, parameters)
+            cost = Cost(disk=[disk], download=[download])
+            yield self._kind(f"model {Path(source).name}", 1, cost, f"model/{folder}")
+        hub = "hub:" in json.dumps(data["options"])
+        hub |= data["dataset"] in ("toxigen", "wmdp") and not data["options"].get("mirror")
+        rules = ["data", "data_rows", *(["discover"] if data["forget"] == "all" else [])]
+        yield self._kind("data", len(rules), Cost(download=[math.nan] * hub), *rules)
 
+    def _training(self) -> Iterator[Kind]:
+        """Yield the jobs that make shards, frozen activations, task vectors and merges."""
+        grid, runs = self.grid, self.grid.runs()
+        methods = {name: self._method(name) for name in grid.trained}
+        yield self._kind("shard", len({run.partition for run in runs}), Cost(), "shard/*")
+        for name, method in methods.items():
+            if method["cache_activations"]:
+                yield self._kind(f"states {name}", 1, self.estimate.activations(method), f"states/{name}")
+        alike: dict[tuple, list[Run]] = {}
+        for run in runs:
+            joint = run.split == "joint"
+            steps = grid.options(run).get("steps") if self.attributes_known or not joint else None
+            alike.setdefault((run.method, joint, steps), []).append(run)
+        for (name, joint, steps), group in alike.items():
+            label = f"unlearn {name}: {', '.join(dict.fromkeys(run.split for run in group))}"
+            number = len(group) if self.attributes_known or joint else math.nan
+            benchmarks = dict.fromkeys(f"unlearn/{run.path.rpartition('/')[0]}/*" for run in group)
+            yield self._kind(label, number, self.estimate.unlearn(methods[name], steps), *benchmarks)
+        for name, method in methods.items():
+            if merges := grid.merges([name]):
+                yield self._kind(f"merge {name}", len(merges), self.estimate.merge(method), f"merge/{name}/**/*")
 
-def _preparation(jobs: Jobs) -> list[dict]:
-    """Return the jobs that make wheels, models and tables."""
-    data, shared = jobs.grid.configuration["data"], partial(_kind, "resources/benchmarks")
-    kind = partial(_kind, f"{jobs.results}/benchmarks")
-    sources = [section["source"] for section in jobs.models.values()]
-    wheels = [*data["wheels"], *(section["wheel"] for section in jobs.classifiers.values() if "wheel" in section)]
-    wheels += [source.removeprefix("wheel:") for source in sources if source.startswith("wheel:")]
-    wheels = list(dict.fromkeys(wheels))
-    found = [shared("wheel", len(wheels), "", ["*"], wheels=wheels)] if wheels else []
-    for folder, section in jobs.models.items():
-        label, source = f"model {Path(section['source']).name}", section["source"]
-        found.append(shared("model", 1, label, [folder], model=folder, source=source))
-    hub = "hub:" in json.dumps(data["options"])
-    hub |= data["dataset"] in ("toxigen", "wmdp") and not data["options"].get("mirror")
-    found.append(kind("data", 1, hub=hub))
-    found += [kind("discover", 1, "data")] if data["forget"] == "all" else []
-    return [*found, kind("data_rows", 1, "data")]
+    def _method(self, name: str) -> dict:
+        """Return a method's section of the configuration, with all of its options."""
+        section = self.grid.methods[name]
+        defaults = configuration.option_defaults("methods", section["method"])
+        return section | {"options": defaults | self.grid.method_options(name)}
 
+    def _evaluation(self) -> Iterator[Kind]:
+        """Yield the jobs that evaluate all candidates, and what is made of that."""
+        grid, evaluations, toxicity = self.grid, self.grid.configuration["evaluations"], self.grid.toxicity
+        asked = {name: evaluations[name] for name in grid.of_a_model}
+        if toxicity and toxicity["generator"] == "vllm":
+            yield self._of_candidates("generate", no_arithmetic("vllm"))
+        elif toxicity:
+            asked |= {"toxicity": toxicity}
+        yield self._of_candidates("evaluate", self.estimate.evaluate(asked))
+        if benchmarks := evaluations.get("benchmarks"):
+            cost = self.estimate.evaluate({"benchmarks": benchmarks})
+            cost = cost if benchmarks["mirror"] else replace(cost, download=UNKNOWN)
+            yield self._of_candidates("benchmarks", cost)
+        if toxicity:
+            by_model = any(section["classifier"] == "huggingface" for section in self.jobs.classifiers.values())
+            yield self._of_candidates("score_toxicity", no_arithmetic("classifiers") if by_model else Cost())
+        if grid.durability:
+            attacked = len(grid.attacked())
+            rules = ["draw_durability", *(["base_states"] if grid.attacks["ablate"] else []), "as_unlearned/**/*"]
+            yield self._kind("durability, preparation", len(rules) - 1 + attacked, Cost(), *rules)
+            for rule in (rule for rule, names in grid.attacks.items() if names):
+                yield self._kind(f"durability, {rule}", attacked, no_arithmetic(rule), f"{rule}/**/*")
+        rules = ["gather", "summary", "findings", *(["equal_fluency"] if toxicity else [])]
+        rules += ["comparison"] if toxicity or benchmarks else []
+        number = len(rules) + len(grid.evaluation_names + grid.attack_names) + len(grid.figures)
+        yield self._kind("tables, figures", number, Cost(), *rules, "compare/*", "figure/*")
 
-def _training(jobs: Jobs, grid: Grid, known: bool) -> list[dict]:
-    """Return the jobs that make shards, frozen states, task vectors and merges."""
-    kind, runs = partial(_kind, f"{jobs.results}/benchmarks"), grid.runs()
-    found = [kind("shard", len({run.partition for run in runs}), "shard", ["*"])]
-    kept = [method for method in grid.trained if grid.methods[method].get("cache_activations")]
-    found += [kind("states", 1, f"states {method}", [method], 1, method=method) for method in kept]
-    alike: dict[tuple, list[Run]] = {}
-    for run in runs:
-        joint = run.split == "joint"
-        steps = grid.options(run).get("steps") if known or not joint else None
-        alike.setdefault((run.method, joint, steps), []).append(run)
-    for (method, joint, steps), group in alike.items():
-        folders = dict.fromkeys(run.path.rpartition("/")[0] for run in group)
-        label = f"unlearn {method}: {', '.join(dict.fromkeys(run.split for run in group))}"
-        count, gpus = len(group) if known or joint else None, grid.methods[method]["gpus"]
-        found.append(kind("unlearn", count, label, [f"{one}/*" for one in folders], gpus, method=method, steps=steps))
-    for method in grid.trained:
-        if number := len(grid.merges([method])):
-            found.append(kind("merge", number, f"merge {method}", [f"{method}/**/*"], method=method))
-    return found
-
-
-def _evaluation(jobs: Jobs, grid: Grid, known: bool) -> list[dict]:
-    """Return the jobs that evaluate all candidates, and what is made of that."""
-    kind, evaluations = partial(_kind, f"{jobs.results}/benchmarks"), grid.configuration["evaluations"]
-    open_end = not known and grid.configuration["single_shards"] and "attribute" in grid.configuration["splits"]
-    number = sum(known or not candidate.shard for candidate in grid.candidates())
-    generation = configuration.generation_options(grid.toxicity) if grid.toxicity else {}
-    by_vllm = bool(grid.toxicity) and grid.toxicity["generator"] == "vllm"
-    asked = {name: evaluations[name] for name in grid.of_a_model}
-    more = {"evaluations": asked, "generation": {} if by_vllm else generation, "more": open_end}
-    found = [kind("evaluate", number, "evaluate", ["**/*"], 1, **more)]
-    if by_vllm:
-        found.append(kind("generate", number, "generate", ["**/*"], 1, generation=generation, more=open_end))
-    if benchmarks := evaluations.get("benchmarks"):
-        more = {"options": benchmarks, "hub": not benchmarks["mirror"], "more": open_end}
-        found.append(kind("benchmarks", number, "benchmarks", ["**/*"], 1, **more))
-    if grid.toxicity:
-        gpu = int("huggingface" in [section["classifier"] for section in jobs.classifiers.values()])
-        more = {"generation": generation, "more": open_end}
-        found.append(kind("score_toxicity", number, "score toxicity", ["**/*"], gpu, **more))
-    if grid.durability:
-        number = len(grid.attacked())
-        found.append(kind("draw_durability", 1, PREPARATION))
-        found.append(kind("as_unlearned", number, PREPARATION, ["**/*"]))
-        found += [kind("base_states", 1, PREPARATION, gpu=1)] if grid.attacks["ablate"] else []
-        attacks = [rule for rule, names in grid.attacks.items() if names]
-        found += [kind(rule, number, f"durability, {rule}", ["**/*"], 1) for rule in attacks]
-    tables = [
-        kind("compare", len(grid.evaluation_names + grid.attack_names), TABLES, ["*"]),
-        *([kind("equal_fluency", 1, TABLES)] if grid.toxicity else []),
-        kind("gather", 1, TABLES),
-        kind("figure", len(grid.figures), TABLES, ["*"]),
-        kind("summary", 1, TABLES),
-        kind("findings", 1, TABLES),
-        *([kind("comparison", 1, TABLES)] if grid.toxicity or "benchmarks" in evaluations else []),
-    ]
-    return found + tables
+    def _of_candidates(self, rule: str, cost: Cost) -> Kind:
+        candidates = self.grid.candidates()
+        known_number = self.attributes_known or not any(candidate.shard for candidate in candidates)
+        number = len(candidates) if known_number else math.nan
+        return self._kind(rule.replace("_", " "), number, cost, f"{rule}/**/*")

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
 from spunge.methods import rmu
+from spunge.models import shapes
 from spunge.planning import cost_model
 
 PROJECT = Path(__file__).parents[2]
@@ -16,8 +17,8 @@ specification = importlib.util.spec_from_file_location("big_models", PROJECT / "
 big_models = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(big_models)
 
-TINY = cost_model.ModelShape("tiny", 32, 4, 64, 2, 1, 320, tied=True)
-SMALL = cost_model.ModelShape("small", 128, 4, 344, 4, 2, 320)
+TINY = shapes.ModelShape("tiny", 32, 4, 64, 2, 1, 320, tied=True)
+SMALL = shapes.ModelShape("small", 128, 4, 344, 4, 2, 320)
 
 
 def configuration(shape):
@@ -38,11 +39,11 @@ def configuration(shape):
 @pytest.mark.parametrize(
     ("shape", "parameters"),
     [
-        (cost_model.SMOLLM2_135M, 134_515_008),
-        (cost_model.MISTRAL_7B, 7_241_732_096),
-        (cost_model.LLAMA_2_7B, 6_738_415_616),
-        (cost_model.LLAMA_2_70B, 68_976_648_192),
-        (cost_model.MIXTRAL_8X7B, 46_702_792_704),
+        (shapes.SMOLLM2_135M, 134_515_008),
+        (shapes.MISTRAL_7B, 7_241_732_096),
+        (shapes.LLAMA_2_7B, 6_738_415_616),
+        (shapes.LLAMA_2_70B, 68_976_648_192),
+        (shapes.MIXTRAL_8X7B, 46_702_792_704),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
@@ -58,9 +59,9 @@ def test_parameters_are_those_of_the_architecture(shape, parameters):
 
 
 def test_only_two_of_eight_experts_work_on_a_token():
-    shape = cost_model.MIXTRAL_8X7B
+    shape = shapes.MIXTRAL_8X7B
     assert shape.linear - shape.linear_per_token == 6 * 3 * 4096 * 14336
-    assert cost_model.LLAMA_2_7B.linear == cost_model.LLAMA_2_7B.linear_per_token
+    assert shapes.LLAMA_2_7B.linear == shapes.LLAMA_2_7B.linear_per_token
 
 
 @pytest.mark.parametrize("targets", [None, ["down_proj", "q_proj"]])
@@ -73,7 +74,7 @@ def test_lora_parameters_are_those_of_peft(targets):
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert SMALL.lora(8, targets) == trained
     changed = [module.weight.numel() for name, module in model.named_modules() if name.endswith("base_layer")]
-    assert cost_model.lora_merged(SMALL, targets) == 4 * sum(changed)
+    assert SMALL.adapted(targets) == sum(changed)
 
 
 def test_rmu_memory_counts_what_rmu_loads(tiny_base):
@@ -85,7 +86,7 @@ def test_rmu_memory_counts_what_rmu_loads(tiny_base):
         for dtype in (torch.bfloat16, torch.float32)
     }
     parts = cost_model.rmu_memory(TINY, 2, (1, 2), tokens=0)
-    assert parts["weights in bf16"] == bytes_of[torch.bfloat16]
+    assert parts["frozen weights"] == bytes_of[torch.bfloat16]
     assert parts["trained weights in fp32"] == bytes_of[torch.float32]
     assert parts["their original"] == sum(one.numel() * one.itemsize for one in half.original.values())
     optimizer = torch.optim.AdamW(half.trained.values())
@@ -129,19 +130,19 @@ def test_activations_are_near_what_autograd_keeps():
 
 
 def test_rmu_of_70b_fits_one_card_and_all_weights_need_many():
-    parts = cost_model.rmu_memory(cost_model.LLAMA_2_70B, 7, (5, 6, 7), 8 * 512)
+    parts = cost_model.rmu_memory(shapes.LLAMA_2_70B, 7, (5, 6, 7), 8 * 512)
     trained = 3 * 8192 * 28672
     below = 32000 * 8192 + 8 * (2 * 8192**2 + 2 * 8192 * 1024 + 3 * 8192 * 28672 + 2 * 8192) - trained
     fixed = 2 * below + (4 + 4 + 4 + 8 + 2) * trained
     assert sum(parts.values()) - parts["activations"] == fixed
     assert 28.2e9 < fixed < 28.4e9
-    assert cost_model.cards(parts) == 1
+    assert big_models.cards_needed(parts) == 1
     assert sum(parts.values()) < 0.9 * 80e9
-    full = cost_model.full_memory(cost_model.LLAMA_2_70B, 512)
+    full = cost_model.training_memory(shapes.LLAMA_2_70B, 512, trained=68_976_648_192)
     assert sum(full.values()) - full["activations"] == 16 * 68_976_648_192
-    assert cost_model.cards(full) == 16  # 1103.6 GB over cards with 72 GB less the activations
+    assert big_models.cards_needed(full) == 16  # 1103.6 GB over cards with 72 GB less the activations
     with pytest.raises(ValueError, match="activations alone"):
-        cost_model.cards({"weights": 1, "activations": 100_000_000_000})
+        big_models.cards_needed({"weights": 1, "activations": 100_000_000_000})
 
 
 def test_operations_counted_with_torch():
@@ -177,18 +178,12 @@ def test_rmu_operations_by_hand_and_with_torch(tiny_base):
     assert below == linear + 2 * tokens * length * 32
 
 
-def test_disk():
-    assert cost_model.rmu_vector(cost_model.LLAMA_2_7B, 3) == 3 * 4096 * 11008 * 4
-    assert cost_model.rmu_vector(cost_model.MIXTRAL_8X7B, 3) == 3 * 8 * 4096 * 14336 * 4
-    assert cost_model.full_vector(cost_model.LLAMA_2_7B) == 4 * 6_738_415_616
-    assert cost_model.checkpoint(cost_model.LLAMA_2_7B) == 2 * 6_738_415_616
+def test_sizes_of_task_vectors():
+    assert shapes.LLAMA_2_7B.down_projection == 4096 * 11008
+    assert shapes.MIXTRAL_8X7B.down_projection == 8 * 4096 * 14336
     attention, mlp = 4 * (4096 + 4096), 3 * (4096 + 11008)
-    assert cost_model.lora_vector(cost_model.LLAMA_2_7B, 8) == 4 * 32 * 8 * (attention + mlp)
-    assert cost_model.lora_merged(cost_model.LLAMA_2_7B) == 4 * 32 * (4 * 4096**2 + 3 * 4096 * 11008)
-
-
-def test_hours_of_a_known_sum():
-    assert cost_model.hours(3600 * 400e12, utilisation=0.4, peak=1000e12) == pytest.approx(1.0)
+    assert shapes.LLAMA_2_7B.lora(8) == 32 * 8 * (attention + mlp)
+    assert shapes.LLAMA_2_7B.adapted() == 32 * (4 * 4096**2 + 3 * 4096 * 11008)
 
 
 def test_big_models_page_is_as_generated():

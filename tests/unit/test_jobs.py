@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import pytest
 from spunge.experiment.configuration import check
 from spunge.experiment.grid import Grid
 from spunge.experiment.jobs import Jobs
-from spunge.planning import jobs as planned_jobs
+from spunge.planning.jobs import Plan
 
 PROJECT = Path(__file__).parents[2]
 RMU = {"method": "rmu", "steps": 3, "mask": True, "cache_activations": True}
@@ -162,15 +163,19 @@ def test_tables_of_evaluations_csv_in_its_order():
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_the_plan_counts_the_grid_and_leaves_it_as_it_is(known):
-    made = jobs(methods={"rmu": RMU, "half": METHODS["half"]}, merges={"ties": {}})
+def test_the_plan_counts_the_grid_and_leaves_it_as_it_is(tmp_path, monkeypatch, known):
+    monkeypatch.chdir(tmp_path)
+    data = {"dataset": "country_capitals", "forget": ["Asia", "a b"] if known else "all"}
+    made = jobs(data=data, methods={"rmu": RMU, "half": METHODS["half"]}, merges={"ties": {}}, single_shards=known)
     before = json.dumps(made.grid.configuration)
-    described = planned_jobs.describe(made, ["Asia", "a b"] if known else None)
+    counted = {kind.label: kind.jobs for kind in Plan(made.grid.configuration).kinds()}
     assert json.dumps(made.grid.configuration) == before
-    counted = {}
-    for job in described["jobs"]:
-        counted.setdefault(job["rule"], []).append(job["jobs"])
-    assert counted["shard"] == [4], "joint, attribute, and a random one for each seed"
-    assert counted["unlearn"] == ([2, 8] if known else [2, None])
-    assert counted["merge"] == [4]
-    assert counted["evaluate"] == ([1 + 2 * 2 * (1 + 2 + 2)] if known else [1 + 2 * 2 * (1 + 2)])
+    assert counted["shard"] == 4, "joint, attribute, and a random one for each seed"
+    assert counted["unlearn rmu: joint"] == 2
+    assert counted["merge rmu"] == 4
+    if known:
+        assert counted["unlearn rmu: attribute, random"] == 8
+        assert counted["evaluate"] == 1 + 2 * 2 * (1 + 2 + 2)
+    else:
+        assert math.isnan(counted["unlearn rmu: attribute, random"])
+        assert counted["evaluate"] == 1 + 2 * 2 * (1 + 2)

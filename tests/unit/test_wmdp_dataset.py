@@ -12,6 +12,7 @@ from wmdp_mirror import BIO, BIO_FILES, CORPORA, CYBER_FILE, FIFTY_ONE, WIKITEXT
 from spunge import datasets
 from spunge.core.errors import InputError
 from spunge.datasets import hub, tables, wmdp
+from spunge.models import shapes
 from spunge.planning import cost_model
 
 BOTH = ["bio", "cyber"]
@@ -255,20 +256,19 @@ def test_what_to_do_without_access(mirror, monkeypatch, error, message):
 def test_the_page_tells_memory_and_time_as_the_account_has_them():
     """Zephyr-7B-beta's shape is that of its config.json: Mistral-7B's."""
     page = (Path(__file__).parents[2] / "docs" / "wmdp.md").read_text()
-    zephyr = cost_model.ModelShape("Zephyr-7B-beta", 4096, 32, 14336, 32, 8, 32000)
-    for shape in (zephyr, cost_model.LLAMA_2_7B):
+    zephyr = shapes.ModelShape("Zephyr-7B-beta", 4096, 32, 14336, 32, 8, 32000)
+    for shape in (zephyr, shapes.LLAMA_2_7B):
         rmu = sum(cost_model.rmu_memory(shape, 7, (5, 6, 7), 4 * 768 + 4 * 512).values())
-        factors = shape.lora(8) - 32 * 8 * (shape.hidden + shape.intermediate)  # of all matrices but down_proj
+        factors = 32 * 8 * (shape.hidden + shape.intermediate)
         tvn, at_once = (
-            sum(cost_model.lora_memory(shape, 8, tokens, checkpointed=checkpointed).values())
-            - cost_model.TRAINED * factors
+            sum(cost_model.training_memory(shape, tokens, factors, shape.parameters, checkpointed).values())
             for tokens, checkpointed in ((2 * 512, True), (8 * 512, False))
         )
         row = " | ".join(
             [
                 f"| {shape.name}",
                 *(f"{memory / 1e9:.0f}" for memory in (rmu, tvn, at_once)),
-                f"{cost_model.rmu_vector(shape, 3) / 1e9:.1f}",
+                f"{4 * 3 * shape.down_projection / 1e9:.1f}",
                 f"{4 * 32 * shape.down_projection / 1e9:.1f} |",
             ]
         )

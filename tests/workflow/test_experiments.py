@@ -31,7 +31,7 @@ def planned_jobs(empty, configfile):
     plan = (empty / left[0]).read_text()
     assert plan in printed.stdout and f"Plan of {name}" in plan
     assert max(map(len, plan.splitlines())) <= 120
-    return re.search(r"^jobs +(.+)$", plan, re.MULTILINE)[1]
+    return re.search(r"^all +((?:≥ )?[\d,]+)", plan, re.MULTILINE)[1]
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -1,6 +1,7 @@
 """`snakemake plan` in a folder of the user's: what it knows before, and after other jobs ran."""
 
 import json
+import re
 
 from workspace import configuration
 
@@ -17,9 +18,10 @@ def lines(text, start):
 
 def test_a_local_model_tables_and_earlier_jobs(fresh):
     first = plan(fresh)
-    assert "parameters (by its config.json)" in first
-    assert "Shards: rivers, dances; counted when `data` has run" in first
-    assert "downloads  none" in first, "the model is a folder of the user's"
+    assert re.search(r"by its config.json: [\d,]+ parameters", first)
+    assert "Shards: rivers, dances (counted when `data` has run)" in first
+    (model,) = lines(first, "model ")
+    assert len(model) == 3, "a folder of the user's: nothing but its name and one job"
     data = fresh / "results/tiny/data"
     data.mkdir(parents=True)
     (data / "attributes.json").write_text(json.dumps([{"attribute": "rivers", "texts": 12}]))
@@ -31,7 +33,6 @@ def test_a_local_model_tables_and_earlier_jobs(fresh):
     (joint,) = lines(second, "unlearn rmu: joint")
     assert joint[3:][:8] == ["1", "6", "steps", "of", "4", "+", "4", "texts"]
     assert "2" in joint and "measured" in joint
-    assert "2 measured, the rest estimated for" in second
 
 
 def test_configuration_can_be_changed_as_for_any_target(fresh):
@@ -56,7 +57,7 @@ def test_no_number_or_name_of_attributes_is_too_much(fresh):
 def test_shards_that_only_the_data_know(fresh):
     fresh.configure(data=configuration()["data"] | {"forget": "all"})
     text = plan(fresh)
-    assert "`forget: all`, not known before the job `data` ran" in text
+    assert "Shards: `forget: all` (counted when `data` has run)" in text
     (shards,) = lines(text, "unlearn rmu: attribute,")
     assert shards[3] == "?"
     data = fresh / "results/tiny/data"
