@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import results
+from benchmarks import merged_lora, results
 from benchmarks.ties import RMU_TRAINED
 from spunge.models import task_vector
-from spunge.models.task_vector import LORA_A, LORA_B, PEFT_PREFIX, BaseModel, TensorFolder
+from spunge.models.task_vector import BaseModel, TensorFolder
 
-SHARDS, RANK = 8, 8
+SHARDS = 8
 MB = 1e6
 
 
@@ -23,20 +23,10 @@ def rmu(base: BaseModel) -> list[results.Row]:
 
 
 def lora(base: BaseModel) -> list[results.Row]:
-    """Return disk_lora: rank 8 factors of all linear maps of all layers a shard; the merge is ΔW, whole matrices."""
-    shapes = {
-        name: shape
-        for name, shape in TensorFolder(base.folder).shapes.items()
-        if name.endswith("_proj.weight") and len(shape) == 2
-    }
-    factors = {}
-    for name, (rows, columns) in shapes.items():
-        module = PEFT_PREFIX + name.removesuffix(".weight")
-        factors[module + LORA_A], factors[module + LORA_B] = torch.zeros(RANK, columns), torch.zeros(rows, RANK)
-    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK}
-    shard = _size(base, lambda path, provenance: task_vector.write_lora(path, factors, config, provenance))
-    merged = _size(base, lambda path, provenance: task_vector.write(path, shapes, _zeros(shapes), provenance))
-    return [_row("disk_lora", base, SHARDS * shard + merged)]
+    """Return disk_lora: rank 8 factors of all linear maps of all layers a shard; the merge is its recipe."""
+    with merged_lora.merged(base, SHARDS) as made:
+        size = sum(path.stat().st_size for path in [*made.shards.values(), made.recipe])
+    return [_row("disk_lora", base, size)]
 
 
 def _zeros(shapes: dict[str, torch.Size]) -> Iterable[tuple[str, torch.Tensor]]:

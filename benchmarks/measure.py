@@ -37,8 +37,10 @@ def steps(device: str) -> Iterator[list[float]]:
         handle.remove()
 
 
-def alternately(ways: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Run each way `repeats` times, in turns, and return the median of its seconds.
+def alternately(
+    ways: dict[str, Callable[[], object]], repeats: int, before: Callable[[], None] | None = None
+) -> dict[str, float]:
+    """Run each way `repeats` times, in turns, `before` ahead of each, and return the median of its seconds.
 
     Each way runs once before, unmeasured: what is imported or read from disk for the first time is not its work.
     """
@@ -46,6 +48,8 @@ def alternately(ways: dict[str, Callable[[], None]], repeats: int) -> dict[str, 
     for repeat in range(repeats + 1):
         for name, work in ways.items():
             gc.collect()
+            if before:
+                before()
             started = time.perf_counter()
             work()
             if repeat:

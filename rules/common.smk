@@ -66,6 +66,8 @@ STATISTICS = json.dumps(config["statistics"])
 MEMORY = config["model"]["memory"]  # MB of a job that uses the base model, where its method says nothing else
 GPU_MEMORY = config["model"]["gpu_memory"]  # of that on each GPU; 0: all of it
 EVALUATIONS = f"{RESULTS}/evaluations.csv"
+# What a job that uses a candidate reads besides its task vector, where that is a recipe.
+MERGED = JOBS.merged_task_vectors if JOBS.has_recipes else []
 
 
 wildcard_constraints:

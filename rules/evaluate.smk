@@ -18,6 +18,7 @@ rule evaluate:
         evaluations=JOBS.evaluation_files,
         base=JOBS.model,
         task_vector=JOBS.task_vector,
+        merged=MERGED,
         data=[EVALUATION_DATA[name] for name in GRID.of_a_model],
         prompts=[] if VLLM else PROMPTS,
         attributes=ATTRIBUTES,
@@ -66,6 +67,7 @@ rule generate:
         card=source_file(PROJECT / "spunge" / "export" / "card.md"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
+        merged=MERGED,
         prompts=PROMPTS,
     output:
         KEPT_CONTINUATIONS,
@@ -143,6 +145,7 @@ rule benchmarks:
         library=library("run_benchmarks.py"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
+        merged=MERGED,
         attributes=ATTRIBUTES,
     output:
         scores=f"{RESULTS}/evaluations/{{candidate}}/benchmarks.parquet",

@@ -6,6 +6,7 @@ rule export:
         card=source_file(PROJECT / "spunge" / "export" / "card.md"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
+        merged=MERGED,
     output:
         directory(f"{RESULTS}/exports/{{candidate}}"),
     log:

@@ -23,10 +23,11 @@ def main(argv: list[str] | None = None) -> int:
         import torch
 
         from spunge.export import folder
+        from spunge.merging import recipe
         from spunge.models import task_vector
 
         base = task_vector.BaseModel.open(arguments.base)
-        change = task_vector.read(arguments.task_vector)
+        change = recipe.read(arguments.task_vector)
         if arguments.scale != 1:
             change = task_vector.Scaled(change, arguments.scale)
         dtype = getattr(torch, arguments.dtype) if arguments.dtype else None

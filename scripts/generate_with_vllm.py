@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.evaluation import generation, vllm_generation
         from spunge.experiment.options import make
         from spunge.export.folder import export
+        from spunge.merging import recipe
         from spunge.models import base_model, task_vector
 
         vllm_generation.check_installed()  # before minutes and gigabytes go into the export
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         options = make("evaluations.toxicity", generation.Options, arguments.generation)
         with scratch_folder(arguments.continuations.parent / ".exported") as folder:
             if arguments.task_vector:
-                change = task_vector.Scaled(task_vector.read(arguments.task_vector), arguments.scale)
+                change = task_vector.Scaled(recipe.read(arguments.task_vector), arguments.scale)
                 export(base, change, folder, arguments.candidate, getattr(torch, arguments.dtype))
             model = folder if arguments.task_vector else base.folder
             tokenizer = base_model.load_tokenizer(base)

@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--attributes", required=True, help="all attributes to forget, JSON")
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
     parser.add_argument("--task-vectors", required=True, nargs="+", help="one for each shard of the split, in order")
-    parser.add_argument("--output", required=True, help="the merged task vector, safetensors")
+    parser.add_argument("--output", required=True, help="the merged task vector, or its recipe, safetensors")
     parser.add_argument("--diagnostics", required=True, help="what the merge did, as rows of evaluations.csv")
     arguments = parser.parse_args(argv)
 
@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.core.files import attributes_to_forget, read_json, sha256, whole_file
         from spunge.evaluation import descriptive_rows
         from spunge.experiment import splits
-        from spunge.merging import driver, registry
+        from spunge.merging import driver, recipe, registry
+        from spunge.merging.shards import Survey
         from spunge.models import task_vector
 
         kind, seed = arguments.merge, int(arguments.candidate["seed"])
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         parts = splits.parts(attributes_to_forget(arguments.attributes), arguments.candidate["split"])
         paths = dict(zip(parts, arguments.task_vectors, strict=True))
         vectors = {shard: task_vector.read(path) for shard, path in paths.items()}
-        diagnostics = driver.Diagnostics(list(parts))
+        diagnostics, survey = driver.Diagnostics(list(parts)), Survey()
         first = next(iter(vectors.values())).provenance
         provenance = {key: first[key] for key in ("base", "base_source", "base_parameters", "versions", "commit")} | {
             "candidate": arguments.candidate["candidate"],
@@ -43,8 +44,12 @@ def main(argv: list[str] | None = None) -> int:
             "shards": {shard: sha256(path) for shard, path in paths.items()},
             "unlearned": [{"shard": shard, **vector.provenance} for shard, vector in vectors.items()],
         }
-        merged = driver.merge(vectors, kind, options, diagnostics, seed)
-        task_vector.write(arguments.output, driver.common_layout(vectors), merged, provenance)
+        merged = driver.merge(vectors, kind, options, diagnostics, seed, survey)
+        if recipe.suits(kind, vectors.values()):
+            task_vector.check_finite(merged)
+            recipe.write(arguments.output, paths, survey, provenance)
+        else:
+            task_vector.write(arguments.output, driver.common_layout(vectors), merged, provenance)
         with whole_file(arguments.diagnostics) as temporary:
             descriptive_rows.merge(arguments.candidate, diagnostics.rows()).to_csv(temporary, index=False)
 

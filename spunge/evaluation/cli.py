@@ -40,12 +40,13 @@ def load_candidate(arguments: argparse.Namespace):
     """Return what `load_model` returns, and the share of the edit's norm that the weights hold (None for the base)."""
     import torch
 
+    from spunge.merging import recipe
     from spunge.models import base_model, task_vector
 
     base = task_vector.BaseModel.open(arguments.base)
     model, realised = base_model.load(base, getattr(torch, arguments.dtype), base_model.device()), None
     if arguments.task_vector:
-        edit = task_vector.Scaled(task_vector.read(arguments.task_vector), arguments.scale)
+        edit = task_vector.Scaled(recipe.read(arguments.task_vector), arguments.scale)
         realised = base_model.apply(model, base, edit)
     return model, base_model.load_tokenizer(base), realised
 

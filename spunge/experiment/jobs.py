@@ -201,6 +201,23 @@ class Jobs:
         source = self.grid.source(Candidate.parse(wildcards.candidate))
         return f"{self.results}/{source.task_vector}" if source else []
 
+    @property
+    def has_recipes(self) -> bool:
+        """Whether merges may be kept as recipes."""
+        return any(map(self._is_lora, self.grid.trained))
+
+    def merged_task_vectors(self, wildcards: SimpleNamespace) -> list[str]:
+        """Return the shards' task vectors that a candidate's recipe names; none of a candidate that has no recipe."""
+        source = self.grid.source(Candidate.parse(wildcards.candidate))
+        if not isinstance(source, Merge) or not self._is_lora(source.method):
+            return []
+        return self.shard_task_vectors(SimpleNamespace(merge=source.path))
+
+    def _is_lora(self, method: str) -> bool:
+        """Tell whether a method's task vectors are LoRA adapters, or may be: what isn't ours tells when it has run."""
+        section = self.grid.methods[method]
+        return section["method"] in ("file", "command", "checkpoint") or section.get("trained") == "lora"
+
     def scale(self, wildcards: SimpleNamespace) -> float:
         """Return the factor λ on a candidate's task vector."""
         return self.grid.scale(Candidate.parse(wildcards.candidate))

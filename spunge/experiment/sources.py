@@ -68,10 +68,18 @@ def module_files(module: str, folder: Path) -> list[Path]:
 
 
 def listed() -> dict[str, list[str]]:
-    """Return what each script, and each file of which a job uses one, uses: paths below the project."""
+    """Return what each script, and each file of which a job uses one, uses: paths below the project.
+
+    Of spunge/merging only the script that merges does: others read what it made, which a change there makes again.
+    """
     folders = [PROJECT / "scripts", *(PROJECT / "spunge" / folder for folder in CHOSEN)]
     paths = [path for folder in folders for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
-    return {below_project(path): [below_project(one) for one in used(path)] for path in paths}
+    return {
+        below_project(path): [
+            below_project(one) for one in used(path) if one.parent.name != "merging" or path.name == "merge.py"
+        ]
+        for path in paths
+    }
 
 
 def below_project(path: Path) -> str:

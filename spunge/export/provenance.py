@@ -47,17 +47,17 @@ def trace(results: Path, models: Path, candidate: str) -> tuple[list[Step], dict
         )
     record = Candidate.parse(candidate)
     path = results / record.source(results_table.families(table)[record.method][0]).task_vector
-    vector = task_vector.read(path)
+    provenance = task_vector.facts(path)
     steps = [Step(f"{len(rows)} rows", str(results / "evaluations.csv"), "", ""), _file("task vector", path)]
-    for unlearned in vector.provenance.get("unlearned", []):
+    for unlearned in provenance.get("unlearned", []):
         shard, path = unlearned["shard"], results / Run.parse(unlearned["run"]).task_vector
-        steps.append(_file(f"task vector of {shard}", path, vector.provenance["shards"][shard]))
+        steps.append(_file(f"task vector of {shard}", path, provenance["shards"][shard]))
         steps.append(_data(results, unlearned))
-    if "unlearned" not in vector.provenance:
-        steps.append(_data(results, vector.provenance))
-    retain = {unlearned["data"]["retain"] for unlearned in vector.provenance.get("unlearned", [vector.provenance])}
+    if "unlearned" not in provenance:
+        steps.append(_data(results, provenance))
+    retain = {unlearned["data"]["retain"] for unlearned in provenance.get("unlearned", [provenance])}
     steps += [_file("texts to retain", results / "data" / "retain.parquet", digest) for digest in sorted(retain)]
-    return [*steps, _base(models, vector.provenance)], vector.provenance
+    return [*steps, _base(models, provenance)], provenance
 
 
 def _data(results: Path, provenance: Mapping) -> Step:

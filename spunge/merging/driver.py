@@ -9,7 +9,7 @@ import torch
 from spunge.core.errors import InputError
 from spunge.merging import registry
 from spunge.merging.options import Options
-from spunge.merging.shards import Entries, Shards, pieces
+from spunge.merging.shards import Entries, Parameter, Shards, Survey
 from spunge.models.task_vector import TaskVector
 
 
@@ -33,7 +33,9 @@ class Diagnostics:
 
     def add(self, entries: Entries, merged: torch.Tensor) -> None:
         """Count some entries of one parameter; the numbers of entries, summed as floats, are exact."""
-        deltas, voting, kept = entries
+        deltas = torch.stack(entries.deltas)
+        voting = deltas if entries.voting is entries.deltas else torch.stack(entries.voting)
+        kept = voting if entries.kept is entries.voting else torch.stack(entries.kept)
         signs = voting.sign()
         balance = signs.sum(dim=0).abs_()
         voters = signs.abs_().sum(dim=0)
@@ -83,35 +85,30 @@ def common_layout(vectors: Mapping[str, TaskVector]) -> dict[str, torch.Size]:
 
 
 def merge(
-    vectors: Mapping[str, TaskVector], kind: str, options: Options, diagnostics: Diagnostics, seed: int = 0
+    vectors: Mapping[str, TaskVector],
+    kind: str,
+    options: Options,
+    diagnostics: Diagnostics,
+    seed: int = 0,
+    survey: Survey | None = None,
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the merged task vector, parameter by parameter in the order of `common_layout`.
 
     At any time one parameter of every shard is in memory. A parameter that a vector does not change counts as zero.
-    `options` are those of the kind; random merges draw by `seed`.
+    `options` are those of the kind; random merges draw by `seed`; `survey` takes what passes over whole shards find.
     """
-    shards = Shards(vectors, common_layout(vectors), seed)
+    shards = Shards(vectors, common_layout(vectors), seed, Survey() if survey is None else survey)
     merge_parameter = prepare(shards, kind, options)
-
-    def merged(name: str) -> torch.Tensor:  # a function, so that the shards' tensors are freed before the next are read
-        whole = torch.empty(shards.layout[name])
-        done = 0
-        for entries, block in merge_parameter(name, shards.read(name)):
-            whole.view(-1)[done : done + len(block)] = block
-            done += len(block)
-            diagnostics.add(entries, block)
-        return whole
-
     for name in shards.layout:
-        yield name, merged(name)
+        yield name, merge_parameter(name, diagnostics.add)
 
 
 def prepare(
     shards: Shards, kind: str, options: Options
-) -> Callable[[str, list[torch.Tensor]], Iterator[tuple[Entries, torch.Tensor]]]:
-    """Return the merge of one parameter: blocks of its shards, and what becomes of each.
+) -> Callable[[str, Callable[[Entries, torch.Tensor], None]], torch.Tensor]:
+    """Return the merge of one parameter: of its name, and of what is shown each block's entries and their merge.
 
-    Some options need passes over all task vectors before, which `shards.survey` may spare.
+    Some options need passes over all task vectors before, which a `shards.survey` of an earlier merge spares.
     """
     if options.weights is not None and len(options.weights) != len(shards.vectors):
         raise InputError(
@@ -121,13 +118,18 @@ def prepare(
     sparsified = merge.sparsify(shards, options)
     consensus = merge.consensus(shards, options, sparsified)
 
-    def merge_parameter(name: str, deltas: list[torch.Tensor]) -> Iterator[tuple[Entries, torch.Tensor]]:
-        if merge.matrix_consensus and deltas[0].dim() == 2:
-            whole = merge.matrix_consensus(deltas, options).mul_(options.scale)
-            yield from zip(sparsified(name, deltas), pieces(whole, len(deltas)), strict=True)
-            return
-        for entries in sparsified(name, deltas):
-            yield entries, consensus(entries.kept).mul_(options.scale)
+    def merge_parameter(name: str, show: Callable[[Entries, torch.Tensor], None]) -> torch.Tensor:
+        parameter = Parameter(shards, name)
+        if by_matrix := merge.matrix_consensus is not None and len(parameter.shape) == 2:
+            whole = merge.matrix_consensus(parameter.tensors, options)
+        else:
+            whole = torch.empty(parameter.shape)
+        for entries, (first, last) in zip(sparsified(parameter), parameter.bounds(), strict=True):
+            merged = whole.view(-1)[first:last]
+            if not by_matrix:
+                merged.copy_(consensus(entries.kept))
+            show(entries, merged.mul_(options.scale))
+        return whole
 
     return merge_parameter
 

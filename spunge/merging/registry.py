@@ -9,12 +9,11 @@ from spunge.core.errors import InputError
 from spunge.experiment.options import make
 from spunge.merging import consensus, sparsify, tsv
 from spunge.merging.options import DareLinear, DareTies, Linear, Negmerge, Options, Ties, Tsv
-from spunge.merging.shards import Entries, Shards, blocks, column
+from spunge.merging.shards import Entries, Parameter, Shards, column
 from spunge.models.task_vector import TaskVector
 
-Sparsified = Callable[
-    [str, list[torch.Tensor]], Iterator[Entries]
-]  # of a parameter's name and its tensor of each shard
+Sparsified = Callable[[Parameter], Iterator[Entries]]
+Consensus = Callable[[list[torch.Tensor]], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -22,14 +21,14 @@ class Merge:
     """A merge of task vectors; the name is that of its kind in the configuration.
 
     `sparsify` says which entries of each shard of a parameter are kept, block by block. `consensus` makes one of the
-    kept entries: (shards, entries) to (entries,). `matrix_consensus` makes one matrix of the shards' matrices, where a
+    kept entries. `matrix_consensus` makes one matrix of the shards' matrices, where a
     merge looks at their directions instead of at entries. `reference` is the paper.
     """
 
     name: str
     options: type[Options]
     sparsify: Callable[[Shards, Options], Sparsified]
-    consensus: Callable[[Shards, Options, Sparsified], Callable[[torch.Tensor], torch.Tensor]]
+    consensus: Callable[[Shards, Options, Sparsified], Consensus]
     reference: str
     matrix_consensus: Callable[[list[torch.Tensor], Options], torch.Tensor] | None = None
 
@@ -39,7 +38,7 @@ class Merge:
 
 def everything(shards: Shards, options: Options) -> Sparsified:
     """Keep all entries."""
-    return lambda name, deltas: (Entries(block, block, block) for block in blocks(deltas))
+    return lambda parameter: (Entries(block, block, block) for block in parameter.blocks())
 
 
 def largest(shards: Shards, options: Ties) -> Sparsified:
@@ -49,12 +48,13 @@ def largest(shards: Shards, options: Ties) -> Sparsified:
         found = [_model_threshold(vector, options.density) for vector in shards.vectors.values()]
         thresholds.update(dict.fromkeys(shards.layout, found))
 
-    def trimmed(name: str, deltas: list[torch.Tensor]) -> Iterator[Entries]:
-        if name not in thresholds:
-            thresholds[name] = [sparsify.kth_magnitude(one, int(options.density * one.numel())) for one in deltas]
-        for block in blocks(deltas):
-            kept = [sparsify.trim(one, threshold) for one, threshold in zip(block, thresholds[name], strict=True)]
-            kept = torch.stack(kept) if any(thresholds[name]) else block
+    def trimmed(parameter: Parameter) -> Iterator[Entries]:
+        if (found := thresholds.get(parameter.name)) is None:
+            k = int(options.density * parameter.shape.numel())
+            found = thresholds[parameter.name] = [sparsify.kth_magnitude(one, k) for one in parameter.tensors]
+        memory = [torch.empty(0) for _ in found]
+        for block in parameter.blocks():
+            kept = [sparsify.trim(*of_shard) for of_shard in zip(block, found, memory, strict=True)]
             yield Entries(block, kept, kept)
 
     return trimmed
@@ -68,11 +68,10 @@ def _model_threshold(vector: TaskVector, density: float) -> float:
 def random(shards: Shards, options: DareTies) -> Sparsified:
     """Keep entries at random and rescale them: DARE's drop."""
 
-    def dropped(name: str, deltas: list[torch.Tensor]) -> Iterator[Entries]:
-        numbers = [sparsify.draws(shards.seed, shard, name) for shard in shards.vectors]
-        for block in blocks(deltas):
-            drawn = zip(block, numbers, strict=True)
-            kept = torch.stack([sparsify.drop(entries, options.density, numbers) for entries, numbers in drawn])
+    def dropped(parameter: Parameter) -> Iterator[Entries]:
+        draws = [sparsify.draws(shards.seed, shard, parameter.name) for shard in shards.vectors]
+        for block in parameter.blocks():
+            kept = [sparsify.drop(entries, options.density, drawn) for entries, drawn in zip(block, draws, strict=True)]
             yield Entries(block, kept, kept)
 
     return dropped
@@ -80,31 +79,37 @@ def random(shards: Shards, options: DareTies) -> Sparsified:
 
 def unanimous(shards: Shards, options: Options) -> Sparsified:
     """Keep the entries whose sign agrees in all shards: NegMerge."""
-    return lambda name, deltas: (Entries(block, block, block * consensus.unanimous(block)) for block in blocks(deltas))
+
+    def agreeing(parameter: Parameter) -> Iterator[Entries]:
+        for block in parameter.blocks():
+            agree = consensus.unanimous(block)
+            yield Entries(block, block, [entries * agree for entries in block])
+
+    return agreeing
 
 
 # How that becomes one
 
 
-def mean(shards: Shards, options: Options, sparsified: Sparsified) -> Callable[[torch.Tensor], torch.Tensor]:
+def mean(shards: Shards, options: Options, sparsified: Sparsified) -> Consensus:
     """Take the weighted mean."""
     weights = column(options.weights)
     return lambda kept: consensus.linear(kept, weights)
 
 
-def mean_or_sum(shards: Shards, options: Linear, sparsified: Sparsified) -> Callable[[torch.Tensor], torch.Tensor]:
+def mean_or_sum(shards: Shards, options: Linear, sparsified: Sparsified) -> Consensus:
     """Take the weighted mean or, not normalized, the weighted sum: task arithmetic."""
     weights = column(options.weights)
     return lambda kept: consensus.linear(kept, weights, options.normalize)
 
 
-def election(shards: Shards, options: Options, sparsified: Sparsified) -> Callable[[torch.Tensor], torch.Tensor]:
+def election(shards: Shards, options: Options, sparsified: Sparsified) -> Consensus:
     """Elect signs by mass and average what agrees with them."""
     weights = column(options.weights)
     return lambda kept: consensus.ties(kept, weights)
 
 
-def chosen_election(shards: Shards, options: Ties, sparsified: Sparsified) -> Callable[[torch.Tensor], torch.Tensor]:
+def chosen_election(shards: Shards, options: Ties, sparsified: Sparsified) -> Consensus:
     """Elect signs as the options say and average what agrees with them; a majority takes one pass over all shards."""
     weights, survey = column(options.weights), shards.survey
     if survey.zero_sign is None:
@@ -115,7 +120,7 @@ def chosen_election(shards: Shards, options: Ties, sparsified: Sparsified) -> Ca
 def _majority(shards: Shards, options: Ties, sparsified: Sparsified, weights: torch.Tensor | None) -> float:
     balance = 0
     for name in shards.layout:
-        for entries in sparsified(name, shards.read(name)):
+        for entries in sparsified(Parameter(shards, name)):
             weighted = consensus.weigh(entries.kept, weights)
             balance += int(consensus.election(weighted, options.sign).sign_().sum())
     return -1.0 if balance < 0 else 1.0

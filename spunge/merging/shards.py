@@ -1,7 +1,8 @@
 """What all merges share: the shards' task vectors, and the blocks in which a parameter is worked through."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -33,41 +34,61 @@ class Shards:
     seed: int = 0
     survey: Survey = field(default_factory=Survey)
 
-    def read(self, name: str) -> list[torch.Tensor]:
-        """Return one parameter of every shard, fp32; where a vector does not change it, zeros."""
-        shape = self.layout[name]
-        return [vector[name] if name in vector else torch.zeros(shape) for vector in self.vectors.values()]
+
+class Parameter:
+    """One parameter of every shard, fp32, whole or in blocks; where a vector does not change it, it is zeros."""
+
+    def __init__(self, shards: Shards, name: str):
+        self.name, self.shape = name, shards.layout[name]
+        self._vectors = shards.vectors.values()
+
+    @cached_property
+    def tensors(self) -> list[torch.Tensor]:
+        return [vector[self.name] if self.name in vector else torch.zeros(self.shape) for vector in self._vectors]
+
+    def blocks(self) -> Iterator[list[torch.Tensor]]:
+        """Yield the entries of each shard, (entries,), BLOCK entries of all at a time; valid until the next.
+
+        Vectors are read block by block where `tensors` was not asked for before. While the blocks last, torch works in
+        one thread: a block takes microseconds an operation, and two threads that wait for each other on a busy machine
+        took a hundred times as long.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            readers = self._readers()
+            for first, last in self.bounds():
+                yield [read(first, last) for read in readers]
+        finally:
+            torch.set_num_threads(threads)
+
+    def bounds(self) -> Iterator[tuple[int, int]]:
+        """Yield the first and the last entry, itself left out, of every block."""
+        step = max(1, BLOCK // len(self._vectors))
+        for first in range(0, self.shape.numel(), step):
+            yield first, min(first + step, self.shape.numel())
+
+    def _readers(self) -> list[Callable[[int, int], torch.Tensor]]:
+        if "tensors" in self.__dict__:
+            return [partial(_slice, tensor.flatten()) for tensor in self.tensors]
+        absent = partial(_slice, torch.zeros(()).expand(self.shape.numel()))
+        return [vector.entries(self.name) if self.name in vector else absent for vector in self._vectors]
+
+
+def _slice(flat: torch.Tensor, first: int, last: int) -> torch.Tensor:
+    return flat[first:last]
 
 
 class Entries(NamedTuple):
-    """Some consecutive entries of one parameter of all shards, of shape (shards, entries).
+    """Some consecutive entries of one parameter: of each shard a tensor (entries,).
 
     `deltas` are the entries as read, `voting` those whose signs are compared (after a trim or a random drop), `kept`
     those that the consensus is made of.
     """
 
-    deltas: torch.Tensor
-    voting: torch.Tensor
-    kept: torch.Tensor
-
-
-def blocks(deltas: list[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Yield the entries of equally shaped tensors, stacked to (shards, entries), BLOCK entries of all at a time.
-
-    While the blocks last, torch works in one thread: a block takes microseconds an operation, and two threads that wait
-    for each other on a busy machine took a hundred times as long.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield from map(torch.stack, zip(*(pieces(delta, len(deltas)) for delta in deltas), strict=True))
-    finally:
-        torch.set_num_threads(threads)
-
-
-def pieces(tensor: torch.Tensor, shards: int) -> tuple[torch.Tensor, ...]:
-    """Return the entries of a tensor of any shape in the pieces that the blocks of that many shards have."""
-    return tensor.flatten().split(max(1, BLOCK // shards))
+    deltas: list[torch.Tensor]
+    voting: list[torch.Tensor]
+    kept: list[torch.Tensor]
 
 
 def column(weights: tuple[float, ...] | None) -> torch.Tensor | None:

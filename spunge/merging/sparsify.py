@@ -71,17 +71,18 @@ def _kth_bin(counts: torch.Tensor, k: int) -> tuple[int, int]:
     return len(counts) - 1 - position, above
 
 
-def trim(tensor: torch.Tensor, threshold: float) -> torch.Tensor:
+def trim(tensor: torch.Tensor, threshold: float, out: torch.Tensor | None = None) -> torch.Tensor:
     """Set the entries of an fp32 tensor of any shape whose magnitude is below `threshold` to zero (TIES, step 1).
 
     `threshold` is an fp32 number. Entries as large as it are kept, all of them: the choice among equals would depend on
-    their order.
+    their order. `out` is resized and takes the result, unless that is the tensor itself.
     """
     if threshold == 0:
         return tensor
     # hardshrink keeps what is larger than its bound; it is one pass, without a mask
     below = float(np.nextafter(np.float32(threshold), np.float32(0)))
-    return torch.nn.functional.hardshrink(tensor, below if threshold < math.inf else math.inf)
+    out = None if out is None else out.resize_(tensor.shape)
+    return torch.hardshrink(tensor, below if threshold < math.inf else math.inf, out=out)
 
 
 def draws(seed: int, shard: str, parameter: str) -> np.random.Generator:

@@ -305,8 +305,8 @@ def add(model: torch.nn.Module, task_vector: Mapping[str, torch.Tensor]) -> floa
             continue
         before, delta = parameter.data.float(), delta.to(parameter.device)
         parameter.data = before + delta
-        asked += float(delta.double().square().sum())
-        realised += float((parameter.data.double() - before).square().sum())
+        asked += float(delta.double().square_().sum())
+        realised += float(parameter.data.double().sub_(before).square_().sum())
     if dtype != torch.float32:
         _compute_in_fp32(model, changed, dtype)
     return (realised / asked) ** 0.5 if asked else 1.0

@@ -1,7 +1,8 @@
 """Task vectors: what unlearning changed, parameter by parameter, read lazily (Ilharco et al. 2022, arXiv 2212.04089).
 
-A task vector maps parameter names to the difference from the base model, in fp32. It is held in one of three ways: the
-changed tensors alone, a PEFT LoRA adapter, or a whole checkpoint minus its base.
+A task vector maps parameter names to the difference from the base model, in fp32. It is held in one of four ways: the
+changed tensors alone, a PEFT LoRA adapter, a whole checkpoint minus its base, or a merge's recipe, which
+`spunge.merging.recipe` reads.
 """
 
 import copy
@@ -10,7 +11,7 @@ import os
 import re
 import subprocess
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from spunge.core.files import INDEX, json_object, weight_map, weights_of
 FLOATS = {"F64", "F32", "F16", "BF16"}
 METADATA_KEY = "spunge"
 ADAPTER_KEY = "adapter_config"
+RECIPE_KEY = "recipe"
 PEFT_PREFIX, LORA_A, LORA_B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Fields of PEFT's LoraConfig (0.21) that leave the model base + scaling · B · A, whatever they say: which modules are
@@ -94,6 +96,14 @@ class TaskVector(Mapping[str, torch.Tensor]):
     @abstractmethod
     def __getitem__(self, name: str) -> torch.Tensor: ...
 
+    def entries(self, name: str) -> Callable[[int, int], torch.Tensor]:
+        """Return what reads a parameter's flat entries from a first to before a last one, of shape (last - first,).
+
+        What was read is valid until more is read.
+        """
+        flat = self[name].flatten()
+        return lambda first, last: flat[first:last]
+
     def __contains__(self, name: object) -> bool:
         return name in self.shapes  # Mapping's own would read the tensor
 
@@ -118,7 +128,7 @@ class ChangedTensors(TaskVector):
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
-        self.provenance = _facts(self.path, METADATA_KEY)
+        self.provenance = facts(self.path)
         with opened(self.path) as file:
             self._shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
@@ -228,14 +238,34 @@ class LoraAdapter(TaskVector):
         return self.config.get(field)
 
     def __getitem__(self, name: str) -> torch.Tensor:
+        a, b, scaling = self._factors(name)
+        delta = (b @ a).mul_(scaling)
+        return delta.T.contiguous() if self.transposed else delta
+
+    def entries(self, name: str) -> Callable[[int, int], torch.Tensor]:
+        """Return what TaskVector's does; it multiplies the rows that are asked for, few of which stay in the cache."""
+        columns = self._shapes[name][1]
+        if self.transposed or 1 in self._shapes[name]:
+            return super().entries(name)
+        a, b, scaling = self._factors(name)
+        kept = torch.empty(0)  # new memory for each product would take longer than the product
+
+        def read(first: int, last: int) -> torch.Tensor:
+            # Two rows at least: a product with a vector is computed in another way, with other roundings.
+            end = max(-(-last // columns), 2)
+            start = min(first // columns, end - 2)
+            delta = torch.mm(b[start:end], a, out=kept.resize_(end - start, columns)).mul_(scaling)
+            return delta.view(-1)[first - start * columns : last - start * columns]
+
+        return read
+
+    def _factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor, float]:
         if name not in self._shapes:
             raise KeyError(name)
         module = name.removesuffix(".weight")
         with opened(self.path) as file:
-            a = file.get_tensor(PEFT_PREFIX + module + LORA_A).float()
-            b = file.get_tensor(PEFT_PREFIX + module + LORA_B).float()
-        delta = self._scaling[module] * (b @ a)
-        return delta.T.contiguous() if self.transposed else delta
+            a, b = (file.get_tensor(PEFT_PREFIX + module + factor).float() for factor in (LORA_A, LORA_B))
+        return a, b, self._scaling[module]
 
 
 class CheckpointMinusBase(TaskVector):
@@ -401,9 +431,16 @@ class Scaled(TaskVector):
 def read(path: str | os.PathLike) -> TaskVector:
     """Open what `write` or `write_lora` wrote; a file that is truncated or none of theirs raises InputError."""
     path = Path(path)
-    if ADAPTER_KEY in _metadata(path):
-        return LoraAdapter(path, _facts(path, ADAPTER_KEY), _facts(path, METADATA_KEY))
+    if has(path, ADAPTER_KEY):
+        return LoraAdapter(path, facts(path, ADAPTER_KEY), facts(path))
+    if has(path, RECIPE_KEY):
+        raise InputError(f"{path} is a merge's recipe and has no tensors: what is asked for is a shard's task vector")
     return ChangedTensors(path)
+
+
+def has(path: Path, key: str) -> bool:
+    """Tell whether a task vector's metadata has a key."""
+    return key in _metadata(path)
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -411,8 +448,8 @@ def _metadata(path: Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def _facts(path: Path, key: str) -> dict:
-    """Return the JSON object under a key of a task vector's metadata, which `write` puts there."""
+def facts(path: Path, key: str = METADATA_KEY) -> dict:
+    """Return what a task vector's metadata says under a key, the provenance unless another is given; it is JSON."""
     metadata = _metadata(path)
     if METADATA_KEY not in metadata:
         raise InputError(f"{path} has no provenance in its metadata: it is no task vector of this project")
@@ -459,6 +496,12 @@ def write_lora(
             ADAPTER_KEY: json.dumps(dict(config), sort_keys=True),
         },
     )
+
+
+def check_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Raise InputError for a difference that is not finite."""
+    for _ in _finite(tensors):
+        pass
 
 
 def _finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -111,6 +111,18 @@ def test_a_candidate_is_a_task_vector_times_a_factor():
     assert made.base_states(half) == "results/small/evaluations/base/states.safetensors"
 
 
+def test_a_candidate_that_may_be_a_recipe_reads_its_shards_too():
+    lora = {"method": "tvn", "steps": 3, "trained": "lora"}
+    made = jobs(methods={**METHODS, "lora": lora, "half-lora": {"scaled_from": "lora", "scale": 0.5}})
+    assert made.has_recipes and not jobs(methods={"rmu": RMU}).has_recipes
+    for path in ("rmu/attribute/merge/ties/seed0", "lora/joint/seed0", "lora/attribute/shard/Asia/seed0", "base"):
+        assert made.merged_task_vectors(candidate(path)) == []
+    for method, of in {"lora": "lora", "half-lora": "lora", "mine": "mine", "ready": "ready"}.items():
+        found = made.merged_task_vectors(candidate(f"{method}/attribute/merge/ties/seed1"))
+        assert found == made.shard_task_vectors(SimpleNamespace(merge=f"{of}/attribute/merge/ties/seed1"))
+        assert len(found) == 2
+
+
 def test_what_is_kept_of_a_job_lies_in_no_outputs_folder():
     made = jobs()
     vector = "results/small/unlearned/rmu/joint/seed0/task_vector.safetensors"

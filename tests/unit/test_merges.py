@@ -308,7 +308,8 @@ def test_draws_depend_on_seed_shard_and_parameter_alone():
 def test_blocks_leave_the_number_of_threads_as_it_was():
     before = torch.get_num_threads()
     merged(random_vectors(), "ties")
-    blocks = shards.blocks([torch.zeros(5)])
+    vectors = one_parameter([0.0, 1.0])
+    blocks = shards.Parameter(shards.Shards(vectors, driver.common_layout(vectors)), "w").blocks()
     next(blocks)
     assert torch.get_num_threads() == 1
     blocks.close()
