@@ -56,9 +56,7 @@ def schema() -> dict:
             "classifiers",
             {name: described(options) for name, (options, _) in classifiers.KINDS.items()},
         ),
-        **offer_datasets(
-            sections["data"], {name: described(datasets.load(name).Options) for name in datasets.DATASETS}
-        ),
+        **offer_datasets(sections["data"], {name: described(datasets.load(name).Options) for name in datasets.known()}),
         "evaluations.generation": continuing,  # which keys of `toxicity` these are
     }
     return {"$schema": DIALECT, "title": "spunge experiment", **found}

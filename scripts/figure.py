@@ -5,26 +5,11 @@ import sys
 
 from spunge.core.errors import run
 
-FIGURES = (
-    "tradeoff",
-    "overview",
-    "attributes",
-    "radar",
-    "benchmarks",
-    "training",
-    "merging",
-    "shards",
-    "durability",
-    "toxicity_overview",
-    "toxicity_radar",
-    "toxicity_tradeoff",
-)
-
 
 def main(argv: list[str] | None = None) -> int:
     """Read the command line, draw, write; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--figure", required=True, choices=FIGURES)
+    parser.add_argument("--figure", required=True, help="a module of spunge/report/figures")
     parser.add_argument("--evaluations", required=True, help="evaluations.csv of one experiment")
     parser.add_argument("--pdf", required=True, help="file to write")
     parser.add_argument("--png", required=True, help="file to write")

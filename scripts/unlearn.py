@@ -15,8 +15,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--options", required=True, type=json.loads, help="the method's options, JSON")
     parser.add_argument("--run", required=True, type=json.loads, help="the run's columns of evaluations.csv, JSON")
     parser.add_argument("--base", required=True, type=Path, help="the base model's folder")
-    parser.add_argument("--forget", required=True, help="the shard, Parquet")
-    parser.add_argument("--retain", required=True, help="the retain texts, Parquet")
+    parser.add_argument("--forget", required=True, type=Path, help="the shard, Parquet")
+    parser.add_argument("--retain", required=True, type=Path, help="the retain texts, Parquet")
     parser.add_argument("--shard", required=True, help="the shard's name in paths")
     parser.add_argument("--attributes", required=True, help="all attributes to forget, JSON")
     parser.add_argument("--states", nargs="?", type=Path, help="what cache_activations.py wrote, if anything")
@@ -32,14 +32,12 @@ def main(argv: list[str] | None = None) -> int:
 
         from spunge import methods
         from spunge.core.files import attributes_to_forget, scratch_folder, whole_file
-        from spunge.datasets import tables
         from spunge.evaluation import descriptive_rows
         from spunge.models import base_model, task_vector
         from spunge.training import resume
 
         method = methods.load(arguments.method)
         options = methods.options(method, arguments.options)
-        forget = tables.read("forget", arguments.forget)
         attributes = attributes_to_forget(arguments.attributes)
         base = task_vector.BaseModel.open(arguments.base)
         identity = resume.identity(
@@ -57,19 +55,14 @@ def main(argv: list[str] | None = None) -> int:
             scratch_folder(Path(arguments.task_vector).parent / ".scratch") as scratch,
             resume.Checkpoint(arguments.unfinished, identity, arguments.save_every) as checkpoint,
         ):
-            run = methods.Run(
+            run = methods.Run.of_files(
+                arguments.forget,
+                arguments.retain,
+                arguments.run,
                 base=base,
-                forget=forget["text"].tolist(),
-                retain=tables.read("retain", arguments.retain)["text"].tolist(),
-                seed=int(arguments.run["seed"]),
                 device=base_model.device(),
-                label=arguments.run["candidate"],
-                attributes=forget["attribute"].tolist(),
                 all_attributes=attributes,
-                split=arguments.run["split"],
                 shard=arguments.shard,
-                forget_file=Path(arguments.forget),
-                retain_file=Path(arguments.retain),
                 activations=arguments.states,
                 norms_of=task_vector.read(arguments.norms_of) if arguments.norms_of else None,
                 scratch=scratch,

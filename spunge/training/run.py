@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from spunge.datasets import tables
 from spunge.models import task_vector
 from spunge.training.resume import Checkpoint
 
@@ -38,6 +39,22 @@ class Run:
     norms_of: task_vector.TaskVector | None = None
     scratch: Path | None = None
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+
+    @classmethod
+    def of_files(cls, forget: Path, retain: Path, described: Mapping[str, str], **more: object) -> "Run":
+        """Return the run on the texts of two Parquet files; `described` has its columns of evaluations.csv."""
+        texts = tables.read("forget", forget)
+        return cls(
+            forget=texts["text"].tolist(),
+            retain=tables.read("retain", retain)["text"].tolist(),
+            attributes=texts["attribute"].tolist(),
+            forget_file=forget,
+            retain_file=retain,
+            seed=int(described["seed"]),
+            split=described["split"],
+            label=described["candidate"],
+            **more,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,6 @@ from snakemake.utils import update_config
 
 from spunge import datasets, methods
 from spunge.core.errors import InputError
-from spunge.datasets import DATASETS
 from spunge.experiment import configuration
 from spunge.experiment.configuration import check, fill_defaults, shard_weights
 from spunge.merging import registry
@@ -674,7 +673,7 @@ def test_the_schema_is_as_generated():
 def test_schema_knows_the_methods_merges_and_datasets_by_name():
     assert {*configuration.kinds("methods"), "checkpoint", "command"} == set(methods.known())
     assert tuple(configuration.kinds("merges")) == registry.KINDS
-    assert SCHEMA["properties"]["data"]["properties"]["dataset"]["enum"] == list(DATASETS)
+    assert SCHEMA["properties"]["data"]["properties"]["dataset"]["enum"] == datasets.known()
 
 
 def options_made(module_or_merge):
@@ -689,7 +688,7 @@ def options_made(module_or_merge):
     ("section", "kind"),
     [
         *(("methods", kind) for kind in configuration.kinds("methods")),
-        *(("data", name) for name in DATASETS),
+        *(("data", name) for name in datasets.known()),
         *(("merges", kind) for kind in registry.KINDS),
     ],
 )
@@ -756,12 +755,6 @@ def test_a_key_with_another_name_today_says_so(old, new):
     config = {**copy.deepcopy(SMALLEST), "methods": {"rmu": {"steps": 3, old: 1}}}
     with pytest.raises(InputError, match=f"^configuration: methods.rmu.{old} is called {new} now; rename it$"):
         configuration.check(config)
-
-
-def test_schema_knows_the_datasets():
-    folder = ROOT / "spunge" / "datasets"
-    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "hub", "sharding", "tables"}
-    assert set(DATASETS) == modules
 
 
 def test_schema_has_the_precisions_that_torch_has():
