@@ -76,7 +76,7 @@ class Plan:
         yield from self._evaluation()
 
     def _kind(self, label: str, number: float, cost: Cost, *benchmarks: str) -> Kind:
-        """Return a kind of jobs; earlier ones left Snakemake's benchmark files at these paths, a rule's name first."""
+        """Return a kind of jobs; earlier ones left Snakemake's benchmark files at these paths."""
         folders = f"{self.jobs.results}/benchmarks", "resources/benchmarks"
         measured = known.benchmark_seconds(f"{folder}/{path}.tsv" for folder in folders for path in benchmarks)
         return Kind(label, number, cost, measured)
@@ -147,8 +147,10 @@ class Plan:
             yield self._of_candidates("score_toxicity", no_arithmetic("classifiers") if by_model else Cost())
         if grid.durability:
             attacked = len(grid.attacked())
-            rules = ["draw_durability", *(["base_states"] if grid.attacks["ablate"] else []), "as_unlearned/**/*"]
-            yield self._kind("durability, preparation", len(rules) - 1 + attacked, Cost(), *rules)
+            rules = ["draw_durability", "as_unlearned/**/*"]
+            yield self._kind("durability, preparation", 1 + attacked, Cost(), *rules)
+            if grid.attacks["ablate"]:
+                yield self._kind("durability, base_states", 1, no_arithmetic("base_states"), "base_states")
             for rule in (rule for rule, names in grid.attacks.items() if names):
                 yield self._kind(f"durability, {rule}", attacked, no_arithmetic(rule), f"{rule}/**/*")
         rules = ["gather", "summary", "findings", *(["equal_fluency"] if toxicity else [])]

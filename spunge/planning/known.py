@@ -86,4 +86,4 @@ def table(path: Path) -> Table:
 def benchmark_seconds(patterns: Iterable[str]) -> list[float]:
     """Return the seconds in those of Snakemake's benchmark files that match one of the patterns."""
     paths = sorted({path for pattern in patterns for path in Path().glob(pattern)})
-    return [float(row["s"]) for path in paths for row in csv.DictReader(path.open(newline=""), delimiter="\t")]
+    return [float(row["s"]) for path in paths for row in csv.DictReader(path.read_text().splitlines(), delimiter="\t")]
