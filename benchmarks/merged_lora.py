@@ -79,10 +79,13 @@ def loading(base: BaseModel, repeats: int) -> list[results.Row]:
         by_recipe, by_file = recipe.read(made.recipe), task_vector.read(made.file)
         if not all(torch.equal(by_recipe[name], by_file[name]) for name in by_file):
             raise InputError(f"{NAME}: the recipe gives other tensors than the file")
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as Snakemake's jobs have it
         ways = {"ours": lambda: made.load(made.recipe), "reference": lambda: made.load(made.file)}
         cached = measure.alternately(ways, repeats)
         files = [made.file, made.recipe, *made.shards.values()]
         uncached = measure.alternately(ways, repeats, before=lambda: _forget(files))
+        torch.set_num_threads(threads)
         peaks = [measure.in_fresh_process(_peak, made, path) for path in (made.recipe, made.file)]
     machine = results.cpu()
     return [

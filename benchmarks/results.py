@@ -27,7 +27,7 @@ TARGETS = {
     ("ties_memory_by_size", "peak memory, 4 times the layers"): 0.8,
     ("disk_rmu", "disk"): 10,
     ("disk_lora", "disk"): 50,
-    ("lora_load", "time"): 0.4,
+    ("lora_load", "time"): 1,
     ("lora_load", "time, files not cached"): 1,
     ("lora_load", "peak memory"): 0.8,
     ("generation", "scored continuations"): 3,

@@ -46,7 +46,9 @@ def load_candidate(arguments: argparse.Namespace):
     base = task_vector.BaseModel.open(arguments.base)
     model, realised = base_model.load(base, getattr(torch, arguments.dtype), base_model.device()), None
     if arguments.task_vector:
-        edit = task_vector.Scaled(recipe.read(arguments.task_vector), arguments.scale)
+        edit = recipe.read(arguments.task_vector)
+        if arguments.scale != 1:
+            edit = task_vector.Scaled(edit, arguments.scale)
         realised = base_model.apply(model, base, edit)
     return model, base_model.load_tokenizer(base), realised
 

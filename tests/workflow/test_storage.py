@@ -34,6 +34,9 @@ code={machines}/$1/code
 if test ! -f "$code"; then echo running; elif test "$(cat "$code")" = 0; then echo success; else echo failed; fi
 """
 
+# Its merges are recipes, for which jobs need the shards' task vectors as well.
+LORA = {"steps": 2, "trained": "lora", "batch_size": 4, "max_tokens_forget": 48}
+
 
 class Cluster(Workspace):
     """A clone of the workflow with the user's files in it, a storage, and machines that share nothing but that."""
@@ -66,7 +69,7 @@ def cluster(tmp_path_factory, prepared, project):
     config = configuration()
     made.configure(
         config,
-        methods={"rmu-strong": config["methods"]["rmu-strong"]},
+        methods={"rmu-strong": config["methods"]["rmu-strong"], "tvn": LORA},
         splits=["joint", "attribute"],
         single_shards=False,
     )
