@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-Entries = Sequence[torch.Tensor]
+Tensors = Sequence[torch.Tensor]
 
 
-def weigh(entries: Entries, weights: torch.Tensor | None) -> Entries:
+def weigh(entries: Tensors, weights: torch.Tensor | None) -> Tensors:
     """Multiply the entries of each shard with its weight."""
     return entries if weights is None else [one * weight for one, weight in zip(entries, weights, strict=True)]
 
@@ -27,7 +27,7 @@ def total(entries: Iterable[torch.Tensor]) -> torch.Tensor:
     return summed
 
 
-def linear(entries: Entries, weights: torch.Tensor | None = None, normalize: bool = True) -> torch.Tensor:
+def linear(entries: Tensors, weights: torch.Tensor | None = None, normalize: bool = True) -> torch.Tensor:
     """Return the weighted mean over the shards or, not normalized, the weighted sum."""
     summed = total(weigh(entries, weights))
     if not normalize:
@@ -35,7 +35,7 @@ def linear(entries: Entries, weights: torch.Tensor | None = None, normalize: boo
     return summed.div_(len(entries) if weights is None else weights.sum(dim=0))
 
 
-def election(weighted: Entries, by: str = "mass") -> torch.Tensor:
+def election(weighted: Tensors, by: str = "mass") -> torch.Tensor:
     """Return the sums whose signs TIES elects (step 2).
 
     `mass` sums the (weighted) values, as the paper; `count` takes the number of positive less that of negative ones.
@@ -43,12 +43,12 @@ def election(weighted: Entries, by: str = "mass") -> torch.Tensor:
     return total(weighted if by == "mass" else (one.sign() for one in weighted))
 
 
-def elect_sign(weighted: Entries, by: str = "mass", zero: float = 1.0) -> torch.Tensor:
+def elect_sign(weighted: Tensors, by: str = "mass", zero: float = 1.0) -> torch.Tensor:
     """Return the elected signs, +1 or -1; a sum of exactly 0 elects `zero` (+1 or -1)."""
     return election(weighted, by).sign_().add_(zero / 2).sign_()
 
 
-def disjoint_mean(weighted: Entries, sign: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+def disjoint_mean(weighted: Tensors, sign: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
     """Average, per parameter, the non-zero entries that agree with the elected sign (step 3); none gives 0.
 
     `weighted` are entries times weights; the divisor is the sum of the agreeing shards' weights, as in mergekit, or
@@ -63,12 +63,12 @@ def disjoint_mean(weighted: Entries, sign: torch.Tensor, weights: torch.Tensor |
     return summed.div_(divisor.clamp_(min=torch.finfo(sign.dtype).tiny)).mul_(sign)
 
 
-def ties(entries: Entries, weights: torch.Tensor | None = None, sign: str = "mass", zero: float = 1.0) -> torch.Tensor:
+def ties(entries: Tensors, weights: torch.Tensor | None = None, sign: str = "mass", zero: float = 1.0) -> torch.Tensor:
     """Elect signs and average what agrees with them (steps 2 and 3), weights before the election as in mergekit."""
     weighted = weigh(entries, weights)
     return disjoint_mean(weighted, elect_sign(weighted, sign, zero), weights)
 
 
-def unanimous(entries: Entries) -> torch.Tensor:
+def unanimous(entries: Tensors) -> torch.Tensor:
     """Return 1 where the entries of all shards have the same sign, which 0 has not, else 0."""
     return (election(entries, "count").abs_() == len(entries)).to(entries[0].dtype)

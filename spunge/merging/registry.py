@@ -13,16 +13,16 @@ from spunge.merging.shards import Entries, Parameter, Shards, column
 from spunge.models.task_vector import TaskVector
 
 Sparsified = Callable[[Parameter], Iterator[Entries]]
-Consensus = Callable[[list[torch.Tensor]], torch.Tensor]
+Consensus = Callable[[list[torch.Tensor]], torch.Tensor]  # of the shards' kept entries
 
 
 @dataclass(frozen=True)
 class Merge:
     """A merge of task vectors; the name is that of its kind in the configuration.
 
-    `sparsify` says which entries of each shard of a parameter are kept, block by block. `consensus` makes one of the
-    kept entries. `matrix_consensus` makes one matrix of the shards' matrices, where a
-    merge looks at their directions instead of at entries. `reference` is the paper.
+    `sparsify` says which entries of each shard of a parameter are kept, block by block; `consensus` makes one of them.
+    Where a merge looks at the directions of matrices instead, `matrix_consensus` makes one of the shards' matrices.
+    `reference` is the paper.
     """
 
     name: str
