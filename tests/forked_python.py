@@ -14,6 +14,7 @@ import io
 import itertools
 import json
 import os
+import pickle
 import runpy
 import selectors
 import signal
@@ -67,6 +68,26 @@ def do_what_is_kept():
     importlib.import_module("snakemake.cli").get_argument_parser()  # finds the plug-ins that are installed
 
 
+def share_task_index(path):
+    """Let the first fork that needs lm-eval's index of its tasks, thousands of YAML files, keep it for all others."""
+    tasks = importlib.import_module("lm_eval.tasks._index")
+    build, folder = tasks.TaskIndex.build, Path(tasks.__file__).parent
+
+    def shared(folders):
+        folders = list(folders)
+        if folders != [folder]:
+            return build(folders)
+        with suppress(FileNotFoundError):
+            return pickle.loads(path.read_bytes())
+        index = build(folders)
+        own = path.with_name(f"{path.name}-{os.getpid()}")
+        own.write_bytes(pickle.dumps(index))
+        own.rename(path)
+        return index
+
+    tasks.TaskIndex.build = staticmethod(shared)
+
+
 def read_by_libraries(environment):
     return {name: environment[name] for name in environment if name.startswith(VARIABLES) and name != "PYTHONPATH"}
 
@@ -77,6 +98,7 @@ def serve(address):
     for library in LIBRARIES:
         importlib.import_module(library)
     do_what_is_kept()
+    share_task_index(Path(address).with_name("tasks"))
     gc.freeze()
     gc.set_threshold(ALLOCATIONS)
     selector, listener = selectors.DefaultSelector(), socket.socket(socket.AF_UNIX)
