@@ -77,12 +77,13 @@ def share_task_index(path):
         folders = list(folders)
         if folders != [folder]:
             return build(folders)
-        with suppress(FileNotFoundError):
-            return pickle.loads(path.read_bytes())
-        index = build(folders)
-        own = path.with_name(f"{path.name}-{os.getpid()}")
-        own.write_bytes(pickle.dumps(index))
-        own.rename(path)
+        with open(path, "ab+") as kept:
+            fcntl.flock(kept, fcntl.LOCK_EX)  # others wait for the first
+            kept.seek(0)
+            if content := kept.read():
+                return pickle.loads(content)
+            index = build(folders)
+            kept.write(pickle.dumps(index))
         return index
 
     tasks.TaskIndex.build = staticmethod(shared)
