@@ -14,7 +14,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
 LISTED = PROJECT / "rules" / "library.json"
-CHOSEN = ("methods", "figures", "datasets", "evaluation")  # folders of which a job uses one file
+CHOSEN = ("methods", "report/figures", "datasets", "evaluation")  # folders of which a job uses one file
 
 
 def used(path: Path) -> list[Path]:

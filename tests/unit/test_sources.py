@@ -33,6 +33,7 @@ def test_lists_by_hand():
     assert listed["scripts/gather.py"] == ["spunge/__init__.py", "spunge/core/errors.py", "spunge/core/files.py"]
     assert "spunge/evaluation/prefix_sharing_lm.py" in listed["scripts/quantise.py"]  # through functions of two modules
     assert "spunge/training/loop.py" in listed["spunge/methods/npo.py"]
+    assert "spunge/report/figures/style.py" in listed["spunge/report/figures/radar.py"]
     assert "spunge/training/loop.py" not in [*listed["spunge/methods/rmu.py"], *listed["scripts/unlearn.py"]]
 
 
