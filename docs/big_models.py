@@ -84,8 +84,8 @@ trained one, and the frozen model's, run once per text; in later visits the fact
 
 ## Disk
 
-Task vectors are fp32, one per shard and one merged; whole checkpoints, bf16, k of them and a merged one. Merged LoRA
-task vectors are ΔW = B·A, whole matrices.
+Task vectors are fp32, one per shard and one merged; whole checkpoints, bf16, k of them and a merged one. A merge of
+LoRA adapters is a recipe without tensors ([merging.md](merging.md#recipes)).
 
 | model | task vectors | one shard, GB | merged, GB | {disk_heads} |
 |---|---|---|---|{disk_dashes}|
@@ -233,7 +233,7 @@ def _disk_rows() -> Iterable[tuple]:
         rmu, full = len(TRAINED_LAYERS) * shape.down_projection, shape.parameters
         for name, *changed in (
             (RMU, rmu, rmu),
-            (f"LoRA, rank {RANK}", shape.lora(RANK), shape.adapted()),
+            (f"LoRA, rank {RANK}", shape.lora(RANK), 0),
             ("all weights", full, full),
         ):
             shard, merged = (cost_model.FP32 * parameters for parameters in changed)

@@ -19,6 +19,7 @@ READ = 1e9  # bytes of a model a second, from disk
 CHARACTERS = 4  # of a token
 ACTIVATIONS_BATCH = 32  # texts of which RMU's frozen activations are computed together
 GRADIENT_METHODS = ("tvn", "gradient_ascent", "gradient_difference", "npo", "simnpo")
+WHOLE_MATRICES = ("tsv",)  # merges that write the tensors of LoRA adapters too
 UNKNOWN = (math.nan,)
 
 
@@ -99,10 +100,13 @@ class Estimate:
         work = f"{_count(forget + retain)} texts"
         return Cost(work, [self._seconds(operations, weights)], [memory], [disk], notes=["bound"])
 
-    def merge(self, method: Mapping) -> Cost:
-        """A merge of task vectors: LoRA's become whole matrices."""
+    def merge(self, method: Mapping, kinds: Sequence[str]) -> Cost:
+        """One of a method's merges, on average over their `kinds`: most of LoRA adapters have no tensors."""
         _, merged = self._vectors(method)
-        return Cost(disk=UNKNOWN, unknown=[method["method"]]) if merged is None else Cost(disk=[merged])
+        if merged is None:
+            return Cost(disk=UNKNOWN, unknown=[method["method"]])
+        lora = method["options"].get("trained") == "lora"
+        return Cost(disk=[merged * sum(not lora or kind in WHOLE_MATRICES for kind in kinds) / len(kinds)])
 
     def evaluate(self, evaluations: Mapping) -> Cost:
         """Evaluations of one candidate, for which the model is read once."""

@@ -121,7 +121,8 @@ class Plan:
             yield self._kind(label, number, self.estimate.unlearn(methods[name], steps), *benchmarks)
         for name, method in methods.items():
             if merges := grid.merges([name]):
-                yield self._kind(f"merge {name}", len(merges), self.estimate.merge(method), f"merge/{name}/**/*")
+                kinds = [grid.configuration["merges"][merge.merge]["merge"] for merge in merges]
+                yield self._kind(f"merge {name}", len(merges), self.estimate.merge(method, kinds), f"merge/{name}/**/*")
 
     def _method(self, name: str) -> dict:
         """Return a method's section of the configuration, with all of its options."""

@@ -268,8 +268,7 @@ def test_the_page_tells_memory_and_time_as_the_account_has_them():
             [
                 f"| {shape.name}",
                 *(f"{memory / 1e9:.0f}" for memory in (rmu, tvn, at_once)),
-                f"{4 * 3 * shape.down_projection / 1e9:.1f}",
-                f"{4 * 32 * shape.down_projection / 1e9:.1f} |",
+                f"{4 * 3 * shape.down_projection / 1e9:.1f} |",
             ]
         )
         assert row in page
