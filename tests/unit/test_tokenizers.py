@@ -13,7 +13,7 @@ from tokenizers.processors import BertProcessing, ByteLevel, RobertaProcessing, 
 
 from spunge.core.errors import InputError
 from spunge.evaluation import ablation, fluency, generation, knowledge
-from spunge.evaluation.classifiers import huggingface
+from spunge.evaluation.classifiers import HuggingFace, huggingface
 from spunge.methods import Run
 from spunge.models import base_model
 from spunge.training import loop
@@ -268,7 +268,7 @@ def test_classifier_without_padding_scores_each_text_by_itself(tiny_folder, tmp_
     model = transformers.GPT2ForSequenceClassification(config).eval()
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    options = {"source": "tiny", "label": 1, "batch_size": 3}
+    options = HuggingFace(source="tiny", label=1, batch_size=3)
     texts = [*TEXTS, "the market " * 20]
     found = huggingface(options, tmp_path, "cpu")(texts)
     for text, score in zip(texts, found, strict=True):
