@@ -7,6 +7,7 @@ by its kind. Their defaults are those of the Options that a job makes; all other
 """
 
 import dataclasses
+import importlib
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
 from spunge import datasets, methods  # noqa: E402
-from spunge.evaluation import benchmarks, classifiers, fluency, generation, knowledge, relearning  # noqa: E402
+from spunge.evaluation import classifiers, generation, relearning  # noqa: E402
 from spunge.experiment import settings  # noqa: E402
 from spunge.merging import registry  # noqa: E402
 
@@ -36,8 +37,9 @@ def schema() -> dict:
     found = described(settings.Experiment)
     sections = found["properties"]
     evaluations = sections["evaluations"]["properties"]
-    for name, module in {"knowledge": knowledge, "fluency": fluency, "benchmarks": benchmarks}.items():
-        evaluations[name] |= described(module.Options)
+    for name, section in evaluations.items():
+        module = importlib.import_module(f"spunge.evaluation.{name}")
+        section |= described(module.Options) if hasattr(module, "Options") else {}
     toxicity, continuing = evaluations["toxicity"], described(generation.Options)
     toxicity["properties"] = continuing["properties"] | toxicity["properties"]
     evaluations["durability"]["properties"]["relearn"] |= described(relearning.Options)
