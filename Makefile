@@ -73,7 +73,7 @@ unlock: .venv/installed
 	$(SNAKEMAKE) --unlock
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache
+	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache
 
 # The stamps are written last, so that an installation that was killed is taken up again.
 .venv/installed: requirements.txt requirements.lock
