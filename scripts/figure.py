@@ -2,14 +2,18 @@
 
 import argparse
 import sys
+from pkgutil import iter_modules
 
 from spunge.core.errors import run
+from spunge.report import figures
+
+FIGURES = sorted({module.name for module in iter_modules(figures.__path__)} - {"fonts", "style"})
 
 
 def main(argv: list[str] | None = None) -> int:
     """Read the command line, draw, write; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--figure", required=True, help="a module of spunge/report/figures")
+    parser.add_argument("--figure", required=True, choices=FIGURES)
     parser.add_argument("--evaluations", required=True, help="evaluations.csv of one experiment")
     parser.add_argument("--pdf", required=True, help="file to write")
     parser.add_argument("--png", required=True, help="file to write")

@@ -17,7 +17,7 @@ from spunge.core.errors import InputError
 from spunge.report import results_table, summary
 from spunge.report.figures import style
 
-FIGURES = sorted({path.stem for path in Path(style.__file__).parent.glob("*.py")} - {"__init__", "fonts", "style"})
+FIGURES = figure_script.FIGURES
 ODD = ("../x", "$a_b & c%$", "Côte d'Ivoire", "_NA")
 THIRTEEN = tuple(f"group_{number}" for number in range(13))
 FIVE = ("rmu", "tvn", "gradient_ascent", "npo", "mine")
