@@ -45,7 +45,7 @@ def source_file(path):
 
 def library(script):
     """The library's files that a rule's script uses: a change in one of them reruns the rule."""
-    return JOBS.library(SCRIPTS / script)
+    return JOBS.used_files(SCRIPTS / script)
 
 
 def discovered_attributes():

@@ -44,7 +44,7 @@ rule data:
         script=source_file(SCRIPTS / "build_tables.py"),
         library=library("build_tables.py"),
         dataset=source_file(JOBS.dataset_file),
-        dataset_library=JOBS.library(JOBS.dataset_file),
+        dataset_library=JOBS.used_files(JOBS.dataset_file),
         wheels=expand("resources/wheels/{requirement}.whl", requirement=config["data"]["wheels"]),
         files=JOBS.data_files,
     output:

@@ -74,7 +74,7 @@ rule unlearn:
     shell:
         on_gpus(
             "--method={input.method:q} --options {params.options:q} --run {params.run:q} --base {input.base:q}"
-            " --forget {input.shards:q}/{params.shard}.parquet --retain {input.retain:q} --states {input.states:q} --shard {params.shard}"
+            " --forget {input.shards:q}/{params.shard}.parquet --retain {input.retain:q} --states {input.states:q}"
             " --attributes {input.attributes:q} --norms-of {input.norms_of:q} --unfinished {params.unfinished:q}"
             " --save-every $SPUNGE_SAVE_EVERY --task-vector {output.task_vector:q} --training {output.training:q}",
             program="{params.launcher}",

@@ -15,9 +15,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--options", required=True, type=json.loads, help="the method's options, JSON")
     parser.add_argument("--run", required=True, type=json.loads, help="the run's columns of evaluations.csv, JSON")
     parser.add_argument("--base", required=True, type=Path, help="the base model's folder")
-    parser.add_argument("--forget", required=True, type=Path, help="the shard, Parquet")
+    parser.add_argument("--forget", required=True, type=Path, help="the shard, Parquet, called as it is in paths")
     parser.add_argument("--retain", required=True, type=Path, help="the retain texts, Parquet")
-    parser.add_argument("--shard", required=True, help="the shard's name in paths")
     parser.add_argument("--attributes", required=True, help="all attributes to forget, JSON")
     parser.add_argument("--states", nargs="?", type=Path, help="what cache_activations.py wrote, if anything")
     parser.add_argument("--norms-of", nargs="?", help="another method's task vector for this shard and seed, if wanted")
@@ -43,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         identity = resume.identity(
             {
                 "options": dataclasses.asdict(options),
-                "run": {key: arguments.run[key] for key in ("seed", "split")} | {"shard": arguments.shard},
+                "run": {key: arguments.run[key] for key in ("seed", "split")} | {"shard": arguments.forget.stem},
                 "attributes": attributes,
                 "device": base_model.device(),
             },
@@ -62,7 +61,6 @@ def main(argv: list[str] | None = None) -> int:
                 base=base,
                 device=base_model.device(),
                 all_attributes=attributes,
-                shard=arguments.shard,
                 activations=arguments.states,
                 norms_of=task_vector.read(arguments.norms_of) if arguments.norms_of else None,
                 scratch=scratch,

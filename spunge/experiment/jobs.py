@@ -50,7 +50,7 @@ class Jobs:
         }
         self.model = f"resources/models/{model_folder(configured['model'])}"
 
-    def library(self, path: Path) -> list:
+    def used_files(self, path: Path) -> list:
         """Return the files that a script, or a file that is imported by its name, uses: a change in one is seen."""
         return [self._source(used) for used in sources.of(path)]
 
@@ -123,7 +123,7 @@ class Jobs:
 
     def method_library(self, wildcards: SimpleNamespace) -> object:
         """Return the files that the method's own one uses."""
-        return self.library(self._method_path(wildcards))
+        return self.used_files(self._method_path(wildcards))
 
     def method_file(self, wildcards: SimpleNamespace) -> object:
         """Return the file that holds the method: one of ours by its name, or the user's."""
@@ -230,7 +230,7 @@ class Jobs:
         """Return the files that hold a model's evaluations, and those that they use."""
         folder = self.project / "spunge" / "evaluation"
         named = [folder / f"{name}.py" for name in self.grid.of_a_model]
-        return [file for path in named for file in (self._source(path), *self.library(path))]
+        return [file for path in named for file in (self._source(path), *self.used_files(path))]
 
     def base_states(self, wildcards: SimpleNamespace) -> str | list:
         """Return what a candidate's states are compared with; the base model's own have no direction."""
@@ -258,7 +258,7 @@ class Jobs:
 
     def figure_library(self, wildcards: SimpleNamespace) -> object:
         """Return the files that a figure's own one uses."""
-        return self.library(self.project / "spunge" / "report" / "figures" / f"{wildcards.figure}.py")
+        return self.used_files(self.project / "spunge" / "report" / "figures" / f"{wildcards.figure}.py")
 
     def scores(self, wildcards: SimpleNamespace) -> list[str]:
         """Return the scores of all candidates that have an evaluation."""

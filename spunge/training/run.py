@@ -42,7 +42,10 @@ class Run:
 
     @classmethod
     def of_files(cls, forget: Path, retain: Path, described: Mapping[str, str], **more: object) -> "Run":
-        """Return the run on the texts of two Parquet files; `described` has its columns of evaluations.csv."""
+        """Return the run on the texts of two Parquet files, of which the first has the shard's name.
+
+        `described` has its columns of evaluations.csv.
+        """
         texts = tables.read("forget", forget)
         return cls(
             forget=texts["text"].tolist(),
@@ -52,6 +55,7 @@ class Run:
             retain_file=retain,
             seed=int(described["seed"]),
             split=described["split"],
+            shard=forget.stem,
             label=described["candidate"],
             **more,
         )

@@ -1,0 +1,84 @@
+# All candidates' files reach a script as a list that it reads, one path a line: with hundreds of shards and ten seeds
+# they would exceed what a system lets a command line be. printf is bash's own, to which no such limit holds.
+rule compare:
+    input:
+        script=source_file(SCRIPTS / "compare.py"),
+        library=library("compare.py"),
+        scores=JOBS.scores,
+        attributes=ATTRIBUTES,
+    output:
+        f"{RESULTS}/comparisons/{{evaluation}}.csv",
+    log:
+        f"{LOGS}/compare/{{evaluation}}.log",
+    benchmark:
+        f"{BENCHMARKS}/compare/{{evaluation}}.tsv"
+    conda:
+        ENVS / "report.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(30),
+    params:
+        statistics=STATISTICS,
+    message:
+        "Combine the seeds and compare the candidates' {wildcards.evaluation}"
+    shell:
+        python(
+            "--evaluation {wildcards.evaluation} --statistics {params.statistics:q}"
+            " --attributes {input.attributes:q} --scores @<(printf '%s\\n' {input.scores:q}) --output {output:q}"
+        )
+
+
+rule equal_fluency:
+    input:
+        script=source_file(SCRIPTS / "equal_fluency.py"),
+        library=library("equal_fluency.py"),
+        toxicity=lambda wildcards: JOBS.scores_of("toxicity"),
+        fluency=lambda wildcards: JOBS.scores_of("fluency"),
+        attributes=ATTRIBUTES,
+    output:
+        f"{RESULTS}/comparisons/equal_fluency.csv",
+    log:
+        f"{LOGS}/equal_fluency.log",
+    benchmark:
+        f"{BENCHMARKS}/equal_fluency.tsv"
+    conda:
+        ENVS / "report.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(30),
+    params:
+        families=json.dumps(GRID.families),
+        ratio=TOXICITY["equal_fluency"] if TOXICITY else 0,
+        statistics=STATISTICS,
+    message:
+        "Compare the splits' toxicity at equal fluency"
+    shell:
+        python(
+            "--families {params.families:q} --ratio {params.ratio} --statistics {params.statistics:q}"
+            " --attributes {input.attributes:q} --toxicity @<(printf '%s\\n' {input.toxicity:q})"
+            " --fluency @<(printf '%s\\n' {input.fluency:q}) --output {output:q}"
+        )
+
+
+rule gather:
+    input:
+        script=source_file(SCRIPTS / "gather.py"),
+        library=library("gather.py"),
+        rows=JOBS.rows,
+    output:
+        report(
+            EVALUATIONS, category="Tables", caption=CAPTIONS / "evaluations.rst", labels={"table": "all evaluations"}
+        ),
+    log:
+        f"{LOGS}/gather.log",
+    benchmark:
+        f"{BENCHMARKS}/gather.tsv"
+    conda:
+        ENVS / "report.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(30),
+    message:
+        "Gather all evaluations in one table"
+    shell:
+        python("--output {output:q} --rows @<(printf '%s\\n' {input.rows:q})")
