@@ -68,7 +68,6 @@ def unlearn(workspace, **options):
         "--base=resources/models/model",
         "--forget=results/tiny/shards/attribute/rivers.parquet",
         "--retain=results/tiny/data/retain.parquet",
-        "--shard=rivers",
         "--attributes=results/tiny/data/attributes.json",
         "--task-vector=out/task_vector.safetensors",
         "--training=out/training.csv",
