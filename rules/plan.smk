@@ -8,6 +8,7 @@ rule plan:
     input:
         script=source_file(SCRIPTS / "plan.py"),
         library=library("plan.py"),
+        template=source_file(PROJECT / "report" / "plan.txt"),
     log:
         f"{LOGS}/plan.log",
     conda:
@@ -20,4 +21,4 @@ rule plan:
     message:
         "Plan the run"
     shell:
-        python("--config <(printf '%s' {params.config:q})")
+        python("--config <(printf '%s' {params.config:q}) --template {input.template:q}")

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from spunge.core import errors
 
@@ -10,6 +11,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command line and print the plan; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True, help="the checked configuration, a JSON file")
+    parser.add_argument("--template", required=True, type=Path, help="report/plan.txt")
     arguments = parser.parse_args(argv)
 
     def work() -> None:
@@ -17,8 +19,8 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.planning import jobs, page
 
         configured = files.read_json(arguments.config)
-        plan = jobs.Plan(configured)
-        print(page.page(configured, plan.facts, list(plan.kinds())))
+        plan, template = jobs.Plan(configured), arguments.template.read_text(encoding="utf-8")
+        print(page.page(configured, plan.facts, plan.kinds(), template))
 
     return errors.run(work)
 

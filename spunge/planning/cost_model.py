@@ -15,24 +15,15 @@ UTILISATION = 0.4  # of a device's peak and of its memory's bandwidth, that a jo
 H100_PEAK = 989e12  # bf16, dense, per second; an H200 has the same
 
 
-def layer_activations(shape: ModelShape, checkpointed: bool = False, precision: int = BF16) -> int:
+def layer_activations(shape: ModelShape, precision: int = BF16) -> int:
     """Bytes that one layer keeps per token for the backward pass (an estimate).
 
     In `precision`: both norms' outputs, query, key, value, the attention's output, and four times the MLP's width
     (gate, its activation, up, their product), for each expert a token visits; in fp32: what both norms compute with,
-    twice. The attention scores are never stored (a fused kernel). A `checkpointed` layer keeps its input alone.
+    twice. The attention scores are never stored (a fused kernel).
     """
-    if checkpointed:
-        return precision * shape.hidden
     mlp = 4 * shape.intermediate * (shape.experts_per_token or 1)
     return precision * (4 * shape.hidden + 2 * shape.key_value_width + mlp) + 2 * 2 * FP32 * shape.hidden
-
-
-def whole_activations(shape: ModelShape, tokens: int, checkpointed: bool, precision: int = BF16) -> int:
-    """Bytes of every layer's activations and of the logits (as computed, in fp32, and their gradient in fp32)."""
-    kept = layer_activations(shape, checkpointed, precision)
-    layers = shape.layers * kept + checkpointed * layer_activations(shape, precision=precision)
-    return tokens * (layers + (precision + 2 * FP32) * shape.vocabulary)
 
 
 def rmu_memory(
@@ -51,7 +42,7 @@ def rmu_memory(
         "gradients": FP32 * trained,
         "Adam": ADAM * trained,
         "bf16 copies for the products": BF16 * trained * (precision == BF16),
-        "activations": tokens * (layer_id + 1 - min(trained_layers)) * layer_activations(shape, precision=precision),
+        "activations": tokens * (layer_id + 1 - min(trained_layers)) * layer_activations(shape, precision),
     }
 
 
@@ -61,12 +52,16 @@ def training_memory(
     """Peak bytes of training `trained` parameters, at 16 bytes each, beside `frozen` ones.
 
     NPO's too: what its loss compares with is computed before the first step, by the same model. `tokens` are those of
-    one pass before gradients accumulate; sharding over cards divides all but the activations.
+    one pass before gradients accumulate; sharding over cards divides all but the activations. Those are every layer's,
+    and the logits, as computed and in fp32 with their gradient.
     """
+    layer = layer_activations(shape, precision)
+    # A checkpointed layer keeps its input alone; one at a time is computed again.
+    layers = layer + shape.layers * precision * shape.hidden if checkpointed else shape.layers * layer
     return {
         "frozen weights": precision * frozen,
         "trained weights, gradients, Adam": TRAINED * trained,
-        "activations": whole_activations(shape, tokens, checkpointed, precision),
+        "activations": tokens * (layers + (precision + 2 * FP32) * shape.vocabulary),
     }
 
 

@@ -4,15 +4,16 @@ An amount is a list, the parts of a sum; a part that isn't known is NaN, as is w
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
 
-from spunge.planning import cost_model, sizes
+from spunge.planning import cost_model
 from spunge.planning.cost_model import BF16, FP32, UTILISATION
-from spunge.planning.known import Facts, Table
+from spunge.planning.known import TASKS, Facts, Table
 
 START = 10  # seconds for a job to begin; 4 were measured with a small model on a local disk (docs/plan.md)
 READ = 1e9  # bytes of a model a second, from disk
@@ -25,18 +26,15 @@ UNKNOWN = (math.nan,)
 
 @dataclass(frozen=True)
 class Cost:
-    """What one job takes: seconds, bytes of GPU memory, on the disk and to download.
-
-    `notes` say how that was reckoned, `unknown` what there is no arithmetic for.
-    """
+    """What one job takes: seconds, bytes of GPU memory, on the disk and to download."""
 
     work: str = ""
     seconds: Sequence[float] = ()
     memory: Sequence[float] = ()
     disk: Sequence[float] = ()
     download: Sequence[float] = ()
-    notes: Sequence[str] = ()
-    unknown: Sequence[str] = ()
+    notes: Sequence[str] = ()  # how that was reckoned: report/plan.txt
+    unknown: Sequence[str] = ()  # what there is no arithmetic for
 
 
 def no_arithmetic(name: str, work: str = "", disk: Sequence[float] = ()) -> Cost:
@@ -62,8 +60,7 @@ def added(costs: Sequence[Cost]) -> Cost:
         [*chain(*(getattr(cost, name) for cost in costs))]
         for name in ("seconds", "memory", "disk", "download", "notes", "unknown")
     )
-    greediest = max((needed for needed in memory if not math.isnan(needed)), default=0)
-    memory = [greediest] + [math.nan] * is_open(memory)
+    memory = [np.nanmax([0, *memory]), *UNKNOWN * is_open(memory)]
     return Cost(", ".join(cost.work for cost in costs), seconds, memory, disk, download, notes, unknown)
 
 
@@ -71,42 +68,42 @@ class Estimate:
     """The arithmetic for one experiment: each public method returns what a job of one kind takes."""
 
     def __init__(self, facts: Facts):
-        self.shape, self.tables = facts.shape, facts.tables
-        self.speed = UTILISATION * sizes.DEVICES[facts.device][facts.dtype]
+        self.shape, self.tables = facts.shape, defaultdict(Table, facts.tables)
+        self.speed = UTILISATION * facts.peak
         self.precision = FP32 if facts.dtype == "float32" else BF16
         self.weights = self.precision * self.shape.parameters
 
     def unlearn(self, method: Mapping, steps: int | None) -> Cost:
         """A run of so many steps, None if the data decide."""
-        vector, _ = self._vectors(method)
-        if vector is None:
+        if not (parameters := self._parameters(method)):
             return no_arithmetic(method["method"], f"{steps:,} steps" if steps else "", UNKNOWN)
-        operations, memory, weights = self._rmu(method) if method["method"] == "rmu" else self._gradients(method)
-        batch, number = method["options"]["batch_size"], math.nan if steps is None else steps
-        work = f"{_count(number)} steps of {batch}{f' + {batch}' if _retains(method) else ''} texts"
-        return Cost(work, [self._seconds(number * operations, weights)], [memory], [vector], notes=["bound"])
+        trained, number = parameters[0], math.nan if steps is None else steps
+        of_a_step = self._rmu if method["method"] == "rmu" else self._gradients
+        operations, memory, weights = of_a_step(method, trained)
+        batches = " + ".join(str(method["options"]["batch_size"]) for _ in _lengths(method))
+        work, seconds = f"{shown([number])} steps of {batches} texts", self._seconds(number * operations, weights)
+        return Cost(work, [seconds], [memory], [FP32 * trained], notes=["bound"])
 
     def activations(self, method: Mapping) -> Cost:
         """What RMU's lower layers make of every text once, and the frozen ones above of retain texts."""
-        options, forget, retain = method["options"], self._table("forget").rows, self._table("retain").rows
-        lengths = _longest(options["max_tokens_forget"]), options["max_tokens_retain"]
-        forget_tokens, retain_tokens = forget * lengths[0], retain * lengths[1]
-        operations = min(options["trained_layers"]) * cost_model.layer_forward(self.shape, forget_tokens, lengths[0])
-        operations += (options["layer_id"] + 1) * cost_model.layer_forward(self.shape, retain_tokens, lengths[1])
-        weights = self._lower_weights(options)
-        of_a_token = cost_model.layer_activations(self.shape, precision=self.precision)
+        options, lengths = method["options"], _lengths(method)
+        texts = [self.tables[name].rows for name in ("forget", "retain")]
+        forget, retain = ((number * length, length) for number, length in zip(texts, lengths, strict=True))
+        operations = min(options["trained_layers"]) * cost_model.layer_forward(self.shape, *forget)
+        operations += (options["layer_id"] + 1) * cost_model.layer_forward(self.shape, *retain)
+        weights = self.precision * (self.shape.embedding + (options["layer_id"] + 1) * self.shape.layer)
+        of_a_token = cost_model.layer_activations(self.shape, self.precision)
         memory = weights + ACTIVATIONS_BATCH * max(lengths) * of_a_token
-        disk = self.precision * self.shape.hidden * (forget_tokens + 2 * retain_tokens)
-        work = f"{_count(forget + retain)} texts"
-        return Cost(work, [self._seconds(operations, weights)], [memory], [disk], notes=["bound"])
+        disk = self.precision * self.shape.hidden * (forget[0] + 2 * retain[0])
+        work, seconds = f"{shown([sum(texts)])} texts", self._seconds(operations, weights)
+        return Cost(work, [seconds], [memory], [disk], notes=["bound"])
 
     def merge(self, method: Mapping, kinds: Sequence[str]) -> Cost:
         """One of a method's merges, on average over their `kinds`: most of LoRA adapters have no tensors."""
-        _, merged = self._vectors(method)
-        if merged is None:
+        if not (parameters := self._parameters(method)):
             return Cost(disk=UNKNOWN, unknown=[method["method"]])
         lora = method["options"].get("trained") == "lora"
-        return Cost(disk=[merged * sum(not lora or kind in WHOLE_MATRICES for kind in kinds) / len(kinds)])
+        return Cost(disk=[FP32 * parameters[1] * np.mean([not lora or kind in WHOLE_MATRICES for kind in kinds])])
 
     def evaluate(self, evaluations: Mapping) -> Cost:
         """Evaluations of one candidate, for which the model is read once."""
@@ -119,54 +116,50 @@ class Estimate:
         return replace(total, seconds=[start, *total.seconds], memory=np.add(self.weights, total.memory))
 
     def _knowledge(self, options: Mapping) -> Cost:
-        questions = self._table("questions")
-        tokens, longest = questions.characters / CHARACTERS, questions.longest / CHARACTERS
-        seconds, memory = self._reading(tokens, longest, options["batch_size"])
-        return Cost(f"{_count(questions.rows)} questions", [seconds], [memory], notes=["tokens"])
+        rows, *characters = self.tables["questions"]
+        texts = [[number / CHARACTERS for number in characters]]
+        return self._reading(f"{shown([rows])} questions", texts, options, notes=["tokens"])
 
     def _fluency(self, options: Mapping) -> Cost:
-        texts, length = self._table("fluency").rows, options["max_tokens"]
-        seconds, memory = self._reading(texts * length, length, options["batch_size"])
-        return Cost(f"{_count(texts)} texts", [seconds], [memory])
+        rows, length = self.tables["fluency"].rows, options["max_tokens"]
+        return self._reading(f"{shown([rows])} texts", [(rows * length, length)], options)
 
     def _benchmarks(self, options: Mapping) -> Cost:
         """lm-eval's tasks, one after another."""
-        asked, readings = [], []
+        asked, texts = [], []
         for name in dict.fromkeys(options["tasks"]):
-            questions, tokens, subtasks = sizes.TASKS.get(name, (math.nan, math.nan, 1))
+            questions, tokens, subtasks = TASKS.get(name, (math.nan, math.nan, 1))
             asked.append(min(questions, (options.get("limit") or math.inf) * subtasks))
             tokens *= 1 + options.get("fewshot", {}).get(name, 0)
-            readings.append(self._reading(asked[-1] * tokens, tokens, options["batch_size"]))
-        seconds, memory = zip(*readings, strict=True)
-        unknown = [name for name in options["tasks"] if name not in sizes.TASKS]
+            texts.append((asked[-1] * tokens, tokens))
+        unknown = [name for name in options["tasks"] if name not in TASKS]
         work = f"{shown(asked)} questions of {len(options['tasks'])} tasks"
-        return Cost(work, seconds, memory, notes=["tasks"], unknown=unknown)
+        return self._reading(work, texts, options, notes=["tasks"], unknown=unknown)
 
-    def _reading(self, tokens: float, length: float, batch: int) -> tuple[float, float]:
-        """Return (seconds, bytes) of a forward pass: one layer's activations, and logits, once more in fp32."""
+    def _reading(self, work: str, texts: Sequence[tuple], options: Mapping, **remarks: Sequence[str]) -> Cost:
+        """Forward passes over (tokens, of a text): one layer's activations, and logits, once more in fp32."""
         logits = (self.precision + FP32) * self.shape.vocabulary
-        of_a_token = cost_model.layer_activations(self.shape, precision=self.precision) + logits
-        return cost_model.whole_forward(self.shape, tokens, length) / self.speed, batch * length * of_a_token
+        of_a_token = cost_model.layer_activations(self.shape, self.precision) + logits
+        seconds = [cost_model.whole_forward(self.shape, tokens, length) / self.speed for tokens, length in texts]
+        return Cost(work, seconds, [options["batch_size"] * length * of_a_token for _, length in texts], **remarks)
 
     def _seconds(self, operations: float, weights: float) -> float:
         """Return the seconds of a job that begins, reads weights and computes."""
         return START + weights / READ + operations / self.speed
 
-    def _rmu(self, method: Mapping) -> tuple[float, float, float]:
+    def _rmu(self, method: Mapping, trained: int) -> tuple[float, float, float]:
         """Return (operations of a step, peak bytes, bytes of weights that are read) of RMU."""
-        options, forget = method["options"], _longest(method["options"]["max_tokens_forget"])
-        layers, retain = (options["layer_id"], options["trained_layers"]), options["max_tokens_retain"]
-        tokens, length = options["batch_size"] * (forget + retain) // 2, max(forget, retain)
-        operations = cost_model.rmu_operations(self.shape, *layers, tokens, length, method["cache_activations"])
+        options, lengths = method["options"], _lengths(method)
+        layers, tokens = (options["layer_id"], options["trained_layers"]), options["batch_size"] * sum(lengths) // 2
+        operations = cost_model.rmu_operations(self.shape, *layers, tokens, max(lengths), method["cache_activations"])
         memory = cost_model.rmu_memory(self.shape, *layers, 2 * tokens, self.precision)
-        return operations, sum(memory.values()), self._lower_weights(options)
+        return operations, sum(memory.values()), memory["frozen weights"] + self.precision * trained
 
-    def _gradients(self, method: Mapping) -> tuple[float, float, float]:
+    def _gradients(self, method: Mapping, trained: int) -> tuple[float, float, float]:
         """Return the same of the methods of spunge/training/loop.py; sharding divides all but the activations."""
         options, shape, batch = method["options"], self.shape, method["options"]["batch_size"]
         lora, checkpointed = options["trained"] == "lora", options["gradient_checkpointing"]
-        lengths = [options["max_tokens_retain" if options.get("texts") == "retain" else "max_tokens_forget"]]
-        lengths += [options["max_tokens_retain"]] * _retains(method)
+        lengths = _lengths(method)
         operations = sum(
             cost_model.training_operations(shape, batch * length, length, lora, checkpointed=checkpointed)
             for length in lengths
@@ -174,43 +167,29 @@ class Estimate:
         if method["method"] == "npo":  # the base model's forward pass on forget texts
             operations += cost_model.whole_forward(shape, batch * lengths[0], lengths[0])
         tokens = math.ceil(batch / options["accumulation"]) * max(lengths)
-        trained, frozen = self._vectors(method)[0] / FP32, shape.parameters if lora else 0
+        frozen = shape.parameters if lora else 0
         memory = cost_model.training_memory(shape, tokens, trained, frozen, checkpointed, self.precision)
         activations, cards = memory.pop("activations"), method["gpus"] if "accelerate" in method else 1
         return operations, sum(memory.values()) / cards + activations, self.weights
 
-    def _vectors(self, method: Mapping) -> tuple[float, float] | tuple[None, None]:
-        """Return the bytes of a shard's and of a merged task vector; None where nothing is known of such a method."""
+    def _parameters(self, method: Mapping) -> tuple[int, int] | None:
+        """Return how many parameters a shard's and a merged task vector have, if that is known of such a method."""
         options, shape, kind = method["options"], self.shape, method["method"]
+        trained = options["trained"] if kind in GRADIENT_METHODS else ""
         if kind == "rmu" and list(options["trained_parameters"]) == ["mlp.down_proj.weight"]:
-            trained = changed = len(options["trained_layers"]) * shape.down_projection
-        elif kind in GRADIENT_METHODS and options["trained"] == "all":
-            trained = changed = shape.parameters
-        elif kind in GRADIENT_METHODS and options["trained"] == "lora":
+            return (len(options["trained_layers"]) * shape.down_projection,) * 2
+        if trained == "all":
+            return (shape.parameters,) * 2
+        if trained == "lora":
             targets = shape.matrices if options["lora_targets"] == "all-linear" else options["lora_targets"]
-            if not set(targets) <= shape.matrices.keys():
-                return None, None
-            trained, changed = shape.lora(options["lora_rank"], targets), shape.adapted(targets)
-        else:
-            return None, None
-        return FP32 * trained, FP32 * changed
-
-    def _lower_weights(self, options: Mapping) -> float:
-        """Return the bytes of what RMU loads: the embedding and the layers 0 … `layer_id`."""
-        return self.precision * (self.shape.embedding + (options["layer_id"] + 1) * self.shape.layer)
-
-    def _table(self, name: str) -> Table:
-        return self.tables.get(name, Table())
+            if set(targets) <= shape.matrices.keys():
+                return shape.lora(options["lora_rank"], targets), shape.adapted(targets)
+        return None
 
 
-def _retains(method: Mapping) -> bool:
-    """Tell whether a step has retain texts in its loss."""
-    return method["method"] == "rmu" or bool(method["options"].get("retain_weight"))
-
-
-def _longest(tokens: int | Sequence[int]) -> int:
-    return max(tokens) if isinstance(tokens, Sequence) else tokens
-
-
-def _count(number: float) -> str:
-    return "?" if math.isnan(number) else f"{number:,.0f}"
+def _lengths(method: Mapping) -> list[int]:
+    """Return the most tokens of a text in each batch of a step: of texts to forget, and to retain if it has those."""
+    options = method["options"]
+    forget, retain = options["max_tokens_forget"], options["max_tokens_retain"]
+    first = retain if options.get("texts") == "retain" else max(forget) if isinstance(forget, Sequence) else forget
+    return [first, retain] if method["method"] == "rmu" or options.get("retain_weight") else [first]

