@@ -57,8 +57,8 @@ def schema() -> dict:
 
 def kinds(section: str) -> list[str]:
     """Return the kinds of `methods`, `merges` or `classifiers` that are there by name."""
-    found = [name.partition(".")[2] for name in schema()["$defs"] if name.startswith(f"{section}.")]
-    return [kind for kind in found if kind not in options_of(section, kind)]  # `command` and the like go by their key
+    named = [name.partition(".")[2] for name in schema()["$defs"] if name.startswith(f"{section}.")]
+    return [kind for kind in named if kind not in options_of(section, kind)]  # `command` and the like go by their key
 
 
 def options_of(section: str, kind: str) -> dict[str, dict]:
@@ -71,7 +71,7 @@ def options_of(section: str, kind: str) -> dict[str, dict]:
 
 def option_defaults(section: str, kind: str) -> dict[str, object]:
     """Return the defaults of a kind's options by name, of those that have one."""
-    return {name: one["default"] for name, one in options_of(section, kind).items() if "default" in one}
+    return {name: option["default"] for name, option in options_of(section, kind).items() if "default" in option}
 
 
 def check(config: dict, from_command_line: Mapping = MappingProxyType({})) -> None:

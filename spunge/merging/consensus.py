@@ -15,15 +15,15 @@ Tensors = Sequence[torch.Tensor]
 
 def weigh(entries: Tensors, weights: torch.Tensor | None) -> Tensors:
     """Multiply the entries of each shard with its weight."""
-    return entries if weights is None else [one * weight for one, weight in zip(entries, weights, strict=True)]
+    return entries if weights is None else [shard * weight for shard, weight in zip(entries, weights, strict=True)]
 
 
 def total(entries: Iterable[torch.Tensor]) -> torch.Tensor:
     """Return the sum over the shards, a tensor of its own."""
-    first, *others = entries
+    first, *rest = entries
     summed = first.clone()
-    for one in others:
-        summed += one
+    for shard in rest:
+        summed += shard
     return summed
 
 
@@ -40,7 +40,7 @@ def election(weighted: Tensors, by: str = "mass") -> torch.Tensor:
 
     `mass` sums the (weighted) values, as the paper; `count` takes the number of positive less that of negative ones.
     """
-    return total(weighted if by == "mass" else (one.sign() for one in weighted))
+    return total(weighted if by == "mass" else (shard.sign() for shard in weighted))
 
 
 def elect_sign(weighted: Tensors, by: str = "mass", zero: float = 1.0) -> torch.Tensor:
@@ -55,8 +55,8 @@ def disjoint_mean(weighted: Tensors, sign: torch.Tensor, weights: torch.Tensor |
     their number where there are no weights.
     """
     summed, divisor, agreeing = torch.zeros_like(sign), torch.zeros_like(sign), torch.empty_like(sign)
-    for number, one in enumerate(weighted):
-        torch.mul(one, sign, out=agreeing).relu_()
+    for number, shard in enumerate(weighted):
+        torch.mul(shard, sign, out=agreeing).relu_()
         summed += agreeing
         agreeing.sign_()
         divisor += agreeing if weights is None else agreeing.mul_(weights[number])

@@ -44,7 +44,7 @@ def _ignore(entries: Entries, merged: torch.Tensor) -> None:
 
 def suits(kind: str, vectors: Iterable[TaskVector]) -> bool:
     """Tell whether a merge is kept as its recipe: of adapters alone, and where no matrix is decomposed for it."""
-    return registry.of(kind).matrix_consensus is None and all(isinstance(one, LoraAdapter) for one in vectors)
+    return registry.of(kind).matrix_consensus is None and all(isinstance(vector, LoraAdapter) for vector in vectors)
 
 
 def write(

@@ -45,16 +45,17 @@ def largest(shards: Shards, options: Ties) -> Sparsified:
     """Keep the entries of the largest magnitudes: TIES' trim."""
     thresholds = shards.survey.thresholds
     if options.trim == "model" and not thresholds:
-        found = [_model_threshold(vector, options.density) for vector in shards.vectors.values()]
-        thresholds.update(dict.fromkeys(shards.layout, found))
+        of_shards = [_model_threshold(vector, options.density) for vector in shards.vectors.values()]
+        thresholds.update(dict.fromkeys(shards.layout, of_shards))
 
     def trimmed(parameter: Parameter) -> Iterator[Entries]:
-        if (found := thresholds.get(parameter.name)) is None:
+        if (of_shards := thresholds.get(parameter.name)) is None:
             k = int(options.density * parameter.shape.numel())
-            found = thresholds[parameter.name] = [sparsify.kth_magnitude(one, k) for one in parameter.tensors]
-        memory = [torch.empty(0) for _ in found]
+            of_shards = [sparsify.kth_magnitude(tensor, k) for tensor in parameter.tensors]
+            thresholds[parameter.name] = of_shards
+        memory = [torch.empty(0) for _ in of_shards]
         for block in parameter.blocks():
-            kept = [sparsify.trim(*of_shard) for of_shard in zip(block, found, memory, strict=True)]
+            kept = [sparsify.trim(*of_shard) for of_shard in zip(block, of_shards, memory, strict=True)]
             yield Entries(block, kept, kept)
 
     return trimmed
