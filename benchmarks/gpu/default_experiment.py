@@ -204,7 +204,7 @@ def pack() -> None:
     if not (RESULTS / "evaluations.csv").exists() or not wheel.exists():
         raise InputError(f"{RESULTS} has no evaluations.csv, or its model's wheel is gone: run `make demo` first")
     CARRIED.mkdir(exist_ok=True)
-    method = configuration.own_options(configured["methods"]["rmu"], model["dtype"])
+    method = configuration.method_options(configured["methods"]["rmu"], model["dtype"])
     described = {
         "source": model["source"],
         "file": model["file"],

@@ -362,19 +362,20 @@ def workflow_keys() -> frozenset[str]:
 
 
 def states_options(section: Mapping[str, object], dtype: str) -> dict[str, object]:
-    """Return those of a method's options on which the states of its frozen layers depend, as `own_options` does."""
-    described = {name for name, one in options_of("methods", section["method"]).items() if one.get("frozen_states")}
-    return {key: value for key, value in own_options(section, dtype).items() if key in {"dtype", *described}}
+    """Return those of a method's options on which the states of its frozen layers depend, as `method_options` does."""
+    options = options_of("methods", section["method"])
+    described = {name for name, option in options.items() if option.get("frozen_states")}
+    return {key: value for key, value in method_options(section, dtype).items() if key in {"dtype", *described}}
 
 
-def own_options(section: Mapping[str, object], dtype: str) -> dict[str, object]:
+def method_options(section: Mapping[str, object], dtype: str) -> dict[str, object]:
     """Return what a method's section says to the method itself, without the workflow's keys, and the model's dtype."""
-    own = {key: value for key, value in section.items() if key not in workflow_keys()}
+    options = {key: value for key, value in section.items() if key not in workflow_keys()}
     of_a_file = {}
     if section["method"] == "file":
-        del own["file"]
-        of_a_file = own.pop("options", {})
-    return {"dtype": dtype, **own, **of_a_file}
+        del options["file"]
+        of_a_file = options.pop("options", {})
+    return {"dtype": dtype, **options, **of_a_file}
 
 
 def shard_weights(merge: str, weights: Mapping[str, float], attributes: list[str]) -> list[float]:

@@ -52,7 +52,7 @@ class Exposure:
         there = {attribute: number for attribute, number in texts.items() if number}
         if not self.by_turns:
             return dict.fromkeys(there, self.steps * self.texts_a_step / sum(there.values()))
-        turns = {one: len(range(place, self.steps, len(there))) for place, one in enumerate(there)}
+        turns = {attribute: len(range(place, self.steps, len(there))) for place, attribute in enumerate(there)}
         return {attribute: turns[attribute] * self.texts_a_step / number for attribute, number in there.items()}
 
 
@@ -95,12 +95,12 @@ class Grid:
     def figures(self) -> list[str]:
         """The names of the figures, the trade-off first."""
         evaluations = self.configuration["evaluations"]
-        found = ["tradeoff", "overview", "attributes", "radar"]
+        figures = ["tradeoff", "overview", "attributes", "radar"]
         if self.toxicity:
-            found = ["toxicity_tradeoff", "toxicity_radar", "toxicity_overview"]
-        found += [*(["benchmarks"] if "benchmarks" in evaluations else []), "training", "merging"]
-        found += ["durability"] if self.durability else []
-        return found + (["shards"] if "knowledge" in evaluations and self.sets("shards") else [])
+            figures = ["toxicity_tradeoff", "toxicity_radar", "toxicity_overview"]
+        figures += [*(["benchmarks"] if "benchmarks" in evaluations else []), "training", "merging"]
+        figures += ["durability"] if self.durability else []
+        return figures + (["shards"] if "knowledge" in evaluations and self.sets("shards") else [])
 
     @property
     def patterns(self) -> dict[str, str]:
@@ -170,16 +170,16 @@ class Grid:
 
     def evaluations_as_trained(self) -> list[Evaluation]:
         """Return every evaluation of candidates as they are."""
-        return [Evaluation(one, name) for one in self.candidates() for name in self.evaluation_names]
+        return [Evaluation(candidate, name) for candidate in self.candidates() for name in self.evaluation_names]
 
     def evaluations_after_attacks(self) -> list[Evaluation]:
         """Return every evaluation of attacked candidates."""
-        return [Evaluation(one, name) for one in self.attacked() for name in self.attack_names]
+        return [Evaluation(candidate, name) for candidate in self.attacked() for name in self.attack_names]
 
     def evaluated(self, name: str) -> list[Evaluation]:
         """Return one evaluation of all candidates that have it."""
         asked = self.attacked() if name in self.attack_names else self.candidates()
-        return [Evaluation(one, name) for one in asked]
+        return [Evaluation(candidate, name) for candidate in asked]
 
     def comparisons(self) -> list[Comparison]:
         """Return who is compared: every candidate on each of its evaluations, and families at equal fluency."""
@@ -188,10 +188,10 @@ class Grid:
             for evaluation in self.evaluations()
             if evaluation.candidate != BASE
         )
-        found = [Comparison(candidate, name, AS_TRAINED) for candidate, name in outcomes]
+        comparisons = [Comparison(candidate, name, AS_TRAINED) for candidate, name in outcomes]
         if self.toxicity:
-            found += [Comparison(one, "toxicity", AT_EQUAL_FLUENCY) for one in self._of_families()]
-        return found
+            comparisons += [Comparison(family, "toxicity", AT_EQUAL_FLUENCY) for family in self._of_families()]
+        return comparisons
 
     def rivals(self, comparison: Comparison) -> dict[str, Candidate]:
         """Return those of a comparison's rivals that the experiment has, by name."""
@@ -199,17 +199,17 @@ class Grid:
         return {name: rival for name, rival in comparison.rivals.items() if rival == BASE or rival in there}
 
     def _seedless(self) -> list[Candidate]:
-        return list(dict.fromkeys(one.with_seed(ALL_SEEDS) for one in self.candidates()))
+        return list(dict.fromkeys(candidate.with_seed(ALL_SEEDS) for candidate in self.candidates()))
 
     def _of_families(self) -> list[Candidate]:
         """Return the joint and merged candidates that two factors λ above 0 have, under the name of their family."""
         scales: dict[Candidate, set[float]] = {}
-        for one in self._seedless():
-            if one.split == "joint" or one.merge:
-                family, scale = self.families[one.method]
-                as_family = Candidate(family, one.split, merge=one.merge)
+        for candidate in self._seedless():
+            if candidate.split == "joint" or candidate.merge:
+                family, scale = self.families[candidate.method]
+                as_family = Candidate(family, candidate.split, merge=candidate.merge)
                 scales.setdefault(as_family, set()).update([scale] if scale > 0 else [])
-        return [one for one, found in scales.items() if len(found) > 1]
+        return [as_family for as_family, above_0 in scales.items() if len(above_0) > 1]
 
     def source(self, candidate: Candidate) -> Run | Merge | None:
         """Return what a candidate's task vector comes from; None for the base model."""
@@ -241,7 +241,7 @@ class Grid:
 
     def method_options(self, method: str) -> dict[str, object]:
         """Return a method's options for one attribute's shard."""
-        return configuration.own_options(self.methods[method], self.configuration["model"]["dtype"])
+        return configuration.method_options(self.methods[method], self.configuration["model"]["dtype"])
 
     def exposure(self, run: Run) -> Exposure:
         """Return how much a run sees of what it forgets."""

@@ -36,10 +36,10 @@ EXAMPLES = {
 
 def _read(path: str, what: str, *kinds: str, seeds_together: bool = False) -> dict[str, str]:
     """Return the parts of a path of one of these kinds (joint, shard, merge); raise InputError for any other."""
-    found = _PATH.fullmatch(path)
-    if not found or (found["kind"] or "joint") not in kinds or not (found["seed"] or seeds_together):
+    match = _PATH.fullmatch(path)
+    if not match or (match["kind"] or "joint") not in kinds or not (match["seed"] or seeds_together):
         raise InputError(f"{path!r} is no path of {what}, such as {' or '.join(EXAMPLES[kind] for kind in kinds)}")
-    parts = {key: value or "" for key, value in found.groupdict().items()}
+    parts = {key: value or "" for key, value in match.groupdict().items()}
     return parts | {"split": parts["split"] or "joint", "kind": parts["kind"] or "joint"}
 
 
@@ -179,12 +179,12 @@ class Candidate:
         """
         if not self.method:
             return {}
-        found = {"base": BASE}
+        rivals = {"base": BASE}
         if self.split != "joint":
-            found["joint"] = Candidate(self.method, "joint", seed=self.seed)
+            rivals["joint"] = Candidate(self.method, "joint", seed=self.seed)
         if self.merge and splits.kind(self.split) == "attribute":
-            found["random"] = replace(self, split=self.split.replace("attribute", "random", 1))
-        return found
+            rivals["random"] = replace(self, split=self.split.replace("attribute", "random", 1))
+        return rivals
 
 
 BASE = Candidate()
