@@ -117,7 +117,7 @@ class Plan:
         for (name, _, steps), group in alike.items():
             label = f"unlearn {name}: {', '.join(dict.fromkeys(run.split for run in group))}"
             cost, number = self.estimate.unlearn(methods[name], steps), self._number([*map(Candidate.of, group)])
-            yield self._kind(label, number, cost, *{f"unlearn/{Path(run.path).parent}" for run in group})
+            yield self._kind(label, number, cost, *{f"unlearn/{run.path.rpartition('/')[0]}" for run in group})
         for name, method in methods.items():
             if merges := grid.merges([name]):
                 kinds = [grid.configuration["merges"][merge.merge]["merge"] for merge in merges]
@@ -135,11 +135,10 @@ class Plan:
         yield self._kind("evaluate", number, self.estimate.evaluate(asked), "evaluate")
         if benchmarks := evaluations.get("benchmarks"):
             cost = self.estimate.evaluate({"benchmarks": benchmarks})
-            cost = cost if benchmarks["mirror"] else replace(cost, download=UNKNOWN)
+            cost = replace(cost, download=UNKNOWN * (not benchmarks["mirror"]))
             yield self._kind("benchmarks", number, cost, "benchmarks")
         if toxicity:
-            by_model = any(section["classifier"] == "huggingface" for section in self.jobs.classifiers.values())
-            cost = no_arithmetic("classifiers") if by_model else Cost()
+            cost = no_arithmetic("classifiers") if len(self.jobs.models) > 1 else Cost()  # some are models, too
             yield self._kind("score toxicity", number, cost, "score_toxicity")
         if grid.durability:
             yield self._kind("durability, preparation", 1 + attacked, Cost(), "draw_durability", "as_unlearned")

@@ -1,12 +1,11 @@
 """What is known of an experiment before it runs, from files and from what others publish; NaN stands for the rest."""
 
+import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
-
-import pandas as pd
 
 from spunge.core.files import is_local, read_json
 from spunge.models.shapes import UNKNOWN, ModelShape
@@ -109,6 +108,8 @@ def tables(folder: Path, options: Mapping, attributes: Sequence[str] | None) -> 
 
 def table(path: Path) -> Table:
     """Return the size of a table; a question counts with its choices."""
+    import pandas as pd
+
     rows = pd.read_parquet(path).filter(items=["text", "prompt", "question", "choices"])
     characters = rows.map(lambda cell: len("".join(cell))).sum(axis="columns")
     return Table(len(rows), int(characters.sum()), characters.max())
@@ -116,5 +117,5 @@ def table(path: Path) -> Table:
 
 def benchmark_seconds(jobs: Iterable[str]) -> list[float]:
     """Return the seconds in Snakemake's benchmark files of these jobs: paths without `.tsv`, or folders of them."""
-    paths = {path for job in jobs for pattern in (f"{job}.tsv", f"{job}/**/*.tsv") for path in Path().glob(pattern)}
-    return [seconds for path in sorted(paths) for seconds in pd.read_csv(path, sep="\t")["s"]]
+    paths = sorted({path for job in jobs for path in [Path(f"{job}.tsv"), *Path(job).rglob("*.tsv")] if path.is_file()})
+    return [float(row["s"]) for path in paths for row in csv.DictReader(path.read_text().splitlines(), delimiter="\t")]
