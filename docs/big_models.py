@@ -91,9 +91,9 @@ LoRA adapters is a recipe without tensors ([merging.md](merging.md#recipes)).
 |---|---|---|---|{disk_dashes}|
 {disk_rows}
 
-The base model comes on top ({bases} GB). So do the states that `cache_activations` keeps, two bytes per hidden unit and
-token, once for a forget text and twice for a retain text: {states:.1f} MB each time for {length} tokens of the 70B
-model.
+The base model comes on top ({bases} GB). So do the activations that `cache_activations` keeps, two bytes per hidden unit
+and token, once for a forget text and twice for a retain text: {activations:.1f} MB each time for {length} tokens of the
+70B model.
 
 ## Merging
 
@@ -152,7 +152,7 @@ def page() -> str:
         disk_dashes=_dashes(),
         disk_rows=_table(_disk_rows()),
         bases=_listed([f"{cost_model.BF16 * shape.parameters / 1e9:.0f}" for shape in SHAPES]),
-        states=LENGTH * cost_model.BF16 * llama_70b.hidden / 1e6,
+        activations=LENGTH * cost_model.BF16 * llama_70b.hidden / 1e6,
         merge_heads=_heads("k = {}, GB"),
         merge_dashes=_dashes(),
         merge_rows=_table(_merge_rows()),

@@ -214,18 +214,18 @@ rule rephrase:
 
 
 # Once for all candidates, so that never two models are in memory.
-rule base_states:
+rule base_activations:
     input:
-        script=source_file(SCRIPTS / "base_states.py"),
-        library=library("base_states.py"),
+        script=source_file(SCRIPTS / "base_activations.py"),
+        library=library("base_activations.py"),
         base=JOBS.model,
         texts=f"{DURABILITY_DATA}/sampled.parquet",
     output:
-        f"{RESULTS}/evaluations/base/states.safetensors",
+        f"{RESULTS}/evaluations/base/activations.safetensors",
     log:
-        f"{LOGS}/base_states.log",
+        f"{LOGS}/base_activations.log",
     benchmark:
-        f"{BENCHMARKS}/base_states.tsv"
+        f"{BENCHMARKS}/base_activations.tsv"
     conda:
         ENVS / "evaluate.yaml"
     resources:
@@ -236,7 +236,7 @@ rule base_states:
     params:
         dtype=DTYPE,
     message:
-        "Compute the base model's states of the texts to forget"
+        "Compute the base model's activations on the texts to forget"
     shell:
         on_gpus("--base {input.base:q} --dtype {params.dtype} --texts {input.texts:q} --output {output:q}")
 
@@ -246,7 +246,7 @@ rule ablate:
         script=source_file(SCRIPTS / "ablate.py"),
         library=library("ablate.py"),
         base=JOBS.model,
-        base_states=JOBS.base_states,
+        base_activations=JOBS.base_activations,
         task_vector=JOBS.task_vector,
         merged=MERGED,
         texts=f"{DURABILITY_DATA}/sampled.parquet",
@@ -278,7 +278,7 @@ rule ablate:
         on_gpus(
             "--evaluations ablated --statistics {params.statistics:q} --candidate {params.candidate:q}"
             " --attributes {input.attributes:q} --base {input.base:q} --task-vector {input.task_vector:q}"
-            " --scale={params.scale} --dtype {params.dtype} --base-states {input.base_states:q}"
+            " --scale={params.scale} --dtype {params.dtype} --base-activations {input.base_activations:q}"
             " --texts {input.texts:q} --questions {input.questions:q} --batch-size {params.batch_size}"
             " --scores {output.scores:q} --rows {output.rows:q}"
         )

@@ -1,6 +1,6 @@
 # With `cache_activations`: what the frozen layers make of every text, computed once for all shards and seeds. Not temporary: were
 # it made again for one more seed, Snakemake would repeat the others too.
-rule states:
+rule activations:
     input:
         script=source_file(SCRIPTS / "cache_activations.py"),
         library=library("cache_activations.py"),
@@ -13,9 +13,9 @@ rule states:
     output:
         f"{RESULTS}/unlearned/{{method}}/activations.safetensors",
     log:
-        f"{LOGS}/states/{{method}}.log",
+        f"{LOGS}/activations/{{method}}.log",
     benchmark:
-        f"{BENCHMARKS}/states/{{method}}.tsv"
+        f"{BENCHMARKS}/activations/{{method}}.tsv"
     conda:
         ENVS / "model.yaml"
     resources:
@@ -24,7 +24,7 @@ rule states:
         mem_mb=growing(JOBS.memory if GRID.sets("memory") else MEMORY),
         runtime=growing(60),
     params:
-        options=JOBS.states_options,
+        options=JOBS.activation_options,
     message:
         "Compute what the layers that {wildcards.method} leaves alone make of every text"
     shell:
@@ -44,7 +44,7 @@ rule unlearn:
         base=JOBS.model,
         shards=JOBS.partition,
         retain=RETAIN,
-        states=JOBS.states if GRID.sets("cache_activations") else [],
+        activations=JOBS.activations if GRID.sets("cache_activations") else [],
         norms_of=JOBS.norms_of if GRID.sets("norms_of") else [],
         checkpoint=JOBS.checkpoint if GRID.sets("checkpoint") else [],
         accelerate=JOBS.accelerate if GRID.sets("accelerate") else [],
@@ -74,8 +74,9 @@ rule unlearn:
     shell:
         on_gpus(
             "--method={input.method:q} --options {params.options:q} --run {params.run:q} --base {input.base:q}"
-            " --forget {input.shards:q}/{params.shard}.parquet --retain {input.retain:q} --states {input.states:q}"
-            " --attributes {input.attributes:q} --norms-of {input.norms_of:q} --unfinished {params.unfinished:q}"
-            " --save-every $SPUNGE_SAVE_EVERY --task-vector {output.task_vector:q} --training {output.training:q}",
+            " --forget {input.shards:q}/{params.shard}.parquet --retain {input.retain:q}"
+            " --activations {input.activations:q} --attributes {input.attributes:q} --norms-of {input.norms_of:q}"
+            " --unfinished {params.unfinished:q} --save-every $SPUNGE_SAVE_EVERY"
+            " --task-vector {output.task_vector:q} --training {output.training:q}",
             program="{params.launcher}",
         )

@@ -12,8 +12,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     cli.add_results(parser)
     cli.add_model(parser)
-    parser.add_argument("--base-states", nargs="?", help="the base model's mean states; none for the base model")
-    parser.add_argument("--texts", required=True, help="the texts whose states are compared, Parquet")
+    parser.add_argument("--base-activations", nargs="?", help="the base model's means; none for the base model")
+    parser.add_argument("--texts", required=True, help="the texts whose activations are compared, Parquet")
     parser.add_argument("--questions", required=True, help="the questions asked, Parquet")
     parser.add_argument("--batch-size", required=True, type=int, help="questions asked together")
     arguments = parser.parse_args(argv)
@@ -30,8 +30,8 @@ def main(argv: list[str] | None = None) -> int:
         questions = tables.read("questions", arguments.questions)
         model, tokenizer = cli.load_model(arguments)
         with contextlib.ExitStack() as stack:
-            if arguments.base_states:
-                base = load_file(arguments.base_states)["means"]
+            if arguments.base_activations:
+                base = load_file(arguments.base_activations)["means"]
                 means = ablation.mean_activations(model, tokenizer, pd.read_parquet(arguments.texts)["text"])
                 stack.enter_context(ablation.ablated(model, ablation.directions(means, base), base))
             scores = knowledge.score(model, tokenizer, questions, arguments.batch_size)

@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--most", type=json.loads, help="questions asked of each attribute at most; null: all")
     parser.add_argument("--seed", required=True, type=int)
     parser.add_argument("--relearned", required=True, help="the texts to relearn, Parquet")
-    parser.add_argument("--sampled", required=True, help="the texts whose states are compared, Parquet")
+    parser.add_argument("--sampled", required=True, help="the texts whose activations are compared, Parquet")
     parser.add_argument("--asked", required=True, help="the questions asked, Parquet")
     parser.add_argument("--asked-rephrased", nargs="?", help="the rephrased questions asked, Parquet")
     parser.add_argument("--rows", required=True, help="rows of evaluations.csv that describe all this")

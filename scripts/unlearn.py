@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--forget", required=True, type=Path, help="the shard, Parquet, called as it is in paths")
     parser.add_argument("--retain", required=True, type=Path, help="the retain texts, Parquet")
     parser.add_argument("--attributes", required=True, help="all attributes to forget, JSON")
-    parser.add_argument("--states", nargs="?", type=Path, help="what cache_activations.py wrote, if anything")
+    parser.add_argument("--activations", nargs="?", type=Path, help="what cache_activations.py wrote, if anything")
     parser.add_argument("--norms-of", nargs="?", help="another method's task vector for this shard and seed, if wanted")
     parser.add_argument("--unfinished", help="folder that keeps what was done so far, if anything shall")
     parser.add_argument("--save-every", type=float, default=10, help="minutes between saves; 0 for every step")
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
             },
             base.folder,
             [__file__, arguments.method, arguments.forget, arguments.retain],
-            filter(None, [arguments.states, arguments.norms_of]),
+            filter(None, [arguments.activations, arguments.norms_of]),
         )
         with (
             scratch_folder(Path(arguments.task_vector).parent / ".scratch") as scratch,
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
                 base=base,
                 device=base_model.device(),
                 all_attributes=attributes,
-                activations=arguments.states,
+                activations=arguments.activations,
                 norms_of=task_vector.read(arguments.norms_of) if arguments.norms_of else None,
                 scratch=scratch,
                 checkpoint=checkpoint,

@@ -35,7 +35,7 @@ def mean_activations(model: torch.nn.Module, tokenizer, texts: Sequence[str]) ->
     base_model.check_tokens(model, tokens, "the forget texts")
     tokens = sorted((row for row in tokens if len(row) > 1), key=len)
     if not tokens:
-        raise InputError("no text to forget has two tokens, so there are no states to compare")
+        raise InputError("no text to forget has two tokens, so there are no activations to compare")
     _, layers = base_model.decoder_layers(model)
     sums = torch.zeros(len(layers), model.config.get_text_config(decoder=True).hidden_size, dtype=torch.float64)
     mask = None
@@ -43,7 +43,7 @@ def mean_activations(model: torch.nn.Module, tokenizer, texts: Sequence[str]) ->
     def add(number: int, activations: torch.Tensor, _) -> None:
         sums[number] += (activations.float() * mask[..., None]).sum(dim=(0, 1)).double().cpu()
 
-    progress = Progress("states", len(tokens))
+    progress = Progress("activations", len(tokens))
     with _hooked(model, add):
         for start in range(0, len(tokens), BATCH):
             rows = [torch.tensor(row) for row in tokens[start : start + BATCH]]

@@ -171,7 +171,7 @@ def _check_methods(config: Mapping) -> None:
         if option_defaults("methods", section["method"]).get("steps") and "steps" not in section:
             raise InputError(f"{at} lacks the key `steps`")
         if section["method"] == "rmu" and section["cache_activations"] and not section.get("mask"):
-            raise InputError(f"{at}.cache_activations needs `mask: true`, since states are kept without padding")
+            raise InputError(f"{at}.cache_activations needs `mask: true`, since activations are kept without padding")
         if "options" in section and door not in ("file", "command"):
             raise InputError(f"{at} has `options`, which are for a `file` or `command`; name its options themselves")
         _check_foreign(at, section, "methods")
@@ -361,11 +361,11 @@ def workflow_keys() -> frozenset[str]:
     return frozenset(schema()["properties"]["methods"]["additionalProperties"]["properties"])
 
 
-def states_options(section: Mapping[str, object], dtype: str) -> dict[str, object]:
-    """Return those of a method's options on which the states of its frozen layers depend, as `method_options` does."""
+def activation_options(section: Mapping[str, object], dtype: str) -> dict[str, object]:
+    """Return those of a method's options on which its frozen layers' activations depend, as `method_options` does."""
     options = options_of("methods", section["method"])
-    described = {name for name, option in options.items() if option.get("frozen_states")}
-    return {key: value for key, value in method_options(section, dtype).items() if key in {"dtype", *described}}
+    marked = {name for name, option in options.items() if option.get("frozen_activations")}
+    return {key: value for key, value in method_options(section, dtype).items() if key in {"dtype", *marked}}
 
 
 def method_options(section: Mapping[str, object], dtype: str) -> dict[str, object]:

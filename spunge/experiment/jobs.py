@@ -105,13 +105,13 @@ class Jobs:
         """Return a run's columns of evaluations.csv."""
         return json.dumps(self.grid.describe(Run.parse(wildcards.run)))
 
-    def states_options(self, wildcards: SimpleNamespace) -> str:
-        """Return the options on which a method's frozen states depend: neither steps nor rates make them again."""
+    def activation_options(self, wildcards: SimpleNamespace) -> str:
+        """Return the options on which a method's frozen activations depend: neither steps nor rates make them again."""
         dtype = self.grid.configuration["model"]["dtype"]
-        return json.dumps(configuration.states_options(self._section(wildcards), dtype))
+        return json.dumps(configuration.activation_options(self._section(wildcards), dtype))
 
-    def states(self, wildcards: SimpleNamespace) -> str | list:
-        """Return the frozen states that a run is given, if its method keeps them."""
+    def activations(self, wildcards: SimpleNamespace) -> str | list:
+        """Return the frozen activations that a run is given, if its method keeps them."""
         kept = self._section(wildcards).get("cache_activations")
         return f"{self.results}/unlearned/{self.method(wildcards)}/activations.safetensors" if kept else []
 
@@ -232,9 +232,9 @@ class Jobs:
         named = [folder / f"{name}.py" for name in self.grid.of_a_model]
         return [file for path in named for file in (self._source(path), *self.used_files(path))]
 
-    def base_states(self, wildcards: SimpleNamespace) -> str | list:
-        """Return what a candidate's states are compared with; the base model's own have no direction."""
-        return [] if wildcards.candidate == BASE.path else f"{self.results}/evaluations/base/states.safetensors"
+    def base_activations(self, wildcards: SimpleNamespace) -> str | list:
+        """Return what a candidate's activations are compared with; the base model's own have no direction."""
+        return [] if wildcards.candidate == BASE.path else f"{self.results}/evaluations/base/activations.safetensors"
 
     def classifier_files(self, wildcards: object) -> list[str]:
         """Return what the classifiers are made of, in their order: wheels and models."""

@@ -52,8 +52,8 @@ PREFIX, FROZEN = "prefix", "frozen"
 CONTROL = "control."  # before an attribute's number
 # In float16 the loss is scaled up, since a gradient is 2 (h − c) over millions of entries; an overflow scales it down.
 LOSS_SCALE = 2.0**24
-# Marks an option on which the states of the frozen layers depend: which layers these are, and how texts are cut.
-FROZEN_STATES = Field(json_schema_extra={"frozen_states": True})
+# Marks an option on which the activations of the frozen layers depend: which layers these are, and how texts are cut.
+FROZEN_ACTIVATIONS = Field(json_schema_extra={"frozen_activations": True})
 
 
 @checked
@@ -72,12 +72,12 @@ class Options:
     """
 
     steps: Steps = 80
-    layer_id: Annotated[Natural, Field(description="Decoder layer whose output is steered."), FROZEN_STATES] = 7
+    layer_id: Annotated[Natural, Field(description="Decoder layer whose output is steered."), FROZEN_ACTIVATIONS] = 7
     trained_layers: Annotated[
-        Distinct[Natural], Field(description="Layers whose parameters are trained."), FROZEN_STATES
+        Distinct[Natural], Field(description="Layers whose parameters are trained."), FROZEN_ACTIVATIONS
     ] = (5, 6, 7)
     trained_parameters: Annotated[
-        Distinct[Text], Field(description="Parameters trained in each of those layers."), FROZEN_STATES
+        Distinct[Text], Field(description="Parameters trained in each of those layers."), FROZEN_ACTIVATIONS
     ] = ("mlp.down_proj.weight",)
     alpha: Annotated[
         NonNegative | NonEmpty[NonNegative],
@@ -114,10 +114,10 @@ class Options:
     mask: Annotated[
         bool,
         Field(description="Keep padding and the first `skip_first` positions out of the loss."),
-        FROZEN_STATES,
+        FROZEN_ACTIVATIONS,
     ] = False
     skip_first: Annotated[
-        Natural, Field(description="Positions at the start that stay out of the loss, with `mask`."), FROZEN_STATES
+        Natural, Field(description="Positions at the start that stay out of the loss, with `mask`."), FROZEN_ACTIVATIONS
     ] = 0
     learning_rate: Annotated[Positive, Field(description="Learning rate of AdamW.")] = 5e-5
     weight_decay: Annotated[NonNegative, Field(description="Weight decay of AdamW.")] = 0.0
@@ -129,10 +129,10 @@ class Options:
             description="Forget texts are cut after this many tokens; a list has one number for each attribute, the "
             "last for all further ones."
         ),
-        FROZEN_STATES,
+        FROZEN_ACTIVATIONS,
     ] = (512, 768)
     max_tokens_retain: Annotated[
-        Tokens, Field(description="Retain texts are cut after this many tokens."), FROZEN_STATES
+        Tokens, Field(description="Retain texts are cut after this many tokens."), FROZEN_ACTIVATIONS
     ] = 512
     dtype: ModelDtype = "float32"
 
@@ -578,7 +578,7 @@ def activation_key(tokens: list[int]) -> str:
 def _check_cacheable(options: Options) -> None:
     if not options.mask:
         raise InputError(
-            "rmu's cache_activations needs `mask: true`: states are kept text by text, without the padding"
+            "rmu's cache_activations needs `mask: true`: activations are kept text by text, without the padding"
         )
 
 
@@ -608,7 +608,7 @@ def cache_activations(run: Run, options: Options, path: str | os.PathLike) -> No
 
 
 def _compute_activations(model: TruncatedModel, keys: list[str], by_key: dict, kinds: dict, dtype: torch.dtype):
-    progress = Progress("frozen states", len(keys))
+    progress = Progress("frozen activations", len(keys))
     for start in range(0, len(keys), CACHE_BATCH):
         batch = keys[start : start + CACHE_BATCH]
         activations = {PREFIX: model.prefix(pad([torch.tensor(by_key[key]) for key in batch]).to(model.device))}

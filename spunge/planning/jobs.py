@@ -108,7 +108,7 @@ class Plan:
             options = configuration.option_defaults("methods", section["method"]) | grid.method_options(name)
             methods[name] = method = section | {"options": options}
             if method["cache_activations"]:
-                yield self._kind(f"states {name}", 1, self.estimate.activations(method), f"states/{name}")
+                yield self._kind(f"activations {name}", 1, self.estimate.activations(method), f"activations/{name}")
         alike: dict[tuple, list[Run]] = {}
         for run in runs:
             unknown = run.split == "joint" and self.facts.attributes is None
@@ -143,7 +143,8 @@ class Plan:
         if grid.durability:
             yield self._kind("durability, preparation", 1 + attacked, Cost(), "draw_durability", "as_unlearned")
             if grid.attacks["ablate"]:
-                yield self._kind("durability, base_states", 1, no_arithmetic("base_states"), "base_states")
+                base = no_arithmetic("base_activations")
+                yield self._kind("durability, base_activations", 1, base, "base_activations")
             for rule in (rule for rule, names in grid.attacks.items() if names):
                 yield self._kind(f"durability, {rule}", attacked, no_arithmetic(rule), rule)
         rules = ["gather", "summary", "findings", *(["equal_fluency"] if toxicity else [])]

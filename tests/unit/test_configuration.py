@@ -269,7 +269,7 @@ MISTAKES = {
     "states kept without a mask": (
         ("methods", "rmu", "mask"),
         False,
-        "configuration: methods.rmu.cache_activations needs `mask: true`, since states are kept without padding",
+        "configuration: methods.rmu.cache_activations needs `mask: true`, since activations are kept without padding",
     ),
     "section left empty": (("model",), None, "configuration: model is None; it must be object"),
     "text among seeds": (("seeds",), [0, "1"], "configuration: seeds.1 is '1'; it must be integer"),

@@ -54,14 +54,14 @@ def test_a_run_reads_its_shard_and_what_its_method_needs():
     assert made.shard_name(shard) == "part2"
     assert made.partition(run("rmu/joint/seed1")) == "results/small/shards/joint"
     assert made.shard_name(run("rmu/joint/seed1")) == "all"
-    assert made.states(shard) == "results/small/unlearned/rmu/activations.safetensors"
+    assert made.activations(shard) == "results/small/unlearned/rmu/activations.safetensors"
     assert made.method_file(shard) == PROJECT / "spunge/methods/rmu.py"
     assert PROJECT / "spunge/training/batches.py" in made.method_library(shard)
     assert (made.norms_of(shard), made.checkpoint(shard), made.accelerate(shard)) == ([], [], [])
     like = made.norms_of(run("random/attribute/shard/Asia/seed0"))
     assert like == "results/small/unlearned/rmu/attribute/shard/Asia/seed0/task_vector.safetensors"
     mine = run("mine/joint/seed0")
-    assert (made.method_file(mine), made.accelerate(mine), made.states(mine)) == (
+    assert (made.method_file(mine), made.accelerate(mine), made.activations(mine)) == (
         Path("mine.py"),
         "two cards.yaml",
         [],
@@ -80,10 +80,10 @@ def test_a_run_asks_for_what_its_method_takes_or_the_model():
     assert made.memory(SimpleNamespace(method="mine")) == 9000, "the job of all its runs"
 
 
-def test_options_of_a_run_and_of_its_frozen_states():
+def test_options_of_a_run_and_of_its_frozen_activations():
     made = jobs()
     assert json.loads(made.run_options(run("rmu/joint/seed0"))) == {"dtype": "float32", "steps": 6, "mask": True}
-    assert json.loads(made.states_options(SimpleNamespace(method="rmu"))) == {"dtype": "float32", "mask": True}
+    assert json.loads(made.activation_options(SimpleNamespace(method="rmu"))) == {"dtype": "float32", "mask": True}
     assert json.loads(made.run_options(run("mine/joint/seed0"))) == {"dtype": "float32", "rate": 1}
     assert json.loads(made.run_description(run("rmu/joint/seed0")))["candidate"] == "rmu/joint/seed0"
 
@@ -107,8 +107,8 @@ def test_a_candidate_is_a_task_vector_times_a_factor():
     assert made.task_vector(candidate("rmu/joint/seed0")).startswith("results/small/unlearned/rmu/joint/seed0/")
     assert (made.task_vector(candidate("base")), made.scale(candidate("base"))) == ([], 1.0)
     assert json.loads(made.description(half))["method"] == "half"
-    assert made.base_states(candidate("base")) == []
-    assert made.base_states(half) == "results/small/evaluations/base/states.safetensors"
+    assert made.base_activations(candidate("base")) == []
+    assert made.base_activations(half) == "results/small/evaluations/base/activations.safetensors"
 
 
 def test_a_candidate_that_may_be_a_recipe_reads_its_shards_too():

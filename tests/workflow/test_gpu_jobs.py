@@ -30,7 +30,7 @@ def test_jobs_lease_what_the_configuration_says(fresh):
     strong = {message for message in jobs if message.startswith("Unlearn") and "rmu-strong" in message}
     assert {jobs.pop(message) for message in strong} == {(2, 6000)}
     assert set(jobs.values()) == {(1, 3000)}
-    assert (len(strong), len(jobs)) == (5, 17)  # states, five more runs, eleven evaluations
+    assert (len(strong), len(jobs)) == (5, 17)  # activations, five more runs, eleven evaluations
     assert set(asked(fresh, "--resources", "gpu=0").values()) == {(0, 3000), (0, 6000)}
     chosen = asked(fresh, "--resources", "gpu=4", "--set-resources", "evaluate:gpu_mem_mb=700")
     assert {chosen[message] for message in chosen if message.startswith("Evaluate")} == {(1, 700)}

@@ -15,7 +15,7 @@ DURABILITY = {"questions": 3, "quantise": [8, 4], "rephrase": True, "open_ended"
 DURABILITY |= {"relearn": {"texts": [1, 2], "batch_size": 2, "lora_rank": 4, "learning_rate": 0.01}}
 PROSE = [f"On the {day} day it rained, and the post was late." for day in ("third", "fourth", "fifth")]
 JOBS = {name: len(CANDIDATES) for name in ("as_unlearned", "relearn", "quantise", "rephrase", "ablate")}
-JOBS |= {"draw_durability": 1, "base_states": 1, "compare": 2 + len(NAMED), "evaluate": 4, "figure": 7}
+JOBS |= {"draw_durability": 1, "base_activations": 1, "compare": 2 + len(NAMED), "evaluate": 4, "figure": 7}
 
 
 def lasting(**changes):
@@ -157,7 +157,7 @@ def test_second_run_does_nothing_and_an_attack_reruns_alone(attacked, tmp_path):
     jobs = again.dry_run()
     assert [job for job in jobs if job.startswith("Let ")] == sorted(f"Let {one} relearn" for one in CANDIDATES)
     assert not [job for job in jobs if job.startswith(("Evaluate", "Quantise", "Ask", "Ablate", "Unlearn", "Draw the"))]
-    os.remove(again.results / "evaluations/base/states.safetensors")
+    os.remove(again.results / "evaluations/base/activations.safetensors")
 
 
 def test_more_texts_than_leave_questions(fresh):
@@ -211,5 +211,5 @@ def test_only_what_is_named_is_planned(fresh):
     done = fresh.snakemake("--dry-run")
     planned = set(re.findall(r"^(\w+) +\d+$", done.stdout, flags=re.MULTILINE))
     assert {"draw_durability", "as_unlearned", "quantise"} <= planned
-    assert not planned & {"relearn", "rephrase", "base_states", "ablate"}
+    assert not planned & {"relearn", "rephrase", "base_activations", "ablate"}
     assert yaml.safe_load((fresh / "experiment.yaml").read_text())["evaluations"]["durability"] == {"quantise": [4]}

@@ -26,7 +26,7 @@ def evaluated(method, seed=0, candidates=EVALUATED):
     return [f"Evaluate {method}/{one}/seed{seed}" for one in candidates]
 
 
-def states(method):
+def activations(method):
     return [f"Compute what the layers that {method} leaves alone make of every text"]
 
 
@@ -38,7 +38,7 @@ def test_changed_option_reruns_its_method(changing):
     assert changing.dry_run() == sorted(again)
 
 
-def test_kept_states_are_computed_again_where_they_change_and_only_there(changing):
+def test_kept_activations_are_computed_again_where_they_change_and_only_there(changing):
     config = configuration()
     config["methods"]["rmu"]["steering_coefficient"] = 30
     changing.configure(config)
@@ -46,7 +46,7 @@ def test_kept_states_are_computed_again_where_they_change_and_only_there(changin
     assert changing.dry_run() == sorted(trained)
     config["methods"]["rmu"]["max_tokens_retain"] = 40
     changing.configure(config)
-    assert changing.dry_run() == sorted(states("rmu") + trained)
+    assert changing.dry_run() == sorted(activations("rmu") + trained)
 
 
 def test_changed_merge_reruns_merges(changing):

@@ -25,7 +25,7 @@ JOBS = {
     "data": 1,
     "data_rows": 1,
     "shard": 3,  # joint, by attribute, at random: each with all its shards
-    "states": 1,  # one method keeps them
+    "activations": 1,  # one method keeps them
     "unlearn": 10,
     "merge": 4,
     "evaluate": 11,  # base and, for each method, joint, two single shards and two merges

@@ -11,8 +11,8 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command line and compute; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     cli.add_model(parser)
-    parser.add_argument("--texts", required=True, help="the texts whose states are compared, Parquet")
-    parser.add_argument("--output", required=True, help="mean states by layer, safetensors")
+    parser.add_argument("--texts", required=True, help="the texts whose activations are compared, Parquet")
+    parser.add_argument("--output", required=True, help="mean activations by layer, safetensors")
     arguments = parser.parse_args(argv)
 
     def work() -> None:
