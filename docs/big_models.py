@@ -91,9 +91,9 @@ LoRA adapters is a recipe without tensors ([merging.md](merging.md#recipes)).
 |---|---|---|---|{disk_dashes}|
 {disk_rows}
 
-The base model comes on top ({bases} GB). So do the activations that `cache_activations` keeps, two bytes per hidden unit
-and token, once for a forget text and twice for a retain text: {activations:.1f} MB each time for {length} tokens of the
-70B model.
+The base model comes on top ({bases} GB). So do the activations that `cache_activations` keeps, two bytes per hidden
+unit and token, once for a forget text and twice for a retain text: {activations:.1f} MB each time for {length} tokens
+of the 70B model.
 
 ## Merging
 

@@ -1,7 +1,7 @@
 SUMMARY = [f"{RESULTS}/summary.{suffix}" for suffix in ("csv", "md", "tex", "html")]
 FINDINGS = f"{RESULTS}/findings.html"
 COMPARISON = f"{RESULTS}/comparison.html" if PROMPTS or "benchmarks" in config["evaluations"] else []
-FIGURES = collect("{results}/figures/{figure}.{suffix}", results=RESULTS, figure=GRID.figures, suffix=["pdf", "png"])
+FIGURES = collect("{results}/figures/{figure}.{suffix}", results=RESULTS, figure=[*GRID.figures], suffix=["pdf", "png"])
 
 
 rule figure:
@@ -29,7 +29,7 @@ rule figure:
         mem_mb=growing(2000),
         runtime=growing(10),
     params:
-        caption=lambda wildcards: (CAPTIONS / f"{wildcards.figure}.rst").read_text(),
+        caption=lambda wildcards: GRID.figures[wildcards.figure],
     message:
         "Draw {wildcards.figure}"
     shell:
@@ -79,7 +79,7 @@ rule findings:
         template=source_file(PROJECT / "report" / "findings.html"),
         sentences=source_file(PROJECT / "spunge" / "report" / "findings.txt"),
         evaluations=EVALUATIONS,
-        tradeoff=f"{RESULTS}/figures/{GRID.figures[0]}.png",
+        tradeoff=f"{RESULTS}/figures/{'toxicity_tradeoff' if TOXICITY else 'tradeoff'}.png",
     output:
         report(
             FINDINGS, category="Findings", caption=CAPTIONS / "findings.rst", labels={"page": "does the split help?"}

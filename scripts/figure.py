@@ -2,35 +2,29 @@
 
 import argparse
 import sys
-from pkgutil import iter_modules
 
 from spunge.core.errors import run
 from spunge.report import figures
-
-FIGURES = sorted({module.name for module in iter_modules(figures.__path__)} - {"fonts", "style"})
 
 
 def main(argv: list[str] | None = None) -> int:
     """Read the command line, draw, write; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--figure", required=True, choices=FIGURES)
+    parser.add_argument("--figure", required=True, choices=figures.known())
     parser.add_argument("--evaluations", required=True, help="evaluations.csv of one experiment")
     parser.add_argument("--pdf", required=True, help="file to write")
     parser.add_argument("--png", required=True, help="file to write")
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        from importlib import import_module
-
         from spunge.report import results_table
         from spunge.report.figures import style
 
-        draw = import_module(f"spunge.report.figures.{arguments.figure}").draw
         table = results_table.read(arguments.evaluations)
         with style.writing(results_table.texts(table)) as sentence:
             if sentence:
                 print(sentence, file=sys.stderr)
-            style.save(draw(table), arguments.pdf, arguments.png)
+            style.save(figures.load(arguments.figure).draw(table), arguments.pdf, arguments.png)
 
     return run(work)
 

@@ -4,10 +4,13 @@ It follows from the checked configuration and the attributes to forget. Rules, p
 records (spunge/experiment/records.py); their order is that of evaluations.csv.
 """
 
+import functools
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from spunge.experiment import configuration, splits
 from spunge.experiment.records import (
@@ -29,6 +32,13 @@ TOXICITY = ("toxicity", "toxicity_neutral")
 # Evaluations in jobs of their own: toxicity is scored from what a model wrote, benchmarks take hours.
 APART = ("toxicity", "benchmarks", "durability")
 SCALED_BY_SHARD = ("steps", "warmup_steps")
+FIGURES = Path(__file__).parents[2] / "rules" / "figures.json"
+
+
+@functools.cache
+def known_figures() -> dict[str, dict]:
+    """Return of each figure `when` it is drawn and its `caption`, as its file in spunge/report/figures says."""
+    return json.loads(FIGURES.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -92,15 +102,14 @@ class Grid:
         return {name: (section.get("scaled_from", name), section["scale"]) for name, section in self.methods.items()}
 
     @property
-    def figures(self) -> list[str]:
-        """The names of the figures, the trade-off first."""
-        evaluations = self.configuration["evaluations"]
-        figures = ["tradeoff", "overview", "attributes", "radar"]
-        if self.toxicity:
-            figures = ["toxicity_tradeoff", "toxicity_radar", "toxicity_overview"]
-        figures += [*(["benchmarks"] if "benchmarks" in evaluations else []), "training", "merging"]
-        figures += ["durability"] if self.durability else []
-        return figures + (["shards"] if "knowledge" in evaluations and self.sets("shards") else [])
+    def figures(self) -> dict[str, str]:
+        """The captions of the figures that are drawn, by their names."""
+        there = {*self.configuration["evaluations"], *(["shards"] if self.sets("shards") else [])}
+        return {
+            name: figure["caption"]
+            for name, figure in known_figures().items()
+            if all((asked in there) == wanted for asked, wanted in figure["when"].items())
+        }
 
     @property
     def patterns(self) -> dict[str, str]:

@@ -2,7 +2,6 @@ import subprocess
 import sys
 import warnings
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 
 import numpy
@@ -14,10 +13,12 @@ from toxicity_example import example as toxic
 
 from scripts import figure as figure_script
 from spunge.core.errors import InputError
-from spunge.report import results_table, summary
+from spunge.experiment import configuration
+from spunge.experiment.grid import known_figures
+from spunge.report import figures, results_table, summary
 from spunge.report.figures import style
 
-FIGURES = figure_script.FIGURES
+FIGURES = figures.known()
 ODD = ("../x", "$a_b & c%$", "Côte d'Ivoire", "_NA")
 THIRTEEN = tuple(f"group_{number}" for number in range(13))
 FIVE = ("rmu", "tvn", "gradient_ascent", "npo", "mine")
@@ -40,7 +41,7 @@ TABLES = {
 
 
 def draw(name, table):
-    return import_module(f"spunge.report.figures.{name}").draw(table)
+    return figures.load(name).draw(table)
 
 
 def texts(figure):
@@ -50,6 +51,15 @@ def texts(figure):
 @pytest.fixture(scope="module", params=TABLES)
 def table(request):
     return TABLES[request.param]()
+
+
+def test_what_a_plan_knows_of_figures_is_as_their_files_say():
+    """Where this fails: python rules/generate.py."""
+    modules = {name: figures.load(name) for name in FIGURES}
+    listed = {name: {"when": module.WHEN, "caption": module.CAPTION} for name, module in modules.items()}
+    assert known_figures() == listed
+    evaluations = configuration.schema()["properties"]["evaluations"]["properties"]
+    assert {name for module in modules.values() for name in module.WHEN} <= {*evaluations, "shards"}
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -187,6 +187,24 @@ def test_attributes_that_take_turns_are_seen_by_their_turns():
     assert Exposure(5, 2, by_turns=True).visits({"few": 3, "many": 40, "none": 0}) == {"few": 2.0, "many": 0.1}
 
 
+ALWAYS = {"training", "merging"}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "expected"),
+    {
+        "config": {"tradeoff", "overview", "attributes", "radar"},
+        "experiments/geography-smollm2": {"tradeoff", "overview", "attributes", "radar", "durability", "shards"},
+        "experiments/toxicity-smollm2": {"toxicity_tradeoff", "toxicity_radar", "toxicity_overview"},
+        "experiments/wmdp-zephyr-7b": {"tradeoff", "overview", "attributes", "radar", "benchmarks"},
+    }.items(),
+)
+def test_figures_are_those_of_what_is_evaluated(experiment, expected):
+    captions = grid_of(PROJECT / f"{experiment}.yaml").figures
+    assert set(captions) == expected | ALWAYS
+    assert all(captions.values())
+
+
 def test_what_only_a_method_knows_is_left_open():
     methods = {"own": {"command": "train {base} {forget} {output}", "steps": 7}, "rmu": {"steps": 3}}
     methods["random"] = {"method": "random_vector", "norms_of": "rmu"}

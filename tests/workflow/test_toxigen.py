@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from workspace import PROJECT, Workspace
 
+from spunge.report import figures
+
 ZEPHYR, LLAMA = "toxigen-zephyr-7b", "toxigen-llama2-7b"
 # Every run and every candidate takes seconds. So the second one, which differs in little (see the first test), has
 # fewer groups, no random split and no TVN. It has a model without weights instead, and stores no texts.
@@ -200,8 +202,8 @@ def test_the_two_experiments_differ_in_what_their_models_ask_for():
 @pytest.mark.parametrize("experiment", [ZEPHYR, LLAMA])
 def test_ends_in_tables_pages_and_figures(finished, experiment):
     results = finished / f"results/{experiment}"
-    figures = FIGURES + (["benchmarks"] if experiment == LLAMA else [])
-    for path in [*PAGES, *(f"figures/{figure}.{suffix}" for figure in figures for suffix in ("pdf", "png"))]:
+    drawn = FIGURES + (["benchmarks"] if experiment == LLAMA else [])
+    for path in [*PAGES, *(f"figures/{figure}.{suffix}" for figure in drawn for suffix in ("pdf", "png"))]:
         assert (results / path).stat().st_size > 100, path
     assert not [path for path in finished.folder.rglob("*") if "partial" in path.name]
     assert not list((finished / ".snakemake/incomplete").glob("*"))
@@ -503,6 +505,7 @@ def test_report_holds_the_captions_of_toxicity(changing, project):
     done = changing.snakemake("--report", changing / "report.html")
     assert done.returncode == 0, done.stdout
     page = (changing / "report.html").read_text().replace("\\n", " ")
-    for caption in ("comparison", *FIGURES):
-        text = " ".join((project / "report" / "captions" / f"{caption}.rst").read_text().split())
-        assert re.split(r"[`'“{]", text)[0][:60].strip() in page, f"{caption}.rst is shown"
+    captions = {figure: figures.load(figure).CAPTION for figure in FIGURES}
+    captions["comparison"] = (project / "report" / "captions" / "comparison.rst").read_text()
+    for name, caption in captions.items():
+        assert re.split(r"[`'“{]", " ".join(caption.split()))[0][:60].strip() in page, f"{name} is shown"

@@ -20,6 +20,16 @@ from spunge.report.results_table import (
     retain_attributes,
 )
 
+WHEN = {"toxicity": False}
+CAPTION = """\
+Accuracy on the questions of each attribute, attributes to forget on the left, attributes to keep on the right; each bar
+is one candidate, seeds combined. Thin black lines are 95 % intervals. Success is low bars on the left, evenly over the
+attributes, and bars as high as the base model's on the right. Crosses mark broken models, and the word “broken” stands
+where one has no number. With more than three single shards, these are left out here and stand in the summary table.
+With more than 20 attributes a box for each candidate stands for all of them: quartiles and median, whiskers from the
+lowest to the highest, and beside it the worst attribute's name; intervals are then in evaluations.csv alone.
+"""
+
 MOST_SHARDS = 3  # with more single shards the bars would be too thin to read; the summary table has them all
 GAP = 0.35  # between the two sorts of attributes, in widths of a group
 

@@ -27,6 +27,20 @@ from spunge.report.results_table import (
     methods,
 )
 
+WHEN = {"durability": True}
+CAPTION = """\
+What of the attributes to forget the models answer again when somebody tries to get it back, one row per method and
+merge: mean accuracy on the forget attributes, lower is better. Left: after fine-tuning on a few texts, of the attribute
+asked about, of another attribute that was forgotten too, or of unrelated prose; nothing that those texts tell is asked,
+and 0 texts is the model as it was unlearned. Right: with weights rounded to 8 or 4 bits, asked in other words, with the
+hidden states moved back along the direction in which unlearning moved them, and open-ended, where the model writes its
+answer (there, guessing is hardly ever right). All on the same questions (rephrased: about the same subjects), all
+models attacked in the same way; the base model is what they could come back to. Bars are 95 % intervals with the seeds
+combined, the dotted line is guessing. Crosses mark broken models, and the word “broken” stands where one has no number.
+Overlapping bars don't settle whether two splits differ, since differences are paired: evaluations.csv has those, as
+accuracy_minus_joint and accuracy_minus_random. An attack that brings nothing back shows only that this attack doesn't.
+"""
+
 # The open-ended questions come last: the others are multiple choice, where guessing is right now and then.
 WAYS = {
     BEFORE: "as unlearned",

@@ -13,6 +13,17 @@ from matplotlib.ticker import PercentFormatter
 from spunge.report.figures import style
 from spunge.report.results_table import Candidate, candidates, display_name, measured
 
+WHEN = {}
+CAPTION = """\
+What the merge did to the shards' task vectors. Bars: the share of each task vector's entries that the trim kept and, in
+grey, the share of the kept entries where shards disagree in sign; each is the mean over seeds, dots are single seeds.
+Merges whose model is broken are named so; an empty cell is a cosine that is no number. The matrix holds the cosines
+between the task vectors: near 1 the shards learned the same change, near 0 unrelated ones, below 0 opposing ones. There
+is no success to read here, only why merging helped or hurt: little conflict means that each shard's change survives the
+merge. With more than 20 shards boxes hold their shares and the cosines of all pairs (quartiles, median, whiskers from
+the lowest to the highest), and each method and split has one matrix, the mean over merges and seeds.
+"""
+
 MOST_NUMBERED = 6  # more task vectors than this leave no room for the cosines as numbers
 MATRICES = 4  # side by side
 CELL = 0.27  # inches: a cosine of two decimals fits

@@ -15,6 +15,16 @@ from spunge.report.results_table import (
     retain_attributes,
 )
 
+WHEN = {"toxicity": False}
+CAPTION = """\
+Accuracy by attribute, one spoke per attribute and one line per candidate, seeds combined, in the manner of the SPUNGE
+paper. Spokes on grey are to be forgotten: there a line should lie near the centre; on white it should stay on the base
+model's dashed line. Dotted lines belong to broken models, and one without a line is named below. The radar shows
+shapes, not certainty: its intervals are in the bars by attribute. With more than 20 attributes the spokes become
+curves, each sorted from its highest accuracy to its lowest by itself, and the worst attribute of SPUNGE's first merge
+is named below.
+"""
+
 
 def draw(evaluations: pandas.DataFrame) -> Figure:
     """Draw one spoke per attribute and one line per base, joint and merged candidate, one panel per method.

@@ -24,6 +24,18 @@ from spunge.report.results_table import (
     seeds,
 )
 
+WHEN = {"knowledge": True, "shards": True}
+CAPTION = """\
+What the split does against the number of shards, one row for each method and merge: 1 is the joint run, the largest
+number has a shard for each attribute, those between group attributes that follow one another. The random splits have
+the same numbers and sizes of shards, and all took the same number of steps. From the left: mean accuracy on the
+attributes to keep minus that on those to forget, in points (higher is better), the two means themselves (dashed: the
+base model), and the attribute split's first measure minus the random split's, paired by question and seed: where its
+interval holds 0, no effect of splitting by the attribute is shown at that number. Bars are 95 % intervals with the
+seeds combined, faint dots single seeds. Crosses mark broken models and differences from one; the word “broken” stands
+where there is no number. With more than 20 attributes the numbers of shards stand equally far apart.
+"""
+
 ROW = 1.75  # inches
 APART = 0.07  # shards: the two splits stand beside each other, and single seeds beside their interval
 MEASURES = {

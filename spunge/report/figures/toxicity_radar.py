@@ -17,6 +17,18 @@ from spunge.report.results_table import (
     measured,
 )
 
+WHEN = {"toxicity": True}
+CAPTION = """\
+Share of toxic continuations by group, one spoke per group and one line per candidate, seeds combined, by the first
+classifier alone, in the manner of the SPUNGE paper. Every group is to be forgotten: nearer the centre is better, and an
+even shape inside the base model's dashed line is the aim. Each family of methods stands at λ = 1 and, where several λ
+were measured, also at equal fluency, where a split can't win by writing worse. Dotted lines belong to broken models:
+they no longer write language, so that nothing they write counts as toxic or as harmless; one without a line is named
+below. The radar shows shapes, not certainty: intervals are in the overview of toxicity and in the trade-off. With more
+than 20 groups the spokes become curves, each sorted from its highest share to its lowest by itself, and the worst group
+of SPUNGE's first merge is named below.
+"""
+
 
 def draw(evaluations: pandas.DataFrame) -> Figure:
     """Draw one spoke per group and one line per base, joint and merged candidate, by the first classifier.

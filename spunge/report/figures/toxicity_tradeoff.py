@@ -28,6 +28,17 @@ from spunge.report.results_table import (
     rough,
 )
 
+WHEN = {"toxicity": True}
+CAPTION = """\
+Share of toxic continuations by the first classifier (vertical; mean over the groups) over the perplexity of held-out
+prose (horizontal, logarithmic), one panel per family of methods. The aim is the lower left: harmless and still fluent.
+Each line runs from the base model, λ = 0, through the λ of one split and merge, small numbers beside the points; bars
+are 95 % intervals in both directions, seeds combined. A line that runs below another buys more harmlessness for the
+same fluency. On the dashed line all have the same perplexity: the hollow markers there are what the findings compare.
+Crosses mark broken models, which no longer write language; those without a place in a panel are named below it; a
+family with a single λ has points without lines.
+"""
+
 KINDS = ("joint", "random", "attribute")
 WIDE = 4  # ratio of the largest to the smallest perplexity from which ticks stand at powers
 BEYOND = 100  # a perplexity this many times the base model's leaves the panel

@@ -13,6 +13,17 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from spunge.report.figures import style
 from spunge.report.results_table import candidates, display_name, measured, methods
 
+WHEN = {}
+CAPTION = """\
+Losses of every unlearning run over its optimizer steps, one column per split: the forget loss drives forgetting, the
+retain loss is what keeps the rest in place. Thin lines are single seeds, thick ones their mean; the columns have step
+axes of their own, since the joint run takes as many steps as all shards of a split together. A forget loss that falls
+and levels off while the retain loss stays small is a run that worked; a retain loss that climbs, or seeds far apart,
+warns of a fragile one. No intervals are meant here. A line ends where a loss is no number or has run away (10,000 times
+what is usual), and a cross marks the end of a run whose loss or model is broken. With more than 20 shards the line is
+the median over shards and seeds, and the band reaches from the lowest to the highest.
+"""
+
 LOSSES = {"forget_loss": "forget loss", "retain_loss": "retain loss"}
 KINDS = {"joint": "joint", "attribute_shard": "attribute shards", "random_shard": "random shards"}
 LINES = ("-", "--", ":", "-.")
