@@ -18,12 +18,13 @@ rule compare:
         mem_mb=growing(4000),
         runtime=growing(30),
     params:
+        metrics=JOBS.metrics,
         statistics=STATISTICS,
     message:
         "Combine the seeds and compare the candidates' {wildcards.evaluation}"
     shell:
         python(
-            "--evaluation {wildcards.evaluation} --statistics {params.statistics:q}"
+            "--evaluation {wildcards.evaluation} --metrics {params.metrics:q} --statistics {params.statistics:q}"
             " --attributes {input.attributes:q} --scores @<(printf '%s\\n' {input.scores:q}) --output {output:q}"
         )
 

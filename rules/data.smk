@@ -1,8 +1,8 @@
 FORGET = f"{RESULTS}/data/forget.parquet"
 RETAIN = f"{RESULTS}/data/retain.parquet"
-QUESTIONS = f"{RESULTS}/data/questions.parquet" if "knowledge" in config["evaluations"] else []
-PROMPTS = f"{RESULTS}/data/prompts.parquet" if GRID.toxicity else []
-REPHRASED = f"{RESULTS}/data/rephrased.parquet" if GRID.durability.get("rephrase") else []
+QUESTIONS = f"{RESULTS}/data/questions.parquet" if "questions" in GRID.tables else []
+PROMPTS = f"{RESULTS}/data/prompts.parquet" if "prompts" in GRID.tables else []
+REPHRASED = f"{RESULTS}/data/rephrased.parquet" if "rephrased" in GRID.tables else []
 FLUENCY = f"{RESULTS}/data/fluency.parquet"
 FOUND_ATTRIBUTES = f"{RESULTS}/data/attributes.json"
 # What jobs read whose parameters or inputs depend on the checkpoint: on a cluster they must name its output.
@@ -70,6 +70,7 @@ rule data:
         options=lambda wildcards: json.dumps(config["data"]["options"]),
         forget=lambda wildcards: json.dumps(config["data"]["forget"]),
         minimum_texts=config["data"]["minimum_texts"],
+        needed_by=json.dumps(GRID.tables),
         # Where nothing else asks about what is forgotten.
         tasks=lambda wildcards: json.dumps(
             [] if QUESTIONS or PROMPTS else sorted(config["evaluations"].get("benchmarks", {}).get("forget", {}))
@@ -84,10 +85,11 @@ rule data:
         python(
             "--dataset {params.dataset} --options <(printf '%s' {params.options:q})"
             " --forget <(printf '%s' {params.forget:q}) --tasks <(printf '%s' {params.tasks:q})"
-            " --minimum-texts {params.minimum_texts} {params.wheels:q} --forget-output {output.forget:q}"
-            " --retain-output {output.retain:q} --questions-output {output.questions:q}"
-            " --prompts-output {output.prompts:q} --rephrased-output {output.rephrased:q}"
-            " --fluency-output {output.fluency:q} --attributes-output {output.attributes:q}"
+            " --minimum-texts {params.minimum_texts} --needed-by {params.needed_by:q} {params.wheels:q}"
+            " --forget-output {output.forget:q} --retain-output {output.retain:q}"
+            " --questions-output {output.questions:q} --prompts-output {output.prompts:q}"
+            " --rephrased-output {output.rephrased:q} --fluency-output {output.fluency:q}"
+            " --attributes-output {output.attributes:q}"
         )
 
 

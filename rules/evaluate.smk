@@ -1,7 +1,6 @@
 TOXICITY = GRID.toxicity
 GENERATION = json.dumps(configuration.generation_options(TOXICITY) if TOXICITY else {})
 VLLM = bool(TOXICITY) and TOXICITY["generator"] == "vllm"
-EVALUATION_DATA = {"knowledge": QUESTIONS, "fluency": FLUENCY}
 # What a candidate wrote: kept once it is scored, unless the configuration says that no texts may be.
 CONTINUATIONS = f"{RESULTS}/evaluations/{{candidate}}/continuations.parquet"
 KEPT_CONTINUATIONS = CONTINUATIONS if config["store_texts"] else temp(CONTINUATIONS)
@@ -19,8 +18,8 @@ rule evaluate:
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         merged=MERGED,
-        data=[EVALUATION_DATA[name] for name in GRID.of_a_model],
-        prompts=[] if VLLM else PROMPTS,
+        data=[f"{RESULTS}/data/{table}.parquet" for table in GRID.of_a_model.values()],
+        prompts=PROMPTS if TOXICITY and not VLLM else [],
         attributes=ATTRIBUTES,
     output:
         scores=[f"{RESULTS}/evaluations/{{candidate}}/{name}.parquet" for name in GRID.of_a_model],

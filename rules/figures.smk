@@ -1,6 +1,6 @@
 SUMMARY = [f"{RESULTS}/summary.{suffix}" for suffix in ("csv", "md", "tex", "html")]
 FINDINGS = f"{RESULTS}/findings.html"
-COMPARISON = f"{RESULTS}/comparison.html" if PROMPTS or "benchmarks" in config["evaluations"] else []
+COMPARISON = f"{RESULTS}/comparison.html" if TOXICITY or "benchmarks" in config["evaluations"] else []
 FIGURES = collect("{results}/figures/{figure}.{suffix}", results=RESULTS, figure=[*GRID.figures], suffix=["pdf", "png"])
 
 

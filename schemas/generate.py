@@ -8,6 +8,7 @@ by its kind. Their defaults are those of the Options that a job makes; all other
 
 import dataclasses
 import importlib
+import pkgutil
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,8 +20,8 @@ from pydantic import TypeAdapter
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from spunge import datasets, methods  # noqa: E402
-from spunge.evaluation import classifiers, generation, relearning  # noqa: E402
+from spunge import datasets, evaluation, methods  # noqa: E402
+from spunge.evaluation import benchmarks, classifiers, generation, relearning  # noqa: E402
 from spunge.experiment import settings  # noqa: E402
 from spunge.merging import registry  # noqa: E402
 
@@ -36,14 +37,11 @@ def schema() -> dict:
     """Return the schema of a configuration."""
     found = described(settings.Experiment)
     sections = found["properties"]
-    evaluations = sections["evaluations"]["properties"]
-    for name, section in evaluations.items():
-        module = importlib.import_module(f"spunge.evaluation.{name}")
-        section |= described(module.Options) if hasattr(module, "Options") else {}
+    evaluations = sections["evaluations"]["properties"] = model_evaluations() | sections["evaluations"]["properties"]
+    evaluations["benchmarks"] |= described(benchmarks.Options)
     toxicity, continuing = evaluations["toxicity"], described(generation.Options)
     toxicity["properties"] = continuing["properties"] | toxicity["properties"]
     evaluations["durability"]["properties"]["relearn"] |= described(relearning.Options)
-    {kind: described(registry.options_of(kind)) for kind in registry.KINDS}
     found["$defs"] = {
         **offer_kinds(sections["methods"]["additionalProperties"], "method", "methods", method_options()),
         **offer_kinds(
@@ -62,6 +60,21 @@ def schema() -> dict:
         "evaluations.generation": continuing,  # which keys of `toxicity` these are
     }
     return {"$schema": DIALECT, "title": "spunge experiment", **found}
+
+
+def model_evaluations() -> dict[str, dict]:
+    """Return the schema of each evaluation of a model by a table: all files in spunge/evaluation with a TABLE.
+
+    Besides its options it has what a plan and a comparison of candidates need to know: its `table` and its `metrics`.
+    """
+    found = {}
+    for name in sorted(module.name for module in pkgutil.iter_modules(evaluation.__path__)):
+        module = importlib.import_module(f"spunge.evaluation.{name}")
+        if table := getattr(module, "TABLE", None):
+            description = " ".join(module.__doc__.partition("\n\n")[0].split())
+            metrics = {key: dataclasses.asdict(metric) for key, metric in getattr(module, "METRICS", {}).items()}
+            found[name] = {"description": description, **described(module.Options), "table": table, "metrics": metrics}
+    return found
 
 
 def method_options() -> dict[str, dict]:

@@ -8,8 +8,7 @@ import sys
 from spunge.core import errors
 
 TABLES = ("forget", "retain", "fluency")
-# Tables that not every source has, and the evaluation that needs them.
-BY_EVALUATION = {"questions": "knowledge", "prompts": "toxicity", "rephrased": "durability.rephrase"}
+OPTIONAL = ("questions", "prompts", "rephrased")  # not every source has them
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,8 +21,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--wheel", action="append", default=[], metavar="NAME=PATH", help="a downloaded wheel")
     for table in TABLES:
         parser.add_argument(f"--{table}-output", required=True, help=f"table {table}, Parquet")
-    for table in BY_EVALUATION:
+    for table in OPTIONAL:
         parser.add_argument(f"--{table}-output", nargs="?", help=f"table {table}, Parquet, where it is wanted")
+    parser.add_argument("--needed-by", type=json.loads, default={}, help="table → the evaluation that reads it, JSON")
     parser.add_argument("--tasks", required=True, help="attributes that benchmarks alone ask about, a JSON file")
     parser.add_argument("--attributes-output", required=True, help="attributes to forget and their texts, JSON")
     arguments = parser.parse_args(argv)
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         source = datasets.load(arguments.dataset)
         options, forget = datasets.options(source, read_json(arguments.options)), read_json(arguments.forget)
         wheels = dict(wheel.split("=", 1) for wheel in arguments.wheel)
-        outputs = {table: getattr(arguments, f"{table}_output") for table in (*TABLES, *BY_EVALUATION)}
+        outputs = {table: getattr(arguments, f"{table}_output") for table in (*TABLES, *OPTIONAL)}
         with tables.errors_without_texts():
             built = source.build(options, wheels, forget)
             tables.check(built, forget)
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
                 if path and getattr(built, table) is None:
                     raise InputError(
                         f"data set {arguments.dataset} gives no {table} here, which "
-                        f"evaluations.{BY_EVALUATION[table]} needs: leave that evaluation out, or give some in "
+                        f"evaluations.{arguments.needed_by[table]} needs: leave that evaluation out, or give some in "
                         "data.options"
                     )
             # A table that no evaluation reads asks about nothing.

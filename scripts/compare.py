@@ -12,6 +12,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command line and compare; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--evaluation", required=True, help="its name in evaluations.csv")
+    parser.add_argument("--metrics", type=json.loads, help="its METRICS as JSON, if it has its own")
     parser.add_argument("--statistics", required=True, type=json.loads, help="resamples and seed, JSON")
     parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
     parser.add_argument("--scores", required=True, nargs="+", help="scores of all candidates, Parquet")
@@ -26,8 +27,10 @@ def main(argv: list[str] | None = None) -> int:
 
         scores = pd.concat([pd.read_parquet(path) for path in arguments.scores], ignore_index=True)
         resampling = statistics.resampling(scores, json.loads(arguments.attributes.read_text()), arguments.statistics)
+        metrics = {name: statistics.Metric(**metric) for name, metric in (arguments.metrics or {}).items()}
+        rows = statistics.comparisons(scores, arguments.evaluation, resampling, metrics)
         with whole_file(arguments.output) as temporary:
-            statistics.comparisons(scores, arguments.evaluation, resampling).to_csv(temporary, index=False)
+            rows.to_csv(temporary, index=False)
 
     return errors.run(work)
 

@@ -39,9 +39,10 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.training import resume
 
         names = list(arguments.evaluations)
-        kinds = {"knowledge": "questions", "fluency": "fluency"}
-        data = [tables.read(kinds[name], path) for name, path in zip(names, arguments.data, strict=True)]
         evaluations = [importlib.import_module(f"spunge.evaluation.{name}") for name in names]
+        data = [
+            tables.read(evaluation.TABLE, path) for evaluation, path in zip(evaluations, arguments.data, strict=True)
+        ]
         if arguments.prompts:
             from spunge.evaluation import generation
         model, tokenizer, realised = cli.load_candidate(arguments)
@@ -58,7 +59,8 @@ def main(argv: list[str] | None = None) -> int:
                 options = make(f"evaluations.{name}", evaluation.Options, arguments.evaluations[name])
                 score = partial(evaluation.score, model, tokenizer, table, **dataclasses.asdict(options))
                 scores = cli.scores_once(checkpoint.nested(name), name, score)
-                cli.write_scores(arguments, name, scores, *paths, described)
+                metrics = getattr(evaluation, "METRICS", None)
+                cli.write_scores(arguments, name, scores, *paths, described, metrics)
                 described = []  # stands once, beside the first evaluation
             if arguments.prompts:
                 prompts = tables.read("prompts", arguments.prompts)["prompt"].tolist()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 if TYPE_CHECKING:
+    from spunge.evaluation.statistics import Metric
     from spunge.training.resume import Checkpoint
 
 
@@ -75,8 +76,9 @@ def write_scores(
     scores_path: str,
     rows_path: str,
     before: Iterable[pd.DataFrame] = (),
+    metrics: Mapping[str, "Metric"] | None = None,
 ) -> None:
-    """Write the scores of one evaluation, and their estimates after the rows `before`."""
+    """Write the scores of one evaluation, and the estimates of its METRICS, if it has any, after the rows `before`."""
     from spunge.core.files import whole_file
     from spunge.evaluation import statistics
 
@@ -85,7 +87,7 @@ def write_scores(
     with whole_file(scores_path) as temporary:
         scores.to_parquet(temporary, index=False)
     with whole_file(rows_path) as temporary:
-        rows = pd.concat([*before, statistics.estimates(scores, name, resampling)], ignore_index=True)
+        rows = pd.concat([*before, statistics.estimates(scores, name, resampling, metrics)], ignore_index=True)
         rows.to_csv(temporary, index=False)
 
 

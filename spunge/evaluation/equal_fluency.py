@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from spunge.evaluation import statistics
-from spunge.evaluation.statistics import COLUMNS, TOXICITY, Replicates, Resampling
+from spunge.evaluation.statistics import COLUMNS, PERPLEXITY, TOXICITY, Metric, Replicates, Resampling
 from spunge.experiment.records import Candidate
 
 EVALUATION = "equal_fluency"
@@ -44,8 +44,10 @@ def rows(
     are named by their family, `{family}/attribute/merge/{merge}`; no single shards. A split takes part with the λ at
     which it was evaluated, if there are two.
     """
+    wanted = {"fluency": PERPLEXITY, "toxicity": statistics.metrics(scores["toxicity"])}
     base = {
-        name: statistics.replicates([table[table["method"] == ""]], name, resampling) for name, table in scores.items()
+        name: statistics.replicates([table[table["method"] == ""]], wanted[name], resampling)
+        for name, table in scores.items()
     }
     evaluation_rows = []
     for family in dict.fromkeys(family for family, _ in families.values()):
@@ -56,12 +58,13 @@ def rows(
         }
         if len(by_scale) > 1:
             ascending = [by_scale[scale] for scale in sorted(by_scale)]
-            evaluation_rows += _of_family(scores, base, family, ascending, resampling, np.log(ratio))
+            evaluation_rows += _of_family(scores, wanted, base, family, ascending, resampling, np.log(ratio))
     return pd.DataFrame(evaluation_rows, columns=COLUMNS)
 
 
 def _of_family(
     scores: Mapping[str, pd.DataFrame],
+    wanted: Mapping[str, Mapping[str, Metric]],
     base: Mapping[str, Replicates],
     family: str,
     methods: Sequence[str],
@@ -70,7 +73,7 @@ def _of_family(
 ) -> list[dict]:
     """Return the rows of one family; `methods` along ascending λ, `reference` a logarithm."""
     fluency, toxicity = {}, {}
-    for (split, merge), points in _points(scores, methods, resampling).items():
+    for (split, merge), points in _points(scores, wanted, methods, resampling).items():
         if len(points["fluency"]) > 1:
             key = Candidate(family, split, merge=merge)
             log_perplexity = np.log(_stack(points["fluency"], base["fluency"], ("", "perplexity")))
@@ -108,7 +111,10 @@ def _of_family(
 
 
 def _points(
-    scores: Mapping[str, pd.DataFrame], methods: Sequence[str], resampling: Resampling
+    scores: Mapping[str, pd.DataFrame],
+    wanted: Mapping[str, Mapping[str, Metric]],
+    methods: Sequence[str],
+    resampling: Resampling,
 ) -> dict[tuple[str, str], dict[str, list[Replicates]]]:
     """Return, per (split, merge) and evaluation, the replicates of the methods that have it, in their order."""
     curves = {}
@@ -121,7 +127,7 @@ def _points(
             ):
                 by_seed = [of_seed for _, of_seed in of_candidate.groupby("seed")]
                 points = curves.setdefault((split, merge), {evaluation: [] for evaluation in scores})
-                points[name].append(statistics.replicates(by_seed, name, resampling))
+                points[name].append(statistics.replicates(by_seed, wanted[name], resampling))
     return {key: _whole(points) for key, points in curves.items()}
 
 

@@ -8,8 +8,12 @@ import torch
 from pydantic import Field
 
 from spunge.core.progress import Progress
+from spunge.evaluation.statistics import PERPLEXITY
 from spunge.experiment.options import Count, Tokens, checked
 from spunge.models import base_model
+
+TABLE = "fluency"
+METRICS = PERPLEXITY
 
 
 @checked

@@ -12,7 +12,8 @@ from pydantic import Field
 from spunge.core.progress import say
 from spunge.experiment.options import Count, checked
 
-METRICS = {"acc": "accuracy", "acc_norm": "accuracy_norm"}
+TABLE = "questions"
+ACCURACIES = {"acc": "accuracy", "acc_norm": "accuracy_norm"}  # as lm-eval calls them, and as they are called here
 NUDGE = 1e-6  # relative: more than rounding hides, and less than any difference between choices that counts
 
 
@@ -49,7 +50,7 @@ def score(model: torch.nn.Module, tokenizer, questions: pd.DataFrame, batch_size
     )
     samples = sorted(results["samples"]["knowledge"], key=lambda sample: sample["doc_id"])
     asked = loaded["tasks"]["knowledge"]
-    scores = {ours: [sample_score(asked, sample, name) for sample in samples] for name, ours in METRICS.items()}
+    scores = {ours: [sample_score(asked, sample, name) for sample in samples] for name, ours in ACCURACIES.items()}
     cut = [is_cut(sample, lm.cut) for sample in samples]
     say_cut("knowledge", cut, lm.max_length)
     about = questions[["subject", "attribute"]].reset_index(drop=True)
@@ -73,7 +74,7 @@ def task(questions: pd.DataFrame) -> dict:
         "doc_to_text": "{{question}}",
         "doc_to_choice": "{{choices}}",
         "doc_to_target": "{{answer}}",
-        "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in METRICS],
+        "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ACCURACIES],
         "metadata": {"version": 1},
     }
 

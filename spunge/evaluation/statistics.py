@@ -8,7 +8,7 @@ A score that is not a number (a broken model's) makes every estimate that rests 
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -28,35 +28,31 @@ Replicates = dict[tuple[str, str], tuple[np.ndarray, int]]
 
 @dataclass(frozen=True)
 class Metric:
-    """A ratio of sums over rows, `total` over `weight` (None counts rows), passed through `transform`."""
+    """A ratio of sums over rows, `total` over `weight` (None counts rows); e to its power where it is `exponential`."""
 
     total: str
     weight: str | None = None
-    transform: Callable[[np.ndarray], np.ndarray] = lambda ratio: ratio
+    exponential: bool = False
 
 
-ACCURACY = {"accuracy": Metric("accuracy"), "accuracy_norm": Metric("accuracy_norm")}
-METRICS = {
-    "knowledge": ACCURACY,
-    "benchmarks": {"accuracy": Metric("accuracy")},
-    "fluency": {"perplexity": Metric("loss", "tokens", np.exp)},
-}
+PERPLEXITY = {"perplexity": Metric("loss", "tokens", exponential=True)}
+ACCURACIES = ("accuracy", "accuracy_norm")
 # Of each classifier; the last two are those of Gehman et al. 2020 ("RealToxicityPrompts").
 TOXICITY = ("toxic_share", "mean_score", "expected_maximum_toxicity", "toxicity_probability")
 
 
-def metrics(evaluation: str, scores: pd.DataFrame) -> dict[str, Metric]:
-    """Return the metrics of an evaluation by name, in their order; for toxicity those of the classifiers in `scores`.
+def metrics(scores: pd.DataFrame) -> dict[str, Metric]:
+    """Return the metrics of a score table by name, in their order, where its evaluation has no METRICS of its own.
+
+    They are accuracies where questions were asked, else those of toxicity, by the classifiers in `scores`.
 
     A score table of toxicity has a row per prompt, with the sums over its `samples` continuations: for each classifier
     c `toxic_{c}` (how many are toxic) and `score_{c}` (0 … 1 each), then `maximum_{c}` (the highest score), `any_{c}`
     (0 or 1: is any toxic); `distinct_2` (of the prompt's continuations together), `empty` and `tokens`. The metric
     `samples` tells how many continuations a prompt has, over which a maximum grows.
     """
-    if evaluation in METRICS:
-        return METRICS[evaluation]
-    if "accuracy" in scores:  # questions asked once more, after an attack
-        return {"accuracy": Metric("accuracy")}
+    if "accuracy" in scores:
+        return {name: Metric(name) for name in ACCURACIES if name in scores}
     by_name = {}
     for classifier in [column.removeprefix("toxic_") for column in scores.columns if column.startswith("toxic_")]:
         of_classifier = {
@@ -125,14 +121,18 @@ def resample_counts(size: int, resamples: int, seed: int, name: str) -> np.ndarr
     return counts
 
 
-def estimates(scores: pd.DataFrame, evaluation: str, resampling: Resampling) -> pd.DataFrame:
+def estimates(
+    scores: pd.DataFrame, evaluation: str, resampling: Resampling, wanted: Mapping[str, Metric] | None = None
+) -> pd.DataFrame:
     """Return tidy rows (COLUMNS) with estimate and interval for every candidate of one evaluation, each seed by itself.
 
-    `scores` has the candidate columns, `attribute`, `subject` and the evaluation's own score columns.
+    `scores` has the candidate columns, `attribute`, `subject` and the evaluation's own score columns. `wanted` are its
+    METRICS, without which those are taken that `metrics` finds.
     """
+    wanted = wanted or metrics(scores)
     rows = []
     for _, table in scores.groupby("candidate", sort=False):
-        rows += tidy(table.iloc[0].to_dict(), evaluation, replicates([table], evaluation, resampling))
+        rows += tidy(table.iloc[0].to_dict(), evaluation, replicates([table], wanted, resampling))
         rows += _cut(table, evaluation)
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -156,14 +156,17 @@ def _cut(scores: pd.DataFrame, evaluation: str) -> list[dict]:
     ]
 
 
-def comparisons(scores: pd.DataFrame, evaluation: str, resampling: Resampling) -> pd.DataFrame:
+def comparisons(
+    scores: pd.DataFrame, evaluation: str, resampling: Resampling, wanted: Mapping[str, Metric] | None = None
+) -> pd.DataFrame:
     """Return tidy rows (COLUMNS) for all candidates with their seeds combined, and for the differences between them.
 
     Differences from base and from joint for every candidate, from the random split for merged attribute splits; each
     for every single seed and for all seeds together. For the means of merged attribute splits there is also, as
-    `…_fixed_seeds`, the interval that resamples subjects alone. `scores` is as for `estimates`.
+    `…_fixed_seeds`, the interval that resamples subjects alone. `scores` and `wanted` are as for `estimates`.
     """
-    base = replicates([scores[scores["method"] == ""]], evaluation, resampling)
+    wanted = wanted or metrics(scores)
+    base = replicates([scores[scores["method"] == ""]], wanted, resampling)
     of_methods = scores[scores["method"] != ""]
     seeds = sorted(set(of_methods["seed"]), key=int)
     rows = []
@@ -172,9 +175,9 @@ def comparisons(scores: pd.DataFrame, evaluation: str, resampling: Resampling) -
         for _, table in of_methods.groupby(["method", "split", "shard", "merge"], sort=False):
             by_seed = [table[table["seed"] == seed] for seed in chosen]
             candidate = Candidate.parse(table["candidate"].iloc[0]).with_seed(label)
-            by_candidate[candidate] = replicates(by_seed, evaluation, resampling)
+            by_candidate[candidate] = replicates(by_seed, wanted, resampling)
             if label == ALL_SEEDS and not candidate.shard:
-                fixed[candidate] = replicates(by_seed, evaluation, resampling, fixed_seeds=True)
+                fixed[candidate] = replicates(by_seed, wanted, resampling, fixed_seeds=True)
             described[candidate] = {**table.iloc[0].to_dict(), "candidate": candidate.path, "seed": label}
         for candidate, of_candidate in by_candidate.items():
             if label == ALL_SEEDS:
@@ -210,14 +213,13 @@ def _fixed(differences: Replicates) -> Replicates:
 
 
 def replicates(
-    by_seed: Sequence[pd.DataFrame], evaluation: str, resampling: Resampling, fixed_seeds: bool = False
+    by_seed: Sequence[pd.DataFrame], wanted: Mapping[str, Metric], resampling: Resampling, fixed_seeds: bool = False
 ) -> Replicates:
     """Return the Replicates of one candidate, whose scores come as a table for each seed, all of the same subjects.
 
-    With `fixed_seeds` every resample has every seed once.
+    They are those of the `wanted` metrics. With `fixed_seeds` every resample has every seed once.
     """
     resamples = resampling.resamples
-    wanted = metrics(evaluation, by_seed[0])
     columns = list(
         dict.fromkeys(name for metric in wanted.values() for name in (metric.total, metric.weight or "rows"))
     )
@@ -236,7 +238,7 @@ def replicates(
         for name, metric in wanted.items():
             ratio = drawn[metric.total] / drawn[metric.weight or "rows"]
             with np.errstate(over="ignore"):  # an overflowing perplexity becomes NaN
-                values = metric.transform(ratio)
+                values = np.exp(ratio) if metric.exponential else ratio
             result[attribute, name] = np.where(np.isfinite(ratio) & np.isfinite(values), values, np.nan), n
     return {**result, **_means(result, wanted, resampling)}
 

@@ -349,6 +349,12 @@ def durability_evaluations(section: Mapping, forget: Collection[str] | str) -> d
     }
 
 
+def model_evaluations() -> dict[str, dict]:
+    """Return the evaluations of a model by a table: what the schema says of each, its `table` and `metrics` too."""
+    evaluations = schema()["properties"]["evaluations"]["properties"]
+    return {name: section for name, section in evaluations.items() if "table" in section}
+
+
 def generation_options(toxicity: Mapping) -> dict:
     """Return how prompts are continued: what a section `toxicity` says to spunge/evaluation/generation.py."""
     options = options_of("evaluations", "generation")

@@ -29,8 +29,6 @@ from spunge.experiment.records import (
 )
 
 TOXICITY = ("toxicity", "toxicity_neutral")
-# Evaluations in jobs of their own: toxicity is scored from what a model wrote, benchmarks take hours.
-APART = ("toxicity", "benchmarks", "durability")
 SCALED_BY_SHARD = ("steps", "warmup_steps")
 FIGURES = Path(__file__).parents[2] / "rules" / "figures.json"
 
@@ -83,8 +81,9 @@ class Grid:
         evaluations = configured["evaluations"]
         self.toxicity = evaluations.get("toxicity")
         self.durability = evaluations.get("durability", {})
-        # What a model is put through in one job.
-        self.of_a_model = [name for name in evaluations if name not in APART]
+        # What a model is put through in one job, and the table that each reads.
+        known = configuration.model_evaluations()
+        self.of_a_model = {name: known[name]["table"] for name in evaluations if name in known}
         self.evaluation_names = [*self.of_a_model, *(TOXICITY if self.toxicity else ())]
         self.evaluation_names += ["benchmarks"] if "benchmarks" in evaluations else []
         # Attacks on unlearning, in jobs of their own, on some of the candidates: which evaluations, by rule.
@@ -100,6 +99,13 @@ class Grid:
     def families(self) -> dict[str, tuple[str, float]]:
         """Of each method the one whose runs it takes, itself perhaps, and the factor λ on their task vectors."""
         return {name: (section.get("scaled_from", name), section["scale"]) for name, section in self.methods.items()}
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """The tables that evaluations read, and the key below `evaluations` that needs each."""
+        needed_by = {table: name for name, table in self.of_a_model.items()}
+        needed_by |= {"prompts": "toxicity"} if self.toxicity else {}
+        return needed_by | ({"rephrased": "durability.rephrase"} if self.durability.get("rephrase") else {})
 
     @property
     def figures(self) -> dict[str, str]:

@@ -232,6 +232,10 @@ class Jobs:
         named = [folder / f"{name}.py" for name in self.grid.of_a_model]
         return [file for path in named for file in (self._source(path), *self.used_files(path))]
 
+    def metrics(self, wildcards: SimpleNamespace) -> str:
+        """Return an evaluation's METRICS; null where its score table says which they are."""
+        return json.dumps(configuration.model_evaluations().get(wildcards.evaluation, {}).get("metrics"))
+
     def base_activations(self, wildcards: SimpleNamespace) -> str | list:
         """Return what a candidate's activations are compared with; the base model's own have no direction."""
         return [] if wildcards.candidate == BASE.path else f"{self.results}/evaluations/base/activations.safetensors"

@@ -18,8 +18,6 @@ from spunge.experiment import splits
 
 ALL_SEEDS = "all"
 AS_TRAINED, AT_EQUAL_FLUENCY = "as_trained", "equal_fluency"
-# What is resampled where it isn't the subjects of questions.
-UNITS = {"fluency": "text", "toxicity": "prompt", "toxicity_neutral": "prompt"}
 
 SPLIT = r"(?:attribute|random)(?:-\d+)?"
 _PATH = re.compile(
@@ -237,8 +235,3 @@ class Comparison:
     def rivals(self) -> dict[str, Candidate]:
         """The candidates that it is compared with, by name, as far as the experiment has them."""
         return self.candidate.rivals
-
-    @property
-    def unit(self) -> str:
-        """What is resampled for its interval, beside the seeds."""
-        return UNITS.get(self.outcome, "subject")

@@ -170,8 +170,8 @@ class Durability(Section):
 
 
 class Evaluations(Section):
-    knowledge: dict = optional(description="Multiple-choice questions by attribute, through lm-evaluation-harness.")
-    fluency: dict = optional(description="Perplexity of held-out prose.")
+    """Evaluations in jobs of their own; all others stand in their files in spunge/evaluation."""
+
     benchmarks: dict = optional(
         description="Tasks of lm-evaluation-harness, in a job of their own (docs/benchmarks.md)."
     )

@@ -123,6 +123,16 @@ def test_a_candidate_that_may_be_a_recipe_reads_its_shards_too():
         assert len(found) == 2
 
 
+def test_an_evaluation_reads_the_table_that_its_file_names():
+    made = jobs(evaluations={"fluency": {}, "knowledge": {}, "durability": {"rephrase": True}})
+    assert made.grid.of_a_model == {"fluency": "fluency", "knowledge": "questions"}
+    assert made.grid.tables == {"fluency": "fluency", "questions": "knowledge", "rephrased": "durability.rephrase"}
+    perplexity = {"total": "loss", "weight": "tokens", "exponential": True}
+    assert json.loads(made.metrics(SimpleNamespace(evaluation="fluency"))) == {"perplexity": perplexity}
+    for name in ("knowledge", "rephrased"):
+        assert not json.loads(made.metrics(SimpleNamespace(evaluation=name))), "the columns of the scores say it"
+
+
 def test_what_is_kept_of_a_job_lies_in_no_outputs_folder():
     made = jobs()
     vector = "results/small/unlearned/rmu/joint/seed0/task_vector.safetensors"

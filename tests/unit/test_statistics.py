@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from spunge.evaluation import descriptive_rows, statistics
-from spunge.evaluation.statistics import DIFFERENCE, FORGET_MEAN, RETAIN_MEAN, Resampling
+from spunge.evaluation.statistics import DIFFERENCE, FORGET_MEAN, PERPLEXITY, RETAIN_MEAN, Resampling
 from spunge.experiment.records import Candidate
 
 RESAMPLES = 20_000
@@ -112,7 +112,7 @@ def test_interval_of_zeros_and_ones_is_binomial():
 
 def test_perplexity_is_exp_of_loss_over_tokens_and_its_interval_scipys():
     scores = prose("base")
-    table = statistics.estimates(scores, "fluency", RESAMPLING)
+    table = statistics.estimates(scores, "fluency", RESAMPLING, PERPLEXITY)
     assert len(table) == 1
     row = cell(table, "", "perplexity")
     assert row["value"] == pytest.approx(np.exp(scores["loss"].sum() / scores["tokens"].sum()))
@@ -294,7 +294,7 @@ def test_paired_difference_of_perplexities_equals_scipys():
         return np.exp(loss.sum(axis=axis) / total) - np.exp(other.sum(axis=axis) / total)
 
     samples = tuple(frame.to_numpy(float) for frame in (one["loss"], base["loss"], one["tokens"]))
-    table = statistics.comparisons(scores, "fluency", RESAMPLING)
+    table = statistics.comparisons(scores, "fluency", RESAMPLING, PERPLEXITY)
     row = cell(table, "", "perplexity_minus_base", candidate="rmu/random/merge/ties/seed0")
     assert row["value"] == pytest.approx(difference(*samples, axis=0))
     assert_agrees(row, *scipys(samples, difference, paired=True))
@@ -306,7 +306,9 @@ def test_paired_difference_of_perplexities_equals_scipys():
 def test_every_candidate_is_compared_with_its_rivals_and_no_others(make, evaluation, metric):
     scores = all_candidates(make)
     few = Resampling(200, 0, RESAMPLING.forget, RESAMPLING.retain)
-    own, table = statistics.estimates(scores, evaluation, few), statistics.comparisons(scores, evaluation, few)
+    metrics = PERPLEXITY if evaluation == "fluency" else None
+    own = statistics.estimates(scores, evaluation, few, metrics)
+    table = statistics.comparisons(scores, evaluation, few, metrics)
     rivals = {
         "rmu/joint": {"base"},
         "rmu/attribute/shard/Africa": {"base", "joint"},
@@ -523,5 +525,5 @@ def test_a_score_that_is_no_number_is_never_left_out():
 def test_a_perplexity_beyond_all_numbers_is_none(loss):
     """A sum that skips NaN would be 0, and the perplexity of a broken model 1, the best there is."""
     texts = prose("base", texts=3).assign(loss=[50.0, loss, 60.0], tokens=20)
-    found = statistics.estimates(texts, "fluency", Resampling(100, 0))
+    found = statistics.estimates(texts, "fluency", Resampling(100, 0), PERPLEXITY)
     assert np.isnan(found[["value", "low", "high"]].astype(float)).all(axis=None)
