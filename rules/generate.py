@@ -18,8 +18,8 @@ PATH = PROJECT / "rules" / "figures.json"
 def text() -> str:
     """Return the text of rules/figures.json."""
     modules = {name: figures.load(name) for name in figures.known()}
-    said = {name: {"when": module.WHEN, "caption": module.CAPTION} for name, module in modules.items()}
-    return json.dumps(said, indent=1, ensure_ascii=False) + "\n"
+    entries = {name: {"when": module.WHEN, "caption": module.CAPTION} for name, module in modules.items()}
+    return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":

@@ -67,14 +67,15 @@ def model_evaluations() -> dict[str, dict]:
 
     Besides its options it has what a plan and a comparison of candidates need to know: its `table` and its `metrics`.
     """
-    found = {}
+    sections = {}
     for name in sorted(module.name for module in pkgutil.iter_modules(evaluation.__path__)):
         module = importlib.import_module(f"spunge.evaluation.{name}")
         if table := getattr(module, "TABLE", None):
             description = " ".join(module.__doc__.partition("\n\n")[0].split())
             metrics = {key: dataclasses.asdict(metric) for key, metric in getattr(module, "METRICS", {}).items()}
-            found[name] = {"description": description, **described(module.Options), "table": table, "metrics": metrics}
-    return found
+            options = described(module.Options)
+            sections[name] = {"description": description, **options, "table": table, "metrics": metrics}
+    return sections
 
 
 def method_options() -> dict[str, dict]:

@@ -82,8 +82,8 @@ class Grid:
         self.toxicity = evaluations.get("toxicity")
         self.durability = evaluations.get("durability", {})
         # What a model is put through in one job, and the table that each reads.
-        known = configuration.model_evaluations()
-        self.of_a_model = {name: known[name]["table"] for name in evaluations if name in known}
+        described = configuration.model_evaluations()
+        self.of_a_model = {name: described[name]["table"] for name in evaluations if name in described}
         self.evaluation_names = [*self.of_a_model, *(TOXICITY if self.toxicity else ())]
         self.evaluation_names += ["benchmarks"] if "benchmarks" in evaluations else []
         # Attacks on unlearning, in jobs of their own, on some of the candidates: which evaluations, by rule.
