@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,13 +23,17 @@ UNLEARNED = "results/tiny/unlearned/rmu-strong/joint/seed0"
 UNFINISHED = "results/tiny/unfinished/unlearned/rmu-strong/joint/seed0/task_vector"
 MERGED = "results/tiny/merged/rmu/attribute/merge/ties/seed0"
 VECTOR = "task_vector.safetensors"
-STEPS = 1200  # the joint run takes twice as many
+STEPS = 480  # the joint run takes twice as many
+SAVE_EVERY = 0.0005  # minutes: some ten steps
 TENSORS = 60
 
 
 @contextmanager
 def started(workspace, target):
-    """Run snakemake and its jobs as real processes in a session of their own, of which nothing survives."""
+    """Run snakemake and its jobs as real processes in a session of their own, of which nothing survives.
+
+    Jobs save their state every few steps.
+    """
     with (
         open(workspace / "terminal.txt", "w") as terminal,
         subprocess.Popen(
@@ -54,16 +59,20 @@ def wait_for(what, seconds=600):
     return found
 
 
-def python_of(workspace, script):
-    """Return the process numbers of a script that runs for this workspace."""
-    found = []
+def processes_in(workspace):
+    """Return the arguments of the processes that run in this workspace, by their numbers."""
+    arguments = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it may end while we look
-            arguments = (folder / "cmdline").read_bytes().split(b"\0")
-            named = arguments[1:2] and arguments[1].endswith(f"scripts/{script}.py".encode())
-            if named and (folder / "cwd").resolve() == workspace.folder:
-                found.append(int(folder.name))
-    return found
+            if (folder / "cwd").readlink() == workspace.folder:
+                arguments[int(folder.name)] = (folder / "cmdline").read_bytes().split(b"\0")
+    return arguments
+
+
+def python_of(workspace, script):
+    """Return the process numbers of a script that runs for this workspace."""
+    path = str(workspace.project / "scripts" / f"{script}.py").encode()
+    return [number for number, arguments in processes_in(workspace).items() if arguments[1:2] == [path]]
 
 
 def unlearning_log(workspace):
@@ -72,7 +81,7 @@ def unlearning_log(workspace):
 
 
 def trains(workspace):
-    return f"/{2 * STEPS} [" in unlearning_log(workspace)
+    return (workspace / UNFINISHED / "state").is_file()
 
 
 def writes(workspace):
@@ -88,11 +97,11 @@ def finishes(workspace, target, bytes_by_path):
 
 @pytest.fixture(scope="module")
 def long_unlearning(finished, tmp_path_factory):
-    """A workspace that has one run to do, of some ten seconds; and what it gives undisturbed."""
+    """A workspace that has one run to do, of some seconds, which saves its state all the time; and what it gives."""
     workspace = finished.copy(tmp_path_factory.mktemp("unlearning") / "workspace")
     config = configuration()
     config["methods"]["rmu-strong"]["steps"] = STEPS
-    workspace.configure(config)
+    workspace.configure(config, save_every_minutes=SAVE_EVERY)
     undisturbed = workspace.copy(workspace.folder.with_name("undisturbed"))
     assert undisturbed.snakemake(f"{UNLEARNED}/{VECTOR}").returncode == 0
     return workspace, undisturbed.files(UNLEARNED)
@@ -125,6 +134,7 @@ def test_killed_unlearning(long_unlearning, tmp_path):
         assert snakemake.wait(600) != 0
     assert not (workspace / UNLEARNED / VECTOR).exists()
     assert not (workspace / UNLEARNED / "training.csv").exists()
+    shutil.rmtree(workspace / UNFINISHED)  # as before its first save: from the start
     finishes(workspace, f"{UNLEARNED}/{VECTOR}", expected)
 
 
@@ -146,12 +156,16 @@ def test_unlearning_that_is_told_to_stop_loses_no_step(long_unlearning, tmp_path
 
 
 def test_ten_kills_in_a_row(long_unlearning, tmp_path):
-    """At random moments, by SIGKILL or SIGTERM: in the middle of a step, or of a save, which comes every ten steps."""
+    """At random moments, by SIGKILL or SIGTERM: in the middle of a step, or of a save.
+
+    Each is a fork, which is killed a moment after its caller.
+    """
     workspace, expected = long_unlearning
     workspace = workspace.copy(tmp_path / "workspace")
     printed = workspace.snakemake(f"{UNLEARNED}/{VECTOR}", "--dry-run", "--printshellcmds").stdout
     command = re.search(r"(python '[^']+/unlearn\.py' .+) 2>&1 \| tee ", printed)[1]
-    environment = {**workspace.environment(), "SPUNGE_SAVE_EVERY": "0.0005"}
+    path = os.pathsep.join([str(Path(workspace.python).parent), os.environ["PATH"]])
+    environment = {**workspace.environment(), "PATH": path, "SPUNGE_SAVE_EVERY": str(SAVE_EVERY)}
     drawn, log, gone_on = random.Random(0), workspace / "kills.txt", []
     for kill in range(10):
         with (
@@ -167,10 +181,11 @@ def test_ten_kills_in_a_row(long_unlearning, tmp_path):
             if kill:
                 wait_for(lambda: "going on after" in log.read_text() or python.poll() is not None)
             else:
-                wait_for(lambda: list((workspace / UNFINISHED).glob("state")))
-            time.sleep(drawn.uniform(0, 0.5))
+                wait_for(lambda: trains(workspace))
+            time.sleep(drawn.uniform(0, 0.2))
             python.send_signal(drawn.choice([signal.SIGKILL, signal.SIGTERM]))
             assert python.wait(600) in (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM)
+        wait_for(lambda: not processes_in(workspace))
         gone_on += map(int, re.findall(r"going on after step (\d+) of", log.read_text()))
     assert len(gone_on) == 9 and gone_on == sorted(gone_on) and gone_on[0] < gone_on[-1] < 2 * STEPS
     finishes(workspace, f"{UNLEARNED}/{VECTOR}", expected)
