@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ import forked_python
 for variable in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"):
     os.environ.pop(variable, None)
 
+
+SHARED = pytest.StashKey[str]()
 
 # The files of tests/workflow that use the workspace in which everything has run (its conftest.py).
 USING_FINISHED = ("bad_input", "exported_model", "gpu_jobs", "killed", "reruns", "storage", "tracing", "whole_run")
@@ -41,10 +44,24 @@ def pytest_collection_finish():
     gc.set_threshold(forked_python.ALLOCATIONS)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Let workers share the `python` of `quick_python`, which starts while they collect the tests."""
+    if SHARED not in node.config.stash:
+        context = ExitStack()
+        node.config.add_cleanup(context.close)
+        node.config.stash[SHARED] = context.enter_context(forked_python.starting())
+    node.workerinput["python"] = node.config.stash[SHARED]
+
+
 @pytest.fixture(scope="session")
-def quick_python(tmp_path_factory):
+def quick_python(request):
     """The path of a `python` whose processes are forks, since most of a tiny job's time is that of its imports."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with forked_python.started() as python:
-            yield python
+    with ExitStack() as context:
+        worker = getattr(request.config, "workerinput", {})
+        python = worker.get("python") or context.enter_context(forked_python.starting())
+        forked_python.wait_for(python)
+        patch = context.enter_context(pytest.MonkeyPatch.context())
+        for variable, value in forked_python.used_by(python).items():
+            patch.setenv(variable, value)
+        yield python

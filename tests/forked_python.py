@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -40,22 +41,36 @@ THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THR
 
 
 @contextmanager
-def started():
-    """Yield the path of such a `python`; beside it is an `accelerate` that it runs."""
+def starting():
+    """Yield the path of such a `python`, which can be used once its folder is there; beside it is an `accelerate`."""
     with tempfile.TemporaryDirectory() as folder:  # the path of a socket has to be short
         python, caller = Path(folder) / "bin" / "python", Path(__file__).with_name("fork_caller.py")
-        python.parent.mkdir()
-        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{caller}" "{folder}/socket" "$0" "$@"\n')
-        accelerate = python.with_name("accelerate")
-        accelerate.write_text('#!/bin/sh\nexec "${0%/*}/python" -m accelerate.commands.accelerate_cli "$@"\n')
-        for program in (python, accelerate):
-            program.chmod(0o755)
-        server = [sys.executable, __file__, f"{folder}/socket"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        with subprocess.Popen(server, env=os.environ | THREADS, **pipes) as process:
-            assert process.stdout.readline() == b"listens\n"
+        programs = {"python": f'"{sys.executable}" -IS "{caller}" "{folder}/socket" "$0"'}
+        programs |= {"accelerate": '"${0%/*}/python" -m accelerate.commands.accelerate_cli'}
+        made = python.parent.with_name("made")
+        made.mkdir()
+        for name, command in programs.items():
+            (made / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+            (made / name).chmod(0o755)
+        server = [sys.executable, __file__, f"{folder}/socket", made, python.parent]
+        with subprocess.Popen(
+            server, env=os.environ | THREADS | used_by(python), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        ) as process:
             yield str(python)
             process.stdin.close()
+
+
+def used_by(python):
+    """Return the variables that a caller of such a `python` has to have: a cache of their own for all forks."""
+    return {"HF_DATASETS_CACHE": str(Path(python).parents[1] / "cache")}
+
+
+def wait_for(python):
+    """Wait until such a `python` can be used."""
+    end = time.monotonic() + 600
+    while not Path(python).exists():
+        assert time.monotonic() < end, "it never started"
+        time.sleep(0.05)
 
 
 def do_what_is_kept():
@@ -93,7 +108,7 @@ def read_by_libraries(environment):
     return {name: environment[name] for name in environment if name.startswith(VARIABLES) and name != "PYTHONPATH"}
 
 
-def serve(address):
+def serve(address, made, shown):
     """Fork for every caller, and return in the fork: what it is to be, and the files that it was sent."""
     own = read_by_libraries(os.environ)  # some of them set variables
     for library in LIBRARIES:
@@ -107,7 +122,7 @@ def serve(address):
     listener.listen()
     for source in (sys.stdin.buffer.raw, listener):
         selector.register(source, selectors.EVENT_READ)
-    print("listens", flush=True)
+    os.rename(made, shown)
     while True:
         ready, _ = selector.select()[0]
         if ready.fileobj is sys.stdin.buffer.raw:
@@ -174,7 +189,7 @@ def become(folder, environment, command, ignored, files, sent):
 
 
 if __name__ == "__main__":
-    wanted, sent = serve(sys.argv[1])
+    wanted, sent = serve(*sys.argv[1:])
     code = 0
     try:
         become(**wanted, sent=sent)

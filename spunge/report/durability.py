@@ -18,7 +18,7 @@ from spunge.report.results_table import (
     Candidate,
     Estimate,
     accuracy_from,
-    broken,
+    broken_reasons,
     candidates,
     display_name,
     estimate,
@@ -49,14 +49,16 @@ def after_attacks(evaluations: pandas.DataFrame) -> list[dict]:
     attacks = [name for name in evaluations["evaluation"].unique() if attack(name)]
     lines = []
     compared = candidates(evaluations, BEFORE)
+    reasons = broken_reasons(evaluations, compared)
+    attacked = {name: candidates(evaluations, name) for name in attacks}
     for candidate in compared:
         if candidate.kind != "attribute":
             continue
-        broken_verdicts = _broken_verdicts(evaluations, candidate, compared)
+        broken_verdicts = _broken_verdicts(reasons, candidate, compared)
         for name in sorted(attacks, key=lambda name: list(ATTACKS).index(name) if name in ATTACKS else len(ATTACKS)):
             rows = measured(evaluations, name, "accuracy")
             line = {"name": _name(candidate), "attack": attack(name), "before": name == BEFORE}
-            line |= {kind: _cell(rows, candidates(evaluations, name), candidate, kind, FORGET_MEAN) for kind in _KINDS}
+            line |= {kind: _cell(rows, attacked[name], candidate, kind, FORGET_MEAN) for kind in _KINDS}
             lines.append(line | _against(evaluations, candidate, name, FORGET_MEAN, -1, broken_verdicts))
     return lines
 
@@ -80,14 +82,14 @@ def by_number_of_shards(evaluations: pandas.DataFrame) -> list[dict]:
     source = accuracy_from(evaluations)
     compared = candidates(evaluations, grouped=True)
     several = {(candidate.method, candidate.merge) for candidate in compared if candidate.groups}
-    rows = measured(evaluations, source, "accuracy")
+    rows, reasons = measured(evaluations, source, "accuracy"), broken_reasons(evaluations, compared)
     lines = []
     for candidate in compared:
         if candidate.kind == "attribute" and (candidate.method, candidate.merge) in several:
             line = {"name": _name(candidate), "number": candidate.groups or len(forget_attributes(evaluations))}
             alike = [other for other in compared if other.kind in ("base", "joint") or other.groups == candidate.groups]
             line |= {kind: _cell(rows, alike, candidate, kind, RETAIN_MINUS_FORGET) for kind in _KINDS}
-            broken_verdicts = _broken_verdicts(evaluations, candidate, alike)
+            broken_verdicts = _broken_verdicts(reasons, candidate, alike)
             lines.append(line | _against(evaluations, candidate, source, RETAIN_MINUS_FORGET, 1, broken_verdicts))
     return sorted(lines, key=lambda line: (line["name"], line["number"]))
 
@@ -113,14 +115,12 @@ def _counterpart(compared: Sequence[Candidate], candidate: Candidate, kind: str)
     return next((other for other in compared if other.path == wanted), None)
 
 
-def _broken_verdicts(
-    evaluations: pandas.DataFrame, candidate: Candidate, compared: Sequence[Candidate]
-) -> dict[str, str]:
+def _broken_verdicts(reasons: Mapping[str, str], candidate: Candidate, compared: Sequence[Candidate]) -> dict[str, str]:
     """Return for each rival the verdict that a broken model forces, this one or the rival; "" if neither is broken."""
-    if broken(evaluations, candidate):
+    if candidate.path in reasons:
         return dict.fromkeys(RIVALS, BROKEN)
     others = {rival: _counterpart(compared, candidate, rival) for rival in RIVALS}
-    return {rival: RIVAL_BROKEN if other and broken(evaluations, other) else "" for rival, other in others.items()}
+    return {rival: RIVAL_BROKEN if other and other.path in reasons else "" for rival, other in others.items()}
 
 
 def _cell(

@@ -6,11 +6,10 @@ Its columns are described in docs/evaluations.md.
 import math
 import os
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy
 import pandas
 
 from spunge.core.errors import InputError
@@ -263,14 +262,20 @@ def candidates(evaluations: pandas.DataFrame, evaluation: str | None = None, gro
     evaluation = evaluation or accuracy_from(evaluations)
     several = len(methods(evaluations)) > 1
     merges, forget = [merge for merge in evaluations["merge"].unique() if merge], forget_attributes(evaluations)
-    keys = ["method", "split", "shard", "merge"]
-    rows = evaluations[evaluations["evaluation"] == evaluation].drop_duplicates(["candidate", "seed", *keys])
-    if not grouped:
-        rows = rows[rows["split"].map(splits.number) == 0]
+    columns = ["candidate", "seed", "method", "split", "shard", "merge"]
+    rows = evaluations.loc[evaluations["evaluation"] == evaluation, columns].drop_duplicates()
     # The diagnostics of a merge name a shard without being about a single-shard candidate.
-    rows = rows.assign(candidate=_without_seed(rows), shard=rows["shard"].where(rows["merge"] == "", ""))
+    found = dict.fromkeys(
+        (path.removesuffix(f"/seed{seed}"), method, split, "" if merge else shard, merge)
+        for path, seed, method, split, shard, merge in rows.itertuples(index=False, name=None)
+        if grouped or splits.number(split) == 0
+    )
+    shards_of: dict[str, list[str]] = {}
+    for _, _, split, shard, _ in found:
+        if shard and shard not in shards_of.setdefault(split, []):
+            shards_of[split].append(shard)
     compared = []
-    for path, method, split, shard, merge in rows[["candidate", *keys]].drop_duplicates().itertuples(index=False):
+    for path, method, split, shard, merge in found:
         kind, groups = _kind(method, splits.kind(split), merge), splits.number(split)
         into = f" into {groups}" if groups else ""
         name = {
@@ -284,8 +289,7 @@ def candidates(evaluations: pandas.DataFrame, evaluation: str | None = None, gro
         label = f"{display_name(method)}: {name}" if several and method else name
         place = merges.index(merge) / len(merges) if merge else 0
         if shard:
-            siblings = list(rows.loc[(rows["split"] == split) & (rows["shard"] != ""), "shard"].unique())
-            place = siblings.index(shard) / len(siblings)
+            place = shards_of[split].index(shard) / len(shards_of[split])
         colour = _lighter(COLOURS[kind], place)
         compared.append(Candidate(path, kind, method, shard, merge, name, label, colour, MARKERS[kind], groups))
     kinds, order = list(MARKERS), ["", *methods(evaluations)]
@@ -300,15 +304,21 @@ def candidates(evaluations: pandas.DataFrame, evaluation: str | None = None, gro
 
 def measured(evaluations: pandas.DataFrame, evaluation: str, metric: str) -> pandas.DataFrame:
     """Return the rows of one metric, indexed by candidate (without its seed), seed and attribute."""
-    rows = evaluations[(evaluations["evaluation"] == evaluation) & (evaluations["metric"] == metric)]
-    rows = rows.assign(candidate=_without_seed(rows))
-    return rows.set_index(["candidate", "seed", "attribute"]).sort_index()
+    wanted = (evaluations["evaluation"] == evaluation) & (evaluations["metric"] == metric)
+    rows = evaluations[wanted]
+    index = pandas.MultiIndex.from_arrays(
+        [_without_seed(rows), rows["seed"], rows["attribute"]], names=["candidate", "seed", "attribute"]
+    )
+    return rows.drop(columns=index.names).set_axis(index).sort_index()
 
 
 def estimate(rows: pandas.DataFrame, candidate: Candidate, attribute: str = "", seed: str = COMBINED) -> Estimate:
     """Return what `measured` holds for a candidate, or MISSING if it holds nothing."""
     key = (candidate.path, seed, attribute)
-    return Estimate(*rows.loc[key, ["value", "low", "high"]]) if key in rows.index else MISSING
+    if key not in rows.index:
+        return MISSING
+    place = rows.index.get_loc(key)
+    return Estimate(*(rows[column].iat[place] for column in ("value", "low", "high")))
 
 
 def neutral_overall(evaluations: pandas.DataFrame) -> str:
@@ -317,25 +327,40 @@ def neutral_overall(evaluations: pandas.DataFrame) -> str:
     return FORGET_MEAN if (attributes == FORGET_MEAN).any() else ""
 
 
-def broken(evaluations: pandas.DataFrame, candidate: Candidate) -> str:
-    """Return why a candidate no longer writes language, or "" if it does as far as was measured.
+def broken_reasons(evaluations: pandas.DataFrame, candidates: Iterable[Candidate]) -> dict[str, str]:
+    """Return why candidates no longer write language, as far as was measured: path → reason, of the broken ones alone.
 
-    It is broken where an estimate of its own evaluations is no number, where its perplexity is more than
+    One is broken where an estimate of its own evaluations is no number, where its perplexity is more than
     BROKEN_PERPLEXITY times the base model's, where its continuations have less than BROKEN_DISTINCT times the base
     model's share of distinct bigrams, or where more than BROKEN_EMPTY of them say nothing. Seeds taken together.
     """
     combined = evaluations[(evaluations["seed"] == COMBINED) & evaluations["evaluation"].isin(MODEL_EVALUATIONS)]
-    key = ["evaluation", "metric", "attribute"]
-    of_candidate, base = (
-        combined[combined["candidate"] == path].set_index(key)["value"] for path in (candidate.path, "base")
-    )
-    for (_, metric, attribute), value in of_candidate[~numpy.isfinite(of_candidate)].items():
-        if MINUS not in metric:
+    estimates: dict[str, dict[tuple[str, str, str], float]] = {"base": {}}
+    columns = ["candidate", "evaluation", "metric", "attribute", "value"]
+    for path, evaluation, metric, attribute, value in combined[columns].itertuples(index=False, name=None):
+        estimates.setdefault(path, {})[evaluation, metric, attribute] = value
+    reasons = {
+        candidate.path: _reason(estimates[candidate.path], estimates["base"])
+        for candidate in candidates
+        if candidate.path in estimates
+    }
+    return {path: reason for path, reason in reasons.items() if reason}
+
+
+def broken(evaluations: pandas.DataFrame, candidate: Candidate) -> str:
+    """Return why a candidate is broken, or "" if it is not: `broken_reasons` of this one."""
+    return broken_reasons(evaluations, [candidate]).get(candidate.path, "")
+
+
+def _reason(estimates: Mapping[tuple[str, str, str], float], base: Mapping[tuple[str, str, str], float]) -> str:
+    """Return why a model with these estimates is broken, given the base model's: (evaluation, metric, attribute)."""
+    for (_, metric, attribute), value in estimates.items():
+        if MINUS not in metric and not math.isfinite(value):
             of = f" of {attribute}" if attribute else ""
             return f"{metric.replace('_', ' ')}{of} {'not a number' if math.isnan(value) else 'infinite'}"
 
     def values(*wanted: str) -> tuple[float, float]:
-        return tuple(rows.get(wanted, math.nan) for rows in (of_candidate, base))
+        return estimates.get(wanted, math.nan), base.get(wanted, math.nan)
 
     perplexity, of_base = values("fluency", "perplexity", "")
     if perplexity > BROKEN_PERPLEXITY * of_base:

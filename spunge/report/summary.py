@@ -16,7 +16,7 @@ from spunge.report.results_table import (
     Candidate,
     Estimate,
     accuracy_from,
-    broken,
+    broken_reasons,
     candidates,
     capability_from,
     classifiers,
@@ -132,12 +132,13 @@ def compared_candidates(evaluations: pandas.DataFrame) -> list[Candidate]:
     """
     toxicity = bool(classifiers(evaluations))
     several, names = len(methods(evaluations)) > 1, display_names(evaluations)
-    labelled = []
-    for candidate in candidates(evaluations, "toxicity" if toxicity else None):
+    labelled, compared = [], candidates(evaluations, "toxicity" if toxicity else None)
+    reasons = broken_reasons(evaluations, compared)
+    for candidate in compared:
         label = candidate.label
         if toxicity:
             label = f"{names[candidate.method]}: {candidate.name}" if several and candidate.method else candidate.name
-        reason = broken(evaluations, candidate)
+        reason = reasons.get(candidate.path)
         labelled.append(replace(candidate, label=f"{label}; broken: {reason}" if reason else label))
     return labelled
 

@@ -29,7 +29,7 @@ def create(file: str, prefix: str) -> None:
     dependencies = yaml.safe_load(Path(file).read_text())["dependencies"]
     pins = next(entry["pip"] for entry in dependencies if isinstance(entry, dict))
     venv.create(prefix, with_pip=True)
-    pip = [str(Path(prefix) / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
+    pip = [str(Path(prefix) / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, *pins], check=True)
 
 

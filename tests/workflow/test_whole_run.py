@@ -239,8 +239,11 @@ def test_lint_finds_nothing(project, tmp_path, experiment):
 @pytest.fixture
 def other_hashes(finished, monkeypatch):
     """A Python whose forks have another seed of hashes than those that made the finished workspace."""
-    with forked_python.started() as python:
+    with forked_python.starting() as python:
+        forked_python.wait_for(python)
         monkeypatch.setattr(Workspace, "python", python)
+        for variable, value in forked_python.used_by(python).items():
+            monkeypatch.setenv(variable, value)
         yield
 
 

@@ -11,6 +11,7 @@ from spunge.report.figures import style
 from spunge.report.results_table import (
     Candidate,
     accuracy_from,
+    broken_reasons,
     candidates,
     display_name,
     estimate,
@@ -47,7 +48,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         return style.message("This experiment measured no accuracy of an unlearned model.")
     forget, retain = forget_attributes(evaluations), retain_attributes(evaluations)
     groups = {method: _shown(compared, method) for method in panels}
-    broken_paths = style.broken_reasons(
+    broken_paths = broken_reasons(
         evaluations, dict.fromkeys(candidate for shown in groups.values() for candidate in shown)
     )
     if len(forget) + len(retain) > style.MOST_ATTRIBUTES:

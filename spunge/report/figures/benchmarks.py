@@ -14,6 +14,7 @@ from spunge.report.figures import style
 from spunge.report.results_table import (
     Candidate,
     base_model,
+    broken_reasons,
     candidates,
     display_name,
     estimate,
@@ -72,7 +73,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         return style.message("This experiment asked no benchmark of an unlearned model.")
     base = base_model(compared)
     everyone = list(dict.fromkeys(candidate for _, shown in panels for candidate in shown))
-    groups, broken_paths = sections(evaluations, change, everyone), style.broken_reasons(evaluations, everyone)
+    groups, broken_paths = sections(evaluations, change, everyone), broken_reasons(evaluations, everyone)
 
     rows, headings, place = [], [], 0.0
     for heading, shown_tasks, standing_out in groups:

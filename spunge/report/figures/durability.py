@@ -19,6 +19,7 @@ from spunge.report.results_table import (
     SOURCES,
     Candidate,
     Estimate,
+    broken_reasons,
     candidates,
     display_name,
     estimate,
@@ -88,7 +89,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             len(rows), len(sources) + dots, squeeze=False, width_ratios=[1] * len(sources) + [1.5] * dots
         )
         legend: dict[str, Line2D] = {}
-        broken_paths = style.broken_reasons(
+        broken_paths = broken_reasons(
             evaluations,
             (candidate for candidate in compared if any(_belongs(candidate, method, merge) for method, merge in rows)),
         )

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from spunge.report.figures import style
-from spunge.report.results_table import Candidate, candidates, display_name, measured
+from spunge.report.results_table import Candidate, broken_reasons, candidates, display_name, measured
 
 WHEN = {}
 CAPTION = """\
@@ -44,7 +44,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         measured(evaluations, "merge", metric) for metric in ("kept_share", "sign_conflict", "cosine")
     )
     several = len({candidate.method for candidate in merged}) > 1
-    broken_paths = style.broken_reasons(evaluations, merged)
+    broken_paths = broken_reasons(evaluations, merged)
     names = {candidate: f"{_split(candidate, several)}, {display_name(candidate.merge)}" for candidate in merged}
     names = {candidate: style.name_with_state(name, candidate, broken_paths) for candidate, name in names.items()}
     heights, panels, most = [], [], 0

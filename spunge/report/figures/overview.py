@@ -8,6 +8,7 @@ from spunge.report.results_table import (
     RETAIN_MINUS_FORGET,
     accuracy_from,
     base_model,
+    broken_reasons,
     candidates,
     display_name,
     measured,
@@ -43,5 +44,5 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         style.Column(accuracy, RETAIN_MINUS_FORGET, label, percent=True, width=1.6),
         style.Column(perplexity, "", "\u2190 perplexity", limit=BEYOND),
     ]
-    broken_paths = style.broken_reasons(evaluations, (candidate for _, rows in groups for _, candidate in rows))
+    broken_paths = broken_reasons(evaluations, (candidate for _, rows in groups for _, candidate in rows))
     return style.dots(groups, columns, base, broken_paths)

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from spunge.report.figures import style
 from spunge.report.results_table import (
     accuracy_from,
+    broken_reasons,
     candidates,
     display_name,
     estimate,
@@ -38,7 +39,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     asked = set(accuracy.index.get_level_values("attribute"))
     forget = [attribute for attribute in forget_attributes(evaluations) if attribute in asked]
     attributes = [*forget, *retain_attributes(evaluations)]
-    broken_paths = style.broken_reasons(evaluations, shown)
+    broken_paths = broken_reasons(evaluations, shown)
     lines = {
         candidate: style.Spokes(
             candidate,

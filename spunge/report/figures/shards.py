@@ -16,6 +16,7 @@ from spunge.report.results_table import (
     RETAIN_MINUS_FORGET,
     Candidate,
     base_model,
+    broken_reasons,
     candidates,
     display_name,
     estimate,
@@ -62,7 +63,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     if not grid:
         return style.message("No method of this experiment was run with several numbers of shards.")
     base = base_model(compared)
-    broken_paths = style.broken_reasons(evaluations, compared)
+    broken_paths = broken_reasons(evaluations, compared)
     merges = {merge for _, merge in grid}
     numbers = sorted({1, most, *(candidate.groups for candidate in compared if candidate.groups)})
     # Beside a large number the small ones would fall together: then all stand equally far apart.

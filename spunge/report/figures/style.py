@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from spunge.core.files import whole_file
 from spunge.report.figures import fonts
-from spunge.report.results_table import COMBINED, MISSING, Candidate, Estimate, broken, display_name, estimate
+from spunge.report.results_table import MISSING, Candidate, Estimate, display_name, estimate
 
 COLUMN = 3.4  # inches: one column of a two-column paper
 PAGE = 7.0
@@ -138,20 +138,6 @@ def horizontal_interval(axes: Axes, y: float, estimate: Estimate, **line) -> Non
     """Draw a 95 % interval at the height `y`; a missing or an infinite one leaves nothing."""
     if math.isfinite(estimate.low + estimate.high):
         axes.plot([estimate.low, estimate.high], [y, y], marker="", **line)
-
-
-def broken_reasons(evaluations: pandas.DataFrame, candidates: Iterable[Candidate]) -> dict[str, str]:
-    """Return why candidates are broken: path → reason, of the broken ones alone."""
-    # Each is judged by its own rows and the base model's: a large table is not to be searched for every candidate.
-    rows = dict(list(evaluations[evaluations["seed"] == COMBINED].groupby("candidate", sort=False)))
-    reasons = {
-        candidate.path: broken(
-            pandas.concat([rows[path] for path in {candidate.path, "base"} & rows.keys()]), candidate
-        )
-        for candidate in candidates
-        if candidate.path in rows
-    }
-    return {path: reason for path, reason in reasons.items() if reason}
 
 
 def lost(estimate: Estimate) -> bool:

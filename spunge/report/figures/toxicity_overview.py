@@ -9,6 +9,7 @@ from spunge.report.results_table import (
     FORGET_MEAN,
     TOXIC_SHARE,
     base_model,
+    broken_reasons,
     candidates,
     classifiers,
     display_name,
@@ -60,7 +61,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     perplexity = measured(evaluations, "fluency", "perplexity")
     if len(perplexity):
         columns.append(style.Column(perplexity, "", "\u2190 perplexity\nof prose", limit=BEYOND))
-    broken_paths = style.broken_reasons(evaluations, (candidate for _, rows in groups for _, candidate in rows))
+    broken_paths = broken_reasons(evaluations, (candidate for _, rows in groups for _, candidate in rows))
     figure = style.dots(groups, columns, base, broken_paths)
     for axes, column in zip(figure.axes, columns, strict=True):
         if column.percent:

@@ -9,6 +9,7 @@ from spunge.report.families import display_names, reference_methods
 from spunge.report.figures import style
 from spunge.report.results_table import (
     TOXIC_SHARE,
+    broken_reasons,
     candidates,
     classifiers,
     display_name,
@@ -55,7 +56,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     def lines(compared: list, evaluation: str) -> list[style.Spokes]:
         rows = measured(evaluations, evaluation, metric)
         values = {candidate: [estimate(rows, candidate, group).value for group in groups] for candidate in compared}
-        broken_paths = style.broken_reasons(evaluations, compared if evaluation == "toxicity" else ())
+        broken_paths = broken_reasons(evaluations, compared if evaluation == "toxicity" else ())
         return [
             style.Spokes(candidate, shares, broken_paths.get(candidate.path, ""))
             for candidate, shares in values.items()

@@ -19,6 +19,7 @@ from spunge.report.results_table import (
     TOXIC_SHARE,
     Candidate,
     Estimate,
+    broken_reasons,
     candidates,
     classifiers,
     display_name,
@@ -72,7 +73,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     family_of = families(evaluations)
 
     base, panels, compared = None, {}, candidates(evaluations, "toxicity")
-    broken_paths = style.broken_reasons(
+    broken_paths = broken_reasons(
         evaluations, (candidate for candidate in compared if candidate.kind in ("base", *KINDS))
     )
     for candidate in compared:

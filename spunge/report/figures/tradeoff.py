@@ -11,6 +11,7 @@ from spunge.report.results_table import (
     FORGET_MEAN,
     RETAIN_MEAN,
     accuracy_from,
+    broken_reasons,
     candidates,
     display_name,
     estimate,
@@ -51,7 +52,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         grid = whole_grid.flat[: len(panels)]
         for axes in whole_grid.flat[len(panels) :]:
             axes.set_axis_off()
-        legend, broken_paths = {}, style.broken_reasons(evaluations, compared)
+        legend, broken_paths = {}, broken_reasons(evaluations, compared)
         for method, axes in zip(panels, grid, strict=True):
             shown = [candidate for candidate in compared if candidate.method in ("", method)]
             single_shards = [candidate for candidate in shown if candidate.kind in ("attribute_shard", "random_shard")]

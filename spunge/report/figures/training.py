@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from spunge.report.figures import style
-from spunge.report.results_table import candidates, display_name, measured, methods
+from spunge.report.results_table import broken_reasons, candidates, display_name, measured, methods
 
 WHEN = {}
 CAPTION = """\
@@ -43,7 +43,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     if not runs:
         return style.message("This experiment recorded no training losses.")
     losses = {metric: _until_broken(measured(evaluations, "training", metric)) for metric in LOSSES}
-    broken_paths = style.broken_reasons(evaluations, runs)
+    broken_paths = broken_reasons(evaluations, runs)
     kinds = [kind for kind in KINDS if any(run.kind == kind for run in runs)]
     trained = [method for method in methods(evaluations) if any(run.method == method for run in runs)]
     rows = [(method, metric) for method in trained for metric in LOSSES if (losses[metric]["method"] == method).any()]
