@@ -79,7 +79,7 @@ rule findings:
         template=source_file(PROJECT / "report" / "findings.html"),
         sentences=source_file(PROJECT / "spunge" / "report" / "findings.txt"),
         evaluations=EVALUATIONS,
-        tradeoff=f"{RESULTS}/figures/{'toxicity_tradeoff' if TOXICITY else 'tradeoff'}.png",
+        figure=f"{RESULTS}/figures/{GRID.leading_figure}.png",
     output:
         report(
             FINDINGS, category="Findings", caption=CAPTIONS / "findings.rst", labels={"page": "does the split help?"}
@@ -97,7 +97,7 @@ rule findings:
         "Say what was found"
     shell:
         python(
-            "--evaluations {input.evaluations:q} --tradeoff {input.tradeoff:q} --template {input.template:q}"
+            "--evaluations {input.evaluations:q} --figure {input.figure:q} --template {input.template:q}"
             " --html {output:q}"
         )
 

@@ -24,7 +24,9 @@ def main(argv: list[str] | None = None) -> int:
         with style.writing(results_table.texts(table)) as sentence:
             if sentence:
                 print(sentence, file=sys.stderr)
-            style.save(figures.load(arguments.figure).draw(table), arguments.pdf, arguments.png)
+            figure = figures.load(arguments.figure)
+            shown = table if getattr(figure, "EVERY_BUDGET", False) else results_table.headline(table)
+            style.save(figure.draw(shown), arguments.pdf, arguments.png)
 
     return run(work)
 

@@ -11,7 +11,7 @@ def main(argv: list[str] | None = None) -> int:
     """Read the command line, judge, write; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--evaluations", required=True, help="evaluations.csv of one experiment")
-    parser.add_argument("--tradeoff", required=True, type=Path, help="the trade-off figure, a PNG to show in the page")
+    parser.add_argument("--figure", required=True, type=Path, help="the leading figure, a PNG to show in the page")
     parser.add_argument("--template", required=True, type=Path, help="report/findings.html")
     parser.add_argument("--html", required=True, help="file to write")
     arguments = parser.parse_args(argv)
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
 
         measurements = results_table.read(arguments.evaluations)
         template = arguments.template.read_text(encoding="utf-8")
-        page = findings.page(measurements, template, arguments.tradeoff.read_bytes())
+        page = findings.page(measurements, template, arguments.figure.read_bytes())
         with whole_file(arguments.html) as file:
             file.write_text(page, encoding="utf-8")
 

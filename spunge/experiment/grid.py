@@ -111,11 +111,17 @@ class Grid:
     def figures(self) -> dict[str, str]:
         """The captions of the figures that are drawn, by their names."""
         there = {*self.configuration["evaluations"], *(["shards"] if self.sets("shards") else [])}
+        there |= {"budgets"} if self.configuration.get("budgets") else set()
         return {
             name: figure["caption"]
             for name, figure in known_figures().items()
             if all((asked in there) == wanted for asked, wanted in figure["when"].items())
         }
+
+    @property
+    def leading_figure(self) -> str:
+        """The figure that shows what the answer rests on."""
+        return next(name for name in ("frontier", "toxicity_tradeoff", "tradeoff") if name in self.figures)
 
     @property
     def patterns(self) -> dict[str, str]:

@@ -23,16 +23,20 @@ TEXT_COLUMNS = (
     "shard",
     "merge",
     "seed",
+    "budget",
     "evaluation",
     "attribute",
     "metric",
 )
-NUMBER_COLUMNS = ("value", "low", "high", "n")
+NUMBER_COLUMNS = ("value", "low", "high", "p", "n")
 
 FORGET_MEAN = "forget mean"
+FORGET_WORST = "forget worst"
 RETAIN_MEAN = "retain mean"
 RETAIN_MINUS_FORGET = "retain minus forget"
-COMBINED = "all"
+AGGREGATES = (FORGET_MEAN, FORGET_WORST, RETAIN_MEAN, RETAIN_MINUS_FORGET)
+COMBINED = "all"  # seeds or budgets taken together
+AS_TRAINED = ""  # the budget of a candidate whose λ is the configured one
 
 FIXED_SEEDS = "_fixed_seeds"  # after a difference's metric: its interval with these very seeds
 
@@ -157,13 +161,38 @@ def read(path: str | os.PathLike) -> pandas.DataFrame:
     experiments = evaluations["experiment"].unique()
     if len(experiments) > 1:
         raise InputError(f"{path} holds several experiments ({', '.join(experiments)}); give one file for each")
-    key = ["candidate", "seed", "evaluation", "metric", "attribute", "shard"]
+    key = ["candidate", "seed", "budget", "evaluation", "metric", "attribute", "shard"]
     once = evaluations[evaluations["evaluation"] != "training"]
     twice = once[once.duplicated(key)]
     if len(twice):
         row = ", ".join(f"{column} {twice.iloc[0][column]!r}" for column in key)
         raise InputError(f"{path} has {len(twice)} rows twice, the first is {row}; keep one of each")
     return evaluations
+
+
+def budgets(evaluations: pandas.DataFrame) -> list[str]:
+    """Return the damage budgets at which candidates were measured, in the table's order; none where none was set."""
+    return [budget for budget in evaluations["budget"].unique() if budget not in (AS_TRAINED, COMBINED)]
+
+
+def at_budget(evaluations: pandas.DataFrame, budget: str) -> pandas.DataFrame:
+    """Return the table as if nothing but this budget had been set: COMBINED takes the mean over all of them.
+
+    The base model is the same at each, and training, merges and data know none.
+    """
+    if budget == AS_TRAINED:
+        return evaluations[evaluations["budget"] == AS_TRAINED]
+    knows_none = (evaluations["method"] == "") | ~evaluations["evaluation"].isin(_measured_at_budgets(evaluations))
+    return evaluations[(evaluations["budget"] == budget) | (knows_none & (evaluations["budget"] == AS_TRAINED))]
+
+
+def headline(evaluations: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the table that answers rest on: means over the budgets or, where none was set, candidates as trained."""
+    return at_budget(evaluations, COMBINED if budgets(evaluations) else AS_TRAINED)
+
+
+def _measured_at_budgets(evaluations: pandas.DataFrame) -> set[str]:
+    return set(evaluations.loc[evaluations["budget"] != AS_TRAINED, "evaluation"])
 
 
 def texts(evaluations: pandas.DataFrame) -> set[str]:
@@ -210,7 +239,15 @@ def retain_attributes(evaluations: pandas.DataFrame) -> list[str]:
     if source == "knowledge":
         asked |= (evaluations["evaluation"] == "data") & (evaluations["metric"] == "questions")
     subtasks = [attribute for attribute, task in tasks(evaluations).items() if task.group]
-    others = {*forget_attributes(evaluations), *subtasks, FORGET_MEAN, RETAIN_MEAN, RETAIN_MINUS_FORGET, ""}
+    others = {
+        *forget_attributes(evaluations),
+        *subtasks,
+        FORGET_MEAN,
+        FORGET_WORST,
+        RETAIN_MEAN,
+        RETAIN_MINUS_FORGET,
+        "",
+    }
     return [attribute for attribute in evaluations.loc[asked, "attribute"].unique() if attribute not in others]
 
 
@@ -307,7 +344,7 @@ def measured(evaluations: pandas.DataFrame, evaluation: str, metric: str) -> pan
     wanted = (evaluations["evaluation"] == evaluation) & (evaluations["metric"] == metric)
     rows = evaluations[wanted]
     index = pandas.MultiIndex.from_arrays(
-        [_without_seed(rows), rows["seed"], rows["attribute"]], names=["candidate", "seed", "attribute"]
+        [without_seed(rows), rows["seed"], rows["attribute"]], names=["candidate", "seed", "attribute"]
     )
     return rows.drop(columns=index.names).set_axis(index).sort_index()
 
@@ -383,11 +420,12 @@ def seeds(evaluations: pandas.DataFrame, candidate: Candidate) -> list[str]:
     """Return the seeds a candidate was evaluated with; the base model has none."""
     of_candidate = evaluations["candidate"].str.startswith(candidate.path) & (evaluations["seed"] != COMBINED)
     rows = evaluations.loc[of_candidate, ["candidate", "seed"]].drop_duplicates()
-    rows = rows[_without_seed(rows) == candidate.path]
+    rows = rows[without_seed(rows) == candidate.path]
     return sorted(rows["seed"].unique(), key=lambda seed: (len(seed), seed))
 
 
-def _without_seed(rows: pandas.DataFrame) -> pandas.Series:
+def without_seed(rows: pandas.DataFrame) -> pandas.Series:
+    """Return the candidates' paths without their seeds."""
     pairs = zip(rows["candidate"], rows["seed"], strict=True)
     paths = [candidate.removesuffix(f"/seed{seed}") for candidate, seed in pairs]
     return pandas.Series(paths, index=rows.index, dtype=str)

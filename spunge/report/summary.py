@@ -16,13 +16,16 @@ from spunge.report.results_table import (
     Candidate,
     Estimate,
     accuracy_from,
+    at_budget,
     broken_reasons,
+    budgets,
     candidates,
     capability_from,
     classifiers,
     display_name,
     estimate,
     forget_attributes,
+    headline,
     measured,
     methods,
     neutral_overall,
@@ -51,7 +54,8 @@ class Quantity:
     """One column: where its numbers stand in evaluations.csv, and how people read them.
 
     title: the column of the CSV. heading: what people read; an arrow says where better lies. percent: a share of one.
-    difference: printed with its sign. interval: whether people see it (the CSV always has it).
+    difference: printed with its sign. interval: whether people see it (the CSV always has it). budget: at which the
+    number was measured; None takes that of the answer, the mean over all.
     """
 
     title: str
@@ -62,6 +66,12 @@ class Quantity:
     percent: bool
     difference: bool
     interval: bool
+    budget: str | None = None
+
+    def measured(self, evaluations: pandas.DataFrame) -> pandas.DataFrame:
+        """Return the rows that hold the numbers, as `results_table.measured` does."""
+        at = headline(evaluations) if self.budget is None else at_budget(evaluations, self.budget)
+        return measured(at, self.evaluation, self.metric)
 
 
 def quantities(evaluations: pandas.DataFrame) -> list[Quantity]:
@@ -72,6 +82,20 @@ def quantities(evaluations: pandas.DataFrame) -> list[Quantity]:
     columns = [
         Quantity(f"accuracy: {attribute}", attribute, source, "accuracy", attribute, True, False, False)
         for attribute in forget_attributes(evaluations)
+    ]
+    columns += [
+        Quantity(
+            f"accuracy: {FORGET_MEAN} at {budget}",
+            f"at {budget} ↓",
+            source,
+            "accuracy",
+            FORGET_MEAN,
+            True,
+            False,
+            False,
+            budget,
+        )
+        for budget in budgets(evaluations)
     ]
     for mean, arrow in MEANS:
         difference = mean == RETAIN_MINUS_FORGET
@@ -146,11 +170,12 @@ def compared_candidates(evaluations: pandas.DataFrame) -> list[Candidate]:
 def table(evaluations: pandas.DataFrame) -> pandas.DataFrame:
     """Return the numbers: names, the number of seeds, then per quantity its value, `… low` and `… high` (float64)."""
     columns = quantities(evaluations)
-    rows = {quantity: measured(evaluations, quantity.evaluation, quantity.metric) for quantity in columns}
+    rows = {quantity: quantity.measured(evaluations) for quantity in columns}
     lines = []
-    for candidate in compared_candidates(evaluations):
+    shown = headline(evaluations)
+    for candidate in compared_candidates(shown):
         line = {"candidate": candidate.path, "label": candidate.label, "method": candidate.method}
-        line |= {"merge": candidate.merge, "seeds": len(seeds(evaluations, candidate))}
+        line |= {"merge": candidate.merge, "seeds": len(seeds(shown, candidate))}
         for quantity in columns:
             estimated = estimate(rows[quantity], candidate, quantity.attribute)
             line |= {quantity.title: estimated.value}
@@ -190,9 +215,9 @@ def cell(estimated: Estimate, quantity: Quantity) -> str:
 
 def readable(evaluations: pandas.DataFrame) -> pandas.DataFrame:
     """Return the table for people: text cells, shares in percent, the candidates' labels as index."""
-    shown, columns = compared_candidates(evaluations), {}
+    shown, columns = compared_candidates(headline(evaluations)), {}
     for quantity in quantities(evaluations):
-        rows = measured(evaluations, quantity.evaluation, quantity.metric)
+        rows = quantity.measured(evaluations)
         columns[quantity.heading] = [
             cell(estimate(rows, candidate, quantity.attribute), quantity) for candidate in shown
         ]

@@ -1,5 +1,7 @@
 """An evaluations table as the workflow writes it, with the prototype's accuracies where it had any."""
 
+from statistics import NormalDist
+
 import numpy
 import pandas
 
@@ -30,16 +32,21 @@ def example(
     retain=("Americas", "Europe"),
     seeds=("0", "1"),
     shards=(),
+    budgets=(),
 ) -> pandas.DataFrame:
-    """Return a whole evaluations table; attributes and seeds that the prototype lacked get made-up numbers."""
+    """Return a whole evaluations table; attributes and seeds that the prototype lacked get made-up numbers.
+
+    With budgets (`kl=0.01`) the candidates are measured at each, and their mean is the prototype's number: accuracy on
+    what is to be forgotten falls by 5 points from each budget to the next.
+    """
     rows = []
 
     def add(candidate, seed, evaluation, attribute, metric, value, spread=None, n=50, shard=None):
         path, method, split, own_shard, merge = candidate
         low, high = (None, None) if spread is None else (value - spread, value + spread)
         suffix = "" if seed == "all" else f"/seed{seed}"
-        names = (path + suffix, method, split, own_shard if shard is None else shard, merge, seed)
-        rows.append(("example", *names, evaluation, attribute, metric, value, low, high, n))
+        names = (path + suffix, method, split, own_shard if shard is None else shard, merge, seed, "")
+        rows.append(("example", *names, evaluation, attribute, metric, value, low, high, p_value(value, spread), n))
 
     base = ("base", "", "", "", "")
     for attribute in (*forget, *retain):
@@ -145,4 +152,35 @@ def example(
                             add(candidate, seed, "merge", other, "cosine", cosine, shard=shard)
                     add(candidate, seed, "merge", "", "sign_conflict", 0.34 if split == "attribute" else 0.2)
                     add(candidate, seed, "merge", "", "norm", 3.5)
-    return pandas.DataFrame(rows, columns=[*TEXT_COLUMNS, *NUMBER_COLUMNS])
+    table = pandas.DataFrame(rows, columns=[*TEXT_COLUMNS, *NUMBER_COLUMNS])
+    return at_budgets(table, forget, budgets) if budgets else table
+
+
+def at_budgets(table, forget, budgets):
+    """Return the table as the means over the budgets, and the numbers at each: more is forgotten at a larger one."""
+    measured = (table["method"] != "") & table["evaluation"].isin(["knowledge", "fluency"])
+    means = table[measured].assign(budget="all")
+    parts = [table[~measured], means]
+    for number, budget in enumerate(budgets):
+        steps = (len(budgets) - 1) / 2 - number
+        shift = steps * (0.05 * means["metric"].isin(["accuracy", "accuracy_norm"]) + 0.01 * is_difference(means))
+        shift *= means["attribute"].isin([*forget, "forget mean"])
+        shifted = {column: means[column] + shift for column in ("value", "low", "high")}
+        parts.append(means.assign(budget=budget, **shifted))
+        strengths = means[
+            (means["evaluation"] == "fluency") & (means["metric"] == "perplexity") & (means["seed"] != "all")
+        ]
+        facts = {"scale": 0.5 + number, "kl_held_out": float(budget.partition("=")[2]), "reached": 1.0}
+        for metric, value in facts.items():
+            nothing = {"low": numpy.nan, "high": numpy.nan, "p": numpy.nan}
+            parts.append(strengths.assign(budget=budget, evaluation="budget", metric=metric, value=value, **nothing))
+    return pandas.concat(parts, ignore_index=True)
+
+
+def is_difference(rows):
+    return rows["metric"].str.contains("_minus_") & ~rows["metric"].str.contains("_minus_base")
+
+
+def p_value(value, spread):
+    """Return the two-sided p-value of an estimate whose normal 95 % interval reaches `spread` to each side."""
+    return None if spread is None else 2 * NormalDist().cdf(-abs(value) / (spread / 1.959964))

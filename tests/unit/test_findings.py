@@ -1,3 +1,4 @@
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -8,7 +9,7 @@ import toxicity_example
 from evaluations_example import example
 
 from scripts import findings as findings_script
-from spunge.report import findings
+from spunge.report import comparisons, findings, verdict
 from spunge.report.results_table import COMBINED, Estimate
 
 ROOT = Path(__file__).parents[2]
@@ -20,11 +21,12 @@ def page(table):
     return findings.page(table, TEMPLATE, b"a picture")
 
 
-def with_difference(table, rival, attribute, value, low, high):
-    """Return the table with another difference between the merged attribute split and a rival."""
+def with_difference(table, rival, attribute, value, low, high, p=NOTHING):
+    """Return the table with another difference between the merged attribute split and a rival, all budgets together."""
     rows = (table["metric"] == f"accuracy_minus_{rival}") & (table["attribute"] == attribute)
     rows &= (table["split"] == "attribute") & (table["merge"] != "") & (table["seed"] == "all")
-    table.loc[rows, ["value", "low", "high"]] = (value, low, high)
+    rows &= table["budget"].isin(["", "all"])
+    table.loc[rows, ["value", "low", "high", "p"]] = (value, low, high, p)
     return table
 
 
@@ -45,56 +47,148 @@ def with_difference(table, rival, attribute, value, low, high):
     ],
 )
 def test_a_verdict_follows_from_interval_and_direction(value, low, high, better, expected):
-    assert findings.verdict(Estimate(value, low, high), better) == expected
+    assert verdict.verdict(Estimate(value, low, high), better) == expected
+
+
+def test_a_corrected_p_value_decides_instead_of_the_interval():
+    difference = Estimate(0.2, 0.1, 0.3)
+    assert verdict.verdict(difference, -1, p=0.049) == "worse"
+    assert verdict.verdict(difference, -1, p=0.051) == "not shown; the estimate is worse"
+
+
+def test_a_broken_model_is_never_better():
+    for broken in ("broken", "the rival is broken"):
+        assert verdict.verdict(Estimate(-0.2, -0.3, -0.1), -1, broken) == broken
+        # A broken model's numbers may be none at all: that is no lack of a measurement.
+        assert verdict.direction(Estimate(NOTHING, NOTHING, NOTHING), broken) == broken
+        assert verdict.edit_verdict(Estimate(-0.2, -0.3, -0.1), Estimate(-0.2, -0.3, -0.1), broken) == broken
+
+
+LOW, OPEN, HIGH = Estimate(-0.2, -0.3, -0.1), Estimate(-0.01, -0.1, 0.08), Estimate(0.2, 0.1, 0.3)
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "options", "expected"),
+    ("forgotten", "lost", "expected"),
     [
-        (-0.3, -0.1, {"unequal": True}, "not shown; fluency is not equal"),
-        (0.1, 0.3, {"unequal": True}, "not shown; fluency is not equal"),
-        (-0.3, 0.1, {"unequal": True}, "not shown"),
-        (-0.3, -0.1, {"broken": "broken"}, "broken"),
-        (-0.3, 0.1, {"broken": "the rival is broken", "unequal": True}, "the rival is broken"),
+        (LOW, LOW, "better"),
+        (HIGH, HIGH, "worse"),
+        (LOW, HIGH, "stronger edit"),
+        (LOW, OPEN, "stronger edit"),
+        (HIGH, LOW, "weaker edit"),
+        (HIGH, OPEN, "weaker edit"),
+        (OPEN, HIGH, "not shown"),
+        (OPEN, OPEN, "not shown"),
+        (Estimate(NOTHING, NOTHING, NOTHING), LOW, "not measured"),
     ],
 )
-def test_unequal_fluency_and_broken_models_show_nothing(low, high, options, expected):
-    assert findings.verdict(Estimate((low + high) / 2, low, high), -1, **options) == expected
-    # A broken model's numbers may be none at all: that is no lack of a measurement.
-    none = options.get("broken", "not measured")
-    assert findings.verdict(Estimate(NOTHING, NOTHING, NOTHING), -1, **options) == none
+def test_as_trained_a_model_is_better_only_if_it_forgot_more_and_lost_less(forgotten, lost, expected):
+    """What is left of the forget set and what was lost: lower is better of both."""
+    assert verdict.edit_verdict(forgotten, lost) == expected
+
+
+def test_p_values_are_corrected_as_by_holm():
+    """Holm 1979, by hand: sorted .01, .02, .03, .04 times 4, 3, 2, 1, and never below the one before."""
+    assert verdict.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert verdict.holm([0.5, 0.9]) == [1.0, 1.0]
+    corrected = verdict.holm([0.01, NOTHING, 0.04])
+    assert corrected[0::2] == pytest.approx([0.02, 0.04]) and math.isnan(corrected[1])
 
 
 def test_verdicts_hold_the_differences_of_the_table():
-    judged = findings.verdicts(example()).set_index(["rival", "measure"])
-    assert len(judged) == 2 * 4
+    judged = comparisons.verdicts(example()).set_index(["rival", "measure"])
+    assert len(judged) == 2 * 3
     # By the prototype's numbers: SPUNGE .257 / .759, joint .226 / .621, random .284 / .675 (forget / retain).
     expected = {
-        ("joint", "forget mean accuracy"): (0.031, "not shown; the estimate is worse"),
-        ("joint", "retain mean accuracy"): (0.137, "better"),
+        ("joint", "forget mean accuracy"): (0.031, "not shown"),
+        ("joint", "retain mean accuracy"): (0.137, "higher"),
         ("random", "forget mean accuracy"): (-0.027, "not shown"),
-        ("random", "retain mean accuracy"): (0.083, "better"),
-        ("joint", "perplexity"): (0.25, "not shown; the estimate is worse"),
-        ("random", "perplexity"): (-0.45, "better"),
+        ("random", "retain mean accuracy"): (0.083, "higher"),
+        ("joint", "perplexity"): (0.25, "not shown"),
+        ("random", "perplexity"): (-0.45, "lower"),
     }
     for key, (difference, word) in expected.items():
         assert judged.loc[key, "difference"] == pytest.approx(difference, abs=1e-3)
         assert judged.loc[key, "verdict"] == word
         assert judged.loc[key, "seeds"] == 2
-    judged = findings.verdicts(example(methods=("rmu", "tvn"), merges=("ties", "dare")))
-    assert len(judged) == 4 * 2 * 4
+    judged = comparisons.verdicts(example(methods=("rmu", "tvn"), merges=("ties", "dare")))
+    assert len(judged) == 4 * 2 * 3
 
 
-def test_the_answer_follows_the_numbers():
-    table = with_difference(example(), "joint", "retain minus forget", -0.1, -0.2, -0.05)
-    table = with_difference(table, "random", "retain minus forget", 0.1, -0.02, 0.2)
+def test_the_answer_as_trained_tells_a_stronger_edit_from_a_better_one():
+    table = with_difference(example(), "joint", "forget mean", -0.1, -0.2, -0.05)
+    table = with_difference(table, "joint", "retain mean", -0.1, -0.15, -0.02)
+    table = with_difference(table, "random", "forget mean", -0.1, -0.2, -0.02)
+    table = with_difference(table, "random", "retain mean", 0.1, 0.02, 0.2)
     (answer,) = findings.answers(table)
-    assert "did worse than unlearning everything at once (retain minus forget −10.0 points" in answer
-    assert "95 % interval −20.0 to −5.0, seeds: 2" in answer
-    assert "is not shown to differ from a random split" in answer
-    assert "did better" not in answer
+    assert "as trained and at equal compute" in answer
+    assert (
+        "is a stronger edit than unlearning everything at once, neither better nor worse (forget mean accuracy "
+        "−10.0 points, 95 % interval −20.0 to −5.0; perplexity"
+    ) in answer
+    assert "retain mean accuracy −10.0 points, 95 % interval −15.0 to −2.0, seeds: 2)" in answer
+    assert "did better than a random split" in answer
     assert "from 80.0% to 25.7% on what was to be forgotten" in answer
     assert "That it forgot anything at all is not shown." not in answer
+
+
+BUDGETS = ("kl=0.01", "kl=0.03", "kl=0.1")
+
+
+def test_at_equal_damage_the_mean_over_the_budgets_decides():
+    table = with_difference(example(budgets=BUDGETS), "joint", "forget mean", 0.08, 0.02, 0.14, p=0.01)
+    table = with_difference(table, "random", "forget mean", -0.05, -0.09, -0.01, p=0.02)
+    judged = comparisons.verdicts(table)
+    assert list(judged["comparison"].unique()) == ["at equal damage", *BUDGETS]  # nothing was measured as trained
+    lines = judged.set_index(["comparison", "rival", "measure"])
+    decisive = lines.loc["at equal damage"].xs("forget mean accuracy", level="measure")
+    assert decisive["p"].to_dict() == pytest.approx({"joint": 0.02, "random": 0.02})
+    assert decisive["verdict"].to_dict() == {"joint": "worse", "random": "better"}
+    others = judged[(judged["comparison"] != "at equal damage") | (judged["measure"] != "forget mean accuracy")]
+    assert not set(others["verdict"]) & {"better", "worse"}
+    # By the example, the difference falls by a point from each budget to the next.
+    at_each = [lines.loc[(budget, "joint", "forget mean accuracy"), "difference"] for budget in BUDGETS]
+    assert at_each == pytest.approx([0.09, 0.08, 0.07], abs=1e-3) or at_each == pytest.approx(
+        [0.041, 0.031, 0.021], abs=1e-3
+    )
+    (answer,) = findings.answers(table)
+    assert answer.startswith(
+        "With RMU, merged with TIES, at equal damage (KL of 0.01, 0.03 and 0.1 per token; the mean over all) and at "
+        "equal compute, splitting by the attribute did worse than unlearning everything at once (forget mean accuracy "
+        "+8.0 points, 95 % interval +2.0 to +14.0;"
+    )
+    assert "at the budgets one by one" in answer
+    # By the example's numbers, its perplexity is shown lower than the random split's, and its kept accuracy higher.
+    assert "though by another measure the damage isn't equal (perplexity −0.45" in answer
+
+
+def test_one_of_many_comparisons_is_not_shown_by_its_own_interval_alone():
+    table = with_difference(example(budgets=BUDGETS), "joint", "forget mean", 0.08, 0.02, 0.14, p=0.04)
+    judged = comparisons.verdicts(with_difference(table, "random", "forget mean", -0.01, -0.05, 0.03, p=0.6))
+    judged = judged[(judged["comparison"] == "at equal damage") & (judged["measure"] == "forget mean accuracy")]
+    assert judged.set_index("rival").loc["joint", ["p", "verdict"]].to_list() == [
+        pytest.approx(0.08),
+        "not shown; the estimate is worse",
+    ]
+
+
+def test_the_page_at_equal_damage_says_what_it_rests_on():
+    text = page(example(budgets=BUDGETS))
+    assert_well_formed(text)
+    assert "a KL of 0.01, 0.03 and 0.1 per token" in text
+    assert "Holm" in text and "KL of 0.03 per token" in text
+    assert "No line says" not in text and "No line says" in page(example())
+
+
+def test_a_budget_that_was_not_reached_is_told():
+    table = example(budgets=BUDGETS)
+    missed = (table["evaluation"] == "budget") & (table["metric"] == "reached") & (table["budget"] == "kl=0.1")
+    missed &= table["candidate"].str.startswith("rmu/attribute/merge/ties/")
+    (told,) = findings.unreached(table.assign(value=table["value"].mask(missed, 0.0)))
+    assert told == (
+        "attribute split, TIES (SPUNGE) didn't reach a KL of 0.1 per token at any λ that was tried (seeds: 0, 1), so "
+        "it is not compared there."
+    )
+    assert findings.unreached(table) == []
 
 
 def test_an_answer_without_forgetting_says_so():
@@ -105,9 +199,9 @@ def test_an_answer_without_forgetting_says_so():
 def test_a_rival_that_was_not_run_is_said_to_be_missing():
     table = example().query("split != 'random'")
     table = table[~table["metric"].str.endswith("_minus_random")]
-    assert set(findings.verdicts(table).query("rival == 'random'")["verdict"]) == {"not measured"}
+    assert set(comparisons.verdicts(table).query("rival == 'random'")["verdict"]) == {"not measured"}
     assert "was not compared with a random split" in findings.answers(table)[0]
-    assert "4 comparisons are shown" in page(table)
+    assert "3 comparisons are shown" in page(table)
 
 
 def test_steps_are_summed_over_shards_and_compared():
@@ -148,7 +242,7 @@ def test_the_page_is_well_formed_and_says_what_it_rests_on():
     text = page(example(seeds=("0",)))
     assert_well_formed(text)
     assert "This rests on one seed" in text
-    assert "8 comparisons are shown" in text
+    assert "6 comparisons are shown" in text
     assert "percentile bootstraps" in text
 
 
@@ -162,7 +256,7 @@ def test_a_page_without_an_answer_says_so(table):
 def test_script_writes_the_page(tmp_path):
     example().to_csv(tmp_path / "evaluations.csv", index=False)
     (tmp_path / "tradeoff.png").write_bytes(b"a picture")
-    arguments = ["--evaluations", str(tmp_path / "evaluations.csv"), "--tradeoff", str(tmp_path / "tradeoff.png")]
+    arguments = ["--evaluations", str(tmp_path / "evaluations.csv"), "--figure", str(tmp_path / "tradeoff.png")]
     arguments += ["--template", str(ROOT / "report" / "findings.html"), "--html", str(tmp_path / "findings.html")]
     assert findings_script.main(arguments) == 0
     assert (tmp_path / "findings.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
@@ -189,7 +283,7 @@ SHARE = "toxic_share_profanity_check"
 
 
 def test_toxicity_is_judged_at_equal_fluency_and_as_trained():
-    judged = findings.verdicts(toxic()).set_index(["comparison", "candidate", "rival", "measure"])
+    judged = comparisons.verdicts(toxic()).set_index(["comparison", "candidate", "rival", "measure"])
     measures = judged.reset_index().groupby("comparison")["measure"].unique()
     assert list(measures["at equal fluency"]) == [
         "toxic share by the profanity check",
@@ -200,22 +294,25 @@ def test_toxicity_is_judged_at_equal_fluency_and_as_trained():
     assert list(measures["as trained"]) == [
         "toxic share by the profanity check",
         "toxic share by the word list",
+        "toxic prompts",
+        "expected maximum of 25",
         "toxic share, neutral prompts",
         "perplexity",
         "general capability",
     ]
-    assert len(judged) == 2 * 4 + 3 * 2 * 5
+    assert len(judged) == 2 * 4 + 3 * 2 * 7
     decisive = "toxic share by the profanity check"
     # At λ = .5 the split's perplexity is 1.6 ** .5 times the base model's and its share .1, the joint run's 2.6 ** .5
     # and .12649. So 1.25 is ln 1.25 / (.5 ln 1.6) = .94952 of the way from .2 to .1, and .46706 from .2 to .12649.
     at_equal = judged.sort_index().loc["at equal fluency", "tvn/attribute/merge/ties"]
     assert at_equal.loc["joint", decisive]["difference"] == pytest.approx(0.10505 - 0.16567, abs=2e-5)
-    assert (at_equal["verdict"] == "better").all()
+    assert (at_equal.xs(decisive, level="measure")["verdict"] == "better").all()
+    assert set(at_equal["verdict"]) == {"better", "lower"}
     # By the example: 5.0 of the split at λ = 1, 7.2 of the random one, which is less fluent (76 against 64).
     as_trained = judged.sort_index().loc["as trained", "tvn/attribute/merge/ties"]
     assert as_trained.loc["random", decisive]["difference"] == pytest.approx(0.050 - 0.072)
-    assert as_trained.loc["random", decisive]["verdict"] == "not shown; fluency is not equal"
-    assert as_trained.loc["random", "perplexity"]["verdict"] == "better"
+    assert as_trained.loc["random", decisive]["verdict"] == "lower"
+    assert as_trained.loc["random", "perplexity"]["verdict"] == "lower"
     assert set(as_trained.loc["joint", "verdict"]) == {"the rival is broken"}
 
 
@@ -243,16 +340,17 @@ def test_a_single_factor_is_answered_as_trained_with_the_perplexity_beside():
             changed(table, "rmu/attribute/merge/ties", "fluency", "perplexity_minus_random", perplexity)
         )[1]
 
-    equal, unequal = answer((-1.2, -5.4, 3.0)), answer((-4.2, -5.4, -3.0))
+    equal, stronger, better = (
+        answer(perplexity) for perplexity in ((-1.2, -5.4, 3.0), (4.2, 3.0, 5.4), (-4.2, -5.4, -3))
+    )
     assert equal.startswith("With RMU, merged with TIES, as trained and at equal compute, splitting by the attribute")
     random = "a random split into shards of the same sizes"
     share, perplexity = "toxic share −3.0 points, 95 % interval −5.0 to −1.0", "95 % interval −5.40 to"
-    assert f"did better than {random} ({share}; perplexity −1.20, {perplexity} +3.00, seeds: 3)" in equal
-    assert (
-        f"is not shown to be better or worse than {random}, as fluency is not equal "
-        f"({share}; perplexity −4.20, {perplexity} −3.00, seeds: 3)"
-    ) in unequal
-    assert "did better" not in unequal
+    unclear = f"is a stronger edit than {random}, neither better nor worse ({share}; perplexity"
+    assert f"{unclear} −1.20, {perplexity} +3.00" in equal
+    assert f"{unclear} +4.20, 95 % interval +3.00 to +5.40" in stronger
+    assert f"did better than {random} ({share}; perplexity −4.20, {perplexity} −3.00" in better
+    assert "did better" not in equal + stronger
     assert "No loss of general capability is shown (RMU: −2.0 points" in equal
 
 
@@ -294,7 +392,7 @@ def test_the_page_of_toxicity_asks_and_limits_in_its_own_words():
     assert "(profanity check, word list)" in text
     assert "Continuations are sampled" in text and "Multiple-choice accuracy" not in text
     assert "Share of toxic continuations over the perplexity" in text
-    assert "38 comparisons are shown" in text
+    assert "50 comparisons are shown" in text
     assert "interpolated, not measured" in text
     alone = page(toxic(families={"rmu": {"rmu": 1.0}}, retain=(), neutral_groups=False, seeds=("0",)))
     assert_well_formed(alone)

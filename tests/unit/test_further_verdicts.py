@@ -85,7 +85,7 @@ def test_the_page_shows_both_and_counts_their_comparisons():
     text = page(table)
     assert_well_formed(text)
     assert "Does it last?" in text and "The number of shards" in text
-    # The page's own eight, two for each attack and what was before, two for each number of shards.
-    assert f"{8 + 2 * (len(BACK) + 1) + 2 * 2} comparisons are shown" in text
+    # The page's own six, two for each attack and what was before, two for each number of shards.
+    assert f"{6 + 2 * (len(BACK) + 1) + 2 * 2} comparisons are shown" in text
     plain = page(example())
     assert "Does it last?" not in plain and "The number of shards" not in plain

@@ -9,7 +9,7 @@ from evaluations_example import example
 
 from spunge.evaluation import statistics
 from spunge.experiment.records import Candidate
-from spunge.report import findings, power
+from spunge.report import comparisons, findings, power
 
 
 def test_variance_of_a_simulated_difference():
@@ -102,7 +102,8 @@ def test_the_page_says_what_it_would_take_or_that_it_is_shown():
     rows = (table["metric"] == "accuracy_minus_joint") & (table["attribute"] == "retain minus forget")
     rows &= (table["split"] == "attribute") & (table["merge"] != "") & (table["seed"] == "all")
     table.loc[rows, ["value", "low", "high"]] = (0.05, -0.05, 0.15)
-    against_joint, against_random = findings.power_notes(table)
+    (comparison,) = comparisons.comparisons(table).values()
+    against_joint, against_random = findings.power_notes(comparison)
     # (2.8 · .051 / .05)² = 8.2: a standard error of .2 / 3.92 = .051.
     assert "against joint (+5.0 points" in against_joint
     assert against_joint.endswith("about 8.2 times the seeds and as many times the subjects.")

@@ -10,16 +10,16 @@ from spunge.report import summary
 from spunge.report.results_table import NUMBER_COLUMNS, TEXT_COLUMNS, classifiers, families, methods, read
 
 ROWS = """
-base,,,,,all,data,Africa,forget_texts,7,,,7
-base,,,,,all,data,Europe,questions,9,,,9
-base,,,,,all,knowledge,Africa,accuracy,0.75,0.5,1,4
-base,,,,,all,knowledge,forget mean,accuracy,0.75,0.5,1,4
-rmu/joint,rmu,joint,,,all,knowledge,Africa,accuracy,0.25,0.125,0.375,4
-rmu/joint/seed0,rmu,joint,,,0,knowledge,Africa,accuracy,0.99,0.98,1,4
-rmu/joint/seed1,rmu,joint,,,1,knowledge,Africa,accuracy,0.99,0.98,1,4
-rmu/attribute/merge/ties,rmu,attribute,,ties,all,knowledge,Africa,accuracy,0.375,0.25,0.5,4
-rmu/attribute/merge/ties,rmu,attribute,,ties,all,knowledge,forget mean,accuracy_minus_joint,-0.125,-0.25,0.0001,4
-rmu/attribute/merge/ties,rmu,attribute,,ties,all,fluency,,perplexity,40.256,39,41.5,4
+base,,,,,all,,data,Africa,forget_texts,7,,,,7
+base,,,,,all,,data,Europe,questions,9,,,,9
+base,,,,,all,,knowledge,Africa,accuracy,0.75,0.5,1,,4
+base,,,,,all,,knowledge,forget mean,accuracy,0.75,0.5,1,,4
+rmu/joint,rmu,joint,,,all,,knowledge,Africa,accuracy,0.25,0.125,0.375,,4
+rmu/joint/seed0,rmu,joint,,,0,,knowledge,Africa,accuracy,0.99,0.98,1,,4
+rmu/joint/seed1,rmu,joint,,,1,,knowledge,Africa,accuracy,0.99,0.98,1,,4
+rmu/attribute/merge/ties,rmu,attribute,,ties,all,,knowledge,Africa,accuracy,0.375,0.25,0.5,,4
+rmu/attribute/merge/ties,rmu,attribute,,ties,all,,knowledge,forget mean,accuracy_minus_joint,-0.125,-0.25,0.0001,,4
+rmu/attribute/merge/ties,rmu,attribute,,ties,all,,fluency,,perplexity,40.256,39,41.5,,4
 """
 
 

@@ -12,6 +12,7 @@ What a test can rely on, for a method with the factor λ of a family (all exact,
 
 import numpy
 import pandas
+from evaluations_example import p_value
 
 from spunge.report.results_table import NUMBER_COLUMNS, TEXT_COLUMNS
 
@@ -101,8 +102,9 @@ def example(
         path, method, split, own_shard, merge = candidate
         low, high = (None, None) if spread is None else (value - spread, value + spread)
         suffix = "" if seed == "all" or evaluation == "method" else f"/seed{seed}"
-        names = (path + suffix, method, split, own_shard if shard is None else shard, merge, seed)
-        rows.append(("toxic-example", *names, evaluation, attribute, metric, value, low, high, n))
+        names = (path + suffix, method, split, own_shard if shard is None else shard, merge, seed, "")
+        numbers = (value, low, high, p_value(value, spread), n)
+        rows.append(("toxic-example", *names, evaluation, attribute, metric, *numbers))
 
     def of_seed(value, seed):
         if seed == "all":

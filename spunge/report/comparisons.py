@@ -1,0 +1,243 @@
+"""Who is compared with whom, at what, and on which measures; which differences are shown."""
+
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import pandas
+
+from spunge.experiment import records
+from spunge.report import results_table, summary
+from spunge.report.families import display_names
+from spunge.report.results_table import (
+    COMBINED,
+    FORGET_MEAN,
+    FORGET_WORST,
+    RETAIN_MEAN,
+    TOXIC_SHARE,
+    Candidate,
+    Estimate,
+    accuracy_from,
+    at_budget,
+    broken_reasons,
+    budgets,
+    candidates,
+    capability_from,
+    classifiers,
+    display_name,
+    estimate,
+    families,
+    headline,
+    measured,
+    neutral_overall,
+    seeds,
+)
+from spunge.report.verdict import BROKEN, RIVAL_BROKEN, direction, holm, verdict
+
+RIVALS = ("joint", "random")
+
+
+class Measure(NamedTuple):
+    """What is compared, and where it stands in evaluations.csv; `better` is the sign of a good difference.
+
+    unit: of the difference, for people; a share of one is told in percentage points.
+    """
+
+    name: str
+    evaluation: str
+    metric: str
+    attribute: str
+    better: int
+    unit: str = "points"
+
+
+PERPLEXITY = Measure("perplexity", "fluency", "perplexity", "", -1, "of held-out prose")
+# The accuracy that is left on what was to be forgotten. Where toxicity was measured, the toxic share of all toxic
+# prompts by the first classifier is in its place.
+FORGOTTEN = Measure("forget mean accuracy", "knowledge", "accuracy", FORGET_MEAN, -1)
+CAPABILITY = Measure("retain mean accuracy", "knowledge", "accuracy", RETAIN_MEAN, 1)
+
+AT_EQUAL_DAMAGE, AT_EQUAL_FLUENCY, AS_TRAINED = "at equal damage", "at equal fluency", "as trained"
+
+
+class Comparison:
+    """What candidates are compared at, the table as it stands there, and what is compared, the decisive measure first.
+
+    decisive: whether a difference in that measure is "better" or "worse", and not just lower or higher.
+    """
+
+    def __init__(self, name: str, evaluations: pandas.DataFrame, measures: Sequence[Measure], decisive: bool = False):
+        self.name, self.evaluations, self.measures, self.decisive = name, evaluations, tuple(measures), decisive
+        # What is asked for again and again is computed once.
+        self.measured = functools.cache(functools.partial(measured, evaluations))
+        self.candidates = functools.cache(functools.partial(candidates, evaluations))
+        self.families, self.display_names = families(evaluations), display_names(evaluations)
+        self.compared = summary.compared_candidates(evaluations)
+        self.broken = broken_reasons(evaluations, self.compared)
+        self._toxicity = bool(classifiers(evaluations))
+
+    @property
+    def outcome(self) -> Measure:
+        """The measure that the answer rests on."""
+        return self.measures[0]
+
+    def attribute_splits(self) -> list[Candidate]:
+        """Return the candidates that the comparison is about."""
+        if self.name != AT_EQUAL_FLUENCY:
+            return [candidate for candidate in self.compared if candidate.kind == "attribute"]
+        # At equal fluency all λ of a family stand together, under the family's name.
+        several = len({family for family, _ in self.families.values()}) > 1
+        return [
+            replace(
+                candidate, label=f"{display_name(candidate.method)}: {candidate.name}" if several else candidate.name
+            )
+            for candidate in self.candidates("equal_fluency")
+            if candidate.kind == "attribute"
+        ]
+
+    def models_behind(self, candidate: Candidate) -> dict[str, Candidate]:
+        """Return the models behind a candidate by display name: itself or, at equal fluency, its family's at λ > 0."""
+        if self.name != AT_EQUAL_FLUENCY:
+            return {self.display_names[candidate.method]: candidate}
+        scaled = [
+            model
+            for model in self.candidates("toxicity")
+            if (model.kind, model.merge) == (candidate.kind, candidate.merge)
+            and self.families[model.method][0] == candidate.method
+            and self.families[model.method][1] > 0
+        ]
+        scaled.sort(key=lambda model: self.families[model.method][1])
+        return {self.display_names[model.method]: model for model in scaled}
+
+    def rival(self, candidate: Candidate, rival: str) -> Candidate | None:
+        """Return the candidate that this one is compared with; None where it was not evaluated."""
+        evaluation = "equal_fluency"
+        if self.name != AT_EQUAL_FLUENCY:
+            evaluation = "toxicity" if self._toxicity else None
+        wanted = records.Candidate.parse(candidate.path).rivals[rival].path
+        return next((other for other in self.candidates(evaluation) if other.path == wanted), None)
+
+    def why_broken(self, candidate: Candidate) -> str:
+        """Say why a candidate is broken; at equal fluency, whether its smallest λ is, or one within that perplexity."""
+        models = list(self.models_behind(candidate).values())
+        if self.name == AT_EQUAL_FLUENCY:
+            perplexity = self.measured("fluency", "perplexity")
+            ratio = estimate(self.measured("equal_fluency", "perplexity_ratio"), candidate).value
+            most = ratio * perplexity["value"].get(("base", COMBINED, ""), math.nan)
+            models = [model for model in models if model == models[0] or estimate(perplexity, model).value <= most]
+        return next((self.broken[model.path] for model in models if model.path in self.broken), "")
+
+    def broken_verdict(self, candidate: Candidate, rival: str) -> str:
+        """Return the verdict that a broken model forces, this one or the rival; "" where neither is broken."""
+        if self.why_broken(candidate):
+            return BROKEN
+        other = self.rival(candidate, rival)
+        return RIVAL_BROKEN if other and self.why_broken(other) else ""
+
+    def difference(self, candidate: Candidate, measure: Measure, rival: str) -> Estimate:
+        """Return a candidate's difference from a rival by a measure."""
+        differences = self.measured(measure.evaluation, f"{measure.metric}_minus_{rival}")
+        return estimate(differences, candidate, measure.attribute)
+
+    def p_value(self, candidate: Candidate, rival: str) -> float:
+        """Return the p-value of the difference that the answer rests on, uncorrected; NaN where there is none."""
+        differences = self.measured(self.outcome.evaluation, f"{self.outcome.metric}_minus_{rival}")
+        return differences["p"].get((candidate.path, COMBINED, self.outcome.attribute), math.nan)
+
+
+def comparisons(evaluations: pandas.DataFrame) -> dict[str, Comparison]:
+    """Return what is compared by the name of the comparison; the one that the answer rests on comes first.
+
+    With budgets: the means over all of them, then each budget. Where toxicity was measured and several λ were tried,
+    equal fluency. Last, candidates as trained.
+    """
+    made = []
+    if set_budgets := budgets(evaluations):
+        outcome, *others = outcomes(evaluations)
+        worst = outcome._replace(name=outcome.name.replace("mean", "worst"), attribute=FORGET_WORST)
+        costs = (PERPLEXITY, capability(evaluations))
+        made.append(Comparison(AT_EQUAL_DAMAGE, headline(evaluations), (outcome, worst, *others, *costs), True))
+        made += [Comparison(budget, at_budget(evaluations, budget), (outcome, *costs)) for budget in set_budgets]
+    as_trained = at_budget(evaluations, results_table.AS_TRAINED)
+    if (as_trained["evaluation"] == "equal_fluency").any():
+        of_toxicity = [measure for measure in outcomes(evaluations) if measure.evaluation == "toxicity"]
+        at_equal = tuple(measure._replace(evaluation="equal_fluency") for measure in of_toxicity)
+        made.append(Comparison(AT_EQUAL_FLUENCY, as_trained, at_equal, True))
+    made.append(Comparison(AS_TRAINED, as_trained, (*outcomes(evaluations), *_costs(evaluations))))
+    return {comparison.name: comparison for comparison in made}
+
+
+def outcomes(evaluations: pandas.DataFrame) -> tuple[Measure, ...]:
+    """Return the measures of what was to go, the one that answers rest on first."""
+    scored = classifiers(evaluations)
+    if not scored:
+        return (_measured_by(FORGOTTEN, accuracy_from(evaluations)),)
+    first = scored[0]
+    by_classifier = [Measure(_toxic_share(name), "toxicity", TOXIC_SHARE + name, FORGET_MEAN, -1) for name in scored]
+    by_classifier.append(Measure("toxic prompts", "toxicity", f"toxicity_probability_{first}", FORGET_MEAN, -1))
+    maximum = summary.expected_maximum_toxicity(evaluations), f"expected_maximum_toxicity_{first}"
+    by_classifier.append(Measure(maximum[0], "toxicity", maximum[1], FORGET_MEAN, -1, "of a score from 0 to 1"))
+    neutral = neutral_overall(evaluations)
+    by_classifier.append(
+        Measure("toxic share, neutral prompts", "toxicity_neutral", by_classifier[0].metric, neutral, -1)
+    )
+    return tuple(measure for measure in by_classifier if _is_measured(evaluations, measure))
+
+
+def _costs(evaluations: pandas.DataFrame) -> tuple[Measure, ...]:
+    """Return the measures of what was not to go."""
+    return tuple(cost for cost in (PERPLEXITY, capability(evaluations)) if _is_measured(evaluations, cost))
+
+
+def _is_measured(evaluations: pandas.DataFrame, measure: Measure) -> bool:
+    wanted = zip(("evaluation", "metric", "attribute"), measure[1:4], strict=True)
+    return bool(pandas.concat([evaluations[column] == value for column, value in wanted], axis=1).all(axis=1).any())
+
+
+def verdicts(evaluations: pandas.DataFrame) -> pandas.DataFrame:
+    """Return one row per comparison, merged attribute split, rival (`joint`, `random`) and measure.
+
+    Columns: candidate, label, comparison, rival, measure, difference, low, high, p (float64; attribute split minus
+    rival; p is corrected for the number of decisive differences, NaN elsewhere), seeds (how many), verdict.
+    """
+    return judge(comparisons(evaluations).values())
+
+
+def judge(compared: Iterable[Comparison]) -> pandas.DataFrame:
+    """Return the verdicts on comparisons that are made already, as `verdicts` does."""
+    rows = []
+    for comparison in compared:
+        pairs = [(candidate, rival) for candidate in comparison.attribute_splits() for rival in RIVALS]
+        corrected = [math.nan] * len(pairs)
+        if comparison.name == AT_EQUAL_DAMAGE:
+            corrected = holm([comparison.p_value(candidate, rival) for candidate, rival in pairs])
+        for (candidate, rival), p in zip(pairs, corrected, strict=True):
+            broken_by = comparison.broken_verdict(candidate, rival)
+            count = len(seeds(comparison.evaluations, candidate))
+            for measure in comparison.measures:
+                is_outcome = measure == comparison.outcome
+                difference = comparison.difference(candidate, measure, rival)
+                judged = direction(difference, broken_by)
+                if comparison.decisive and is_outcome:
+                    judged = verdict(difference, measure.better, broken_by, None if math.isnan(p) else p)
+                row = (candidate.path, candidate.label, comparison.name, rival, measure.name, *difference)
+                rows.append((*row, p if is_outcome else math.nan, count, judged))
+    columns = ["candidate", "label", "comparison", "rival", "measure"]
+    return pandas.DataFrame(rows, columns=[*columns, "difference", "low", "high", "p", "seeds", "verdict"])
+
+
+def _measured_by(measure: Measure, source: str) -> Measure:
+    """Return a measure of accuracy as this evaluation has it; others stay as they are."""
+    return measure._replace(evaluation=source) if measure.evaluation == "knowledge" else measure
+
+
+def capability(evaluations: pandas.DataFrame) -> Measure:
+    """Return the measure of what was to be kept; where toxicity was measured, that is all that the model can do."""
+    measure = _measured_by(CAPABILITY, capability_from(evaluations))
+    return measure._replace(name="general capability") if classifiers(evaluations) else measure
+
+
+def _toxic_share(classifier: str) -> str:
+    return f"toxic share by the {display_name(classifier)}"

@@ -1,0 +1,106 @@
+"""What was forgotten, and what was kept, at each damage budget: one line for each way to split."""
+
+import math
+
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from spunge.report.comparisons import Measure, capability, outcomes
+from spunge.report.figures import style
+from spunge.report.results_table import (
+    AS_TRAINED,
+    Candidate,
+    at_budget,
+    base_model,
+    budgets,
+    candidates,
+    display_name,
+    estimate,
+    headline,
+    measured,
+    methods,
+)
+
+WHEN = {"budgets": True}
+CAPTION = """\
+What is left of what was to be forgotten (above) and what was kept (below), at equal damage: every edit is scaled until
+the model is as far from the base model on neutral text as the budget says. The aim is a line that falls fast above and
+stays high below; where one line lies under another at every budget, its way to split forgets more at the same price.
+Bands are 95 % intervals with the seeds combined, dashed lines the base model. A line ends where its model doesn't reach
+the budget. Overlapping bands don't settle whether two differ, since differences are paired: the findings page has
+those.
+"""
+EVERY_BUDGET = True  # the other figures are of the means over the budgets
+
+KINDS = ("joint", "random", "attribute")
+COSTS = {"kl": "KL from the base model, nats per token", "perplexity": "perplexity, of the base model's"}
+
+
+def draw(evaluations: pandas.DataFrame) -> Figure:
+    """Draw the outcome over the budget, and under it the accuracy that was kept; one column of panels per method.
+
+    Bands are 95 % intervals with the seeds combined; dashed lines are the base model. A line ends where its model
+    doesn't reach a budget.
+    """
+    names = budgets(evaluations)
+    compared = [candidate for candidate in candidates(headline(evaluations)) if candidate.kind in ("base", *KINDS)]
+    panels = methods(evaluations)
+    if not names or len(compared) < 2:
+        return style.message("This experiment set no damage budget, or no model reached all of them.")
+    cost = names[0].partition("=")[0]
+    places = [float(name.partition("=")[2]) for name in names if name.startswith(f"{cost}=")]
+    tables = [at_budget(evaluations, name) for name in names if name.startswith(f"{cost}=")]
+    outcome, kept = outcomes(evaluations)[0], capability(evaluations)
+    with style.style():
+        figure = Figure(figsize=(max(style.COLUMN, 2.4 * len(panels) + 0.6), 4.2), layout="constrained")
+        grid = figure.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 2))
+        legend = {}
+        for method, column in zip(panels, grid.T, strict=True):
+            shown = [candidate for candidate in compared if candidate.method == method]
+            for axes, measure in zip(column, (outcome, kept), strict=True):
+                base = base_model(compared)
+                if base:
+                    rows = measured(at_budget(evaluations, AS_TRAINED), measure.evaluation, measure.metric)
+                    of_base = estimate(rows, base, measure.attribute).value
+                    legend["base model"] = axes.axhline(of_base if math.isfinite(of_base) else math.nan, **style.DASHED)
+                for candidate in shown:
+                    legend.setdefault(candidate.name, _line(axes, places, tables, candidate, measure))
+                axes.grid(True)
+                axes.set_xscale("log")
+                axes.yaxis.set_major_formatter(style.percent())
+            if len(panels) > 1:
+                column[0].set_title(display_name(method), weight="bold")
+            column[-1].xaxis.set_major_locator(FixedLocator(places))
+            column[-1].xaxis.set_minor_locator(NullLocator())
+            column[-1].set_xticks(places, [f"{place:g}" for place in places])
+            column[-1].set_xlabel(COSTS[cost])
+        grid[0, 0].set_ylabel(f"{_short(outcome)}, % \u2193")
+        grid[1, 0].set_ylabel("accuracy kept, % \u2191")
+        style.legend_below(figure, legend, ncols=2)
+    return figure
+
+
+def _line(
+    axes: Axes, places: list[float], tables: list[pandas.DataFrame], candidate: Candidate, measure: Measure
+) -> object:
+    estimates = [
+        estimate(measured(table, measure.evaluation, measure.metric), candidate, measure.attribute) for table in tables
+    ]
+    line = {"color": candidate.colour, "zorder": 4 if candidate.kind == "attribute" else 3}
+    axes.fill_between(
+        places,
+        [estimated.low for estimated in estimates],
+        [estimated.high for estimated in estimates],
+        color=candidate.colour,
+        alpha=0.12,
+        linewidth=0,
+    )
+    values = [estimated.value if math.isfinite(estimated.value) else math.nan for estimated in estimates]
+    (drawn,) = axes.plot(places, values, marker=candidate.marker, markersize=4, linewidth=1.2, **line)
+    return drawn
+
+
+def _short(outcome: Measure) -> str:
+    return "toxic continuations" if outcome.evaluation == "toxicity" else "accuracy left on what to forget"
