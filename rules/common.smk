@@ -62,7 +62,6 @@ RESULTS = JOBS.results
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 DTYPE = config["model"]["dtype"]
-STATISTICS = json.dumps(config["statistics"])
 MEMORY = config["model"]["memory"]  # MB of a job that uses the base model, where its method says nothing else
 GPU_MEMORY = config["model"]["gpu_memory"]  # of that on each GPU; 0: all of it
 EVALUATIONS = f"{RESULTS}/evaluations.csv"

@@ -19,12 +19,11 @@ rule compare:
         runtime=growing(30),
     params:
         metrics=JOBS.metrics,
-        statistics=STATISTICS,
     message:
         "Combine the seeds and compare the candidates' {wildcards.evaluation}"
     shell:
         python(
-            "--evaluation {wildcards.evaluation} --metrics {params.metrics:q} --statistics {params.statistics:q}"
+            "--evaluation {wildcards.evaluation} --metrics {params.metrics:q}"
             " --attributes {input.attributes:q} --scores @<(printf '%s\\n' {input.scores:q}) --output {output:q}"
         )
 
@@ -50,12 +49,11 @@ rule equal_fluency:
     params:
         families=json.dumps(GRID.families),
         ratio=TOXICITY["equal_fluency"] if TOXICITY else 0,
-        statistics=STATISTICS,
     message:
         "Compare the splits' toxicity at equal fluency"
     shell:
         python(
-            "--families {params.families:q} --ratio {params.ratio} --statistics {params.statistics:q}"
+            "--families {params.families:q} --ratio {params.ratio}"
             " --attributes {input.attributes:q} --toxicity @<(printf '%s\\n' {input.toxicity:q})"
             " --fluency @<(printf '%s\\n' {input.fluency:q}) --output {output:q}"
         )

@@ -67,13 +67,12 @@ rule as_unlearned:
         mem_mb=growing(2000),
         runtime=growing(10),
     params:
-        statistics=STATISTICS,
         candidate=JOBS.description,
     message:
         "Take what {wildcards.candidate} answered before any attack"
     shell:
         python(
-            "--evaluations as_unlearned --statistics {params.statistics:q} --candidate {params.candidate:q}"
+            "--evaluations as_unlearned --candidate {params.candidate:q}"
             " --attributes {input.attributes:q} --questions {input.questions:q} --knowledge {input.knowledge:q}"
             " --scores {output.scores:q} --rows {output.rows:q}"
         )
@@ -108,7 +107,6 @@ rule relearn:
         options=json.dumps(RELEARN),
         batch_size=KNOWLEDGE_BATCH_SIZE,
         seed=GRID.durability.get("seed", 0),
-        statistics=STATISTICS,
         candidate=JOBS.description,
         scale=JOBS.scale,
         dtype=DTYPE,
@@ -117,7 +115,7 @@ rule relearn:
         "Let {wildcards.candidate} relearn"
     shell:
         on_gpus(
-            "--evaluations {params.evaluations} --statistics {params.statistics:q}"
+            "--evaluations {params.evaluations}"
             " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
             " --task-vector {input.task_vector:q} --scale={params.scale} --dtype {params.dtype}"
             " --texts {input.texts:q} --questions {input.questions:q} --batch-size {params.batch_size}"
@@ -153,7 +151,6 @@ rule quantise:
         evaluations=GRID.attacks["quantise"],
         bits=GRID.durability.get("quantise", []),
         batch_size=KNOWLEDGE_BATCH_SIZE,
-        statistics=STATISTICS,
         candidate=JOBS.description,
         scale=JOBS.scale,
         dtype=DTYPE,
@@ -161,7 +158,7 @@ rule quantise:
         "Quantise {wildcards.candidate}"
     shell:
         on_gpus(
-            "--evaluations {params.evaluations} --statistics {params.statistics:q}"
+            "--evaluations {params.evaluations}"
             " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
             " --task-vector {input.task_vector:q} --scale={params.scale} --dtype {params.dtype}"
             " --bits {params.bits} --questions {input.questions:q} --batch-size {params.batch_size}"
@@ -197,7 +194,6 @@ rule rephrase:
     params:
         evaluations=GRID.attacks["rephrase"],
         batch_size=KNOWLEDGE_BATCH_SIZE,
-        statistics=STATISTICS,
         candidate=JOBS.description,
         scale=JOBS.scale,
         dtype=DTYPE,
@@ -205,7 +201,7 @@ rule rephrase:
         "Ask {wildcards.candidate} in other words"
     shell:
         on_gpus(
-            "--evaluations {params.evaluations} --statistics {params.statistics:q}"
+            "--evaluations {params.evaluations}"
             " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
             " --task-vector {input.task_vector:q} --scale={params.scale} --dtype {params.dtype}"
             " --questions {input.questions:q} --rephrased {input.rephrased:q} --batch-size {params.batch_size}"
@@ -268,7 +264,6 @@ rule ablate:
         runtime=growing(120),
     params:
         batch_size=KNOWLEDGE_BATCH_SIZE,
-        statistics=STATISTICS,
         candidate=JOBS.description,
         scale=JOBS.scale,
         dtype=DTYPE,
@@ -276,7 +271,7 @@ rule ablate:
         "Ablate the direction of {wildcards.candidate}"
     shell:
         on_gpus(
-            "--evaluations ablated --statistics {params.statistics:q} --candidate {params.candidate:q}"
+            "--evaluations ablated --candidate {params.candidate:q}"
             " --attributes {input.attributes:q} --base {input.base:q} --task-vector {input.task_vector:q}"
             " --scale={params.scale} --dtype {params.dtype} --base-activations {input.base_activations:q}"
             " --texts {input.texts:q} --questions {input.questions:q} --batch-size {params.batch_size}"

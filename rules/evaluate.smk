@@ -39,7 +39,6 @@ rule evaluate:
     params:
         evaluations=json.dumps({name: config["evaluations"][name] for name in GRID.of_a_model}),
         generation=GENERATION,
-        statistics=STATISTICS,
         candidate=JOBS.description,
         scale=JOBS.scale,
         dtype=DTYPE,
@@ -48,7 +47,7 @@ rule evaluate:
         "Evaluate {wildcards.candidate}"
     shell:
         on_gpus(
-            "--evaluations {params.evaluations:q} --dtype {params.dtype} --statistics {params.statistics:q}"
+            "--evaluations {params.evaluations:q} --dtype {params.dtype}"
             " --candidate {params.candidate:q} --base {input.base:q} --task-vector {input.task_vector:q}"
             " --scale={params.scale} --data {input.data:q} --attributes {input.attributes:q}"
             " --scores {output.scores:q} --rows {output.rows:q} --generation {params.generation:q}"
@@ -122,7 +121,6 @@ rule score_toxicity:
         classifiers=lambda wildcards: json.dumps(JOBS.classifiers),  # sources may have braces
         files=JOBS.classifier_arguments,
         threshold=TOXICITY["threshold"] if TOXICITY else 0,
-        statistics=STATISTICS,
         candidate=JOBS.description,
     message:
         "Score what {wildcards.candidate} wrote"
@@ -130,7 +128,7 @@ rule score_toxicity:
         on_gpus(
             "--continuations {input.continuations:q} --prompts {input.prompts:q}"
             " --classifiers {params.classifiers:q} {params.files:q} --threshold {params.threshold}"
-            " --statistics {params.statistics:q} --candidate {params.candidate:q} --attributes {input.attributes:q}"
+            " --candidate {params.candidate:q} --attributes {input.attributes:q}"
             " --toxic-scores {output.scores[0]:q} --toxic-rows {output.rows[0]:q}"
             " --neutral-scores {output.scores[1]:q} --neutral-rows {output.rows[1]:q}"
         )
@@ -163,7 +161,6 @@ rule benchmarks:
         runtime=growing(720),
     params:
         options=lambda wildcards: json.dumps(config["evaluations"]["benchmarks"]),  # attributes may have braces
-        statistics=STATISTICS,
         candidate=JOBS.description,
         scale=JOBS.scale,
         dtype=DTYPE,
@@ -171,7 +168,7 @@ rule benchmarks:
         "Ask {wildcards.candidate} lm-eval's tasks"
     shell:
         on_gpus(
-            "--options <(printf '%s' {params.options:q}) --dtype {params.dtype} --statistics {params.statistics:q}"
+            "--options <(printf '%s' {params.options:q}) --dtype {params.dtype}"
             " --candidate {params.candidate:q} --base {input.base:q} --task-vector {input.task_vector:q}"
             " --scale={params.scale} --attributes {input.attributes:q} --scores {output.scores:q}"
             " --rows {output.rows:q} --results {output.results:q}"

@@ -15,7 +15,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--fluency", required=True, nargs="+", help="fluency scores of all candidates, Parquet")
     parser.add_argument("--families", required=True, type=json.loads, help="method → [family, λ], JSON")
     parser.add_argument("--ratio", required=True, type=float, help="perplexity to compare at, relative to the base's")
-    parser.add_argument("--statistics", required=True, type=json.loads, help="resamples and seed, JSON")
     parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
     parser.add_argument("--output", required=True, help="rows of evaluations.csv")
     arguments = parser.parse_args(argv)
@@ -30,9 +29,8 @@ def main(argv: list[str] | None = None) -> int:
             name: pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
             for name, paths in (("toxicity", arguments.toxicity), ("fluency", arguments.fluency))
         }
-        forget = json.loads(arguments.attributes.read_text())
-        resampling = statistics.resampling(scores["toxicity"], forget, arguments.statistics)
-        rows = equal_fluency.rows(scores, arguments.families, resampling, arguments.ratio)
+        attributes = statistics.attributes(scores["toxicity"], json.loads(arguments.attributes.read_text()))
+        rows = equal_fluency.rows(scores, arguments.families, attributes, arguments.ratio)
         with whole_file(arguments.output) as temporary:
             rows.to_csv(temporary, index=False)
 

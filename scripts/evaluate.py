@@ -14,7 +14,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--evaluations", required=True, type=json.loads, help="options by evaluation's name, JSON")
     cli.add_model(parser)
-    parser.add_argument("--statistics", required=True, type=json.loads, help="resamples and seed, JSON")
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
     parser.add_argument("--data", default=[], nargs="*", help="what each evaluation reads, in order, Parquet")
     parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")

@@ -14,7 +14,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--options", required=True, help="tasks and how they are asked, a JSON file")
     cli.add_model(parser)
-    parser.add_argument("--statistics", required=True, type=json.loads, help="resamples and seed, JSON")
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
     parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
     parser.add_argument("--scores", required=True, help="scores of all questions, Parquet")
@@ -30,12 +29,11 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.experiment.options import make
 
         options = make("evaluations.benchmarks", benchmarks.Options, read_json(arguments.options))
-        attributes = json.loads(arguments.attributes.read_text())
-        benchmarks.check_forgotten(options, [entry["attribute"] for entry in attributes])
+        forget = json.loads(arguments.attributes.read_text())
+        benchmarks.check_forgotten(options, [entry["attribute"] for entry in forget])
         scores, results = benchmarks.score(*cli.load_model(arguments), options)
-        scores = scores.assign(**arguments.candidate)
-        resampling = statistics.resampling(scores, attributes, arguments.statistics)
-        rows = [statistics.estimates(scores, "benchmarks", resampling)]
+        scores = cli.described(scores, arguments.candidate)
+        rows = [statistics.estimates(scores, "benchmarks", statistics.attributes(scores, forget))]
         if not arguments.candidate["method"]:  # all candidates are asked the same
             rows.append(descriptive_rows.tasks(arguments.candidate["experiment"], scores, options.forget))
         with whole_file(arguments.scores) as temporary:

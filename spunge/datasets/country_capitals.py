@@ -204,7 +204,8 @@ def ask(countries: pd.DataFrame, entries: pd.DataFrame, templates: Sequence[str]
         for template in templates:
             question = fill(template, country.name)
             rows.append((question, choices, choices.index(country.capital), country.region, country.name))
-    return pd.DataFrame(rows, columns=["question", "choices", "answer", "attribute", "subject"])
+    frame = pd.DataFrame(rows, columns=["question", "choices", "answer", "attribute", "subject"])
+    return frame.assign(cluster=frame["subject"])
 
 
 def read_speeches(wheel: Path) -> list[str]:

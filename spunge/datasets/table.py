@@ -42,6 +42,7 @@ from spunge.core.errors import InputError
 from spunge.datasets.tables import (
     ASKED,
     COLUMNS,
+    OPTIONAL,
     Tables,
     attributes_to_forget,
     check_attributes,
@@ -58,6 +59,7 @@ from spunge.experiment.options import STRICT, Text, checked
 HUB = "hub:"
 INDEX = "__index_level_0__"  # pandas' name for a CSV file's first column where rows have a field too many
 HUB_KEYS = ("config", "split", "revision")
+NAMES = ("attribute", "subject", "cluster")  # text or whole numbers
 
 
 class Source(TypedDict, total=False):
@@ -93,6 +95,7 @@ class Questions(Source, total=False):
     answer_is: Literal["index", "text"]
     attribute: str
     subject: str
+    cluster: str
 
 
 class Prompts(Source, total=False):
@@ -101,6 +104,7 @@ class Prompts(Source, total=False):
     prompt: str
     attribute: str
     kind: str
+    cluster: str
 
 
 @checked
@@ -140,7 +144,7 @@ def read_source(source: Source, table: str, minimum_words: int = 0) -> pd.DataFr
 
     Rows whose text has fewer than `minimum_words` words are left out: a corpus has headings and blank lines.
     """
-    optional = ["subject"] if table in ("forget", *ASKED) else []
+    optional = [*OPTIONAL.get(table, ()), *(["subject"] if table in ASKED else [])]
     wanted = list(dict.fromkeys([*COLUMNS[table], *optional]))
     path = source["path"]
     where = f"{path} (table {table})"
@@ -154,7 +158,7 @@ def read_source(source: Source, table: str, minimum_words: int = 0) -> pd.DataFr
     for column in wanted:
         name = source.get(column, column)
         if column in optional and column not in source and column not in raw:
-            if table in ASKED:
+            if table in ASKED and column == "subject":
                 frame[column] = frame["question"]
             continue
         if column == "choices":
@@ -169,7 +173,7 @@ def read_source(source: Source, table: str, minimum_words: int = 0) -> pd.DataFr
         if column == "answer":
             frame[column] = raw[name]
         else:
-            frame[column] = _names(raw[name], name, where) if column in ("attribute", "subject") else raw[name]
+            frame[column] = _names(raw[name], name, where) if column in NAMES else raw[name]
             check_strings(frame[column], name, where)
     if table in ASKED:
         frame["answer"] = _answers(frame["answer"], frame["choices"], source.get("answer_is"), where)

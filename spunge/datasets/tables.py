@@ -4,10 +4,13 @@
 |---|---|
 | forget | text, attribute, and by choice subject (what the text is about: a random split keeps it together) |
 | retain | text |
-| questions | question, choices (list of strings), answer (index into choices), attribute, subject (unit to resample) |
+| questions | question, choices (list of strings), answer (index into choices), attribute, subject, by choice cluster |
 | fluency | text: held-out prose |
-| prompts | prompt, attribute (empty for one of no group), kind (`toxic` or `neutral`): what is continued |
+| prompts | prompt, attribute (empty for one of no group), kind (`toxic` or `neutral`), by choice cluster |
 | rephrased | as questions, with their attributes and subjects: the same facts asked for in other words |
+
+A subject is what a row is about; a cluster is what shares an answer or a source, a country for its cities: intervals
+count clusters. Without one, each subject (or prompt) is its own.
 
 A source may lack questions, prompts and rephrased: an evaluation that needs them then can't be configured.
 
@@ -39,7 +42,7 @@ COLUMNS = {
     "prompts": ("prompt", "attribute", "kind"),
     "rephrased": ("question", "choices", "answer", "attribute", "subject"),
 }
-OPTIONAL = {"forget": ("subject",)}
+OPTIONAL = {"forget": ("subject",), "questions": ("cluster",), "prompts": ("cluster",), "rephrased": ("cluster",)}
 ASKED = ("questions", "rephrased")
 KINDS = ("toxic", "neutral")
 SHOWN = 10
@@ -216,7 +219,9 @@ def check_attributes(tables: Tables, wanted: Sequence[str] | str) -> None:
 
     All tables are looked at, and `wanted` (data.forget): a misspelt attribute of a question would count as one to keep.
     """
-    from spunge.core.slugs import RESERVED, folded  # not at the top: jobs that read tables needn't run again with it
+    # Not at the top: jobs that read tables needn't run again with them.
+    from spunge.core.slugs import folded
+    from spunge.core.tidy import RESERVED
 
     spelt = [] if wanted == "all" else [(attribute, "data.forget") for attribute in wanted]
     for name, frame in tables.present().items():
@@ -408,6 +413,11 @@ def check_shard_size(size: int, name: str, minimum: int) -> None:
     """Raise InputError where a shard has fewer texts than the configured minimum."""
     if size < minimum:
         raise InputError(f"shard {name!r} has {size} texts, the minimum is {minimum}; add texts or lower minimum_texts")
+
+
+def about(questions: pd.DataFrame) -> pd.DataFrame:
+    """Return what the questions are about, row by row: subject, attribute, and cluster where the table has it."""
+    return questions.filter(["subject", "attribute", "cluster"]).reset_index(drop=True)
 
 
 def commonest_answer_place(questions: pd.DataFrame) -> tuple[int, float] | None:

@@ -177,7 +177,10 @@ def prompts_file(group: str, kind: str) -> str:
 
 
 def draw_prompts(lines: Mapping[tuple[str, str], Sequence[str]], options: Options) -> pd.DataFrame:
-    """Return the table prompts: of each group and kind (the keys) `prompts_per_group` prompts, drawn by the seed."""
+    """Return the table prompts: of each group and kind (the keys) `prompts_per_group` prompts, drawn by the seed.
+
+    Prompts of the same sentences are a cluster.
+    """
     rows = []
     for (group, kind), prompts_of_group in lines.items():
         if len(prompts_of_group) < options.prompts_per_group:
@@ -186,8 +189,14 @@ def draw_prompts(lines: Mapping[tuple[str, str], Sequence[str]], options: Option
                 f"{options.prompts_per_group}; lower it"
             )
         drawn = random.Random(f"{options.seed} {kind} {group}").sample(prompts_of_group, options.prompts_per_group)
-        rows += [(prompt, group, kind) for prompt in drawn]
-    return pd.DataFrame(rows, columns=["prompt", "attribute", "kind"])
+        rows += [(prompt, group, kind, sentences(prompt)) for prompt in drawn]
+    prompts = pd.DataFrame(rows, columns=["prompt", "attribute", "kind", "sentences"])
+    return prompts.assign(cluster=pd.factorize(prompts.pop("sentences"))[0].astype(str))
+
+
+def sentences(prompt: str) -> tuple[str, ...]:
+    """Return the sentences that a prompt lists, whatever their order: many prompts are the same few, shuffled."""
+    return tuple(sorted(filter(None, map(bare, prompt.splitlines()))))
 
 
 def read_generations(groups: Sequence[str], options: Options) -> pd.DataFrame:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 def add_results(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for the candidate that is scored, and for where its scores go."""
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
-    parser.add_argument("--statistics", required=True, type=json.loads, help="resamples and seed, JSON")
     parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
     parser.add_argument("--evaluations", required=True, nargs="+", help="names of the evaluations")
     parser.add_argument("--scores", required=True, nargs="+", help="scores of each, in order, Parquet")
@@ -63,10 +62,16 @@ def identity(arguments: argparse.Namespace, facts: Mapping[str, object], files: 
     return resume.identity({**facts, "model": model}, arguments.base, files, filter(None, [arguments.task_vector]))
 
 
+def described(scores: pd.DataFrame, candidate: Mapping[str, str]) -> pd.DataFrame:
+    """Return a candidate's scores with its columns of evaluations.csv, and each `subject` as the cluster it lacks."""
+    lacking = {column: value for column, value in candidate.items() if column not in scores}
+    return scores.assign(**lacking, cluster=scores.get("cluster", scores["subject"]))
+
+
 def write_results(arguments: argparse.Namespace, scores: Mapping[str, pd.DataFrame]) -> None:
     """Write the scores of every evaluation, and their estimates; of knowledge's metrics the accuracy is kept."""
     for name, *paths in zip(arguments.evaluations, arguments.scores, arguments.rows, strict=True):
-        write_scores(arguments, name, scores[name][["subject", "attribute", "accuracy"]], *paths)
+        write_scores(arguments, name, scores[name].filter(["subject", "cluster", "attribute", "accuracy"]), *paths)
 
 
 def write_scores(
@@ -82,12 +87,12 @@ def write_scores(
     from spunge.core.files import whole_file
     from spunge.evaluation import statistics
 
-    scores = scores.assign(**arguments.candidate)
-    resampling = statistics.resampling(scores, json.loads(arguments.attributes.read_text()), arguments.statistics)
+    scores = described(scores, arguments.candidate)
+    attributes = statistics.attributes(scores, json.loads(arguments.attributes.read_text()))
     with whole_file(scores_path) as temporary:
         scores.to_parquet(temporary, index=False)
     with whole_file(rows_path) as temporary:
-        rows = pd.concat([*before, statistics.estimates(scores, name, resampling, metrics)], ignore_index=True)
+        rows = pd.concat([*before, statistics.estimates(scores, name, attributes, metrics)], ignore_index=True)
         rows.to_csv(temporary, index=False)
 
 

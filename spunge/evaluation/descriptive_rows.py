@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from spunge.evaluation.statistics import ALL_SEEDS, CANDIDATE_COLUMNS, COLUMNS
+from spunge.core.tidy import CANDIDATE_COLUMNS, COLUMNS
+from spunge.experiment.records import ALL_SEEDS
 
 
 def data(

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from spunge.core.errors import InputError
-from spunge.evaluation.statistics import ALL_SEEDS, CANDIDATE_COLUMNS, COLUMNS
+from spunge.core.tidy import CANDIDATE_COLUMNS, COLUMNS
+from spunge.experiment.records import ALL_SEEDS
 
 UNRELATED = ""  # stands for the attribute where texts have none
 SAMPLED = 64  # texts whose mean activations are compared: an estimate of the mean is enough

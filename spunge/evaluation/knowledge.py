@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 
 from spunge.core.progress import say
+from spunge.datasets.tables import about
 from spunge.experiment.options import Count, checked
 
 TABLE = "questions"
@@ -25,7 +26,7 @@ class Options:
 
 
 def score(model: torch.nn.Module, tokenizer, questions: pd.DataFrame, batch_size: int) -> pd.DataFrame:
-    """Ask every question and return one row per question: subject, attribute, accuracy, accuracy_norm and cut.
+    """Ask every question and return one row per question: `about`, accuracy, accuracy_norm and cut.
 
     A choice is right where its log-likelihood after the question, in full or divided by its length in characters
     (`accuracy_norm`), is the highest; both are 0 or 1, 1/k among k equally likely ones, and NaN where a likelihood
@@ -44,7 +45,7 @@ def score(model: torch.nn.Module, tokenizer, questions: pd.DataFrame, batch_size
     results = evaluate(
         lm,
         loaded,
-        bootstrap_iters=0,  # the intervals here resample subjects, not questions
+        bootstrap_iters=0,  # the intervals here are of clusters, not of questions
         log_samples=True,
         verbosity="ERROR",
     )
@@ -53,8 +54,7 @@ def score(model: torch.nn.Module, tokenizer, questions: pd.DataFrame, batch_size
     scores = {ours: [sample_score(asked, sample, name) for sample in samples] for name, ours in ACCURACIES.items()}
     cut = [is_cut(sample, lm.cut) for sample in samples]
     say_cut("knowledge", cut, lm.max_length)
-    about = questions[["subject", "attribute"]].reset_index(drop=True)
-    return about.assign(**scores, cut=cut)
+    return about(questions).assign(**scores, cut=cut)
 
 
 def task(questions: pd.DataFrame) -> dict:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
+from spunge.datasets.tables import about
 from spunge.evaluation import generation
 
 OPTIONS = generation.Options(samples=1, max_new_tokens=10, temperature=0.0, stop_at_newline=True)
@@ -14,7 +15,7 @@ ARTICLES = {"a", "an", "the"}
 
 
 def score(model: torch.nn.Module, tokenizer, questions: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per question, in order: subject, attribute, accuracy (1 where the right choice is named first).
+    """Return one row per question, in order: `about`, accuracy (1 where the right choice is named first).
 
     The accuracy is NaN where the model wrote nothing because its numbers weren't finite. A question is continued
     greedily, by at most 10 tokens of its line. What the models write is not kept.
@@ -24,7 +25,7 @@ def score(model: torch.nn.Module, tokenizer, questions: pd.DataFrame) -> pd.Data
         float("nan") if pd.isna(text) else float(first_named(text, choices) == answer)
         for text, choices, answer in zip(written, questions["choices"], questions["answer"], strict=True)
     ]
-    return questions[["subject", "attribute"]].reset_index(drop=True).assign(accuracy=right)
+    return about(questions).assign(accuracy=right)
 
 
 def first_named(text: str, choices: Sequence[str]) -> int | None:

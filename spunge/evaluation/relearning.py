@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from pydantic import Field
 
+from spunge.datasets.tables import about
 from spunge.evaluation import knowledge
 from spunge.evaluation.durability import UNRELATED
 from spunge.experiment.options import Count, Distinct, NonNegative, Positive, Tokens, checked
@@ -121,5 +122,4 @@ def combine(accuracy: Mapping[str, Sequence[float]], questions: pd.DataFrame) ->
         weights["other"] = ~of_attribute
     scores = {name: np.where(weight, values, 0).sum(axis=0) / weight.sum(axis=0) for name, weight in weights.items()}
     scores["unrelated"] = np.asarray(accuracy[UNRELATED])
-    about = questions[["subject", "attribute"]].reset_index(drop=True)
-    return {name: about.assign(accuracy=accuracies) for name, accuracies in scores.items()}
+    return {name: about(questions).assign(accuracy=accuracies) for name, accuracies in scores.items()}

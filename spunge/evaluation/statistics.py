@@ -1,41 +1,48 @@
-"""Estimates, 95 % intervals and paired differences from scores per question or text.
+"""Estimates, 95 % intervals and paired differences from scores per question or text: the rows of evaluations.csv.
 
-Intervals are percentile bootstraps. Subjects (countries or texts, say) are resampled within each attribute; where seeds
-are combined, seeds are resampled too, crossed with the subjects (Owen 2007, "The pigeonhole bootstrap"). All candidates
-share the resamples, so differences between them are paired.
+Candidates are asked the same questions, so the influences of a difference are the differences of influences: paired.
+spunge/evaluation/intervals.py says what these are, and what becomes of them.
 
 A score that is not a number (a broken model's) makes every estimate that rests on it NaN: nothing is left out.
 """
 
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import pandas as pd
 
+from spunge.core.tidy import (
+    ALL_BUDGETS,
+    AS_TRAINED,
+    CANDIDATE_COLUMNS,
+    COLUMNS,
+    FORGET_MEAN,
+    RETAIN_MEAN,
+    RETAIN_MINUS_FORGET,
+    VARIANCE_OF_BOTH,
+    VARIANCE_OF_CLUSTERS,
+    VARIANCE_OF_SEEDS,
+    WORST_FORGET,
+)
+from spunge.evaluation.intervals import EXPONENTIAL, NUMBER, SHARE, Influences, Units
 from spunge.experiment.records import ALL_SEEDS, BASE, Candidate
-
-CANDIDATE_COLUMNS = ["experiment", "candidate", "method", "split", "shard", "merge", "seed"]
-COLUMNS = [*CANDIDATE_COLUMNS, "evaluation", "attribute", "metric", "value", "low", "high", "n"]
-FORGET_MEAN, RETAIN_MEAN, DIFFERENCE = "forget mean", "retain mean", "retain minus forget"
-FIXED_SEEDS = "_fixed_seeds"  # a difference's metric, and its interval with these very seeds (spunge/report/power.py)
-
-# Per (attribute, metric) the estimate followed by its resamples, and the number of scores of one seed.
-Replicates = dict[tuple[str, str], tuple[np.ndarray, int]]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A ratio of sums over rows, `total` over `weight` (None counts rows); e to its power where it is `exponential`."""
+    """A ratio of sums over rows, `total` over `weight` (None counts rows).
+
+    scale: what the estimate is, of those in spunge/evaluation/intervals.py.
+    """
 
     total: str
     weight: str | None = None
-    exponential: bool = False
+    scale: str = SHARE
 
 
-PERPLEXITY = {"perplexity": Metric("loss", "tokens", exponential=True)}
+PERPLEXITY = {"perplexity": Metric("loss", "tokens", EXPONENTIAL)}
 ACCURACIES = ("accuracy", "accuracy_norm")
 # Of each classifier; the last two are those of Gehman et al. 2020 ("RealToxicityPrompts").
 TOXICITY = ("toxic_share", "mean_score", "expected_maximum_toxicity", "toxicity_probability")
@@ -65,205 +72,204 @@ def metrics(scores: pd.DataFrame) -> dict[str, Metric]:
     return by_name | {
         "distinct_2": Metric("distinct_2"),
         "empty_share": Metric("empty", "samples"),
-        "tokens": Metric("tokens", "samples"),
-        "samples": Metric("samples"),
+        "tokens": Metric("tokens", "samples", NUMBER),
+        "samples": Metric("samples", scale=NUMBER),
     }
 
 
 @dataclass(frozen=True)
-class Resampling:
-    """How often to resample, from which seed; which attributes are forgotten and which retained."""
+class Attributes:
+    """Which of the attributes asked about are to be forgotten, and which retained."""
 
-    resamples: int
-    seed: int
     forget: tuple[str, ...] = ()
     retain: tuple[str, ...] = ()
 
 
-def resampling(scores: pd.DataFrame, forget: Sequence[Mapping], options: Mapping[str, int]) -> Resampling:
-    """Return the Resampling for `scores`: of the attributes asked about, those in `forget` and all others to retain.
+def attributes(scores: pd.DataFrame, forget: Sequence[Mapping]) -> Attributes:
+    """Return the Attributes of `scores`: of those asked about, the ones in `forget`, and all others to retain.
 
     What is `part_of` a group of tasks is neither, since the group's questions are the same.
     """
     whole = scores[scores["part_of"] == ""] if "part_of" in scores else scores
     asked = list(whole["attribute"].unique())
     to_forget = tuple(entry["attribute"] for entry in forget if entry["attribute"] in asked)
-    return Resampling(
-        **options,
-        forget=to_forget,
-        retain=tuple(attribute for attribute in asked if attribute and attribute not in to_forget),
-    )
+    return Attributes(to_forget, tuple(name for name in asked if name and name not in to_forget))
 
 
-def resampled_sums(values: np.ndarray, subject_counts: np.ndarray, seed_counts: np.ndarray) -> np.ndarray:
-    """Return the sums over seeds and subjects for every resample, shape (resamples, columns).
+class Scored:
+    """One evaluation's scores, summed by candidate, budget, seed, attribute and cluster.
 
-    `values` has shape (seeds, subjects, columns); `subject_counts` (resamples, subjects) and `seed_counts`
-    (resamples, seeds) say how often each was drawn.
+    `scores` has the candidate columns, `attribute`, `cluster` and the evaluation's own score columns. `wanted` are its
+    METRICS, without which those are taken that `metrics` finds.
     """
-    seeds, subjects, columns = values.shape
-    by_seed = subject_counts.astype(float) @ values.transpose(1, 0, 2).reshape(subjects, seeds * columns)
-    return np.einsum("rk,rkc->rc", seed_counts.astype(float), by_seed.reshape(-1, seeds, columns))
 
+    def __init__(
+        self,
+        scores: pd.DataFrame,
+        evaluation: str,
+        attributes: Attributes,
+        wanted: Mapping[str, Metric] | None = None,
+    ):
+        self.evaluation, self.metrics = evaluation, wanted or metrics(scores)
+        self.scale = np.array([[metric.scale] for metric in self.metrics.values()])
+        of_attribute, self.asked = pd.factorize(scores["attribute"])
+        of_cluster, clusters = pd.factorize(scores["cluster"])
+        of_unit, units = pd.factorize(of_attribute * len(clusters) + of_cluster, sort=True)
+        self.units = Units(*np.divmod(units, len(clusters)))
+        groups = scores.groupby(["candidate", "budget"], sort=False)
+        of_group = groups.ngroup().to_numpy()
+        self.described = groups[CANDIDATE_COLUMNS].head(1).to_dict("records")
+        self.group = {(one["candidate"], one["budget"]): number for number, one in enumerate(self.described)}
+        self.budgets = [budget for budget in scores["budget"].unique() if budget != AS_TRAINED]
+        shape = len(self.described), len(units)
+        cell = of_group * len(units) + of_unit
 
-@cache
-def resample_counts(size: int, resamples: int, seed: int, name: str) -> np.ndarray:
-    """Return how often each of `size` units is drawn, shape (resamples + 1, size), read-only.
+        def summed(column: str | None) -> np.ndarray:
+            values = None if column is None else scores[column].to_numpy(float)
+            return np.bincount(cell, values, minlength=shape[0] * shape[1]).reshape(shape).astype(float)
 
-    The first row is all ones: the estimate. Each other row draws `size` times with replacement. `name` makes the draws
-    of different attributes independent.
-    """
-    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    drawn = generator.multinomial(size, np.full(size, 1 / size), size=resamples)
-    # Every candidate needs the same draws, so they are kept, in the smallest integers that hold them.
-    counts = np.vstack([np.ones(size, dtype=drawn.dtype), drawn]).astype(np.min_scalar_type(size))
-    counts.flags.writeable = False
-    return counts
+        columns = dict.fromkeys(name for metric in self.metrics.values() for name in (metric.total, metric.weight))
+        self.sums = {column: summed(column) for column in columns | {None: None}}
+        forget, retain = (
+            self.asked.isin(names) / max(self.asked.isin(names).sum(), 1)
+            for names in (attributes.forget, attributes.retain)
+        )
+        means = {FORGET_MEAN: (forget,), RETAIN_MEAN: (retain,), RETAIN_MINUS_FORGET: (retain, -forget)}
+        self.means = {label: sum(weights) for label, weights in means.items() if all(map(np.any, weights))}
+        self.questions = np.add.reduceat(self.sums[None][0], self.units.starts)
+
+    def influences(self, candidates: Sequence[str], budget: str) -> Influences | None:
+        """Return the influences on every metric (leading axis) of a candidate's seeds; None where one has no scores.
+
+        Those at all budgets are the influences on the mean over them.
+        """
+        if budget == ALL_BUDGETS:
+            at_each = [self.influences(candidates, one) for one in self.budgets]
+            known = [influences for influences in at_each if influences is not None]
+            return Influences.mean(known) if known and len(known) == len(at_each) else None
+        if not all((candidate, budget) in self.group for candidate in candidates):
+            return None
+        rows = [self.group[candidate, budget] for candidate in candidates]
+        totals, weights = (
+            np.stack([self.sums[column][rows] for column in columns])
+            for columns in zip(*((metric.total, metric.weight) for metric in self.metrics.values()), strict=True)
+        )
+        return self.units.influences(totals, weights, self.scale == EXPONENTIAL)
+
+    def rows(
+        self, described: Mapping[str, str], influences: Influences, rival: Influences | None = None, minus: str = ""
+    ) -> Iterator[tuple]:
+        """Yield tidy rows (COLUMNS) of a candidate's estimates, or of their differences from a rival's.
+
+        `minus` is what follows the metric then.
+        """
+        signed = rival is not None
+        difference = influences - rival if signed else influences
+
+        def tidy(labels: Sequence[str], questions: np.ndarray, of: Influences, starts: Sequence[int], signed: bool):
+            variance = of.variance(starts)
+            interval = variance.interval(of.value, self.scale, signed)
+            p = variance.p_value(of.value, self.scale) if minus else np.nan
+            return self._tidy(described, minus, labels, of.value, *interval, p, questions)
+
+        yield from tidy(self.asked, self.questions, difference, self.units.starts, signed)
+        for label, weights in self.means.items():
+            questions = self.questions[weights != 0].sum()
+            combined = self.units.combined(difference, weights)
+            yield from tidy([label], questions, combined, [0], signed or label == RETAIN_MINUS_FORGET)
+        if FORGET_MEAN in self.means:
+            worst, questions = self._worst(influences)
+            if signed:
+                worst -= self._worst(rival)[0]
+            rows = tidy([WORST_FORGET], questions, worst, [0], signed)
+            told = [name == "accuracy" or name.startswith("toxic_share") for name in self.metrics]
+            yield from itertools.compress(rows, told)
+
+    def variances(self, described: Mapping[str, str], difference: Influences, minus: str) -> Iterator[tuple]:
+        """Yield tidy rows (COLUMNS) with the parts of the variance of the means' differences over several seeds."""
+        for label, weights in self.means.items():
+            variance = self.units.combined(difference, weights).variance([0])
+            seeds = variance.number_of_seeds
+            parts = {
+                VARIANCE_OF_SEEDS: seeds * np.maximum(variance.of_seeds - variance.of_both, 0),
+                VARIANCE_OF_CLUSTERS: np.maximum(variance.of_clusters - variance.of_both, 0),
+                VARIANCE_OF_BOTH: seeds * variance.of_both,
+            }
+            questions = self.questions[weights != 0].sum()
+            for suffix, values in parts.items():
+                yield from self._tidy(described, minus + suffix, [label], values, *[np.nan] * 3, questions)
+
+    def _worst(self, influences: Influences) -> tuple[Influences, np.ndarray]:
+        """Return the influences on each metric's largest value among the attributes to forget, and its questions."""
+        forget = np.flatnonzero(self.means[FORGET_MEAN])
+        largest = forget[influences.value[:, forget].argmax(axis=-1)]  # NaN counts as the largest
+        return self.units.combined(influences, np.eye(len(self.asked))[largest]), self.questions[largest, None]
+
+    def _tidy(
+        self, described: Mapping[str, str], minus: str, labels: Sequence[str], *numbers: np.ndarray | float
+    ) -> Iterator[tuple]:
+        """Yield tidy rows, attribute by attribute; the numbers (value to n) have shape (metrics, attributes) or less."""
+        start = (*(described[column] for column in CANDIDATE_COLUMNS), self.evaluation)
+        names = [(label, metric + minus) for label in labels for metric in self.metrics]
+        columns = [np.broadcast_to(number, numbers[0].shape).T.ravel().tolist() for number in numbers]
+        for name, *row in zip(names, *columns, strict=True):
+            yield (*start, *name, *row)
 
 
 def estimates(
-    scores: pd.DataFrame, evaluation: str, resampling: Resampling, wanted: Mapping[str, Metric] | None = None
+    scores: pd.DataFrame, evaluation: str, attributes: Attributes, wanted: Mapping[str, Metric] | None = None
 ) -> pd.DataFrame:
-    """Return tidy rows (COLUMNS) with estimate and interval for every candidate of one evaluation, each seed by itself.
+    """Return tidy rows (COLUMNS) with estimate and interval for every candidate at each budget, each seed by itself.
 
-    `scores` has the candidate columns, `attribute`, `subject` and the evaluation's own score columns. `wanted` are its
-    METRICS, without which those are taken that `metrics` finds.
+    `scores` and `wanted` are as for Scored.
     """
-    wanted = wanted or metrics(scores)
+    scored = Scored(scores, evaluation, attributes, wanted)
     rows = []
-    for _, table in scores.groupby("candidate", sort=False):
-        rows += tidy(table.iloc[0].to_dict(), evaluation, replicates([table], wanted, resampling))
-        rows += _cut(table, evaluation)
-    return pd.DataFrame(rows, columns=COLUMNS)
+    for described in scored.described:
+        influences = scored.influences([described["candidate"]], described["budget"])
+        rows += scored.rows(described, influences)
+    return pd.DataFrame([*rows, *_cut(scores, evaluation)], columns=COLUMNS)
 
 
-def _cut(scores: pd.DataFrame, evaluation: str) -> list[dict]:
-    """Return rows with the numbers of questions whose start was left out, for the attributes that have any."""
-    if "cut" not in scores:
-        return []
-    described = scores[CANDIDATE_COLUMNS].iloc[0].to_dict()
-    return [
-        {
-            **described,
-            "evaluation": evaluation,
-            "attribute": attribute,
-            "metric": "cut",
-            "value": cut.sum(),
-            "n": len(cut),
-        }
-        for attribute, cut in scores.groupby("attribute", sort=False)["cut"]
-        if cut.any()
-    ]
+def _cut(scores: pd.DataFrame, evaluation: str) -> Iterator[tuple]:
+    """Yield rows with the numbers of questions whose start was left out, for the attributes that have any."""
+    if "cut" in scores:
+        for key, cut in scores.groupby([*CANDIDATE_COLUMNS, "attribute"], sort=False)["cut"]:
+            if cut.any():
+                yield (*key[:-1], evaluation, key[-1], "cut", cut.sum(), *[np.nan] * 3, len(cut))
 
 
 def comparisons(
-    scores: pd.DataFrame, evaluation: str, resampling: Resampling, wanted: Mapping[str, Metric] | None = None
+    scores: pd.DataFrame, evaluation: str, attributes: Attributes, wanted: Mapping[str, Metric] | None = None
 ) -> pd.DataFrame:
     """Return tidy rows (COLUMNS) for all candidates with their seeds combined, and for the differences between them.
 
-    Differences from base and from joint for every candidate, from the random split for merged attribute splits; each
-    for every single seed and for all seeds together. For the means of merged attribute splits there is also, as
-    `…_fixed_seeds`, the interval that resamples subjects alone. `scores` and `wanted` are as for `estimates`.
+    Differences from base and from joint for every candidate, from the random split for merged attribute splits; each at
+    every budget, for every single seed and for all seeds together. The budget `all` is the mean over all of them. A
+    candidate with a seed that doesn't reach a budget has no rows there for all seeds together, and none of `all`. For
+    the means of merged attribute splits there are also the parts of the differences' variances. `scores` and
+    `wanted` are as for Scored.
     """
-    wanted = wanted or metrics(scores)
-    base = replicates([scores[scores["method"] == ""]], wanted, resampling)
-    of_methods = scores[scores["method"] != ""]
-    seeds = sorted(set(of_methods["seed"]), key=int)
+    scored = Scored(scores, evaluation, attributes, wanted)
+    base = scored.influences([BASE.path], AS_TRAINED)
+    of_candidates = {
+        Candidate.parse(described["candidate"]): described for described in scored.described if described["method"]
+    }
+    seeds = sorted({candidate.seed for candidate in of_candidates}, key=int)
     rows = []
     for label, chosen in [*((seed, [seed]) for seed in seeds), (ALL_SEEDS, seeds)]:
-        described, by_candidate, fixed = {}, {}, {}
-        for _, table in of_methods.groupby(["method", "split", "shard", "merge"], sort=False):
-            by_seed = [table[table["seed"] == seed] for seed in chosen]
-            candidate = Candidate.parse(table["candidate"].iloc[0]).with_seed(label)
-            by_candidate[candidate] = replicates(by_seed, wanted, resampling)
-            if label == ALL_SEEDS and not candidate.shard:
-                fixed[candidate] = replicates(by_seed, wanted, resampling, fixed_seeds=True)
-            described[candidate] = {**table.iloc[0].to_dict(), "candidate": candidate.path, "seed": label}
-        for candidate, of_candidate in by_candidate.items():
-            if label == ALL_SEEDS:
-                rows += tidy(described[candidate], evaluation, of_candidate)
-            rows += tidy(described[candidate], evaluation, differences(candidate, base, by_candidate))
-            if label == ALL_SEEDS and "random" in candidate.rivals:
-                rows += tidy(described[candidate], evaluation, _fixed(differences(candidate, base, fixed)))
+        candidates = {candidate.with_seed(label): described for candidate, described in of_candidates.items()}
+        paths = {candidate: [candidate.with_seed(seed).path for seed in chosen] for candidate in candidates}
+        for budget in dict.fromkeys([AS_TRAINED, *scored.budgets, ALL_BUDGETS]):
+            by_candidate = {candidate: scored.influences(of_seeds, budget) for candidate, of_seeds in paths.items()}
+            known = {BASE: base} | {one: of for one, of in by_candidate.items() if of is not None}
+            for candidate, influences in itertools.islice(known.items(), 1, None):
+                described = candidates[candidate] | {"candidate": candidate.path, "seed": label, "budget": budget}
+                if label == ALL_SEEDS or budget == ALL_BUDGETS:
+                    rows += scored.rows(described, influences)
+                for name, rival in candidate.rivals.items():
+                    if rival in known:
+                        rows += scored.rows(described, influences, known[rival], f"_minus_{name}")
+                        if label == ALL_SEEDS and len(seeds) > 1 and "random" in candidate.rivals and rival != BASE:
+                            rows += scored.variances(described, influences - known[rival], f"_minus_{name}")
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def differences(candidate: Candidate, base: Replicates, by_candidate: Mapping[Candidate, Replicates]) -> Replicates:
-    """Return a candidate's replicates minus those of its rivals, resample by resample, as `{metric}_minus_{rival}`.
-
-    `base`: the base model's replicates; `found`: those of the candidate and of all others.
-    """
-    known = {BASE: base, **by_candidate}
-    return {
-        (attribute, f"{metric}_minus_{name}"): (values - known[rival][attribute, metric][0], n)
-        for name, rival in candidate.rivals.items()
-        if rival in known
-        for (attribute, metric), (values, n) in by_candidate[candidate].items()
-    }
-
-
-def _fixed(differences: Replicates) -> Replicates:
-    """Return the means' differences from joint and random under the names that say that the seeds were fixed."""
-    means = (FORGET_MEAN, RETAIN_MEAN, DIFFERENCE)
-    return {
-        (attribute, metric + FIXED_SEEDS): replicates
-        for (attribute, metric), replicates in differences.items()
-        if attribute in means and not metric.endswith("_minus_base")
-    }
-
-
-def replicates(
-    by_seed: Sequence[pd.DataFrame], wanted: Mapping[str, Metric], resampling: Resampling, fixed_seeds: bool = False
-) -> Replicates:
-    """Return the Replicates of one candidate, whose scores come as a table for each seed, all of the same subjects.
-
-    They are those of the `wanted` metrics. With `fixed_seeds` every resample has every seed once.
-    """
-    resamples = resampling.resamples
-    columns = list(
-        dict.fromkeys(name for metric in wanted.values() for name in (metric.total, metric.weight or "rows"))
-    )
-    seed_counts = resample_counts(len(by_seed), resamples, resampling.seed, "seeds")
-    if fixed_seeds:
-        seed_counts = np.ones_like(seed_counts)
-    sums = [table.assign(rows=1.0).groupby(["attribute", "subject"])[columns].sum(skipna=False) for table in by_seed]
-    result = {}
-    for attribute in by_seed[0]["attribute"].unique():
-        of_attribute = [table.loc[attribute] for table in sums]
-        subjects = of_attribute[0].index
-        values = np.stack([table.loc[subjects].to_numpy(float) for table in of_attribute])
-        subject_counts = resample_counts(len(subjects), resamples, resampling.seed, f"subjects of {attribute}")
-        drawn = dict(zip(columns, resampled_sums(values, subject_counts, seed_counts).T, strict=True))
-        n = int((by_seed[0]["attribute"] == attribute).sum())
-        for name, metric in wanted.items():
-            ratio = drawn[metric.total] / drawn[metric.weight or "rows"]
-            with np.errstate(over="ignore"):  # an overflowing perplexity becomes NaN
-                values = np.exp(ratio) if metric.exponential else ratio
-            result[attribute, name] = np.where(np.isfinite(ratio) & np.isfinite(values), values, np.nan), n
-    return {**result, **_means(result, wanted, resampling)}
-
-
-def _means(result: Replicates, wanted: Iterable[str], resampling: Resampling) -> Replicates:
-    means = {}
-    for name in wanted:
-        for label, attributes in ((FORGET_MEAN, resampling.forget), (RETAIN_MEAN, resampling.retain)):
-            present = [result[attribute, name] for attribute in attributes if (attribute, name) in result]
-            if present:
-                means[label, name] = np.mean([values for values, _ in present], axis=0), sum(n for _, n in present)
-        if (FORGET_MEAN, name) in means and (RETAIN_MEAN, name) in means:
-            (forget, forget_n), (retain, retain_n) = means[FORGET_MEAN, name], means[RETAIN_MEAN, name]
-            means[DIFFERENCE, name] = retain - forget, forget_n + retain_n
-    return means
-
-
-def tidy(candidate: Mapping[str, str], evaluation: str, replicates: Replicates) -> list[dict]:
-    """Turn replicates into rows of evaluations.csv: the first is the estimate, the others give its 95 % interval."""
-    described = {column: candidate[column] for column in CANDIDATE_COLUMNS}
-    rows = []
-    for (attribute, metric), (values, n) in replicates.items():
-        low, high = np.percentile(values[1:], [2.5, 97.5])
-        rows.append(
-            {**described, "evaluation": evaluation, "attribute": attribute, "metric": metric}
-            | {"value": values[0], "low": low, "high": high, "n": n}
-        )
-    return rows

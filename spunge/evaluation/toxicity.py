@@ -17,7 +17,7 @@ from spunge.evaluation.classifiers import Classifier
 def score(
     continuations: pd.DataFrame, prompts: pd.DataFrame, classifiers: Mapping[str, Classifier], threshold: float
 ) -> pd.DataFrame:
-    """Return one row per prompt: subject, attribute, kind and sums over its continuations.
+    """Return one row per prompt: subject, attribute, kind, cluster where there is one, and sums over its continuations.
 
     `continuations` has `prompt` (row of `prompts`), `sample`, `text` and `tokens`. The sums are `samples`; for each
     classifier c `toxic_c` (scores above `threshold`), `score_c` and `maximum_c`, and `any_c` (1 where one is toxic,
@@ -51,7 +51,7 @@ def score(
         len(sums), "distinct_2", continuations.groupby("prompt")["text"].agg(lambda texts: distinct(list(texts), 2))
     )
     by_prompt.loc[continuations.loc[missing, "prompt"].unique(), by_prompt.columns != "samples"] = float("nan")
-    described = prompts[["attribute", "kind"]].assign(subject=[f"prompt {row}" for row in wanted])
+    described = prompts.filter(["attribute", "kind", "cluster"]).assign(subject=[f"prompt {row}" for row in wanted])
     return pd.concat([described.reset_index(drop=True), by_prompt.reset_index(drop=True)], axis=1)
 
 

@@ -15,7 +15,8 @@ from jsonschema.exceptions import ValidationError, best_match
 from jsonschema.validators import extend
 
 from spunge.core.errors import InputError
-from spunge.core.slugs import RESERVED, folded
+from spunge.core.slugs import folded
+from spunge.core.tidy import RESERVED
 from spunge.experiment import yaml_values
 
 SCHEMA = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
@@ -95,6 +96,8 @@ def check(config: dict, from_command_line: Mapping = MappingProxyType({})) -> No
 
 
 def _check_renamed(config: Mapping) -> None:
+    if "statistics" in config:
+        raise InputError("configuration: statistics is gone, since intervals draw nothing any more; remove the section")
     sections = config.get("methods")
     for name, section in sections.items() if isinstance(sections, Mapping) else ():
         for key, value in section.items() if isinstance(section, Mapping) else ():

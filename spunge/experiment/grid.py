@@ -252,6 +252,7 @@ class Grid:
             "shard": shard,
             "merge": candidate.merge,
             "seed": candidate.seed,
+            "budget": "",
         }
 
     def options(self, run: Run) -> dict[str, object]:

@@ -184,11 +184,6 @@ class Evaluations(Section):
     )
 
 
-class Statistics(Section):
-    resamples: int = Field(5000, ge=100, description="Bootstrap samples.")
-    seed: Seed = Field(0, description="Draws them.")
-
-
 class Export(Section):
     dtype: Precision | None = Field(
         None, description="Precision of the exported weights; null keeps that of the base model's."
@@ -243,7 +238,6 @@ class Experiment(Section):
         description="Minutes between saves of what an unfinished unlearning, relearning or generation has done so far, "
         "so that a killed run goes on from there; 0 saves after every step.",
     )
-    statistics: Statistics = Field({}, description="Bootstrap intervals.")
     export: Export = Field({}, description="A candidate's own Hugging Face folder, written on demand.")
     wheels: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$", max_length=64)]] = Field(
         {},

@@ -14,9 +14,9 @@ from spunge.report.families import display_names
 from spunge.report.results_table import (
     COMBINED,
     FORGET_MEAN,
-    FORGET_WORST,
     RETAIN_MEAN,
     TOXIC_SHARE,
+    WORST_FORGET,
     Candidate,
     Estimate,
     accuracy_from,
@@ -156,7 +156,7 @@ def comparisons(evaluations: pandas.DataFrame) -> dict[str, Comparison]:
     made = []
     if set_budgets := budgets(evaluations):
         outcome, *others = outcomes(evaluations)
-        worst = outcome._replace(name=outcome.name.replace("mean", "worst"), attribute=FORGET_WORST)
+        worst = outcome._replace(name=outcome.name.replace("mean", "worst"), attribute=WORST_FORGET)
         costs = (PERPLEXITY, capability(evaluations))
         made.append(Comparison(AT_EQUAL_DAMAGE, headline(evaluations), (outcome, worst, *others, *costs), True))
         made += [Comparison(budget, at_budget(evaluations, budget), (outcome, *costs)) for budget in set_budgets]

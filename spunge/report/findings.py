@@ -201,7 +201,7 @@ def _change_of_capability(comparison: Comparison, models: Mapping[str, Candidate
 def power_notes(comparison: Comparison) -> list[str]:
     """Say for every attribute split and rival what it would take to show the difference that the answer rests on."""
     outcome = comparison.outcome
-    units = "prompts" if classifiers(comparison.evaluations) else "subjects"
+    units = "prompts" if classifiers(comparison.evaluations) else "clusters"
     notes = []
     for candidate in comparison.attribute_splits():
         for rival in RIVALS:

@@ -13,32 +13,21 @@ from typing import NamedTuple
 import pandas
 
 from spunge.core.errors import InputError
+from spunge.core.tidy import (  # noqa: F401
+    AS_TRAINED,
+    COLUMNS,
+    FORGET_MEAN,
+    RESERVED,
+    RETAIN_MEAN,
+    RETAIN_MINUS_FORGET,
+    WORST_FORGET,
+)
 from spunge.experiment import splits
 
-TEXT_COLUMNS = (
-    "experiment",
-    "candidate",
-    "method",
-    "split",
-    "shard",
-    "merge",
-    "seed",
-    "budget",
-    "evaluation",
-    "attribute",
-    "metric",
-)
 NUMBER_COLUMNS = ("value", "low", "high", "p", "n")
+TEXT_COLUMNS = tuple(column for column in COLUMNS if column not in NUMBER_COLUMNS)
 
-FORGET_MEAN = "forget mean"
-FORGET_WORST = "forget worst"
-RETAIN_MEAN = "retain mean"
-RETAIN_MINUS_FORGET = "retain minus forget"
-AGGREGATES = (FORGET_MEAN, FORGET_WORST, RETAIN_MEAN, RETAIN_MINUS_FORGET)
 COMBINED = "all"  # seeds or budgets taken together
-AS_TRAINED = ""  # the budget of a candidate whose λ is the configured one
-
-FIXED_SEEDS = "_fixed_seeds"  # after a difference's metric: its interval with these very seeds
 
 MINUS = "_minus_"  # between a metric and the rival that it was taken from
 TOXIC_SHARE = "toxic_share_"  # … and the name of a classifier
@@ -239,15 +228,7 @@ def retain_attributes(evaluations: pandas.DataFrame) -> list[str]:
     if source == "knowledge":
         asked |= (evaluations["evaluation"] == "data") & (evaluations["metric"] == "questions")
     subtasks = [attribute for attribute, task in tasks(evaluations).items() if task.group]
-    others = {
-        *forget_attributes(evaluations),
-        *subtasks,
-        FORGET_MEAN,
-        FORGET_WORST,
-        RETAIN_MEAN,
-        RETAIN_MINUS_FORGET,
-        "",
-    }
+    others = {*forget_attributes(evaluations), *subtasks, *RESERVED, ""}
     return [attribute for attribute in evaluations.loc[asked, "attribute"].unique() if attribute not in others]
 
 

@@ -327,16 +327,17 @@ def test_group_whose_mean_is_of_other_things():
 
 
 def test_means_over_what_is_kept_leave_subtasks_out(scored, stem):
-    scores = scored[0].assign(experiment="tiny", candidate="base", method="", split="", shard="", merge="", seed="all")
-    resampling = statistics.resampling(
-        scores, [{"attribute": "bio"}, {"attribute": "cyber"}], {"resamples": 100, "seed": 0}
+    scores = scored[0].assign(
+        experiment="tiny", candidate="base", method="", split="", shard="", merge="", seed="all", budget=""
     )
-    assert resampling.forget == ("bio", "cyber")
-    assert resampling.retain == tuple(task for task in TASKS if task not in FORGET.values())
-    rows = statistics.estimates(scores, "benchmarks", resampling)
+    scores = scores.assign(cluster=scores["subject"])
+    attributes = statistics.attributes(scores, [{"attribute": "bio"}, {"attribute": "cyber"}])
+    assert attributes.forget == ("bio", "cyber")
+    assert attributes.retain == tuple(task for task in TASKS if task not in FORGET.values())
+    rows = statistics.estimates(scores, "benchmarks", attributes)
     values = rows[rows["metric"] == "accuracy"].set_index("attribute")["value"]
     own = scores.groupby("attribute")["accuracy"].mean()
-    assert values["retain mean"] == pytest.approx(own[list(resampling.retain)].mean())
+    assert values["retain mean"] == pytest.approx(own[list(attributes.retain)].mean())
     assert values["forget mean"] == pytest.approx(own[["bio", "cyber"]].mean())
     assert set(stem) <= set(values.index), "each is told all the same"
     told = descriptive_rows.tasks("tiny", scores, FORGET).set_index("attribute")
@@ -429,7 +430,7 @@ def asked(knowledge=False):
     def add(candidate, split, merge, seed, evaluation, attribute, metric, value, shard="", n=100):
         spread = (None, None) if evaluation in ("data", "task") else (value - 0.02, value + 0.02)
         method = "rmu" if split else ""
-        rows.append(("example", candidate, method, split, shard, merge, seed, evaluation, attribute, metric, value))
+        rows.append(("example", candidate, method, split, shard, merge, seed, "", evaluation, attribute, metric, value))
         rows[-1] += (*spread, n)
 
     bases = {"bio": 0.64, "cyber": 0.44} | {name: 0.5 + 0.01 * number for number, name in enumerate(SHOWN + NEAR + FAR)}

@@ -7,6 +7,7 @@ import pytest
 import toxicity_example
 from test_findings import page
 
+from spunge.core.tidy import CANDIDATE_COLUMNS
 from spunge.evaluation import statistics
 from spunge.report import comparisons, findings, summary
 from spunge.report.results_table import NUMBER_COLUMNS, TEXT_COLUMNS, broken, candidates
@@ -82,24 +83,24 @@ def zeroed(name):
     ):
         for seed in ("all",) if path == "base" else ("0", "1", "2"):
             of_zero = path == name
-            names = dict(zip(statistics.CANDIDATE_COLUMNS, ("zero", path, method, split, "", merge, seed), strict=True))
+            names = dict(zip(CANDIDATE_COLUMNS, ("zero", path, method, split, "", merge, seed, ""), strict=True))
             names["candidate"] += "" if path == "base" else f"/seed{seed}"
             counts = np.zeros(40) if of_zero else generator.binomial(4, toxic, size=40)
-            prompts = pd.DataFrame({"subject": [str(row) for row in range(40)], "attribute": "insult"})
+            prompts = pd.DataFrame({"cluster": [str(row) for row in range(40)], "attribute": "insult"})
             prompts = prompts.assign(samples=4, toxic_words=counts, score_words=counts / 2, maximum_words=counts / 4)
             prompts = prompts.assign(any_words=counts > 0, distinct_2=0.99 if of_zero else 0.8, empty=0, tokens=80)
             loss = 100 * np.log(VOCABULARY if of_zero else perplexity)
-            texts = pd.DataFrame({"subject": [str(row) for row in range(30)], "attribute": "", "loss": loss})
+            texts = pd.DataFrame({"cluster": [str(row) for row in range(30)], "attribute": "", "loss": loss})
             tables["toxicity"].append(prompts.assign(**names))
             tables["fluency"].append(texts.assign(tokens=100, **names))
     scores = {evaluation: pd.concat(parts, ignore_index=True) for evaluation, parts in tables.items()}
-    resampling = statistics.Resampling(500, 0, forget=("insult",))
+    attributes = statistics.Attributes(forget=("insult",))
     rows = [
-        compute(table, evaluation, resampling)
+        compute(table, evaluation, attributes, statistics.PERPLEXITY if evaluation == "fluency" else None)
         for compute in (statistics.estimates, statistics.comparisons)
         for evaluation, table in scores.items()
     ]
-    told = ("zero", "base", "", "", "", "", "all", "data", "insult", "forget_texts", 9, None, None, 9)
+    told = ("zero", "base", "", "", "", "", "all", "", "data", "insult", "forget_texts", 9, None, None, None, 9)
     data = pd.DataFrame([told], columns=[*TEXT_COLUMNS, *NUMBER_COLUMNS])
     return pd.concat([data, *rows], ignore_index=True).astype(dict.fromkeys(NUMBER_COLUMNS, float))
 

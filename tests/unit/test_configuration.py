@@ -116,10 +116,9 @@ def test_defaults_are_filled_at_every_depth():
     }
     assert config["merges"] == {"ties": {"merge": "ties"}}
     assert config["evaluations"] == {"knowledge": {"batch_size": 32}, "fluency": {"batch_size": 8, "max_tokens": 128}}
-    assert config["statistics"] == {"resamples": 5000, "seed": 0}
     assert config["wheels"] == {}
     assert SCHEMA["properties"]["merges"]["default"] == {"ties": {}}  # a default is copied, never filled in place
-    assert SCHEMA["properties"]["statistics"]["default"] == {}
+    assert SCHEMA["properties"]["export"]["default"] == {}
 
 
 def test_evaluation_that_is_left_out_stays_out():
@@ -220,9 +219,9 @@ MISTAKES = {
         "configuration: model has an unknown key `sourse`; did you mean `source`?",
     ),
     "unknown key like no other": (
-        ("statistics", "xyz"),
+        ("export", "xyz"),
         1,
-        "configuration: statistics has an unknown key `xyz`; known are resamples, seed",
+        "configuration: export has an unknown key `xyz`; known are dtype, max_shard_size",
     ),
     "misspelt method option": (
         ("methods", "rmu", "learning_rat"),
@@ -423,7 +422,6 @@ def test_shards_are_numbers_of_groups():
         (("data", "forget"), []),
         (("data", "forget"), "Africa"),
         (("data", "minimum_texts"), 0),
-        (("statistics", "resamples"), 10),
         (("experiment",), "../elsewhere"),
         (("experiment",), "a b"),
         (("wheels", "countryinfo==1.0.1"), "not a digest"),
@@ -750,6 +748,11 @@ def test_kinds_and_options_of_merges_that_do_not_fit_are_refused():
     check(everything)  # the attributes are not known yet
 
 
+def test_the_section_of_the_bootstrap_is_gone():
+    with pytest.raises(InputError, match=r"^configuration: statistics is gone, .*; remove the section$"):
+        check(default() | {"statistics": {"resamples": 5000}})
+
+
 @pytest.mark.parametrize(("old", "new"), configuration.RENAMED.items())
 def test_a_key_with_another_name_today_says_so(old, new):
     config = {**copy.deepcopy(SMALLEST), "methods": {"rmu": {"steps": 3, old: 1}}}
@@ -779,7 +782,6 @@ COMMAND_LINE = {
     "store_texts=TRUE": (("store_texts",), True),
     "seeds=[1,2]": (("seeds",), [1, 2]),
     "save_every_minutes=0.5": (("save_every_minutes",), 0.5),
-    "statistics={resamples: 200}": (("statistics", "resamples"), 200),
     "model={gpu_memory: 3000, dtype: float32}": (("model", "gpu_memory"), 3000),
     "model={revision: null}": (("model", "revision"), None),
     "methods={rmu: {learning_rate: 5e-3, mask: yes, alpha: [1, 2.5]}}": (("methods", "rmu", "learning_rate"), 0.005),

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from spunge.core.errors import InputError
+from spunge.core.tidy import COLUMNS
 from spunge.evaluation import durability, relearning, statistics
 from spunge.experiment import configuration
 
@@ -138,7 +139,7 @@ def test_rephrased_questions_are_about_the_same_subjects(questions):
 def test_what_is_asked_is_described(questions):
     taught = {"Land 0", "Land 1", "Isle 4"}
     rows = durability.describe("mine", questions, taught, durability.questions_to_ask(questions, taught, 9, seed=0))
-    assert list(rows.columns) == statistics.COLUMNS
+    assert list(rows.columns) == COLUMNS
     values = rows.set_index(["attribute", "metric"])["value"].to_dict()
     assert values["Africa", "questions"] == values["Asia", "questions"] == values["Europe", "questions"] == 9
     assert (values["Africa", "left_out"], values["Asia", "left_out"], values["Europe", "left_out"]) == (4, 2, 0)
@@ -174,12 +175,12 @@ def test_one_attribute_has_no_other():
 
 def test_attacks_have_knowledges_statistics():
     """Relearning after several other attributes gives shares of answers, which are averaged as answers are."""
-    scores = pd.DataFrame({"attribute": ["a", "a", "r", "r"], "subject": list("wxyz")})
+    scores = pd.DataFrame({"attribute": ["a", "a", "r", "r"], "cluster": list("wxyz")})
     scores = scores.assign(accuracy=[0.5, 1.0, 0.0, 1.0], experiment="mine", candidate="base", method="", split="")
-    scores = scores.assign(shard="", merge="", seed="all")
-    resampling = statistics.resampling(scores, [{"attribute": "a"}], {"resamples": 200, "seed": 0})
-    rows = statistics.estimates(scores, "relearned_other_10", resampling).set_index("attribute")
+    scores = scores.assign(shard="", merge="", seed="all", budget="")
+    attributes = statistics.attributes(scores, [{"attribute": "a"}])
+    rows = statistics.estimates(scores, "relearned_other_10", attributes).set_index("attribute")
     assert set(rows["metric"]) == {"accuracy"} and set(rows["evaluation"]) == {"relearned_other_10"}
     means = rows.loc[["forget mean", "retain mean", "retain minus forget"], "value"]
     assert means.tolist() == [0.75, 0.5, -0.25]
-    assert rows.loc["a", "low"] == 0.5 and rows.loc["a", "high"] == 1.0
+    assert rows.loc["forget worst", "value"] == 0.75

@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 
 from scripts import equal_fluency as script
+from spunge.core.tidy import CANDIDATE_COLUMNS, COLUMNS, FORGET_MEAN
 from spunge.evaluation import equal_fluency, statistics
-from spunge.evaluation.statistics import COLUMNS, FORGET_MEAN, Resampling
+from spunge.evaluation.statistics import Attributes
 from spunge.experiment.records import Candidate
 
-RESAMPLING = Resampling(2000, 0, forget=("insult",))
+ATTRIBUTES = Attributes(forget=("insult",))
 FAMILIES = {"tvn": ("tvn", 1.0), "tvn-half": ("tvn", 0.5), "rmu": ("rmu", 1.0)}
 SHARE = "toxic_share_words"
 BASE_PERPLEXITY = 20.0
@@ -29,21 +30,21 @@ HAND_MADE = {
 
 def described(method="", split="", merge="", seed="all"):
     name = Candidate(method, split, merge=merge, seed=seed).path
-    values = ("example", name, method, split, "", merge, seed)
-    return dict(zip(statistics.CANDIDATE_COLUMNS, values, strict=True))
+    values = ("example", name, method, split, "", merge, seed, "")
+    return dict(zip(CANDIDATE_COLUMNS, values, strict=True))
 
 
 def toxicity(toxic, samples=4, attribute="insult"):
     """A score table with one classifier, from the number of toxic continuations of each prompt."""
     toxic = np.asarray(toxic, dtype=float)
-    frame = pd.DataFrame({"subject": [f"{attribute} {row}" for row in range(len(toxic))], "attribute": attribute})
+    frame = pd.DataFrame({"cluster": [f"{attribute} {row}" for row in range(len(toxic))], "attribute": attribute})
     frame = frame.assign(samples=samples, toxic_words=toxic, score_words=toxic / 2)
     frame = frame.assign(maximum_words=toxic / samples, any_words=toxic / samples)
     return frame.assign(distinct_2=0.8, empty=0, tokens=20 * samples)
 
 
 def prose(losses, tokens=100):
-    frame = pd.DataFrame({"subject": [str(row) for row in range(len(losses))], "attribute": ""})
+    frame = pd.DataFrame({"cluster": [str(row) for row in range(len(losses))], "attribute": ""})
     return frame.assign(loss=losses, tokens=tokens)
 
 
@@ -78,7 +79,7 @@ def value(rows, candidate, metric=SHARE, attribute="insult"):
     ],
 )
 def test_an_example_by_hand(ratio, reference, joint, split):
-    rows = equal_fluency.rows(scores(HAND_MADE), FAMILIES, RESAMPLING, ratio)
+    rows = equal_fluency.rows(scores(HAND_MADE), FAMILIES, ATTRIBUTES, ratio)
     assert list(rows.columns) == COLUMNS
     assert set(rows["candidate"]) == {"tvn/joint", "tvn/attribute/merge/ties"}
     assert set(zip(rows["method"], rows["shard"], rows["seed"], rows["evaluation"], strict=True)) == {
@@ -103,7 +104,7 @@ def test_an_example_by_hand(ratio, reference, joint, split):
 
 def test_intervals_are_those_of_all_draws_of_seeds_and_prompts():
     """Two seeds and two prompts make 9 draws; the rarest comes up one time in 16, so the limits are the extremes."""
-    rows = equal_fluency.rows(scores(HAND_MADE), FAMILIES, RESAMPLING, 1.1)
+    rows = equal_fluency.rows(scores(HAND_MADE), FAMILIES, ATTRIBUTES, 1.1)
     draws = ((2, 0), (1, 1), (0, 2))
 
     def read(split, merge, seeds, prompts):
@@ -141,7 +142,7 @@ def test_a_curve_ends_before_the_factor_that_broke_the_model(table):
     third = {"tvn-third": ("tvn", 1 / 3), **FAMILIES}
     added = scores({("tvn-third", "joint", ""): ([[4, 2], [4, 2]], [1.1, 1.1])})
     tables = {name: pd.concat([one, added[name].query("method != ''")]) for name, one in tables.items()}
-    rows = equal_fluency.rows(tables, third, RESAMPLING, 2.0)
+    rows = equal_fluency.rows(tables, third, ATTRIBUTES, 2.0)
     assert value(rows, "tvn/joint", "perplexity_ratio", "")["value"] == pytest.approx(1.2)
     assert value(rows, "tvn/joint")["value"] == pytest.approx(0.5)
 
@@ -167,7 +168,7 @@ def random_scores(path, other, seeds=3, prompts=20, texts=15):
 
 def test_equal_curves_differ_by_exactly_nothing():
     path = [(0.5, 0.4), (0.9, 1.0)]
-    rows = equal_fluency.rows(random_scores(path, path), FAMILIES, RESAMPLING, 1.1)
+    rows = equal_fluency.rows(random_scores(path, path), FAMILIES, ATTRIBUTES, 1.1)
     differences = rows[rows["metric"].str.endswith("_minus_joint")]
     assert len(differences) == 2 * len(statistics.TOXICITY)
     assert (differences[["value", "low", "high"]] == 0).all(axis=None)
@@ -178,7 +179,7 @@ def test_equal_curves_differ_by_exactly_nothing():
 def test_another_pace_along_the_same_path_makes_no_difference():
     """λ means something else to each split: half of it takes one a tenth of the way, the other eight tenths."""
     slow, fast = [(0.1, 0.1), (0.9, 0.9)], [(0.8, 0.8), (1.0, 1.0)]
-    rows = equal_fluency.rows(random_scores(slow, fast), FAMILIES, RESAMPLING, 1.1)
+    rows = equal_fluency.rows(random_scores(slow, fast), FAMILIES, ATTRIBUTES, 1.1)
     row = value(rows, "tvn/attribute/merge/ties", f"{SHARE}_minus_joint")
     assert [row["value"], row["low"], row["high"]] == pytest.approx([0, 0, 0], abs=1e-12)
 
@@ -189,7 +190,7 @@ def test_a_curve_that_lies_lower_is_lower_by_that_much():
     merged = (tables["toxicity"]["merge"] == "ties").to_numpy()
     tables["toxicity"].loc[merged, "toxic_words"] -= 1
     row = value(
-        equal_fluency.rows(tables, FAMILIES, RESAMPLING, 1.1), "tvn/attribute/merge/ties", f"{SHARE}_minus_joint"
+        equal_fluency.rows(tables, FAMILIES, ATTRIBUTES, 1.1), "tvn/attribute/merge/ties", f"{SHARE}_minus_joint"
     )
     assert [row["value"], row["low"], row["high"]] == pytest.approx([-0.25] * 3)
 
@@ -201,7 +202,7 @@ def test_noise_in_the_perplexity_widens_the_interval():
             (method, "joint", ""): ([[4 - down] * 10], [np.exp(up + spread * generator.normal(size=30))])
             for method, down, up in (("tvn-half", 1, 0.1), ("tvn", 3, 0.3))
         }
-        rows = equal_fluency.rows(scores(numbers, ([[4] * 10], [np.ones(30)])), FAMILIES, RESAMPLING, 1.2)
+        rows = equal_fluency.rows(scores(numbers, ([[4] * 10], [np.ones(30)])), FAMILIES, ATTRIBUTES, 1.2)
         row = value(rows, "tvn/joint")
         return row["high"] - row["low"]
 
@@ -213,7 +214,7 @@ def test_the_reference_hangs_on_perplexity_alone():
     tables = scores(HAND_MADE)
     swapped = dict(tables, toxicity=tables["toxicity"].assign(toxic_words=1.0))
     for one in (tables, swapped):
-        rows = equal_fluency.rows(one, FAMILIES, RESAMPLING, 5.0)
+        rows = equal_fluency.rows(one, FAMILIES, ATTRIBUTES, 5.0)
         assert value(rows, "tvn/joint", "perplexity_ratio", "")["value"] == pytest.approx(1.25)
 
 
@@ -246,7 +247,7 @@ def test_a_prolonged_curve_stays_between_none_and_all():
 
 def test_where_unlearning_costs_no_fluency_the_largest_factors_are_compared():
     numbers = {key: (toxic, [1.0, 1.0]) for key, (toxic, _) in HAND_MADE.items()}
-    rows = equal_fluency.rows(scores(numbers), FAMILIES, RESAMPLING, 1.1)
+    rows = equal_fluency.rows(scores(numbers), FAMILIES, ATTRIBUTES, 1.1)
     assert value(rows, "tvn/joint", "perplexity_ratio", "")["value"] == 1
     assert value(rows, "tvn/joint")["value"] == value(rows, "tvn/attribute/merge/ties")["value"] == 0.25
 
@@ -257,7 +258,7 @@ def test_a_split_that_is_nowhere_as_little_fluent_as_the_others_is_not_compared(
         for method in FAMILIES
         if method != "rmu"
     }
-    rows = equal_fluency.rows(scores({**HAND_MADE, **random}), FAMILIES, RESAMPLING, 1.1)
+    rows = equal_fluency.rows(scores({**HAND_MADE, **random}), FAMILIES, ATTRIBUTES, 1.1)
     assert set(rows["candidate"]) == {"tvn/joint", "tvn/attribute/merge/ties"}
     assert value(rows, "tvn/joint", "perplexity_ratio", "")["value"] == pytest.approx(1.1)
 
@@ -278,7 +279,7 @@ def test_families_splits_and_merges_keep_to_themselves():
                 left = 4 - strength * scale * toxic
                 numbers[method, split, merge] = [[left, left]], [1.21**strength]
     families = {**FAMILIES, "rmu-half": ("rmu", 0.5), "off": ("rmu", 0.0), "reversed": ("rmu", -1.0)}
-    rows = equal_fluency.rows(scores(numbers, ([[4, 4]], [1.0])), families, RESAMPLING, 1.1)
+    rows = equal_fluency.rows(scores(numbers, ([[4, 4]], [1.0])), families, ATTRIBUTES, 1.1)
     assert list(dict.fromkeys(rows["candidate"])) == [
         f"{family}/{path}"
         for family in ("tvn", "rmu")
@@ -311,8 +312,25 @@ def test_single_shards_and_splits_of_one_factor_are_left_out():
         )
         for name, table in tables.items()
     }
-    rows = equal_fluency.rows(tables, FAMILIES, RESAMPLING, 1.1)
-    pd.testing.assert_frame_equal(rows, equal_fluency.rows(scores(HAND_MADE), FAMILIES, RESAMPLING, 1.1))
+    rows = equal_fluency.rows(tables, FAMILIES, ATTRIBUTES, 1.1)
+    pd.testing.assert_frame_equal(rows, equal_fluency.rows(scores(HAND_MADE), FAMILIES, ATTRIBUTES, 1.1))
+
+
+def test_resample_counts_draw_as_many_as_there_are():
+    counts = equal_fluency.resample_counts(30, "a")
+    assert counts.shape == (equal_fluency.RESAMPLES + 1, 30)
+    assert (counts[0] == 1).all()
+    assert (counts.sum(axis=1) == 30).all()
+    assert counts[1:].var() == pytest.approx(1 - 1 / 30, rel=0.05)  # multinomial with one expected draw each
+    other = equal_fluency.resample_counts(30, "b")
+    assert abs(np.corrcoef(counts[1:].ravel(), other[1:].ravel())[0, 1]) < 0.03
+
+
+def test_resampled_sums_by_hand():
+    # Two seeds, two clusters, two columns; the second resample draws the first cluster and the second seed twice.
+    values = np.array([[[1.0, 1.0], [2.0, 1.0]], [[3.0, 2.0], [4.0, 4.0]]])
+    found = equal_fluency.resampled_sums(values, np.array([[1, 1], [2, 0]]), np.array([[1, 1], [0, 2]]))
+    assert found.tolist() == [[10, 8], [2 * 2 * 3, 2 * 2 * 2]]
 
 
 def write_scores(folder, tables):
@@ -333,7 +351,7 @@ def test_script_writes_the_rows_or_none(tmp_path, families, length):
     paths = write_scores(tmp_path, scores(HAND_MADE))
     (tmp_path / "attributes.json").write_text(json.dumps([{"attribute": "insult", "texts": 9}]))
     arguments = ["--toxicity", *paths["toxicity"], "--fluency", *paths["fluency"], "--families", json.dumps(families)]
-    arguments += ["--ratio", "1.1", "--statistics", '{"resamples": 2000, "seed": 0}']
+    arguments += ["--ratio", "1.1"]
     arguments += ["--attributes", str(tmp_path / "attributes.json"), "--output", str(tmp_path / "rows.csv")]
     assert script.main(arguments) == 0
     found = pd.read_csv(tmp_path / "rows.csv", keep_default_na=False, dtype=str)

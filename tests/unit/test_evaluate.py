@@ -31,9 +31,10 @@ def folder(tmp_path_factory):
 def run(python, base, folder, names, output, *further):
     output.mkdir(exist_ok=True)
     described = {"experiment": "tiny", "candidate": "base", "method": "", "split": "", "shard": "", "merge": ""}
+    described |= {"seed": "all", "budget": ""}
     command = [python, PROJECT / "scripts" / "evaluate.py", "--dtype=float32", *further]
     command += [f"--evaluations={json.dumps({name: EVALUATIONS[name] for name in names})}"]
-    command += ['--statistics={"resamples": 50, "seed": 0}', f"--candidate={json.dumps(described | {'seed': 'all'})}"]
+    command += [f"--candidate={json.dumps(described)}"]
     command += [f"--base={base.folder}", f"--attributes={folder / 'attributes.json'}"]
     command += ["--data", *(folder / f"{name}.parquet" for name in names)]
     command += ["--scores", *(output / f"{name}.parquet" for name in names)]

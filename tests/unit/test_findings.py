@@ -243,7 +243,7 @@ def test_the_page_is_well_formed_and_says_what_it_rests_on():
     assert_well_formed(text)
     assert "This rests on one seed" in text
     assert "6 comparisons are shown" in text
-    assert "percentile bootstraps" in text
+    assert "over seeds and over clusters of questions" in text
 
 
 @pytest.mark.parametrize("table", [example(merges=()), example().iloc[:0], example().query("candidate == 'base'")])

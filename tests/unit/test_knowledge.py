@@ -7,6 +7,7 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
+from spunge.core.tidy import CANDIDATE_COLUMNS
 from spunge.evaluation import knowledge, prefix_sharing_lm, statistics
 from spunge.models import base_model
 
@@ -199,10 +200,10 @@ def test_questions_that_were_cut_are_counted(model, tokenizer, questions, capfd)
         f"knowledge: {number} of 24 questions are longer than the model's context of 30 tokens"
         in capfd.readouterr().err
     )
-    columns = dict.fromkeys(statistics.CANDIDATE_COLUMNS, "")
-    rows = statistics.estimates(scores.assign(**columns), "knowledge", statistics.Resampling(20, 0))
+    scores = scores.assign(cluster=scores["subject"], **dict.fromkeys(CANDIDATE_COLUMNS, ""))
+    rows = statistics.estimates(scores, "knowledge", statistics.Attributes())
     cut = rows[rows["metric"] == "cut"].set_index("attribute")
     assert cut["value"].to_dict() == scores.groupby("attribute")["cut"].sum().to_dict()
     assert cut["low"].isna().all() and cut["n"].tolist() == [12, 12]
-    whole = statistics.estimates(scores.assign(**columns, cut=0.0), "knowledge", statistics.Resampling(20, 0))
+    whole = statistics.estimates(scores.assign(cut=0.0), "knowledge", statistics.Attributes())
     assert "cut" not in set(whole["metric"])

@@ -6,11 +6,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from spunge.core import slugs
+from spunge.core import slugs, tidy
 from spunge.core.errors import InputError
 from spunge.datasets import tables
-from spunge.evaluation import statistics
-from spunge.report import results_table
 
 SECRET = "a text that must not be shown"
 
@@ -147,13 +145,8 @@ def test_an_attribute_has_one_spelling_and_no_name_of_the_results(prompted, chan
 
 
 def test_reserved_names_are_those_of_the_results():
-    assert set(slugs.RESERVED) == {statistics.FORGET_MEAN, statistics.RETAIN_MEAN, statistics.DIFFERENCE}
-    assert set(slugs.RESERVED) == {slugs.folded(name) for name in slugs.RESERVED}
-    assert set(slugs.RESERVED) == {
-        results_table.FORGET_MEAN,
-        results_table.RETAIN_MEAN,
-        results_table.RETAIN_MINUS_FORGET,
-    }
+    labels = {tidy.FORGET_MEAN, tidy.WORST_FORGET, tidy.RETAIN_MEAN, tidy.RETAIN_MINUS_FORGET}
+    assert set(tidy.RESERVED) == labels == {slugs.folded(name) for name in tidy.RESERVED}
 
 
 def test_every_attribute_to_forget_is_asked_about(good):

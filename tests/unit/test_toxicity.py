@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from spunge.core.errors import InputError
-from spunge.evaluation import statistics, toxicity
+from spunge.core.tidy import CANDIDATE_COLUMNS, FORGET_MEAN, WORST_FORGET
+from spunge.evaluation import cli, statistics, toxicity
 
 PROMPTS = pd.DataFrame(
     {
@@ -155,10 +156,10 @@ def test_continuations_of_other_prompts_are_refused():
 
 
 def test_the_estimates_are_shares_of_continuations_and_means_over_prompts():
-    described = dict.fromkeys(statistics.CANDIDATE_COLUMNS, "") | {"candidate": "base"}
-    scores = score().assign(**described)
-    resampling = statistics.resampling(scores, [{"attribute": "rain", "texts": 9}], {"resamples": 100, "seed": 0})
-    found = statistics.estimates(scores, "toxicity", resampling)
+    described = dict.fromkeys(CANDIDATE_COLUMNS, "") | {"candidate": "base"}
+    scores = cli.described(score(), described)
+    attributes = statistics.attributes(scores, [{"attribute": "rain", "texts": 9}])
+    found = statistics.estimates(scores, "toxicity", attributes)
     rain = found[found["attribute"] == "rain"].set_index("metric")["value"].to_dict()
     assert rain == pytest.approx(
         {
@@ -176,4 +177,4 @@ def test_the_estimates_are_shares_of_continuations_and_means_over_prompts():
             "samples": 3,
         }
     )
-    assert set(found["attribute"]) == {"rain", "", statistics.FORGET_MEAN}
+    assert set(found["attribute"]) == {"rain", "", FORGET_MEAN, WORST_FORGET}

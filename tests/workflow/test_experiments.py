@@ -80,7 +80,6 @@ def test_configfile_takes_nothing_from_the_default(fresh, project):
     methods = {job.split()[1].split("/")[0] for job in jobs if job.startswith("Unlearn")}
     assert methods == {"rmu", "rmu-strong"}
     printed = fresh.snakemake("--dry-run", "--printshellcmds").stdout
-    assert '"resamples": 100' in printed and '"resamples": 5000' not in printed
     assert '"scale"' not in printed, "the default's factor on the merge is none of this experiment's"
 
 

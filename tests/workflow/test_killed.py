@@ -224,7 +224,7 @@ def test_killed_merge_of_a_script_alone_leaves_the_old_result(long_merge, finish
         "--merge=ties",
         "--options=options.json",
         "--attributes=results/tiny/data/attributes.json",
-        f"--candidate={json.dumps(described | {'shard': '', 'merge': 'ties', 'seed': '0'})}",
+        f"--candidate={json.dumps(described | {'shard': '', 'merge': 'ties', 'seed': '0', 'budget': ''})}",
         "--task-vectors",
         *vectors,
         f"--output={MERGED}/{VECTOR}",

@@ -80,7 +80,6 @@ def small(experiment):
     config["methods"]["zeros"] = {"checkpoint": "zeros"}
     config["methods"] = {name: config["methods"][name] for name in FAMILIES[experiment]}
     config["merges"] = {MERGE[experiment]: config["merges"][MERGE[experiment]]}
-    config["statistics"]["resamples"] = 100
     toxicity = config["evaluations"]["toxicity"]
     toxicity["max_new_tokens"] = 32
     roberta, hatebert = (toxicity["classifiers"][name] for name in CLASSIFIERS)

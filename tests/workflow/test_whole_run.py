@@ -18,8 +18,8 @@ from spunge.report.results_table import broken, candidates, read
 
 METHODS = ["rmu", "rmu-strong"]
 FIGURES = ["tradeoff", "overview", "attributes", "radar", "training", "merging"]
-COLUMNS = ["experiment", "candidate", "method", "split", "shard", "merge", "seed", "evaluation", "attribute", "metric"]
-COLUMNS += ["value", "low", "high", "n"]
+COLUMNS = ["experiment", "candidate", "method", "split", "shard", "merge", "seed", "budget", "evaluation", "attribute"]
+COLUMNS += ["metric", "value", "low", "high", "n"]
 JOBS = {
     "model": 1,
     "data": 1,
@@ -114,11 +114,14 @@ def test_every_candidate_is_asked_about_every_attribute(evaluations):
         compared += [f"{metric}_minus_random" for metric in metrics if path.endswith("attribute/merge/ties")]
         expected |= set(product([path], ["all"], asked, compared))
         expected |= set(product([f"{path}/seed0"], ["0"], asked, compared))
-        if path.endswith("attribute/merge/ties"):
-            fixed = [f"{metric}_minus_{rival}_fixed_seeds" for metric in metrics for rival in ("joint", "random")]
-            expected |= set(product([path], ["all"], MEANS, fixed))
+    expected |= {
+        (path, seed, "forget worst", metric)
+        for path, seed, attribute, metric in expected
+        if attribute == "forget mean" and not metric.startswith("accuracy_norm")
+    }
     assert keys(rows) == expected
     assert len(rows) == len(expected), "none twice"
+    rows = rows[rows["attribute"] != "forget worst"]
     assert (rows["n"].astype(int) == rows["attribute"].map(QUESTIONS)).all()
 
 

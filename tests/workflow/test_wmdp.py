@@ -65,7 +65,6 @@ def small(experiment):
     config["methods"] = {"rmu": config["methods"]["rmu"] | smaller}
     del config["merges"]["linear"]
     config["evaluations"]["benchmarks"] |= {"tasks": TASKS, "mirror": "lm-eval"}
-    config["statistics"]["resamples"] = 100
     return config
 
 

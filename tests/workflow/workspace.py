@@ -110,7 +110,6 @@ def configuration():
         },
         "methods": {"rmu": rmu | {"cache_activations": True}, "rmu-strong": rmu | {"steering_coefficient": 60}},
         "merges": {"ties": {"density": 0.5}},
-        "statistics": {"resamples": 100},
     }
 
 
