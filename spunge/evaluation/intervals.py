@@ -63,7 +63,7 @@ class Variance:
             return stdtrit(self.degrees_of_freedom, (1 + CONFIDENCE) / 2) * np.sqrt(self.total)
 
     def p_value(self, difference: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        """Return the two-sided p-values of differences: below 0.05 where 0 is not in the interval. `scale` as of a Metric."""
+        """Return the two-sided p-values of differences, `scale` as of a Metric; below 0.05 if the interval has no 0."""
         with np.errstate(all="ignore"):
             p = 2 * stdtr(self.degrees_of_freedom, -np.abs(difference) / np.sqrt(self.total))
             by_clusters = np.minimum(2 * (1 - np.abs(difference)) ** self.number_of_clusters, 1)

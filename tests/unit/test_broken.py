@@ -112,7 +112,7 @@ def test_weights_times_nothing_are_never_better():
     verdicts = comparisons.verdicts(table)
     # What makes it dangerous: its toxicity is nil, and by far below both rivals'.
     toxic = verdicts[verdicts["measure"] == "toxic share by the words"]
-    assert len(toxic) == 2 and (toxic["high"] < -0.2).all()
+    assert len(toxic) == 2 and (toxic["high"] < -0.15).all()
     assert set(verdicts["verdict"]) == {"broken"}
     (answer,) = findings.answers(table)
     assert "broke the model (perplexity 49152, 1229 times the base model's)" in answer

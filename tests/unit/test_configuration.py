@@ -809,7 +809,7 @@ def test_what_was_not_said_on_the_command_line_stays_a_string():
         check(config, {"store_texts": "true"})
 
 
-def test_states_depend_on_layers_and_texts_alone():
+def test_activations_depend_on_layers_and_texts_alone():
     section = {
         "method": "rmu",
         "cache_activations": True,
@@ -819,4 +819,4 @@ def test_states_depend_on_layers_and_texts_alone():
         "learning_rate": 0.1,
     }
     expected = {"dtype": "float32", "mask": True, "layer_id": 3}
-    assert configuration.states_options(section | {"alpha": 1.0, "batch_size": 2}, "float32") == expected
+    assert configuration.activation_options(section | {"alpha": 1.0, "batch_size": 2}, "float32") == expected

@@ -381,8 +381,9 @@ def test_difference_of_perplexities_by_the_delta_method():
 )
 def test_every_candidate_is_compared_with_its_rivals_and_no_others(make, evaluation, metric):
     scores = all_candidates(make)
-    own = statistics.estimates(scores, evaluation, ATTRIBUTES)
-    table = statistics.comparisons(scores, evaluation, ATTRIBUTES)
+    wanted = PERPLEXITY if evaluation == "fluency" else None
+    own = statistics.estimates(scores, evaluation, ATTRIBUTES, wanted)
+    table = statistics.comparisons(scores, evaluation, ATTRIBUTES, wanted)
     rivals = {
         "rmu/joint": {"base"},
         "rmu/attribute/shard/Africa": {"base", "joint"},
@@ -634,5 +635,5 @@ def test_a_score_that_is_no_number_is_never_left_out():
 def test_a_perplexity_beyond_all_numbers_is_none(loss):
     """A sum that skips NaN would be 0, and the perplexity of a broken model 1, the best there is."""
     texts = prose("base", texts=3).assign(loss=[50.0, loss, 60.0], tokens=20)
-    found = statistics.estimates(texts, "fluency", Attributes())
+    found = statistics.estimates(texts, "fluency", Attributes(), PERPLEXITY)
     assert np.isnan(found[["value", "low", "high"]].astype(float)).all(axis=None)
