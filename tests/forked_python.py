@@ -65,6 +65,11 @@ def used_by(python):
     return {"HF_DATASETS_CACHE": str(Path(python).parents[1] / "cache")}
 
 
+def task_index(python):
+    """Return the path at which such a `python` keeps lm-eval's index of its tasks."""
+    return Path(python).parents[1] / "tasks"
+
+
 def wait_for(python):
     """Wait until such a `python` can be used."""
     end = time.monotonic() + 600
@@ -114,7 +119,7 @@ def serve(address, made, shown):
     for library in LIBRARIES:
         importlib.import_module(library)
     do_what_is_kept()
-    share_task_index(Path(address).with_name("tasks"))
+    share_task_index(task_index(f"{shown}/python"))
     gc.freeze()
     gc.set_threshold(ALLOCATIONS)
     selector, listener = selectors.DefaultSelector(), socket.socket(socket.AF_UNIX)

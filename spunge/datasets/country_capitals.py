@@ -229,11 +229,13 @@ def prose(speeches: Sequence[str], names: Iterable[str], options: Options) -> tu
         # One passage of a speech: more of them would be no independent measurement.
         fluency += [passage for passage in passages(speech, *FLUENCY_WORDS) if not named.search(passage)][:1]
         used += 1
-    retained = []
+    kept: dict[str, None] = {}
     for speech in order[used:]:
+        if len(kept) >= options.retain_passages:
+            break
         unnamed = [passage for passage in passages(speech, *RETAIN_WORDS) if not named.search(passage)]
-        retained += unnamed[:PASSAGES_PER_SPEECH]
-    retained = list(dict.fromkeys(retained))[: options.retain_passages]
+        kept |= dict.fromkeys(unnamed[:PASSAGES_PER_SPEECH])
+    retained = list(kept)[: options.retain_passages]
     for what, drawn, wanted in (
         ("fluency_passages", fluency, options.fluency_passages),
         ("retain_passages", retained, options.retain_passages),

@@ -9,45 +9,53 @@ uses, and what that one uses, besides its script.
 import ast
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 PROJECT = Path(__file__).parents[2]
 LISTED = PROJECT / "rules" / "library.json"
 CHOSEN = ("methods", "report/figures", "datasets", "evaluation")  # folders of which a job uses one file
 
 
-def used(path: Path) -> list[Path]:
+class Source(NamedTuple):
+    """What a Python file imports, by name, and whether it holds nothing but a docstring."""
+
+    imports: tuple[str, ...]
+    empty: bool
+
+
+def read(path: Path) -> Source:
+    """Read a Python file's imports, those inside functions as those at the top. Nothing is executed."""
+    tree = ast.parse(path.read_text(), path)
+    modules: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            # What follows `import` may be a module or a name in one.
+            modules += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return Source(tuple(modules), all(isinstance(node, ast.Expr) for node in tree.body))
+
+
+def used(path: Path, read: Callable[[Path], Source] = read) -> list[Path]:
     """Return all files that a Python file uses, itself left out, in the order of their names.
 
-    These are the library's files, and those that lie beside a file from outside of it. Imports inside functions count
-    as those at the top do, and so does what a used file uses; files that hold nothing but a docstring don't. Nothing is
-    executed.
+    These are the library's files, and those that lie beside a file from outside of it. What a used file uses counts,
+    too; files that hold nothing but a docstring don't.
     """
     imported, waiting = set(), [path]
     while waiting:
-        new = set(_imported(waiting.pop(), beside=path.parent)) - imported - {path}
+        new = set(_files(read(waiting.pop()), beside=path.parent)) - imported - {path}
         imported |= new
         waiting += new
-    return sorted(file for file in imported if not _is_empty(file))
+    return sorted(file for file in imported if not read(file).empty)
 
 
-def _is_empty(path: Path) -> bool:
-    return all(isinstance(node, ast.Expr) for node in ast.parse(path.read_text()).body)
-
-
-def _imported(path: Path, beside: Path) -> Iterator[Path]:
-    for node in ast.walk(ast.parse(path.read_text(), path)):
-        if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            # What follows `import` may be a module or a name in one.
-            modules = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        for module in modules:
-            of_library = module.partition(".")[0] == "spunge"
-            yield from project_files(module) if of_library else module_files(module, beside)
+def _files(source: Source, beside: Path) -> Iterator[Path]:
+    for module in source.imports:
+        of_library = module.partition(".")[0] == "spunge"
+        yield from project_files(module) if of_library else module_files(module, beside)
 
 
 def project_files(module: str) -> list[Path]:
@@ -72,11 +80,14 @@ def listed() -> dict[str, list[str]]:
 
     Of spunge/merging only the script that merges does: others read what it made, which a change there makes again.
     """
+    read_once = functools.cache(read)
     folders = [PROJECT / "scripts", *(PROJECT / "spunge" / folder for folder in CHOSEN)]
     paths = [path for folder in folders for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
     return {
         below_project(path): [
-            below_project(file) for file in used(path) if file.parent.name != "merging" or path.name == "merge.py"
+            below_project(file)
+            for file in used(path, read_once)
+            if file.parent.name != "merging" or path.name == "merge.py"
         ]
         for path in paths
     }

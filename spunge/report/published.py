@@ -18,7 +18,7 @@ from spunge.report.results_table import (
     Estimate,
     accuracy_from,
     base_model,
-    broken,
+    broken_reasons,
     candidates,
     capability_from,
     classifiers,
@@ -166,7 +166,7 @@ def _our_rows(evaluations: pandas.DataFrame, model: str) -> list[Row]:
     evaluation = "toxicity" if scored else "fluency" if fluency else accuracy_from(evaluations)
     direct = [candidate for candidate in candidates(evaluations, evaluation) if candidate.kind in KINDS]
     at_equal_fluency = candidates(evaluations, "equal_fluency")
-    base = base_model(direct)
+    base, reasons = base_model(direct), broken_reasons(evaluations, direct)
     fluent = estimate(measured(evaluations, "fluency", "perplexity"), base).value if base else math.nan
     rows = [_measured(evaluations, base, Row(model, split=base.name, anchor_method="base"))] if base else []
     for family, method in reference_methods(evaluations).items():
@@ -174,7 +174,8 @@ def _our_rows(evaluations: pandas.DataFrame, model: str) -> list[Row]:
             if candidate.method == method:
                 merged = f"{SPUNGE} {family}" if candidate.merge == MERGE_OF_THE_PAPER else ""
                 anchor_method = {"joint": family, "attribute": merged}.get(candidate.kind, "")
-                row = Row(model, names[method], candidate.name, anchor_method, warning=broken(evaluations, candidate))
+                warning = reasons.get(candidate.path, "")
+                row = Row(model, names[method], candidate.name, anchor_method, warning=warning)
                 rows.append(_measured(evaluations, candidate, row))
         for candidate in at_equal_fluency:
             if candidate.method == family:

@@ -355,7 +355,7 @@ def broken_reasons(evaluations: pandas.DataFrame, candidates: Iterable[Candidate
     combined = evaluations[(evaluations["seed"] == COMBINED) & evaluations["evaluation"].isin(MODEL_EVALUATIONS)]
     estimates: dict[str, dict[tuple[str, str, str], float]] = {"base": {}}
     columns = ["candidate", "evaluation", "metric", "attribute", "value"]
-    for path, evaluation, metric, attribute, value in combined[columns].itertuples(index=False, name=None):
+    for path, evaluation, metric, attribute, value in zip(*(combined[name].tolist() for name in columns), strict=True):
         estimates.setdefault(path, {})[evaluation, metric, attribute] = value
     reasons = {
         candidate.path: _reason(estimates[candidate.path], estimates["base"])

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import datasets
+import forked_python
 import lm_eval_mirror
 import numpy
 import pandas as pd
@@ -41,8 +42,9 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def manager():
-    """lm-eval's index of its tasks, which takes seconds to read; everybody gets a copy."""
+def manager(quick_python):
+    """lm-eval's index of its tasks, which takes seconds to read, as forks have it; everybody gets a copy."""
+    forked_python.share_task_index(forked_python.task_index(quick_python))
     built = TaskManager()
 
     def copied():
