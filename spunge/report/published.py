@@ -162,7 +162,7 @@ def page(evaluations: pandas.DataFrame, anchors: pandas.DataFrame, model: str, t
 
 def _our_rows(evaluations: pandas.DataFrame, model: str) -> list[Row]:
     names, scored = display_names(evaluations), classifiers(evaluations)
-    fluency = "fluency" in set(evaluations["evaluation"])
+    fluency = (evaluations["evaluation"] == "fluency").any()
     evaluation = "toxicity" if scored else "fluency" if fluency else accuracy_from(evaluations)
     direct = [candidate for candidate in candidates(evaluations, evaluation) if candidate.kind in KINDS]
     at_equal_fluency = candidates(evaluations, "equal_fluency")

@@ -203,7 +203,7 @@ def forget_attributes(evaluations: pandas.DataFrame) -> list[str]:
 
 def accuracy_from(evaluations: pandas.DataFrame) -> str:
     """Return the evaluation that accuracy comes from: `knowledge` where it was asked, else `benchmarks`."""
-    evaluated = set(evaluations["evaluation"])
+    evaluated = set(evaluations["evaluation"].unique())
     return "benchmarks" if "benchmarks" in evaluated and "knowledge" not in evaluated else "knowledge"
 
 
@@ -278,7 +278,8 @@ def candidates(evaluations: pandas.DataFrame, evaluation: str | None = None, gro
     attributes (attribute-2, random-2).
     """
     evaluation = evaluation or accuracy_from(evaluations)
-    several = len(methods(evaluations)) > 1
+    order = ["", *methods(evaluations)]
+    several = len(order) > 2
     merges, forget = [merge for merge in evaluations["merge"].unique() if merge], forget_attributes(evaluations)
     columns = ["candidate", "seed", "method", "split", "shard", "merge"]
     rows = evaluations.loc[evaluations["evaluation"] == evaluation, columns].drop_duplicates()
@@ -310,7 +311,7 @@ def candidates(evaluations: pandas.DataFrame, evaluation: str | None = None, gro
             place = shards_of[split].index(shard) / len(shards_of[split])
         colour = _lighter(COLOURS[kind], place)
         compared.append(Candidate(path, kind, method, shard, merge, name, label, colour, MARKERS[kind], groups))
-    kinds, order = list(MARKERS), ["", *methods(evaluations)]
+    kinds = list(MARKERS)
 
     def position(candidate: Candidate) -> tuple:
         shard = forget.index(candidate.shard) if candidate.shard in forget else len(forget)
