@@ -30,10 +30,7 @@ TENSORS = 60
 
 @contextmanager
 def started(workspace, target):
-    """Run snakemake and its jobs as real processes in a session of their own, of which nothing survives.
-
-    Jobs save their state every few steps.
-    """
+    """Run snakemake and its jobs as real processes in a session of their own, of which nothing survives."""
     with (
         open(workspace / "terminal.txt", "w") as terminal,
         subprocess.Popen(
