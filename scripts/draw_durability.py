@@ -36,13 +36,13 @@ def main(argv: list[str] | None = None) -> int:
         seed, most = arguments.seed, arguments.most
         forget, questions = tables.read("forget", arguments.forget), tables.read("questions", arguments.questions)
         attributes = attributes_to_forget(arguments.attributes)
-        texts = durability.relearning_texts(forget, attributes, arguments.texts, seed)
-        taught = set(texts["subject"]) if "subject" in texts else set()
+        texts = durability.relearning_texts(forget, attributes, arguments.texts, questions, seed)
+        told = durability.told(questions, texts)
         if arguments.texts:
             retain = tables.read("retain", arguments.retain)
             unrelated = durability.unrelated_texts(retain, questions["subject"], arguments.texts, seed)
             texts = pd.concat([texts, unrelated], ignore_index=True)
-        asked = durability.questions_to_ask(questions, taught, most, seed)
+        asked = durability.questions_to_ask(questions, told, most, seed)
         written = {
             arguments.relearned: texts[["attribute", "text"]],
             arguments.sampled: durability.sample_texts(forget, attributes, seed)[["attribute", "text"]],
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
             with whole_file(path) as temporary:
                 table.to_parquet(temporary, index=False)
         with whole_file(arguments.rows) as temporary:
-            durability.describe(arguments.experiment, questions, taught, asked).to_csv(temporary, index=False)
+            durability.describe(arguments.experiment, questions, told, asked).to_csv(temporary, index=False)
 
     return errors.run(work)
 

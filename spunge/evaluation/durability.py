@@ -1,7 +1,8 @@
 """Texts to relearn and questions to ask for the attacks on unlearning, drawn once for all candidates.
 
-Recovery is measured, not teaching: no question is asked about a subject of a text to relearn. That holds even where
-fewer texts or texts of another attribute were relearned, so that all results are about the same questions.
+Recovery is measured, not teaching: no question is asked whose subject, cluster or answer a text to relearn tells. That
+holds even where fewer texts or texts of another attribute were relearned, so that all results are about the same
+questions.
 """
 
 import re
@@ -20,12 +21,16 @@ SAMPLED = 64  # texts whose mean activations are compared: an estimate of the me
 AT = "evaluations.durability"
 
 
-def relearning_texts(forget: pd.DataFrame, attributes: Sequence[str], number: int, seed: int) -> pd.DataFrame:
+def relearning_texts(
+    forget: pd.DataFrame, attributes: Sequence[str], number: int, questions: pd.DataFrame, seed: int
+) -> pd.DataFrame:
     """Return `number` texts of each attribute in the order in which they are relearned: attribute, text, subject.
 
-    A smaller number of texts is the first of them. No subject comes twice before all have come; without a `subject` in
-    `forget`, each text is its own subject. Raises InputError for an attribute with fewer texts.
+    A smaller number of texts is the first of them. They are about no more clusters than have as many subjects, so that
+    others are left to ask about; no subject comes twice before all of these have come. Without a `subject` in `forget`,
+    each text is its own subject. Raises InputError for an attribute with fewer texts.
     """
+    cluster_of = dict(zip(questions["subject"], _clusters(questions), strict=True))
     drawn = []
     for attribute in attributes:
         of_attribute = forget[forget["attribute"] == attribute]
@@ -35,6 +40,10 @@ def relearning_texts(forget: pd.DataFrame, attributes: Sequence[str], number: in
             )
         of_attribute = of_attribute.iloc[_generator(seed, f"texts of {attribute}").permutation(len(of_attribute))]
         if "subject" in of_attribute:
+            clusters = of_attribute["subject"].map(lambda subject: cluster_of.get(subject, subject))
+            subjects = of_attribute.groupby(clusters, sort=False)["subject"].nunique()
+            enough = subjects.index[subjects.cumsum() - subjects < number]
+            of_attribute = of_attribute[clusters.isin(enough)]
             of_attribute = of_attribute.iloc[
                 np.argsort(of_attribute.groupby("subject").cumcount().to_numpy(), kind="stable")
             ]
@@ -67,18 +76,35 @@ def sample_texts(forget: pd.DataFrame, attributes: Sequence[str], seed: int) -> 
     return _at_most(forget[forget["attribute"].isin(attributes)], SAMPLED, seed, "states")
 
 
-def questions_to_ask(questions: pd.DataFrame, taught: Collection[str], most: int | None, seed: int) -> pd.DataFrame:
-    """Return the questions about no `taught` subject, at most so many of each attribute, in the table's order.
+def told(questions: pd.DataFrame, texts: pd.DataFrame) -> pd.Series:
+    """Return of which questions texts to relearn tell: they share the subject or cluster, or name the right answer."""
+    clusters, subjects = _clusters(questions), set(texts.get("subject", []))
+    about = clusters.isin({*clusters[questions["subject"].isin(subjects)], *subjects})
+    answers = pd.Series(
+        [choices[answer] for choices, answer in zip(questions["choices"], questions["answer"], strict=True)],
+        index=questions.index,
+        dtype=object,
+    )
+    whole = "\n".join(texts["text"])
+    named = [name for name in answers.unique() if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", whole, re.IGNORECASE)]
+    return about | answers.isin(named)
+
+
+def _clusters(questions: pd.DataFrame) -> pd.Series:
+    return questions.get("cluster", questions["subject"])
+
+
+def questions_to_ask(questions: pd.DataFrame, told: pd.Series, most: int | None, seed: int) -> pd.DataFrame:
+    """Return the questions that nothing was `told` of, at most so many of each attribute, in the table's order.
 
     The column `row` is added: the question's place in the table. Raises InputError where an attribute has none left.
     """
-    left = questions.assign(row=range(len(questions)))
-    left = left[~left["subject"].isin(taught)]
+    left = questions.assign(row=range(len(questions)))[~told]
     for attribute in questions["attribute"].unique():
         if not (left["attribute"] == attribute).any():
             raise InputError(
-                f"{AT}.relearn.texts takes a text about every subject of {attribute} that is asked about, so that no "
-                "question is left: take fewer"
+                f"{AT}.relearn.texts takes texts that tell the subject, cluster or answer of every question about "
+                f"{attribute}, so that none is left: take fewer"
             )
     return _at_most(left, most, seed, "questions")
 
@@ -99,10 +125,10 @@ def rephrased_questions(rephrased: pd.DataFrame, chosen: pd.DataFrame, most: int
     return _at_most(about_chosen, most, seed, "rephrased")
 
 
-def describe(experiment: str, questions: pd.DataFrame, taught: Collection[str], chosen: pd.DataFrame) -> pd.DataFrame:
+def describe(experiment: str, questions: pd.DataFrame, told: pd.Series, chosen: pd.DataFrame) -> pd.DataFrame:
     """Return tidy rows (COLUMNS) about the questions, by attribute.
 
-    `questions`: asked; `left_out`: questions about subjects that texts to relearn are about; `chance`: the accuracy of
+    `questions`: asked; `left_out`: questions of which texts to relearn `told`; `chance`: the accuracy of
     guessing, the mean of 1 / choices.
     """
     described = dict.fromkeys(CANDIDATE_COLUMNS, "") | {"experiment": experiment, "candidate": "base"}
@@ -110,7 +136,7 @@ def describe(experiment: str, questions: pd.DataFrame, taught: Collection[str], 
     chance = (1 / chosen["choices"].map(len)).groupby(chosen["attribute"]).mean()
     rows = []
     for attribute, n in chosen["attribute"].value_counts(sort=False).items():
-        left_out = int((questions["subject"].isin(taught) & (questions["attribute"] == attribute)).sum())
+        left_out = int((told & (questions["attribute"] == attribute)).sum())
         for metric, value in (("questions", n), ("left_out", left_out), ("chance", chance[attribute])):
             rows.append({**described, "attribute": attribute, "metric": metric, "value": value, "n": n})
     return pd.DataFrame(rows, columns=COLUMNS)

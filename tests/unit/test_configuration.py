@@ -219,9 +219,9 @@ MISTAKES = {
         "configuration: model has an unknown key `sourse`; did you mean `source`?",
     ),
     "unknown key like no other": (
-        ("export", "xyz"),
+        ("evaluations", "fluency", "xyz"),
         1,
-        "configuration: export has an unknown key `xyz`; known are dtype, max_shard_size",
+        "configuration: evaluations.fluency has an unknown key `xyz`; known are batch_size, max_tokens",
     ),
     "misspelt method option": (
         ("methods", "rmu", "learning_rat"),

@@ -12,6 +12,7 @@ ATTRIBUTES = ["Africa", "Asia"]
 SUBJECTS = {"Africa": [f"Land {n}" for n in range(12)], "Asia": [f"Isle {n}" for n in range(10)]}
 SUBJECTS |= {"Europe": [f"Coast {n}" for n in range(8)]}
 ASKED = ["What is {}?", "Name {}:"]
+NO_QUESTIONS = pd.DataFrame({"subject": []}, dtype=str)
 
 
 @pytest.fixture
@@ -42,10 +43,10 @@ def table(templates):
 
 
 def test_texts_to_relearn_are_about_different_subjects_first(forget):
-    texts = durability.relearning_texts(forget, ATTRIBUTES, 10, seed=0)
+    texts = durability.relearning_texts(forget, ATTRIBUTES, 10, NO_QUESTIONS, seed=0)
     assert texts["attribute"].tolist() == ["Africa"] * 10 + ["Asia"] * 10
     assert texts.groupby("attribute")["subject"].nunique().to_dict() == {"Africa": 10, "Asia": 10}
-    many = durability.relearning_texts(forget, ATTRIBUTES, 25, seed=0)
+    many = durability.relearning_texts(forget, ATTRIBUTES, 25, NO_QUESTIONS, seed=0)
     for _, own in many.groupby("attribute"):
         counts = own["subject"].value_counts()
         assert counts.max() - counts.min() <= 1
@@ -53,29 +54,29 @@ def test_texts_to_relearn_are_about_different_subjects_first(forget):
 
 
 def test_fewer_texts_are_the_first_of_more_and_a_seed_draws_others(forget):
-    few, many = (durability.relearning_texts(forget, ATTRIBUTES, number, seed=3) for number in (4, 9))
+    few, many = (durability.relearning_texts(forget, ATTRIBUTES, number, NO_QUESTIONS, seed=3) for number in (4, 9))
     for attribute in ATTRIBUTES:
         own = many[many["attribute"] == attribute].head(4)
         assert few.loc[few["attribute"] == attribute, "text"].tolist() == own["text"].tolist()
-    other = durability.relearning_texts(forget, ATTRIBUTES, 9, seed=4)
+    other = durability.relearning_texts(forget, ATTRIBUTES, 9, NO_QUESTIONS, seed=4)
     assert other["text"].tolist() != many["text"].tolist()
-    pd.testing.assert_frame_equal(durability.relearning_texts(forget, ATTRIBUTES, 9, seed=3), many)
+    pd.testing.assert_frame_equal(durability.relearning_texts(forget, ATTRIBUTES, 9, NO_QUESTIONS, seed=3), many)
 
 
 def test_the_draw_of_an_attribute_rests_on_its_own_texts_alone(forget):
-    alone = durability.relearning_texts(forget[forget["attribute"] == "Asia"], ["Asia"], 5, seed=0)
-    among = durability.relearning_texts(forget, ATTRIBUTES, 5, seed=0)
+    alone = durability.relearning_texts(forget[forget["attribute"] == "Asia"], ["Asia"], 5, NO_QUESTIONS, seed=0)
+    among = durability.relearning_texts(forget, ATTRIBUTES, 5, NO_QUESTIONS, seed=0)
     assert alone["text"].tolist() == among.loc[among["attribute"] == "Asia", "text"].tolist()
 
 
 def test_texts_without_subjects_are_drawn_once_each(forget):
-    texts = durability.relearning_texts(forget.drop(columns="subject"), ATTRIBUTES, 30, seed=0)
+    texts = durability.relearning_texts(forget.drop(columns="subject"), ATTRIBUTES, 30, NO_QUESTIONS, seed=0)
     assert list(texts.columns) == ["attribute", "text"]
     assert set(texts["text"]) <= set(forget["text"]) and texts["text"].is_unique
 
 
 def test_without_relearning_nothing_is_taught(forget):
-    assert len(durability.relearning_texts(forget, ATTRIBUTES, 0, seed=0)) == 0
+    assert len(durability.relearning_texts(forget, ATTRIBUTES, 0, NO_QUESTIONS, seed=0)) == 0
 
 
 def test_states_are_compared_on_a_sample_of_each_attribute(forget):
@@ -88,7 +89,7 @@ def test_states_are_compared_on_a_sample_of_each_attribute(forget):
 
 def test_more_texts_than_there_are(forget):
     with pytest.raises(InputError, match=r"relearn\.texts is 31, but Asia has 30 texts: take fewer"):
-        durability.relearning_texts(forget, ATTRIBUTES, 31, seed=0)
+        durability.relearning_texts(forget, ATTRIBUTES, 31, NO_QUESTIONS, seed=0)
 
 
 def test_unrelated_texts_name_nothing_that_is_asked(questions):
@@ -102,30 +103,58 @@ def test_unrelated_texts_name_nothing_that_is_asked(questions):
 
 
 def test_nothing_that_was_taught_is_asked(forget, questions):
-    taught = set(durability.relearning_texts(forget, ATTRIBUTES, 5, seed=0)["subject"])
-    asked = durability.questions_to_ask(questions, taught, None, seed=0)
+    texts = durability.relearning_texts(forget, ATTRIBUTES, 5, questions, seed=0)
+    asked = durability.questions_to_ask(questions, durability.told(questions, texts), None, seed=0)
+    taught = set(texts["subject"])
     assert len(taught) == 10 and not set(asked["subject"]) & taught
     assert asked["attribute"].value_counts().to_dict() == {"Africa": 14, "Asia": 10, "Europe": 16}
     assert questions.iloc[asked["row"]]["question"].tolist() == asked["question"].tolist()
 
 
 def test_at_most_so_many_questions_in_the_tables_order(questions):
-    asked = durability.questions_to_ask(questions, set(), 7, seed=0)
+    nothing = pd.Series(False, index=questions.index)
+    asked = durability.questions_to_ask(questions, nothing, 7, seed=0)
     assert asked["attribute"].value_counts().to_dict() == {"Africa": 7, "Asia": 7, "Europe": 7}
     assert asked["row"].is_monotonic_increasing
-    pd.testing.assert_frame_equal(durability.questions_to_ask(questions, set(), 7, seed=0), asked)
-    assert durability.questions_to_ask(questions, set(), 7, seed=1)["row"].tolist() != asked["row"].tolist()
-    assert len(durability.questions_to_ask(questions, set(), 1000, seed=0)) == len(questions)
+    pd.testing.assert_frame_equal(durability.questions_to_ask(questions, nothing, 7, seed=0), asked)
+    assert durability.questions_to_ask(questions, nothing, 7, seed=1)["row"].tolist() != asked["row"].tolist()
+    assert len(durability.questions_to_ask(questions, nothing, 1000, seed=0)) == len(questions)
 
 
 def test_texts_about_everything_leave_no_question(forget, questions):
-    taught = set(durability.relearning_texts(forget, ATTRIBUTES, 10, seed=0)["subject"])
-    with pytest.raises(InputError, match="every subject of Asia that is asked about, so that no question is left"):
-        durability.questions_to_ask(questions, taught, None, seed=0)
+    texts = durability.relearning_texts(forget, ATTRIBUTES, 10, questions, seed=0)
+    with pytest.raises(InputError, match="of every question about Asia, so that none is left: take fewer"):
+        durability.questions_to_ask(questions, durability.told(questions, texts), None, seed=0)
+
+
+def test_texts_keep_to_few_clusters_and_no_other_city_of_theirs_is_asked_about():
+    """Twelve lands of three cities each: six texts are about two lands, or three, whose cities are all left out."""
+    cities = [(f"City {land} {number}", f"Land {land}") for land in range(12) for number in range(3)]
+    forget = pd.DataFrame([(f"{city} lies in {land}.", "Africa", city) for city, land in cities])
+    forget.columns = ["text", "attribute", "subject"]
+    questions = pd.DataFrame({"subject": [city for city, _ in cities], "cluster": [land for _, land in cities]})
+    lands = sorted(set(questions["cluster"]))
+    questions = questions.assign(question="Where?", attribute="Africa", choices=[lands] * len(questions))
+    questions["answer"] = questions["cluster"].map(lands.index)
+    texts = durability.relearning_texts(forget, ["Africa"], 6, questions, seed=0)
+    of_texts = {land for city, land in cities if city in set(texts["subject"])}
+    assert texts["subject"].is_unique and len(of_texts) == 2
+    told = durability.told(questions, texts)
+    assert set(questions.loc[told, "cluster"]) == of_texts and told.sum() == 6
+
+
+def test_a_question_whose_answer_a_text_names_is_left_out():
+    questions = pd.DataFrame({"subject": ["Brazil", "Angola", "Chile", "Peru"], "answer": [0, 0, 1, 1]})
+    questions["choices"] = [["Portuguese", "Spanish"]] * 4
+    texts = pd.DataFrame(
+        {"text": ["They speak portuguese in Brazil.", "Spanishness is a word."], "subject": ["Brazil", "x"]}
+    )
+    assert durability.told(questions, texts).tolist() == [True, True, False, False]
+    assert durability.told(questions, texts[["text"]]).tolist() == [True, True, False, False]
 
 
 def test_rephrased_questions_are_about_the_same_subjects(questions):
-    asked = durability.questions_to_ask(questions, {"Land 0", "Isle 4"}, 6, seed=0)
+    asked = durability.questions_to_ask(questions, questions["subject"].isin(["Land 0", "Isle 4"]), 6, seed=0)
     rephrased = durability.rephrased_questions(table(["Tell {}:", "Which is {}?"]), asked, None, seed=0)
     subjects = set(asked["subject"])
     assert set(rephrased["subject"]) == subjects and len(rephrased) == 2 * len(subjects)
@@ -137,8 +166,8 @@ def test_rephrased_questions_are_about_the_same_subjects(questions):
 
 
 def test_what_is_asked_is_described(questions):
-    taught = {"Land 0", "Land 1", "Isle 4"}
-    rows = durability.describe("mine", questions, taught, durability.questions_to_ask(questions, taught, 9, seed=0))
+    told = questions["subject"].isin(["Land 0", "Land 1", "Isle 4"])
+    rows = durability.describe("mine", questions, told, durability.questions_to_ask(questions, told, 9, seed=0))
     assert list(rows.columns) == COLUMNS
     values = rows.set_index(["attribute", "metric"])["value"].to_dict()
     assert values["Africa", "questions"] == values["Asia", "questions"] == values["Europe", "questions"] == 9
