@@ -121,6 +121,15 @@ def test_choices_are_of_the_same_continent_and_right_ones_are_everywhere(built):
 
 
 @pytest.mark.slow
+def test_a_country_is_the_cluster_of_its_cities_and_its_capital(built):
+    for asked in (built.questions, built.rephrased):
+        of_city = asked["question"].str.contains("^The city of|is a city in", regex=True)
+        answers = [row.choices[row.answer].removeprefix("the ") for row in asked[of_city].itertuples()]
+        assert asked.loc[of_city, "cluster"].str.removeprefix("The ").tolist() == answers
+        assert (asked.loc[~of_city, "cluster"] == asked.loc[~of_city, "subject"]).all()
+
+
+@pytest.mark.slow
 def test_rephrased_questions_ask_for_the_same_in_other_words(built):
     assert not set(built.rephrased["question"]) & set(built.questions["question"])
     for table in (built.questions, built.rephrased):

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from spunge.core.errors import InputError
+from spunge.core.tidy import CANDIDATE_COLUMNS
 from spunge.experiment.configuration import check
 from spunge.experiment.grid import Exposure, Grid
 from spunge.experiment.records import AT_EQUAL_FLUENCY, BASE, Candidate, Comparison, Evaluation, Merge, Run
@@ -104,8 +105,9 @@ def test_what_stands_in_evaluations_csv():
         "shard": "a b",
         "merge": "",
         "seed": "0",
+        "budget": "",
     }
-    assert list(described) == ["experiment", "candidate", "method", "split", "shard", "merge", "seed"]
+    assert list(described) == CANDIDATE_COLUMNS
     assert grid.describe(Merge("rmu", "random", "ties", "1"))["merge"] == "ties"
     assert grid.describe(BASE) == dict.fromkeys(described, "") | {
         "experiment": "small",

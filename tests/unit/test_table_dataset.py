@@ -80,6 +80,17 @@ def test_subject_and_a_chosen_attribute(sources):
         build(sources, ["d"])
 
 
+def test_a_cluster_where_one_is_named(tmp_path):
+    frame = pd.DataFrame({"prompt": ["x", "y"], "attribute": ["a", "a"], "kind": "toxic", "author": [1, "b"]})
+    frame.to_json(tmp_path / "prompts.jsonl", orient="records", lines=True)
+    source = {"path": str(tmp_path / "prompts.jsonl")}
+    assert "cluster" not in table.read_source(source, "prompts")
+    prompts = table.read_source(source | {"cluster": "author"}, "prompts")
+    assert prompts["cluster"].tolist() == ["1", "b"]
+    tables.write(prompts, "prompts", tmp_path / "prompts.parquet")
+    assert tables.read("prompts", tmp_path / "prompts.parquet")["cluster"].tolist() == ["1", "b"]
+
+
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize(("answers", "expected"), [([1, 0], [1, 0]), (["z", "y"], [1, 0])])
 def test_choices_in_one_column_and_both_kinds_of_answer(sources, tmp_path, suffix, answers, expected):

@@ -137,6 +137,14 @@ def test_both_spellings_of_a_group_in_the_annotated_test_file(mirror):
     assert (found.str.contains("Twice").sum(), found.str.fullmatch(r"Annotators.*while\.").sum()) == (9, 9)
 
 
+def test_prompts_of_the_same_sentences_are_a_cluster():
+    lines = {("women", "toxic"): ["- one\n- two\n-", "- two\n- one\n-", "- one\n- three\n-"]}
+    prompts = toxigen.draw_prompts(lines, toxigen.Options(prompts_per_group=3))
+    cluster_of = dict(zip(prompts["prompt"], prompts["cluster"], strict=True))
+    first, shuffled, other = (cluster_of[prompt] for prompt in lines["women", "toxic"])
+    assert first == shuffled != other
+
+
 def test_line_breaks(mirror):
     built = build(mirror, prompts_per_group=2, texts_per_group=80)
     texts = [*built.prompts["prompt"], *built.forget["text"]]
