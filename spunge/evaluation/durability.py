@@ -77,7 +77,10 @@ def sample_texts(forget: pd.DataFrame, attributes: Sequence[str], seed: int) -> 
 
 
 def told(questions: pd.DataFrame, texts: pd.DataFrame) -> pd.Series:
-    """Return of which questions texts to relearn tell: they share the subject or cluster, or name the right answer."""
+    """Return of which questions texts to relearn tell.
+
+    They share the subject or cluster, or are of the question's attribute and name its right answer.
+    """
     clusters, subjects = _clusters(questions), set(texts.get("subject", []))
     about = clusters.isin({*clusters[questions["subject"].isin(subjects)], *subjects})
     answers = pd.Series(
@@ -85,9 +88,11 @@ def told(questions: pd.DataFrame, texts: pd.DataFrame) -> pd.Series:
         index=questions.index,
         dtype=object,
     )
-    whole = "\n".join(texts["text"])
-    named = [name for name in answers.unique() if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", whole, re.IGNORECASE)]
-    return about | answers.isin(named)
+    for attribute, of_attribute in texts.groupby("attribute")["text"]:
+        whole, asked = "\n".join(of_attribute), answers[questions["attribute"] == attribute]
+        named = [name for name in asked.unique() if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", whole, re.IGNORECASE)]
+        about[asked.index] |= asked.isin(named)
+    return about
 
 
 def _clusters(questions: pd.DataFrame) -> pd.Series:

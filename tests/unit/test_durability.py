@@ -143,14 +143,13 @@ def test_texts_keep_to_few_clusters_and_no_other_city_of_theirs_is_asked_about()
     assert set(questions.loc[told, "cluster"]) == of_texts and told.sum() == 6
 
 
-def test_a_question_whose_answer_a_text_names_is_left_out():
+def test_a_question_whose_answer_a_text_of_its_attribute_names_is_left_out():
     questions = pd.DataFrame({"subject": ["Brazil", "Angola", "Chile", "Peru"], "answer": [0, 0, 1, 1]})
-    questions["choices"] = [["Portuguese", "Spanish"]] * 4
-    texts = pd.DataFrame(
-        {"text": ["They speak portuguese in Brazil.", "Spanishness is a word."], "subject": ["Brazil", "x"]}
-    )
+    questions = questions.assign(choices=[["Portuguese", "Spanish"]] * 4, attribute=["a", "a", "a", "b"])
+    texts = pd.DataFrame({"text": ["They speak portuguese in Brazil.", "Spanishness is a word."], "attribute": "a"})
     assert durability.told(questions, texts).tolist() == [True, True, False, False]
-    assert durability.told(questions, texts[["text"]]).tolist() == [True, True, False, False]
+    assert durability.told(questions, texts.assign(subject=["Peru", "x"])).tolist() == [True, True, False, True]
+    assert durability.told(questions, texts.assign(attribute="b")).tolist() == [False] * 4
 
 
 def test_rephrased_questions_are_about_the_same_subjects(questions):

@@ -103,8 +103,9 @@ def test_rows_reach_the_one_table(evaluations):
         }
     drawn = evaluations[evaluations["evaluation"] == "durability"].set_index(["attribute", "metric"])["value"]
     for topic in (*FORGET, *RETAIN):
-        assert drawn[topic, "questions"] == 3
-        assert drawn[topic, "left_out"] == (2 if topic in FORGET else 0)
+        left_out = drawn[topic, "left_out"]
+        assert left_out in ((2, 3) if topic in FORGET else (0,))  # two names, and perhaps another of one's place
+        assert drawn[topic, "questions"] == min(3, len(NAMES[topic]) - left_out)
         assert drawn[topic, "chance"] == 0.25
 
 
