@@ -208,7 +208,7 @@ class Scored:
     def _tidy(
         self, described: Mapping[str, str], minus: str, labels: Sequence[str], *numbers: np.ndarray | float
     ) -> Iterator[tuple]:
-        """Yield tidy rows, attribute by attribute; the numbers, value to n, have shape (metrics, attributes) or less."""
+        """Yield tidy rows by attribute; the numbers, value to n, have shape (metrics, attributes) or less."""
         start = (*(described[column] for column in CANDIDATE_COLUMNS), self.evaluation)
         names = [(label, metric + minus) for label in labels for metric in self.metrics]
         columns = [np.broadcast_to(number, numbers[0].shape).T.ravel().tolist() for number in numbers]
