@@ -282,15 +282,33 @@ def apply(model: torch.nn.Module, base: BaseModel, task_vector: TaskVector) -> f
 
 
 @torch.no_grad()
-def add(model: torch.nn.Module, task_vector: Mapping[str, torch.Tensor]) -> float:
-    """Add a task vector to a model's parameters in place, and return the share of its norm that the sums hold.
+def add(model: torch.nn.Module, task_vector: Mapping[str, torch.Tensor], scale: float = 1.0) -> float:
+    """Add λ (`scale`) times a task vector to a model's parameters in place, and return the share of it that they hold.
 
     The base's weights lie on the grid of their precision, and most entries of an edit are smaller than half a step of
     it: a sum in bfloat16 would leave them unchanged. So changed parameters become fp32. Raises InputError for a name
     that the model lacks, and for two changes of one tensor that differ.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
     dtype = model.dtype
+    changed, share = set_sums(model, task_vector, scale, lambda _, parameter: parameter.data)
+    if dtype != torch.float32:
+        _compute_in_fp32(model, changed, dtype)
+    return share
+
+
+@torch.no_grad()
+def set_sums(
+    model: torch.nn.Module,
+    task_vector: Mapping[str, torch.Tensor],
+    scale: float,
+    base_value: Callable[[str, torch.nn.Parameter], torch.Tensor],
+) -> tuple[Collection[int], float]:
+    """Set the parameters that a task vector changes to their base values plus λ (`scale`) times the change, in fp32.
+
+    `base_value` gives the base value of a parameter by its name. Return the ids of the changed parameters, and the
+    share of the change's norm that the sums hold. Raises InputError as `add` does.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     changed: dict[int, str] = {}  # a checkpoint may name tied weights twice
     asked, realised = 0.0, 0.0
     for name, delta in task_vector.items():
@@ -303,13 +321,11 @@ def add(model: torch.nn.Module, task_vector: Mapping[str, torch.Tensor]) -> floa
                     f"the task vector changes {twin} and {name} differently, which are one tensor in the model"
                 )
             continue
-        before, delta = parameter.data.float(), delta.to(parameter.device)
+        before, delta = base_value(name, parameter).float(), scale * delta.to(parameter.device)
         parameter.data = before + delta
         asked += float(delta.double().square_().sum())
         realised += float(parameter.data.double().sub_(before).square_().sum())
-    if dtype != torch.float32:
-        _compute_in_fp32(model, changed, dtype)
-    return (realised / asked) ** 0.5 if asked else 1.0
+    return changed, (realised / asked) ** 0.5 if asked else 1.0
 
 
 def _compute_in_fp32(model: torch.nn.Module, changed: Collection[int], dtype: torch.dtype) -> None:
