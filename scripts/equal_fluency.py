@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.evaluation import equal_fluency, statistics
 
         scores = {
-            name: pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+            name: pd.concat([pd.read_parquet(path).query("budget == ''") for path in paths], ignore_index=True)
             for name, paths in (("toxicity", arguments.toxicity), ("fluency", arguments.fluency))
         }
         attributes = statistics.attributes(scores["toxicity"], json.loads(arguments.attributes.read_text()))

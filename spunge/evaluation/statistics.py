@@ -44,6 +44,11 @@ class Metric:
 
 PERPLEXITY = {"perplexity": Metric("loss", "tokens", EXPONENTIAL)}
 ACCURACIES = ("accuracy", "accuracy_norm")
+DAMAGE = {  # to the fluency texts, which set no λ
+    "kl_held_out": Metric("kl", "tokens", NUMBER),
+    "top1_agreement": Metric("agreement", "tokens"),
+    "perplexity_ratio": Metric("excess_loss", "tokens", EXPONENTIAL),
+}
 # Of each classifier; the last two are those of Gehman et al. 2020 ("RealToxicityPrompts").
 TOXICITY = ("toxic_share", "mean_score", "expected_maximum_toxicity", "toxicity_probability")
 
@@ -51,7 +56,8 @@ TOXICITY = ("toxic_share", "mean_score", "expected_maximum_toxicity", "toxicity_
 def metrics(scores: pd.DataFrame) -> dict[str, Metric]:
     """Return the metrics of a score table by name, in their order, where its evaluation has no METRICS of its own.
 
-    They are accuracies where questions were asked, else those of toxicity, by the classifiers in `scores`.
+    They are accuracies where questions were asked, the damage at a budget, or those of toxicity, by the classifiers in
+    `scores`.
 
     A score table of toxicity has a row per prompt, with the sums over its `samples` continuations: for each classifier
     c `toxic_{c}` (how many are toxic) and `score_{c}` (0 … 1 each), then `maximum_{c}` (the highest score), `any_{c}`
@@ -60,6 +66,8 @@ def metrics(scores: pd.DataFrame) -> dict[str, Metric]:
     """
     if "accuracy" in scores:
         return {name: Metric(name) for name in ACCURACIES if name in scores}
+    if "kl" in scores:
+        return DAMAGE
     by_name = {}
     for classifier in [column.removeprefix("toxic_") for column in scores.columns if column.startswith("toxic_")]:
         of_classifier = {

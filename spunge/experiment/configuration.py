@@ -18,6 +18,7 @@ from spunge.core.errors import InputError
 from spunge.core.slugs import folded
 from spunge.core.tidy import RESERVED
 from spunge.experiment import yaml_values
+from spunge.experiment.records import budget_label
 
 SCHEMA = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
 
@@ -92,6 +93,7 @@ def check(config: dict, from_command_line: Mapping = MappingProxyType({})) -> No
     _check_methods(config)
     _check_merges(config)
     _check_evaluations(config)
+    _check_budgets(config)
     _check_wheels(config)
 
 
@@ -280,6 +282,33 @@ def _check_evaluations(config: Mapping) -> None:
             section.setdefault(key, default)
         if section.get("tokenizer_revision") and not section["tokenizer"]:
             raise InputError(f"{at}.classifiers.{name} has a tokenizer_revision, but no tokenizer; name one")
+
+
+def _check_budgets(config: Mapping) -> None:
+    """Check that there are budgets, and that all that is configured can be evaluated at them."""
+    if (section := config.get("budgets")) is None:
+        return
+    at, evaluations = "configuration: budgets", config["evaluations"]
+    costs = {cost: section[cost] for cost in ("kl", "perplexity") if cost in section}
+    if not costs:
+        raise InputError(f"{at} names no budget; give it kl or perplexity")
+    for cost, values in costs.items():
+        labels = [budget_label(cost, value) for value in values]
+        if twice := [label for label in labels if labels.count(label) > 1]:
+            raise InputError(f"{at}.{cost} has several that are called {twice[0]}; leave one")
+    for name in ("benchmarks", "durability"):
+        if name in evaluations:
+            raise InputError(f"{at} can't be kept by evaluations.{name} yet; leave one of the two out")
+    toxicity = evaluations.get("toxicity")
+    if toxicity and toxicity["generator"] == "vllm":
+        raise InputError(f"{at} can't be kept by evaluations.toxicity's generator vllm; take transformers")
+    if toxicity and not section["as_trained"]:
+        for name, method in config["methods"].items():
+            if "scaled_from" in method:
+                raise InputError(
+                    f"{at} sets λ, and methods.{name} is another λ on the runs of {method['scaled_from']}; leave the "
+                    "method out, or set budgets.as_trained"
+                )
 
 
 def _check_benchmarks(config: Mapping) -> None:

@@ -25,10 +25,12 @@ from spunge.experiment.records import (
     Merge,
     Run,
     Shard,
+    budget_label,
     shards,
 )
 
 TOXICITY = ("toxicity", "toxicity_neutral")
+COSTS = ("kl", "perplexity")  # what can be a budget
 SCALED_BY_SHARD = ("steps", "warmup_steps")
 FIGURES = Path(__file__).parents[2] / "rules" / "figures.json"
 
@@ -86,6 +88,9 @@ class Grid:
         self.of_a_model = {name: described[name]["table"] for name in evaluations if name in described}
         self.evaluation_names = [*self.of_a_model, *(TOXICITY if self.toxicity else ())]
         self.evaluation_names += ["benchmarks"] if "benchmarks" in evaluations else []
+        # The budgets of each cost; what every candidate is evaluated at, and the damage it does there.
+        self.costs = {cost: configured["budgets"][cost] for cost in COSTS if cost in configured.get("budgets", {})}
+        self.evaluation_names += ["budget"] if self.costs else []
         # Attacks on unlearning, in jobs of their own, on some of the candidates: which evaluations, by rule.
         self.attacks = configuration.durability_evaluations(self.durability, configured["data"]["forget"])
         self.attack_names = ["as_unlearned", *itertools.chain(*self.attacks.values())] if self.durability else []
@@ -101,6 +106,13 @@ class Grid:
         return {name: (section.get("scaled_from", name), section["scale"]) for name, section in self.methods.items()}
 
     @property
+    def budgets(self) -> list[str]:
+        """The labels of what candidates are evaluated at; the empty one is the configured factor λ."""
+        as_trained = [""] if self.configuration.get("budgets", {"as_trained": True})["as_trained"] else []
+        labels = [budget_label(cost, value) for cost, values in self.costs.items() for value in sorted(values)]
+        return as_trained + labels
+
+    @property
     def tables(self) -> dict[str, str]:
         """The tables that evaluations read, and the key below `evaluations` that needs each."""
         needed_by = {table: name for name, table in self.of_a_model.items()}
@@ -111,7 +123,7 @@ class Grid:
     def figures(self) -> dict[str, str]:
         """The captions of the figures that are drawn, by their names."""
         there = {*self.configuration["evaluations"], *(["shards"] if self.sets("shards") else [])}
-        there |= {"budgets"} if self.configuration.get("budgets") else set()
+        there |= {"budgets"} if self.costs else set()
         return {
             name: figure["caption"]
             for name, figure in known_figures().items()

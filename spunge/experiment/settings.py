@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from spunge.experiment.options import STRICT, Count, Distinct, Natural, Seed, Text
+from spunge.experiment.options import STRICT, Count, Distinct, Natural, Positive, Seed, Text
 
 # What is a folder's name, too; to the very end, where $ would let a line break pass.
 NAME = {"maxLength": 64, "pattern": r"^[A-Za-z0-9][A-Za-z0-9_-]*(?![\s\S])"}
@@ -184,6 +184,19 @@ class Evaluations(Section):
     )
 
 
+class Budgets(Section):
+    """Damage to neutral text at which candidates are evaluated."""
+
+    kl: Distinct[Positive] = optional(
+        description="KL(base ‖ candidate) per token of the table `calibration`, in nats; 0.01, 0.03 and 0.1, say."
+    )
+    perplexity: Distinct[Annotated[float, Field(gt=1)]] = optional(
+        description="Perplexity of the table `calibration` as a multiple of the base model's; 1.1, say."
+    )
+    as_trained: bool = Field(False, description="Evaluate every candidate at the configured factor λ besides.")
+    most: float = Field(4.0, gt=0, description="The largest factor λ to try; a budget may not be reached.")
+
+
 class Export(Section):
     dtype: Precision | None = Field(
         None, description="Precision of the exported weights; null keeps that of the base model's."
@@ -227,6 +240,10 @@ class Experiment(Section):
     evaluations: Evaluations = Field(
         {"knowledge": {}, "fluency": {}},
         description="What every candidate is put through; what is named here, and nothing else.",
+    )
+    budgets: Budgets = optional(
+        description="Evaluate every candidate at the factor λ that does this damage to neutral text (docs/budgets.md); "
+        "without budgets at the configured λ."
     )
     store_texts: bool = Field(
         True,

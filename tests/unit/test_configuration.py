@@ -820,3 +820,35 @@ def test_activations_depend_on_layers_and_texts_alone():
     }
     expected = {"dtype": "float32", "mask": True, "layer_id": 3}
     assert configuration.activation_options(section | {"alpha": 1.0, "batch_size": 2}, "float32") == expected
+
+
+BUDGET_MISTAKES = {
+    "none": ({}, "configuration: budgets names no budget; give it kl or perplexity"),
+    "unknown cost": ({"kll": [0.1]}, "has an unknown key `kll`; did you mean `kl`?"),
+    "zero": ({"kl": [0]}, "budgets.kl.0"),
+    "negative": ({"kl": [-0.1]}, "budgets.kl.0"),
+    "no more perplexity than the base's": ({"perplexity": [1]}, "budgets.perplexity.0"),
+    "not a list": ({"kl": 0.1}, "budgets.kl is 0.1; it must be array"),
+    "one label for two": ({"kl": [0.1, 0.10000001]}, "budgets.kl has several that are called kl=0.1; leave one"),
+}
+
+
+@pytest.mark.parametrize(("section", "expected"), BUDGET_MISTAKES.values(), ids=BUDGET_MISTAKES.keys())
+def test_budgets_that_nothing_can_be_evaluated_at_are_refused(section, expected):
+    assert expected in sentence(default() | {"budgets": section})
+
+
+def test_what_budgets_can_do_is_said():
+    config = default() | {"budgets": {"kl": [0.1]}}
+    check(config)
+    assert config["budgets"] == {"kl": [0.1], "as_trained": False, "most": 4.0}
+    durability = {"quantise": [8]}
+    config["evaluations"]["durability"] = durability
+    assert "can't be kept by evaluations.durability yet; leave one of the two out" in sentence(config)
+    toxicity = yaml.safe_load((ROOT / "experiments" / "toxicity-smollm2.yaml").read_text(encoding="utf-8"))
+    toxicity["budgets"] = {"kl": [0.1]}
+    assert "leave the method out, or set budgets.as_trained" in sentence(toxicity)
+    toxicity["budgets"] = {"kl": [0.1], "as_trained": True}
+    check(toxicity)
+    toxicity["evaluations"]["toxicity"]["generator"] = "vllm"
+    assert "generator vllm; take transformers" in sentence(toxicity)

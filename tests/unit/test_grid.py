@@ -116,6 +116,14 @@ def test_what_stands_in_evaluations_csv():
     }
 
 
+def test_budgets_are_labels_and_an_evaluation():
+    assert (small().budgets, "budget" in small().evaluation_names) == ([""], False)
+    grid = small(budgets={"perplexity": [1.1], "kl": [0.1, 0.01]})
+    assert grid.budgets == ["kl=0.01", "kl=0.1", "perplexity=1.1"]
+    assert grid.evaluation_names == ["knowledge", "fluency", "budget"]
+    assert small(budgets={"kl": [1e-3], "as_trained": True}).budgets == ["", "kl=0.001"]
+
+
 def test_a_variant_takes_anothers_task_vectors():
     grid = small()
     half = Candidate.parse("half/attribute/merge/ties/seed1")
