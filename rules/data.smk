@@ -3,6 +3,7 @@ RETAIN = f"{RESULTS}/data/retain.parquet"
 QUESTIONS = f"{RESULTS}/data/questions.parquet" if "questions" in GRID.tables else []
 PROMPTS = f"{RESULTS}/data/prompts.parquet" if "prompts" in GRID.tables else []
 REPHRASED = f"{RESULTS}/data/rephrased.parquet" if "rephrased" in GRID.tables else []
+CALIBRATION = f"{RESULTS}/data/calibration.parquet" if GRID.costs else []
 FLUENCY = f"{RESULTS}/data/fluency.parquet"
 FOUND_ATTRIBUTES = f"{RESULTS}/data/attributes.json"
 # What jobs read whose parameters or inputs depend on the checkpoint: on a cluster they must name its output.
@@ -54,6 +55,7 @@ rule data:
         prompts=PROMPTS,
         rephrased=REPHRASED,
         fluency=FLUENCY,
+        calibration=CALIBRATION,
         attributes=FOUND_ATTRIBUTES,
     log:
         f"{LOGS}/data.log",
@@ -89,6 +91,7 @@ rule data:
             " --forget-output {output.forget:q} --retain-output {output.retain:q}"
             " --questions-output {output.questions:q} --prompts-output {output.prompts:q}"
             " --rephrased-output {output.rephrased:q} --fluency-output {output.fluency:q}"
+            " --calibration-output {output.calibration:q}"
             " --attributes-output {output.attributes:q}"
         )
 

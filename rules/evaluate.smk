@@ -20,11 +20,14 @@ rule evaluate:
         merged=MERGED,
         data=[f"{RESULTS}/data/{table}.parquet" for table in GRID.of_a_model.values()],
         prompts=PROMPTS if TOXICITY and not VLLM else [],
+        damaged=[CALIBRATION, FLUENCY] if GRID.costs else [],
         attributes=ATTRIBUTES,
     output:
         scores=[f"{RESULTS}/evaluations/{{candidate}}/{name}.parquet" for name in GRID.of_a_model],
         rows=[f"{RESULTS}/evaluations/{{candidate}}/{name}.csv" for name in GRID.of_a_model],
         continuations=KEPT_CONTINUATIONS if TOXICITY and not VLLM else [],
+        damage=[f"{RESULTS}/evaluations/{{candidate}}/budget.{kind}" for kind in ("parquet", "csv") if GRID.costs],
+        strengths=f"{RESULTS}/evaluations/{{candidate}}/strengths.json" if GRID.costs else [],
     log:
         f"{LOGS}/evaluate/{{candidate}}.log",
     benchmark:
@@ -39,6 +42,7 @@ rule evaluate:
     params:
         evaluations=json.dumps({name: config["evaluations"][name] for name in GRID.of_a_model}),
         generation=GENERATION,
+        budgets=json.dumps(config.get("budgets", {})),
         candidate=JOBS.description,
         scale=JOBS.scale,
         dtype=DTYPE,
@@ -52,7 +56,8 @@ rule evaluate:
             " --scale={params.scale} --data {input.data:q} --attributes {input.attributes:q}"
             " --scores {output.scores:q} --rows {output.rows:q} --generation {params.generation:q}"
             " --prompts {input.prompts:q} --continuations {output.continuations:q}"
-            " --unfinished {params.unfinished:q} --save-every $SPUNGE_SAVE_EVERY"
+            " --budgets {params.budgets:q} --damaged {input.damaged:q} --damage {output.damage:q}"
+            " --strengths {output.strengths:q} --unfinished {params.unfinished:q} --save-every $SPUNGE_SAVE_EVERY"
         )
 
 

@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--wheel", action="append", default=[], metavar="NAME=PATH", help="a downloaded wheel")
     for table in TABLES:
         parser.add_argument(f"--{table}-output", required=True, help=f"table {table}, Parquet")
-    for table in OPTIONAL:
+    for table in ("calibration", *OPTIONAL):
         parser.add_argument(f"--{table}-output", nargs="?", help=f"table {table}, Parquet, where it is wanted")
     parser.add_argument("--needed-by", type=json.loads, default={}, help="table → the evaluation that reads it, JSON")
     parser.add_argument("--tasks", required=True, help="attributes that benchmarks alone ask about, a JSON file")
@@ -37,10 +37,12 @@ def main(argv: list[str] | None = None) -> int:
         source = datasets.load(arguments.dataset)
         options, forget = datasets.options(source, read_json(arguments.options)), read_json(arguments.forget)
         wheels = dict(wheel.split("=", 1) for wheel in arguments.wheel)
-        outputs = {table: getattr(arguments, f"{table}_output") for table in (*TABLES, *OPTIONAL)}
+        outputs = {table: getattr(arguments, f"{table}_output") for table in (*TABLES, "calibration", *OPTIONAL)}
         with tables.errors_without_texts():
             built = source.build(options, wheels, forget)
             tables.check(built, forget)
+            if outputs["calibration"]:
+                built = tables.with_calibration(built)
             for table, path in outputs.items():
                 if path and getattr(built, table) is None:
                     raise InputError(

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
             tokenizer = base_model.load_tokenizer(base)
             continuations = vllm_generation.continue_prompts(model, arguments.dtype, tokenizer, prompts, options)
         with whole_file(arguments.continuations) as temporary:
-            continuations.to_parquet(temporary, index=False)
+            continuations.assign(budget="").to_parquet(temporary, index=False)
 
     return errors.run(work)
 

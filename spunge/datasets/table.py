@@ -74,7 +74,7 @@ class Source(TypedDict, total=False):
 
 
 class Prose(Source, total=False):
-    """The table retain or fluency."""
+    """The table retain, fluency or calibration."""
 
     text: str
 
@@ -120,6 +120,10 @@ class Options:
     prompts: Annotated[Prompts | None, Field(description="Prompts, for the evaluation `toxicity`.")] = None
     rephrased: Annotated[
         Questions | None, Field(description="The questions in other words, for `durability.rephrase`.")
+    ] = None
+    calibration: Annotated[
+        Prose | None,
+        Field(description="Neutral texts whose damage sets λ, for `budgets`; else half of the fluency texts do."),
     ] = None
 
 

@@ -6,13 +6,15 @@
 | retain | text |
 | questions | question, choices (list of strings), answer (index into choices), attribute, subject, by choice cluster |
 | fluency | text: held-out prose |
+| calibration | text: neutral prose whose damage sets λ (`budgets`), of another domain than the others if possible |
 | prompts | prompt, attribute (empty for one of no group), kind (`toxic` or `neutral`), by choice cluster |
 | rephrased | as questions, with their attributes and subjects: the same facts asked for in other words |
 
 A subject is what a row is about; a cluster is what shares an answer or a source, a country for its cities: intervals
 count clusters. Without one, each subject (or prompt) is its own.
 
-A source may lack questions, prompts and rephrased: an evaluation that needs them then can't be configured.
+A source may lack questions, prompts and rephrased: an evaluation that needs them then can't be configured. For one that
+lacks calibration, half of the fluency texts are taken.
 
 Forget texts may be toxic or hazardous: messages name rows (counted from 1) and numbers, never a text.
 """
@@ -39,6 +41,7 @@ COLUMNS = {
     "retain": ("text",),
     "questions": ("question", "choices", "answer", "attribute", "subject"),
     "fluency": ("text",),
+    "calibration": ("text",),
     "prompts": ("prompt", "attribute", "kind"),
     "rephrased": ("question", "choices", "answer", "attribute", "subject"),
 }
@@ -59,6 +62,7 @@ class Tables:
     fluency: pd.DataFrame
     prompts: pd.DataFrame | None = None
     rephrased: pd.DataFrame | None = None
+    calibration: pd.DataFrame | None = None
 
     def present(self) -> dict[str, pd.DataFrame]:
         """Return the tables that there are, by name."""
@@ -283,12 +287,14 @@ def _check_one_attribute(keys: pd.Series, attributes: pd.Series, table: str, wha
 
 
 def check_leakage(tables: Tables) -> None:
-    """Raise InputError where a question, fluency text or prompt occurs in a forget or retain text, or the other way.
+    """Raise InputError where a question, prompt, fluency or calibration text occurs in a forget or retain text.
 
     The other way, a text in what is measured, is looked for in prompts alone: a short text to retain may well stand in
-    prose. Case and white space aside. Takes seconds for a million texts.
+    prose. Nor may a calibration text occur in one that measures fluency. Case and white space aside. Takes seconds for
+    a million texts.
     """
-    measured = {"questions": "question", "rephrased": "question", "fluency": "text", "prompts": "prompt"}
+    measured = {"questions": "question", "rephrased": "question", "prompts": "prompt"}
+    measured |= {"fluency": "text", "calibration": "text"}
     held_out = {name: frame[measured[name]] for name, frame in tables.present().items() if name in measured}
     for table, texts in {"forget": tables.forget["text"], "retain": tables.retain["text"]}.items():
         patterns = [pattern for values in held_out.values() for pattern in values.unique()]
@@ -302,6 +308,13 @@ def check_leakage(tables: Tables) -> None:
                     f"(row {first + 1} in {table} row {int(row_found.iloc[first]) + 1}); "
                     "what is measured must not be trained on, so reword or remove one of the two"
                 )
+    calibration = [] if tables.calibration is None else tables.calibration["text"]
+    if common := occurrences(calibration, tables.fluency["text"]):
+        first, row = min(common)
+        raise InputError(
+            f"table calibration: row {first + 1} occurs in a text of table fluency (row {row + 1}); λ must not be set "
+            "by what measures the damage, so remove one of the two"
+        )
     if tables.prompts is not None:
         inside = occurrences(tables.forget["text"], tables.prompts["prompt"])
         if inside:
@@ -310,6 +323,16 @@ def check_leakage(tables: Tables) -> None:
                 f"table prompts: row {prompt + 1} holds a text of table forget (row {text + 1}); what is measured must "
                 "not be trained on, so reword or remove one of the two"
             )
+
+
+def with_calibration(tables: Tables) -> Tables:
+    """Return the tables with one of calibration texts; where the source has none, every other fluency text is one."""
+    if tables.calibration is not None:
+        return tables
+    if len(tables.fluency) < 2:
+        raise InputError("table fluency has one text, and budgets need one more, for calibration; give more of them")
+    fluency, calibration = (tables.fluency[start::2].reset_index(drop=True) for start in (0, 1))
+    return replace(tables, fluency=fluency, calibration=calibration)
 
 
 def occurrences(patterns: Sequence[str], texts: pd.Series, chunk: int = 100_000) -> set[tuple[int, int]]:

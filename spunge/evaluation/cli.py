@@ -32,25 +32,24 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def load_model(arguments: argparse.Namespace):
     """Return the model that the arguments of `add_model` describe, on a GPU if there is one, and its tokenizer."""
-    model, tokenizer, _ = load_candidate(arguments)
+    model, tokenizer, edited = load_candidate(arguments)
+    if edited is not None:
+        edited.set_scale(arguments.scale)
     return model, tokenizer
 
 
 def load_candidate(arguments: argparse.Namespace):
-    """Return what `load_model` returns, and the share of the edit's norm that the weights hold (None for the base)."""
+    """Return the base model, its tokenizer, and it as the candidate's EditedModel (None for the base itself)."""
     import torch
 
     from spunge.merging import recipe
     from spunge.models import base_model, task_vector
+    from spunge.models.edited_model import EditedModel
 
     base = task_vector.BaseModel.open(arguments.base)
-    model, realised = base_model.load(base, getattr(torch, arguments.dtype), base_model.device()), None
-    if arguments.task_vector:
-        edit = recipe.read(arguments.task_vector)
-        if arguments.scale != 1:
-            edit = task_vector.Scaled(edit, arguments.scale)
-        realised = base_model.apply(model, base, edit)
-    return model, base_model.load_tokenizer(base), realised
+    model = base_model.load(base, getattr(torch, arguments.dtype), base_model.device())
+    edited = EditedModel(model, base, recipe.read(arguments.task_vector)) if arguments.task_vector else None
+    return model, base_model.load_tokenizer(base), edited
 
 
 def identity(arguments: argparse.Namespace, facts: Mapping[str, object], files: Iterable[str]) -> str:
@@ -60,6 +59,12 @@ def identity(arguments: argparse.Namespace, facts: Mapping[str, object], files: 
 
     model = {"scale": arguments.scale, "dtype": arguments.dtype, "device": base_model.device()}
     return resume.identity({**facts, "model": model}, arguments.base, files, filter(None, [arguments.task_vector]))
+
+
+def stacked(tables: list[pd.DataFrame], *columns: str) -> pd.DataFrame:
+    """Return a candidate's tables at all budgets as one; where it reaches none, an empty one with `columns`, too."""
+    empty = pd.DataFrame(columns=["subject", "attribute", "budget", *columns])
+    return pd.concat(tables or [empty], ignore_index=True)
 
 
 def described(scores: pd.DataFrame, candidate: Mapping[str, str]) -> pd.DataFrame:

@@ -95,6 +95,20 @@ def edit(candidate: dict, realised: float) -> pd.DataFrame:
     return _table(candidate, "edit", [{"attribute": "", "metric": "realised_share", "value": realised, "n": 1}])
 
 
+def budgets(candidate: dict, strengths: Mapping[str, tuple[float | None, float, int]]) -> pd.DataFrame:
+    """Return tidy rows (COLUMNS) with a candidate's λ at each budget (by label), its KL on what set it, and passes.
+
+    A budget that isn't reached has the row `reached` alone.
+    """
+    tables = []
+    for label, (scale, kl, passes) in strengths.items():
+        reached = scale is not None
+        metrics = {"reached": float(reached)} | ({"scale": scale, "kl": kl, "passes": passes} if reached else {})
+        rows = [{"attribute": "", "metric": metric, "value": value, "n": 1} for metric, value in metrics.items()]
+        tables.append(_table({**candidate, "budget": label}, "budget", rows))
+    return pd.concat(tables, ignore_index=True)
+
+
 def _table(described: dict, evaluation: str, rows: list[dict]) -> pd.DataFrame:
     described = {column: described[column] for column in CANDIDATE_COLUMNS}
     complete = [{**described, "evaluation": evaluation, "low": "", "high": "", **row} for row in rows]

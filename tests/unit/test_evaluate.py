@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+
+from spunge.models import task_vector
 
 PROJECT = Path(__file__).parents[2]
+DOWN = "model.layers.1.mlp.down_proj.weight"
 EVALUATIONS = {"knowledge": {"batch_size": 4}, "fluency": {"batch_size": 2, "max_tokens": 16}}
 
 
@@ -24,6 +28,9 @@ def folder(tmp_path_factory):
     pd.DataFrame(questions).to_parquet(folder / "knowledge.parquet")
     prose = ["a river runs through the city", "old houses and a market", "people meet in the morning, in the city"]
     pd.DataFrame({"text": prose}).to_parquet(folder / "fluency.parquet")
+    pd.DataFrame({"text": ["the market in the city", "past a river and old houses"]}).to_parquet(
+        folder / "news.parquet"
+    )
     (folder / "attributes.json").write_text('[{"attribute": "Africa", "texts": 9}]')
     return folder
 
@@ -73,3 +80,85 @@ def test_a_job_that_goes_on_asks_nothing_twice(quick_python, tiny_base, folder, 
     ]
     assert {path.name: path.read_bytes() for path in output.iterdir()} == undisturbed
     assert not unfinished.parent.exists()
+
+
+def at_budgets(python, base, folder, output, size, section, *further):
+    """Evaluate the tiny model plus a random edit of this size, or as it is; return what is written by name."""
+    if size is not None:
+        path, generator = folder / f"{size}.safetensors", torch.Generator().manual_seed(0)
+        if not path.exists():  # a job goes on only with the same file
+            edit = {DOWN: size * torch.randn(32, 64, generator=generator)}
+            task_vector.write(path, {DOWN: (32, 64)}, edit.items(), {"base": base.identity})
+        further = [f"--task-vector={path}", *further]
+    damage = ["--damaged", folder / "news.parquet", folder / "fluency.parquet"]
+    damage += ["--damage", output / "budget.parquet", output / "budget.csv", f"--strengths={output / 'strengths.json'}"]
+    names = ["knowledge", "fluency"]
+    done = run(python, base, folder, names, output, f"--budgets={json.dumps(section)}", *damage, *further)
+    assert done.returncode == 0, done.stderr
+    scores = {name: pd.read_parquet(output / f"{name}.parquet") for name in (*names, "budget")}
+    rows = {name: pd.read_csv(output / f"{name}.csv", keep_default_na=False) for name in scores}
+    return scores, rows, json.loads((output / "strengths.json").read_text()), done.stderr
+
+
+def test_every_evaluation_is_made_at_each_budget(quick_python, tiny_base, folder, tmp_path):
+    section = {"kl": [0.05, 0.2], "as_trained": True, "most": 4.0}
+    scores, rows, strengths, _ = at_budgets(quick_python, tiny_base, folder, tmp_path / "at", 0.1, section)
+    labels = ["", "kl=0.05", "kl=0.2"]
+    assert list(strengths) == labels and strengths[""] == 1.0
+    assert all(list(table["budget"].unique()) == labels for table in scores.values())
+    by_metric = rows["budget"].set_index(["budget", "metric"])["value"]
+    for label, wanted in (("kl=0.05", 0.05), ("kl=0.2", 0.2)):
+        assert by_metric[label, "kl"] == pytest.approx(wanted, rel=0.021)
+        assert by_metric[label, "scale"] == pytest.approx(strengths[label])
+        assert (by_metric[label, "reached"], by_metric[label, "kl_held_out"] > 0) == (1, True)
+        # At this λ as at a configured one: the same scores, to the last digit.
+        alone = tmp_path / label
+        done = run(
+            quick_python,
+            tiny_base,
+            folder,
+            ["knowledge", "fluency"],
+            alone,
+            f"--task-vector={folder / '0.1.safetensors'}",
+            f"--scale={strengths[label]!r}",
+        )
+        assert done.returncode == 0, done.stderr
+        for name in ("knowledge", "fluency"):
+            of_budget = scores[name][scores[name]["budget"] == label].reset_index(drop=True)
+            pd.testing.assert_frame_equal(of_budget, pd.read_parquet(alone / f"{name}.parquet").assign(budget=label))
+    assert (rows["knowledge"]["metric"] == "realised_share").sum() == 1
+
+
+def test_the_base_model_is_the_same_at_every_budget(quick_python, tiny_base, folder, tmp_path):
+    section = {"kl": [0.05], "as_trained": False, "most": 4.0}
+    scores, rows, _, _ = at_budgets(quick_python, tiny_base, folder, tmp_path / "base", None, section)
+    assert all(set(table["budget"]) == {""} for table in scores.values())
+    assert rows["budget"].set_index("metric")["value"].to_dict() == {
+        "kl_held_out": 0,
+        "top1_agreement": 1,
+        "perplexity_ratio": 1,
+    }
+
+
+def test_a_budget_that_is_not_reached_has_no_scores(quick_python, tiny_base, folder, tmp_path):
+    section = {"kl": [0.05], "as_trained": False, "most": 4.0}
+    scores, rows, strengths, _ = at_budgets(quick_python, tiny_base, folder, tmp_path / "weak", 1e-6, section)
+    assert strengths == {"kl=0.05": None}
+    assert all(table.empty for table in scores.values())
+    assert rows["knowledge"].empty and rows["fluency"].empty
+    assert rows["budget"][["budget", "metric", "value"]].values.tolist() == [["kl=0.05", "reached", 0.0]]
+
+
+def test_a_job_at_budgets_goes_on_where_it_was(quick_python, tiny_base, folder, tmp_path):
+    section = {"kl": [0.05, 0.2], "as_trained": False, "most": 4.0}
+    undisturbed = at_budgets(quick_python, tiny_base, folder, tmp_path / "undisturbed", 0.1, section)
+    output, unfinished = tmp_path / "output", f"--unfinished={tmp_path / 'unfinished' / 'job'}"
+    (output / "strengths.json").mkdir(parents=True)  # in the way of the last output
+    with pytest.raises(AssertionError, match="strengths"):
+        at_budgets(quick_python, tiny_base, folder, output, 0.1, section, unfinished)
+    (output / "strengths.json").rmdir()
+    *found, said = at_budgets(quick_python, tiny_base, folder, output, 0.1, section, unfinished)
+    assert [table.equals(found[0][name]) for name, table in undisturbed[0].items()] == [True] * 3
+    assert found[2] == undisturbed[2]
+    assert said.count("going on with the scores") == 6 and "passes" not in said
+    assert not (tmp_path / "unfinished").exists()

