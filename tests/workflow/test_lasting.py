@@ -104,7 +104,7 @@ def test_rows_reach_the_one_table(evaluations):
     drawn = evaluations[evaluations["evaluation"] == "durability"].set_index(["attribute", "metric"])["value"]
     for topic in (*FORGET, *RETAIN):
         left_out = drawn[topic, "left_out"]
-        assert left_out in ((2, 3) if topic in FORGET else (0,))  # two names, and perhaps another of one's place
+        assert left_out in ((2, 3, 4) if topic in FORGET else (0,))  # two names, and others of their places
         assert drawn[topic, "questions"] == min(3, len(NAMES[topic]) - left_out)
         assert drawn[topic, "chance"] == 0.25
 
