@@ -1,0 +1,63 @@
+"""What stands at budgets: one table seen at each, the figure of all, and the summary's columns."""
+
+import pytest
+from evaluations_example import example
+
+from spunge.report import results_table, summary
+from spunge.report.figures import frontier
+
+BUDGETS = ("kl=0.01", "kl=0.03", "kl=0.1")
+SPUNGE = "rmu/attribute/merge/ties"
+
+
+@pytest.fixture(scope="module")
+def table():
+    return example(budgets=BUDGETS)
+
+
+def accuracy(table, path, attribute="forget mean"):
+    return results_table.measured(table, "knowledge", "accuracy").loc[(path, "all", attribute), "value"]
+
+
+def test_a_table_at_a_budget_has_its_candidates_and_the_base_model(table):
+    assert results_table.budgets(table) == list(BUDGETS)
+    for budget, expected in zip(BUDGETS, (0.3066, 0.2566, 0.2066), strict=True):
+        seen = results_table.at_budget(table, budget)
+        # The prototype's .2566 in the middle; by the example 5 points from each budget to the next.
+        assert accuracy(seen, SPUNGE) == pytest.approx(expected, abs=1e-3)
+        assert accuracy(seen, "base") == pytest.approx(0.8)
+        assert (seen["evaluation"] == "training").any() and (seen["evaluation"] == "merge").any()
+    assert accuracy(results_table.headline(table), SPUNGE) == pytest.approx(0.2566, abs=1e-3)
+    assert results_table.at_budget(table, "").query("method != ''")["evaluation"].isin(["training", "merge"]).all()
+    plain = example()
+    assert results_table.headline(plain).equals(plain)
+
+
+def test_the_figure_has_a_line_for_each_split_through_its_budgets(table):
+    above, below = frontier.draw(table).axes
+    lines = {line.get_color(): line for line in above.lines if len(line.get_xdata()) == len(BUDGETS)}
+    assert len(lines) == 3
+    spunge = lines[results_table.COLOURS["attribute"].lower()]
+    assert list(spunge.get_xdata()) == [0.01, 0.03, 0.1]
+    assert spunge.get_ydata() == pytest.approx([0.3066, 0.2566, 0.2066], abs=1e-3)
+    assert above.get_xscale() == "log" and "\u2193" in above.get_ylabel() and "\u2191" in below.get_ylabel()
+
+
+def test_a_line_ends_where_its_model_does_not_reach_the_budget(table):
+    missed = table["candidate"].str.startswith(SPUNGE) & (table["budget"] == "kl=0.1")
+    above, _ = frontier.draw(table[~missed]).axes
+    (spunge,) = (line for line in above.lines if line.get_color() == results_table.COLOURS["attribute"].lower())
+    assert list(map(str, spunge.get_ydata()))[-1] == "nan" and len(spunge.get_ydata()) == 3
+
+
+def test_without_budgets_the_figure_says_so():
+    figure = frontier.draw(example())
+    assert "no damage budget" in figure.texts[0].get_text()
+
+
+def test_the_summary_has_a_column_for_each_budget(table):
+    line = summary.table(table).set_index("candidate").loc[SPUNGE]
+    at_each = [line[f"accuracy: forget mean at {budget}"] for budget in BUDGETS]
+    assert at_each == pytest.approx([0.3066, 0.2566, 0.2066], abs=1e-3)
+    assert line["accuracy: forget mean"] == pytest.approx(0.2566, abs=1e-3)
+    assert "kl=0.03" in summary.markdown(table)
