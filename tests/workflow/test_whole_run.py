@@ -19,7 +19,7 @@ from spunge.report.results_table import broken, candidates, read
 METHODS = ["rmu", "rmu-strong"]
 FIGURES = ["tradeoff", "overview", "attributes", "radar", "training", "merging"]
 COLUMNS = ["experiment", "candidate", "method", "split", "shard", "merge", "seed", "budget", "evaluation", "attribute"]
-COLUMNS += ["metric", "value", "low", "high", "n"]
+COLUMNS += ["metric", "value", "low", "high", "p", "n"]
 JOBS = {
     "model": 1,
     "data": 1,
