@@ -144,7 +144,7 @@ class Scored:
         )
         means = {FORGET_MEAN: (forget,), RETAIN_MEAN: (retain,), RETAIN_MINUS_FORGET: (retain, -forget)}
         self.means = {label: sum(weights) for label, weights in means.items() if all(map(np.any, weights))}
-        self.questions = np.add.reduceat(self.sums[None][0], self.units.starts)
+        self.questions = np.add.reduceat(self.sums[None][0], self.units.starts).astype(int)
 
     def influences(self, candidates: Sequence[str], budget: str) -> Influences | None:
         """Return the influences on every metric (leading axis) of a candidate's seeds; None where one has no scores.

@@ -433,7 +433,7 @@ def asked(knowledge=False):
         spread = (None, None) if evaluation in ("data", "task") else (value - 0.02, value + 0.02)
         method = "rmu" if split else ""
         rows.append(("example", candidate, method, split, shard, merge, seed, "", evaluation, attribute, metric, value))
-        rows[-1] += (*spread, n)
+        rows[-1] += (*spread, None, n)
 
     bases = {"bio": 0.64, "cyber": 0.44} | {name: 0.5 + 0.01 * number for number, name in enumerate(SHOWN + NEAR + FAR)}
     for attribute, value in bases.items():

@@ -59,7 +59,7 @@ def test_what_a_plan_knows_of_figures_is_as_their_files_say():
     listed = {name: {"when": module.WHEN, "caption": module.CAPTION} for name, module in modules.items()}
     assert known_figures() == listed
     evaluations = configuration.schema()["properties"]["evaluations"]["properties"]
-    assert {name for module in modules.values() for name in module.WHEN} <= {*evaluations, "shards"}
+    assert {name for module in modules.values() for name in module.WHEN} <= {*evaluations, "shards", "budgets"}
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -97,6 +97,8 @@ def shown_by(name):
         return toxic(families={"rmu": {"rmu": 1.0}}, merges=("ties",), seeds=("0",))
     if name in MANY:
         return example(forget=tuple(f"group {number}" for number in range(21)), seeds=("0",))
+    if name == "frontier":
+        return example(budgets=("kl=0.01", "kl=0.1"))
     table = attacked(("relearned_forget_10", "ablated"), forget=("Africa", "Asia", "Oceania"), shards=(2,))
     return as_benchmarks(table) if name == "benchmarks" else table
 

@@ -80,7 +80,9 @@ def test_configfile_takes_nothing_from_the_default(fresh, project):
     methods = {job.split()[1].split("/")[0] for job in jobs if job.startswith("Unlearn")}
     assert methods == {"rmu", "rmu-strong"}
     printed = fresh.snakemake("--dry-run", "--printshellcmds").stdout
-    assert '"scale"' not in printed, "the default's factor on the merge is none of this experiment's"
+    assert '"scale": 1.0' not in printed and '"scale":1.0' not in printed, (
+        "the default's factor on the merge is none of this experiment's"
+    )
 
 
 def test_default_is_read_where_no_other_is_named(fresh):

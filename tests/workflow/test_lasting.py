@@ -165,7 +165,7 @@ def test_more_texts_than_leave_questions(fresh):
     assert "relearn.texts is 6, but only 3 retain texts name no subject of a question: take fewer" in told
     pd.DataFrame({"text": [f"It is {n} past noon." for n in range(9)]}).to_csv(fresh / "tables/retain.csv", index=False)
     told = refused(fresh, lasting(relearn={"texts": [6]}), "results/tiny/data/durability/questions.parquet")
-    assert "takes a text about every subject of rivers that is asked about, so that no question is left" in told
+    assert "takes texts that tell the subject, cluster or answer of every question about rivers" in told
 
 
 @pytest.mark.parametrize(
