@@ -1,10 +1,12 @@
 """What was forgotten, and what was kept, at each damage budget: one line for each way to split."""
 
 import math
+from collections.abc import Collection, Sequence
 
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from spunge.report.comparisons import Measure, capability, outcomes
@@ -14,6 +16,7 @@ from spunge.report.results_table import (
     Candidate,
     at_budget,
     base_model,
+    broken_reasons,
     budgets,
     candidates,
     display_name,
@@ -42,7 +45,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     """Draw the outcome over the budget, and under it the accuracy that was kept; one column of panels per method.
 
     Bands are 95 % intervals with the seeds combined; dashed lines are the base model. A line ends where its model
-    doesn't reach a budget.
+    doesn't reach a budget. Crosses mark broken models.
     """
     names = budgets(evaluations)
     compared = [candidate for candidate in candidates(headline(evaluations)) if candidate.kind in ("base", *KINDS)]
@@ -53,6 +56,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     places = [float(name.partition("=")[2]) for name in names if name.startswith(f"{cost}=")]
     tables = [at_budget(evaluations, name) for name in names if name.startswith(f"{cost}=")]
     outcome, kept = outcomes(evaluations)[0], capability(evaluations)
+    broken_paths = [broken_reasons(table, compared) for table in tables]
     with style.style():
         figure = Figure(figsize=(max(style.COLUMN, 2.4 * len(panels) + 0.6), 4.2), layout="constrained")
         grid = figure.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 2))
@@ -66,7 +70,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                     of_base = estimate(rows, base, measure.attribute).value
                     legend["base model"] = axes.axhline(of_base if math.isfinite(of_base) else math.nan, **style.DASHED)
                 for candidate in shown:
-                    legend.setdefault(candidate.name, _line(axes, places, tables, candidate, measure))
+                    legend.setdefault(candidate.name, _line(axes, places, tables, broken_paths, candidate, measure))
                 axes.grid(True)
                 axes.set_xscale("log")
                 axes.yaxis.set_major_formatter(style.percent())
@@ -78,27 +82,34 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             column[-1].set_xlabel(COSTS[cost])
         grid[0, 0].set_ylabel(f"{_short(outcome)}, % \u2193")
         grid[1, 0].set_ylabel("accuracy kept, % \u2191")
+        if any(broken_paths):
+            legend[style.BROKEN] = style.cross()
         style.legend_below(figure, legend, ncols=2)
     return figure
 
 
 def _line(
-    axes: Axes, places: list[float], tables: list[pandas.DataFrame], candidate: Candidate, measure: Measure
-) -> object:
+    axes: Axes,
+    places: Sequence[float],
+    tables: Sequence[pandas.DataFrame],
+    broken_paths: Sequence[Collection[str]],
+    candidate: Candidate,
+    measure: Measure,
+) -> Line2D:
+    """Draw a candidate's line with its band through the budgets, and return it."""
     estimates = [
         estimate(measured(table, measure.evaluation, measure.metric), candidate, measure.attribute) for table in tables
     ]
     line = {"color": candidate.colour, "zorder": 4 if candidate.kind == "attribute" else 3}
-    axes.fill_between(
-        places,
-        [estimated.low for estimated in estimates],
-        [estimated.high for estimated in estimates],
-        color=candidate.colour,
-        alpha=0.12,
-        linewidth=0,
+    values, low, high = (
+        [number if math.isfinite(number) else math.nan for number in numbers]
+        for numbers in zip(*estimates, strict=True)
     )
-    values = [estimated.value if math.isfinite(estimated.value) else math.nan for estimated in estimates]
+    axes.fill_between(places, low, high, color=candidate.colour, alpha=0.12, linewidth=0)
     (drawn,) = axes.plot(places, values, marker=candidate.marker, markersize=4, linewidth=1.2, **line)
+    for place, estimated, broken in zip(places, estimates, broken_paths, strict=True):
+        if style.shown_broken(candidate, estimated, broken):
+            style.cross_out(axes, place, estimated.value, candidate.colour)
     return drawn
 
 
