@@ -31,72 +31,38 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        import dataclasses
-        import importlib
-        from functools import partial
-
         from spunge.core.files import whole_file
-        from spunge.datasets import tables
-        from spunge.evaluation import budget, descriptive_rows, fluency, generation
-        from spunge.experiment.options import make
+        from spunge.evaluation import budget, candidate, descriptive_rows
         from spunge.training import resume
 
-        scored, metrics = {}, {}  # by name: what gives the scores of the model as it is, and what is made of them
         model, tokenizer, edited = cli.load_candidate(arguments)
-        for (name, options), path in zip(arguments.evaluations.items(), arguments.data, strict=True):
-            evaluation = importlib.import_module(f"spunge.evaluation.{name}")
-            table, metrics[name] = tables.read(evaluation.TABLE, path), getattr(evaluation, "METRICS", None)
-            made = dataclasses.asdict(make(f"evaluations.{name}", evaluation.Options, options))
-            scored[name] = partial(evaluation.score, model, tokenizer, table, **made)
+        measures, metrics = candidate.evaluations(model, tokenizer, arguments.evaluations, arguments.data)
+        if arguments.prompts:
+            options = arguments.generation
+            measures["continuations"] = candidate.continuations(model, tokenizer, options, arguments.prompts)
         files = [__file__, *arguments.data, *arguments.damaged, *filter(None, [arguments.prompts])]
         facts = {name: getattr(arguments, name) for name in ("evaluations", "generation", "budgets")}
-        with resume.Checkpoint(
-            arguments.unfinished, cli.identity(arguments, facts, files), arguments.save_every
-        ) as kept:
+        identity = cli.identity(arguments, facts, files)
+        with resume.Checkpoint(arguments.unfinished, identity, arguments.save_every) as kept:
             strengths = {"": budget.Strength(arguments.scale, 0.0, 0)}
             if arguments.budgets:
-                reading = make("evaluations.fluency", fluency.Options, arguments.evaluations.get("fluency", {}))
-                damaged = zip(("calibration", "fluency"), arguments.damaged, strict=True)
-                scored["budget"], strengths = budget.measure(
-                    model,
-                    edited,
-                    tokenizer,
-                    {table: tables.read(table, path)["text"] for table, path in damaged},
-                    dataclasses.asdict(reading),
-                    arguments.budgets,
-                    arguments.scale,
-                    kept.nested("strengths"),
-                )
-            scores, continuations, shares = {name: [] for name in scored}, [], []
-            for label, strength in strengths.items():
-                if strength.scale is None:
-                    continue
-                if edited:
-                    shares.append(edited.set_scale(strength.scale))
-                so_far = kept.nested(label) if label else kept
-                for name, score in scored.items():
-                    of_model = cli.scores_once(so_far.nested(name), name, score)
-                    scores[name].append(of_model.assign(budget=label))
-                if arguments.prompts:
-                    prompts = tables.read("prompts", arguments.prompts)["prompt"].tolist()
-                    options = make("evaluations.toxicity", generation.Options, arguments.generation)
-                    continued = generation.continue_prompts(
-                        model, tokenizer, prompts, options, so_far.nested("continuations")
-                    )
-                    continuations.append(continued.assign(budget=label))
-            described = [descriptive_rows.edit(arguments.candidate, share) for share in shares[:1]]
+                reading = arguments.evaluations.get("fluency", {})
+                of_budgets = (arguments.damaged, reading, arguments.budgets, arguments.scale, kept.nested("strengths"))
+                measures["budget"], strengths = candidate.at_budgets(model, edited, tokenizer, *of_budgets)
+            tables, realised = candidate.measured(edited, strengths, measures, kept)
+            described = [] if realised is None else [descriptive_rows.edit(arguments.candidate, realised)]
             for name, *paths in zip(arguments.evaluations, arguments.scores, arguments.rows, strict=True):
-                cli.write_scores(arguments, name, cli.stacked(scores[name]), *paths, described, metrics[name])
+                cli.write_scores(arguments, name, tables[name], *paths, described, metrics[name])
                 described = []  # stands once, beside the first evaluation
             if arguments.budgets:
                 described = [descriptive_rows.budgets(arguments.candidate, strengths)] if edited else []
-                cli.write_scores(arguments, "budget", cli.stacked(scores["budget"]), *arguments.damage, described)
+                cli.write_scores(arguments, "budget", tables["budget"], *arguments.damage, described)
                 with whole_file(arguments.strengths) as temporary:
                     scales = {label: strength.scale for label, strength in strengths.items()}
                     temporary.write_text(json.dumps(scales, indent=1) + "\n")
             if arguments.prompts:
                 with whole_file(arguments.continuations) as temporary:
-                    cli.stacked(continuations).to_parquet(temporary, index=False)
+                    tables["continuations"].to_parquet(temporary, index=False)
 
     return errors.run(work)
 

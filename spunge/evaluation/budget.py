@@ -26,6 +26,7 @@ HALVING = (4, 6)  # steps that halve the bracket, which a curve that is no power
 STEEPNESS = 2.0  # KL grows as λ² near 0
 FARTHEST = 10.0  # times the largest or smallest λ so far: a flat curve tells little of what lies beyond
 LOGITS = 2**25  # of each model at once: what memory they take
+TEXTS = ("calibration", "fluency")  # the tables whose texts set λ, and tell the damage
 COSTS = {"kl": "kl", "perplexity": "excess_loss"}  # what can be the budget, and the column whose mean it limits
 
 

@@ -1,0 +1,93 @@
+"""What one candidate is put through: every measure of the model as it is, at each λ in turn."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import pandas as pd
+import torch
+
+from spunge.datasets import tables
+from spunge.evaluation import budget, cli, fluency, generation
+from spunge.evaluation.statistics import Metric
+from spunge.experiment.options import make
+from spunge.models.edited_model import EditedModel
+from spunge.training.resume import Checkpoint
+
+# Returns a table about the model as it is, and keeps what it has done so far.
+Measure = Callable[[Checkpoint], pd.DataFrame]
+
+
+def evaluations(
+    model: torch.nn.Module, tokenizer, options: Mapping[str, Mapping], paths: Sequence[str]
+) -> tuple[dict[str, Measure], dict[str, Mapping[str, Metric] | None]]:
+    """Return the measure of each evaluation of a model by its name, and its METRICS (None: its scores' columns tell).
+
+    `options` are those of the configuration by evaluation, `paths` the tables that they read, in the same order.
+    """
+    measures, metrics = {}, {}
+    for (name, given), path in zip(options.items(), paths, strict=True):
+        evaluation = importlib.import_module(f"spunge.evaluation.{name}")
+        made = dataclasses.asdict(make(f"evaluations.{name}", evaluation.Options, given))
+        score = partial(evaluation.score, model, tokenizer, tables.read(evaluation.TABLE, path), **made)
+        measures[name] = partial(cli.scores_once, name=name, score=score)
+        metrics[name] = getattr(evaluation, "METRICS", None)
+    return measures, metrics
+
+
+def continuations(model: torch.nn.Module, tokenizer, options: Mapping, path: str) -> Measure:
+    """Return what continues the prompts of a table; `options` are those of generation."""
+    prompts = tables.read("prompts", path)["prompt"].tolist()
+    return partial(
+        generation.continue_prompts,
+        model,
+        tokenizer,
+        prompts,
+        make("evaluations.toxicity", generation.Options, options),
+    )
+
+
+def at_budgets(
+    model: torch.nn.Module,
+    edited: EditedModel | None,
+    tokenizer,
+    paths: Sequence[str],
+    reading: Mapping,
+    section: Mapping,
+    configured: float,
+    checkpoint: Checkpoint,
+) -> tuple[Measure, dict[str, budget.Strength]]:
+    """Return the measure of the damage, and the λ of each budget, as `budget.measure` does.
+
+    `paths` are those of the tables calibration and fluency, `reading` the options of the evaluation fluency.
+    """
+    texts = {table: tables.read(table, path)["text"] for table, path in zip(budget.TEXTS, paths, strict=True)}
+    options = dataclasses.asdict(make("evaluations.fluency", fluency.Options, reading))
+    damage, strengths = budget.measure(model, edited, tokenizer, texts, options, section, configured, checkpoint)
+    return partial(cli.scores_once, name="budget", score=damage), strengths
+
+
+def measured(
+    edited: EditedModel | None,
+    strengths: Mapping[str, budget.Strength],
+    measures: Mapping[str, Measure],
+    checkpoint: Checkpoint,
+) -> tuple[dict[str, pd.DataFrame], float | None]:
+    """Return what the measures give at each λ that is reached, as one table each with the column `budget`.
+
+    `edited` is None for the base model. Besides return the share of the first edit's norm that the weights hold, None
+    where there is no edit.
+    """
+    by_measure: dict[str, list[pd.DataFrame]] = {name: [] for name in measures}
+    realised = None
+    for label, strength in strengths.items():
+        if strength.scale is None:
+            continue
+        if edited:
+            share = edited.set_scale(strength.scale)
+            realised = share if realised is None else realised
+        so_far = checkpoint.nested(label) if label else checkpoint
+        for name, measure in measures.items():
+            by_measure[name].append(measure(so_far.nested(name)).assign(budget=label))
+    return {name: cli.stacked(several) for name, several in by_measure.items()}, realised
