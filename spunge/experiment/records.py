@@ -25,6 +25,12 @@ def budget_label(cost: str, budget: float) -> str:
     return f"{cost}={budget:g}"
 
 
+def parse_budget(label: str) -> tuple[str, float]:
+    """Return the cost and the budget that a label names."""
+    cost, _, budget = label.partition("=")
+    return cost, float(budget)
+
+
 SPLIT = r"(?:attribute|random)(?:-\d+)?"
 _PATH = re.compile(
     rf"(?P<method>[^/]+)/(?:joint|(?P<split>{SPLIT})/(?P<kind>shard|merge)/(?P<name>[^/]+))(?:/seed(?P<seed>\d+))?"

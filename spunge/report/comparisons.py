@@ -76,7 +76,13 @@ class Comparison:
         self.families, self.display_names = families(evaluations), display_names(evaluations)
         self.compared = summary.compared_candidates(evaluations)
         self.broken = broken_reasons(evaluations, self.compared)
+        self.steps = steps(evaluations)
         self._toxicity = bool(classifiers(evaluations))
+
+    @property
+    def is_at_one_budget(self) -> bool:
+        """Whether candidates are compared at a single damage budget, which is then its name."""
+        return self.name in budgets(self.evaluations)
 
     @property
     def outcome(self) -> Measure:
@@ -141,10 +147,25 @@ class Comparison:
         differences = self.measured(measure.evaluation, f"{measure.metric}_minus_{rival}")
         return estimate(differences, candidate, measure.attribute)
 
+    def equal_compute(self, method: str) -> bool:
+        """Say whether all splits of a method's family were trained for the same number of steps."""
+        family = self.families.get(method, (method, 1.0))[0]
+        return family in self.steps.index and self.steps.loc[family].nunique() == 1
+
     def p_value(self, candidate: Candidate, rival: str) -> float:
         """Return the p-value of the difference that the answer rests on, uncorrected; NaN where there is none."""
         differences = self.measured(self.outcome.evaluation, f"{self.outcome.metric}_minus_{rival}")
         return differences["p"].get((candidate.path, COMBINED, self.outcome.attribute), math.nan)
+
+
+def steps(evaluations: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the optimizer steps that each method spent on each split, all its shards together, averaged over seeds.
+
+    Index: method; columns: the splits that were trained.
+    """
+    training = evaluations[evaluations["evaluation"] == "training"]
+    runs = training.groupby(["method", "split", "seed", "shard"], sort=False)["n"].max()
+    return runs.groupby(["method", "split", "seed"]).sum().groupby(["method", "split"]).mean().unstack("split")
 
 
 def comparisons(evaluations: pandas.DataFrame) -> dict[str, Comparison]:
@@ -153,19 +174,18 @@ def comparisons(evaluations: pandas.DataFrame) -> dict[str, Comparison]:
     With budgets: the means over all of them, then each budget. Where toxicity was measured and several λ were tried,
     equal fluency. Last, candidates as trained.
     """
-    made = []
+    made, of_outcomes, costs = [], outcomes(evaluations), _costs(evaluations)
     if set_budgets := budgets(evaluations):
-        outcome, *others = outcomes(evaluations)
-        worst = outcome._replace(name=outcome.name.replace("mean", "worst"), attribute=WORST_FORGET)
-        costs = (PERPLEXITY, capability(evaluations))
+        outcome, *others = of_outcomes
+        worst = outcome._replace(name=f"{outcome.name}, worst attribute", attribute=WORST_FORGET)
         made.append(Comparison(AT_EQUAL_DAMAGE, headline(evaluations), (outcome, worst, *others, *costs), True))
         made += [Comparison(budget, at_budget(evaluations, budget), (outcome, *costs)) for budget in set_budgets]
     as_trained = at_budget(evaluations, results_table.AS_TRAINED)
     if (as_trained["evaluation"] == "equal_fluency").any():
-        of_toxicity = [measure for measure in outcomes(evaluations) if measure.evaluation == "toxicity"]
+        of_toxicity = [measure for measure in of_outcomes if measure.evaluation == "toxicity"]
         at_equal = tuple(measure._replace(evaluation="equal_fluency") for measure in of_toxicity)
         made.append(Comparison(AT_EQUAL_FLUENCY, as_trained, at_equal, True))
-    made.append(Comparison(AS_TRAINED, as_trained, (*outcomes(evaluations), *_costs(evaluations))))
+    made.append(Comparison(AS_TRAINED, as_trained, (*of_outcomes, *costs)))
     return {comparison.name: comparison for comparison in made}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import jinja2
 import pandas
 
+from spunge.experiment.records import parse_budget
 from spunge.report import power, results_table, summary
 from spunge.report.comparisons import (
     AT_EQUAL_DAMAGE,
@@ -61,16 +62,6 @@ COSTS = {"kl": "KL of {} per token", "perplexity": "perplexity {} times the base
 ANSWER_PLACES = ("commonest_answer_place", "commonest_answer_place_rephrased")
 
 
-def steps(evaluations: pandas.DataFrame) -> pandas.DataFrame:
-    """Return the optimizer steps that each method spent on each split, all its shards together, averaged over seeds.
-
-    Index: method; columns: the splits that were trained.
-    """
-    training = evaluations[evaluations["evaluation"] == "training"]
-    runs = training.groupby(["method", "split", "seed", "shard"], sort=False)["n"].max()
-    return runs.groupby(["method", "split", "seed"]).sum().groupby(["method", "split"]).mean().unstack("split")
-
-
 def answers(evaluations: pandas.DataFrame) -> list[str]:
     """Return the answer in plain sentences, one text per method and merge, by the first comparison that has it."""
     compared = comparisons(evaluations)
@@ -80,7 +71,7 @@ def answers(evaluations: pandas.DataFrame) -> list[str]:
 def _answers(compared: Mapping[str, Comparison], judged: pandas.DataFrame) -> list[str]:
     texts, answered = [], set()
     for comparison in compared.values():
-        if comparison.name in budgets(comparison.evaluations):
+        if comparison.is_at_one_budget:
             continue  # its numbers stand beside the mean over all budgets
         splits = comparison.attribute_splits()
         for candidate in splits:
@@ -94,15 +85,17 @@ def _answer(
     compared: Mapping[str, Comparison], judged: pandas.DataFrame, candidate: Candidate, comparison: Comparison
 ) -> dict:
     """Return the facts of an attribute split: why it is broken, or how its rivals did, what went and what it cost."""
-    evaluations, outcome = comparison.evaluations, comparison.outcome
+    outcome = comparison.outcome
     toxicity = outcome.metric.startswith(TOXIC_SHARE)
     facts = {
         "method": comparison.display_names.get(candidate.method, display_name(candidate.method)),
         "merge": display_name(candidate.merge),
         "comparison": comparison.name,
-        "budgets": budgets_in_words(list(compared)) if comparison.name == AT_EQUAL_DAMAGE else "",
+        "budgets": budgets_in_words([name for name, other in compared.items() if other.is_at_one_budget])
+        if comparison.name == AT_EQUAL_DAMAGE
+        else "",
         "perplexity_ratio": "",
-        "equal_compute": _equal_compute(evaluations, candidate.method),
+        "equal_compute": comparison.equal_compute(candidate.method),
         "measure": "toxic share" if toxicity else outcome.name,
         "broken": comparison.why_broken(candidate),
         "rivals": [],
@@ -174,7 +167,7 @@ def _rival_facts(
     at_each = [
         {"budget": name, "difference": _texts(other.difference(candidate, outcome, rival), outcome)}
         for name, other in compared.items()
-        if comparison.name == AT_EQUAL_DAMAGE and name in budgets(other.evaluations)
+        if comparison.name == AT_EQUAL_DAMAGE and other.is_at_one_budget
     ]
     return {
         "rival": rival,
@@ -238,7 +231,8 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         asked = {name: task.questions for name, task in tasks(evaluations).items() if not task.group}
         data = data.reindex(data.index.union(list(asked), sort=False))
         data["questions"] = pandas.Series(asked)
-    trained = steps(evaluations)
+    decisive = next(iter(compared_at.values()))
+    trained = decisive.steps
     lasts, by_shards = after_attacks(shown), by_number_of_shards(shown)
     compared = summary.compared_candidates(shown)
     panels = {family for family, _ in families(evaluations).values()} if scored else methods(evaluations)
@@ -253,7 +247,7 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         asked=source,
         budgets=budgets_in_words(budgets(evaluations)),
         unreached=unreached(evaluations),
-        decisive=next(iter(compared_at.values())).measures[0].name,
+        decisive=decisive.outcome.name,
         equal_fluency=AT_EQUAL_FLUENCY in compared_at,
         forget=forget,
         retain=retain_attributes(evaluations),
@@ -262,10 +256,10 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         panels=len(panels),
         several_scales=len(methods(evaluations)) > len(panels),
         steps={display_name(method): row.dropna().astype(int).to_dict() for method, row in trained.iterrows()},
-        equal_compute=bool(len(trained)) and all(_equal_compute(evaluations, method) for method in trained.index),
+        equal_compute=bool(len(trained)) and all(map(decisive.equal_compute, trained.index)),
         summary=summary.html(evaluations),
         verdicts=[_verdict_line(line, compared_at) for line in judged.itertuples(index=False)],
-        power=power_notes(next(iter(compared_at.values()))),
+        power=power_notes(decisive),
         lasting=lasts,
         attacks_sum_up=sum_up(lasts),
         shards=by_shards,
@@ -279,9 +273,8 @@ def budgets_in_words(names: Sequence[str]) -> str:
     """Write budgets for people: `kl=0.01`, `kl=0.1` become "KL of 0.01 and 0.1 per token"."""
     amounts: dict[str, list[str]] = {}
     for name in names:
-        cost, _, amount = name.partition("=")
-        if amount:
-            amounts.setdefault(cost, []).append(amount)
+        cost, amount = parse_budget(name)
+        amounts.setdefault(cost, []).append(f"{amount:g}")
     words = []
     for cost, numbers in amounts.items():
         *first, last = numbers
@@ -302,13 +295,6 @@ def unreached(evaluations: pandas.DataFrame) -> list[str]:
     ]
 
 
-def _equal_compute(evaluations: pandas.DataFrame, method: str) -> bool:
-    """Say whether all splits of a method's family were trained for the same number of steps."""
-    trained = steps(evaluations)
-    family = families(evaluations).get(method, (method, 1.0))[0]
-    return family in trained.index and trained.loc[family].nunique() == 1
-
-
 def _percent(share: float) -> str:
     return "" if math.isnan(share) else f"{share:.1%}"
 
@@ -325,9 +311,9 @@ def _texts(difference: Estimate, measure: Measure) -> dict:
 def _verdict_line(line, compared: Mapping[str, Comparison]) -> dict:
     measure = next(measure for measure in compared[line.comparison].measures if measure.name == line.measure)
     difference = _texts(Estimate(line.difference, line.low, line.high), measure)
-    name = budgets_in_words([line.comparison]) or line.comparison
+    comparison = compared[line.comparison]
     return line._asdict() | {
-        "comparison": name,
+        "comparison": budgets_in_words([comparison.name]) if comparison.is_at_one_budget else comparison.name,
         "unit": measure.unit,
         "better": measure.better,
         "difference": difference,

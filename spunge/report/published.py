@@ -11,12 +11,14 @@ import pandas
 from spunge.core.errors import InputError
 from spunge.report.families import display_names, reference_methods
 from spunge.report.results_table import (
+    AS_TRAINED,
     FORGET_MEAN,
     RETAIN_MEAN,
     TOXIC_SHARE,
     Candidate,
     Estimate,
     accuracy_from,
+    at_budget,
     base_model,
     broken_reasons,
     candidates,
@@ -161,6 +163,7 @@ def page(evaluations: pandas.DataFrame, anchors: pandas.DataFrame, model: str, t
 
 
 def _our_rows(evaluations: pandas.DataFrame, model: str) -> list[Row]:
+    evaluations = at_budget(evaluations, AS_TRAINED)  # as published models are
     names, scored = display_names(evaluations), classifiers(evaluations)
     fluency = (evaluations["evaluation"] == "fluency").any()
     evaluation = "toxicity" if scored else "fluency" if fluency else accuracy_from(evaluations)

@@ -206,7 +206,7 @@ def test_a_rival_that_was_not_run_is_said_to_be_missing():
 
 def test_steps_are_summed_over_shards_and_compared():
     table = example()
-    assert findings.steps(table).loc["rmu"].to_dict() == {"attribute": 120, "joint": 120, "random": 120}
+    assert comparisons.steps(table).loc["rmu"].to_dict() == {"attribute": 120, "joint": 120, "random": 120}
     assert "trained for the same number of steps" in page(table)
     short = table[~((table["evaluation"] == "training") & (table["split"] == "joint") & (table["n"] > 60))]
     assert "These are not equal" in page(short)
@@ -352,6 +352,29 @@ def test_a_single_factor_is_answered_as_trained_with_the_perplexity_beside():
     assert f"did better than {random} ({share}; perplexity −4.20, {perplexity} −3.00" in better
     assert "did better" not in equal + stronger
     assert "No loss of general capability is shown (RMU: −2.0 points" in equal
+
+
+def test_toxicity_at_equal_damage_is_answered_there():
+    table = toxic(families={"rmu": {"rmu": 1.0}})
+    at_each = [table, *(measured_at(table, budget) for budget in ("kl=0.01", "kl=0.1", "all"))]
+    table = pandas.concat(at_each, ignore_index=True)
+    (answer,) = findings.answers(table)
+    assert answer.startswith(
+        "With RMU, merged with TIES, at equal damage (KL of 0.01 and 0.1 per token; the mean over all)"
+    )
+    judged = comparisons.verdicts(table)
+    assert list(judged["comparison"].unique()) == ["at equal damage", "kl=0.01", "kl=0.1", "as trained"]
+    assert not judged.duplicated(["comparison", "candidate", "rival", "measure"]).any()
+    text = page(table)
+    assert_well_formed(text)
+    assert "toxic share by the profanity check, worst attribute" in text
+
+
+def measured_at(table, budget):
+    """Return what was measured of a table's candidates, as if at a budget; the worst group as the mean of all."""
+    evaluations = ["knowledge", "fluency", "toxicity", "toxicity_neutral"]
+    rows = table[(table["method"] != "") & table["evaluation"].isin(evaluations)].assign(budget=budget)
+    return pandas.concat([rows, rows[rows["attribute"] == "forget mean"].assign(attribute="forget worst")])
 
 
 def test_a_family_that_was_not_compared_at_equal_fluency_is_answered_factor_by_factor():

@@ -12,7 +12,17 @@ from spunge.core.errors import InputError
 from spunge.core.tidy import CANDIDATE_COLUMNS
 from spunge.experiment.configuration import check
 from spunge.experiment.grid import Exposure, Grid
-from spunge.experiment.records import AT_EQUAL_FLUENCY, BASE, Candidate, Comparison, Evaluation, Merge, Run
+from spunge.experiment.records import (
+    AT_EQUAL_FLUENCY,
+    BASE,
+    Candidate,
+    Comparison,
+    Evaluation,
+    Merge,
+    Run,
+    budget_label,
+    parse_budget,
+)
 
 PROJECT = Path(__file__).parents[2]
 EXPERIMENTS = [PROJECT / "config.yaml", *sorted((PROJECT / "experiments").glob("*.yaml"))]
@@ -92,6 +102,11 @@ def test_shards_stand_for_attributes():
     assert [(shard.label, shard.attributes) for shard in shards] == [("a b", ("a b",)), ("ties", ("ties",))]
     random = small().shards("random")["part2"]
     assert (random.label, random.attributes) == ("part2", ("ties",)), "as many texts as the second attribute"
+
+
+def test_a_budget_is_read_back_from_its_label():
+    for cost, budget in (("kl", 0.01), ("kl", 1e-05), ("perplexity", 1.1)):
+        assert parse_budget(budget_label(cost, budget)) == (cost, budget)
 
 
 def test_what_stands_in_evaluations_csv():

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from spunge.experiment.records import parse_budget
 from spunge.report.comparisons import Measure, capability, outcomes
 from spunge.report.figures import style
 from spunge.report.results_table import (
@@ -52,9 +53,10 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     panels = methods(evaluations)
     if not names or len(compared) < 2:
         return style.message("This experiment set no damage budget, or no model reached all of them.")
-    cost = names[0].partition("=")[0]
-    places = [float(name.partition("=")[2]) for name in names if name.startswith(f"{cost}=")]
-    tables = [at_budget(evaluations, name) for name in names if name.startswith(f"{cost}=")]
+    cost, _ = parse_budget(names[0])
+    names = [name for name in names if parse_budget(name)[0] == cost]
+    places = [parse_budget(name)[1] for name in names]
+    tables = [at_budget(evaluations, name) for name in names]
     outcome, kept = outcomes(evaluations)[0], capability(evaluations)
     broken_paths = [broken_reasons(table, compared) for table in tables]
     with style.style():
