@@ -2,6 +2,11 @@ FORGET = f"{RESULTS}/data/forget.parquet"
 RETAIN = f"{RESULTS}/data/retain.parquet"
 QUESTIONS = f"{RESULTS}/data/questions.parquet" if "questions" in GRID.tables else []
 PROMPTS = f"{RESULTS}/data/prompts.parquet" if "prompts" in GRID.tables else []
+# By which options are chosen; what is reported never counts them.
+VALIDATION = {
+    table: f"{RESULTS}/data/validation/{table}.parquet" if table in GRID.tables and config["data"]["validation"] else []
+    for table in ("questions", "prompts")
+}
 REPHRASED = f"{RESULTS}/data/rephrased.parquet" if "rephrased" in GRID.tables else []
 CALIBRATION = f"{RESULTS}/data/calibration.parquet" if GRID.costs else []
 FLUENCY = f"{RESULTS}/data/fluency.parquet"
@@ -56,6 +61,8 @@ rule data:
         rephrased=REPHRASED,
         fluency=FLUENCY,
         calibration=CALIBRATION,
+        validation_questions=VALIDATION["questions"],
+        validation_prompts=VALIDATION["prompts"],
         attributes=FOUND_ATTRIBUTES,
     log:
         f"{LOGS}/data.log",
@@ -71,6 +78,8 @@ rule data:
         # Functions, since names and templates may have braces of their own.
         options=lambda wildcards: json.dumps(config["data"]["options"]),
         forget=lambda wildcards: json.dumps(config["data"]["forget"]),
+        held_out=lambda wildcards: json.dumps(config["data"]["held_out"]),
+        validation=config["data"]["validation"],
         minimum_texts=config["data"]["minimum_texts"],
         needed_by=json.dumps(GRID.tables),
         # Where nothing else asks about what is forgotten.
@@ -87,11 +96,14 @@ rule data:
         python(
             "--dataset {params.dataset} --options <(printf '%s' {params.options:q})"
             " --forget <(printf '%s' {params.forget:q}) --tasks <(printf '%s' {params.tasks:q})"
+            " --held-out <(printf '%s' {params.held_out:q}) --validation {params.validation}"
             " --minimum-texts {params.minimum_texts} --needed-by {params.needed_by:q} {params.wheels:q}"
             " --forget-output {output.forget:q} --retain-output {output.retain:q}"
             " --questions-output {output.questions:q} --prompts-output {output.prompts:q}"
             " --rephrased-output {output.rephrased:q} --fluency-output {output.fluency:q}"
             " --calibration-output {output.calibration:q}"
+            " --validation-questions-output {output.validation_questions:q}"
+            " --validation-prompts-output {output.validation_prompts:q}"
             " --attributes-output {output.attributes:q}"
         )
 
@@ -146,13 +158,14 @@ rule data_rows:
     params:
         experiment=GRID.experiment,
         families=json.dumps(GRID.families),
+        held_out=lambda wildcards: json.dumps(config["data"]["held_out"]),
     message:
         "Count the texts, questions and prompts of each attribute"
     shell:
         python(
             "--experiment {params.experiment} --attributes {input.attributes:q} --forget {input.forget:q}"
             " --questions {input.questions:q} --prompts {input.prompts:q} --rephrased {input.rephrased:q}"
-            " --families {params.families:q} --output {output:q}"
+            " --families {params.families:q} --held-out {params.held_out:q} --output {output:q}"
         )
 
 

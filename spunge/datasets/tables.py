@@ -3,15 +3,16 @@
 | table | columns |
 |---|---|
 | forget | text, attribute, and by choice subject (what the text is about: a random split keeps it together) |
-| retain | text |
-| questions | question, choices (list of strings), answer (index into choices), attribute, subject, by choice cluster |
+| retain | text, by choice attribute (empty for one of none) |
+| questions | question, choices (list of strings), answer (index), attribute, subject, by choice cluster and part |
 | fluency | text: held-out prose |
 | calibration | text: neutral prose whose damage sets λ (`budgets`), of another domain than the others if possible |
-| prompts | prompt, attribute (empty for one of no group), kind (`toxic` or `neutral`), by choice cluster |
+| prompts | prompt, attribute (empty for one of no group), kind (`toxic` or `neutral`), by choice cluster and part |
 | rephrased | as questions, with their attributes and subjects: the same facts asked for in other words |
 
 A subject is what a row is about; a cluster is what shares an answer or a source, a country for its cities: intervals
-count clusters. Without one, each subject (or prompt) is its own.
+count clusters. Without one, each subject (or prompt) is its own. A part is `validation`, by which options are chosen,
+or `test`, which is reported; rows of a cluster have the same.
 
 A source may lack questions, prompts and rephrased: an evaluation that needs them then can't be configured. For one that
 lacks calibration, half of the fluency texts are taken.
@@ -20,6 +21,7 @@ Forget texts may be toxic or hazardous: messages name rows (counted from 1) and 
 """
 
 import os
+import random
 import traceback
 import unicodedata
 from collections import Counter
@@ -45,9 +47,16 @@ COLUMNS = {
     "prompts": ("prompt", "attribute", "kind"),
     "rephrased": ("question", "choices", "answer", "attribute", "subject"),
 }
-OPTIONAL = {"forget": ("subject",), "questions": ("cluster",), "prompts": ("cluster",), "rephrased": ("cluster",)}
+OPTIONAL = {
+    "forget": ("subject",),
+    "retain": ("attribute",),
+    "questions": ("cluster", "part"),
+    "prompts": ("cluster", "part"),
+    "rephrased": ("cluster", "part"),
+}
 ASKED = ("questions", "rephrased")
 KINDS = ("toxic", "neutral")
+VALIDATION, TEST = PARTS = ("validation", "test")
 SHOWN = 10
 LONGEST_NAME = 40
 
@@ -152,6 +161,10 @@ def check_table(frame: pd.DataFrame, table: str, path: str | os.PathLike | None 
             _check_answers(frame, where)
         elif (table, column) == ("prompts", "attribute"):
             _check_groups(frame, where)
+        elif (table, column) == ("retain", "attribute"):
+            check_present(frame[column], column, where)
+        elif column == "part":
+            _check_parts(frame, where)
         else:
             check_strings(frame[column], column, where)
 
@@ -216,6 +229,20 @@ def _check_groups(prompts: pd.DataFrame, where: str) -> None:
     if not toxic.any():
         raise InputError(f"{where} has no toxic prompts; at least one is needed")
     check_strings(prompts.loc[toxic, "attribute"], "attribute", where)
+
+
+def _check_parts(frame: pd.DataFrame, where: str) -> None:
+    """Check that each row is of one of PARTS, and all rows of a cluster of the same."""
+    check_strings(frame["part"], "part", where)
+    unknown = ~frame["part"].isin(PARTS)
+    if unknown.any():
+        raise InputError(f"{where}, column part: {rows(unknown)} are none of {', '.join(PARTS)}; correct them")
+    divided = frame["part"].groupby(clusters(frame)).transform("nunique") > 1
+    if divided.any():
+        raise InputError(
+            f"{where}, column part: {rows(divided)} are of a cluster that has rows of both parts, so what is chosen on "
+            "one would be reported on the other; give each cluster one part"
+        )
 
 
 def check_attributes(tables: Tables, wanted: Sequence[str] | str) -> None:
@@ -436,6 +463,80 @@ def check_shard_size(size: int, name: str, minimum: int) -> None:
     """Raise InputError where a shard has fewer texts than the configured minimum."""
     if size < minimum:
         raise InputError(f"shard {name!r} has {size} texts, the minimum is {minimum}; add texts or lower minimum_texts")
+
+
+def hold_out(tables: Tables, held_out: Collection[str], forget: Collection[str]) -> Tables:
+    """Return the tables without the texts to retain of these attributes: what is kept of them was not trained on.
+
+    Raises InputError for an attribute that is to be forgotten, or that no question asks about.
+    """
+    if both := [attribute for attribute in held_out if attribute in set(forget)]:
+        raise InputError(f"data.held_out and data.forget both name {shortened(both)}; leave it to one of them")
+    asked = set() if tables.questions is None else set(tables.questions["attribute"])
+    if unasked := [attribute for attribute in held_out if attribute not in asked]:
+        raise InputError(
+            f"data.held_out names {shortened(unasked)}, which no question asks about; questions ask about "
+            f"{shortened(sorted(asked - set(forget))) or 'nothing'}"
+        )
+    if "attribute" not in tables.retain:
+        return tables
+    kept = tables.retain[~tables.retain["attribute"].isin(held_out)].reset_index(drop=True)
+    if kept.empty:
+        raise InputError("data.held_out leaves no text to retain; name fewer attributes")
+    return replace(tables, retain=kept)
+
+
+def clusters(frame: pd.DataFrame) -> pd.Series:
+    """Return what is resampled together, row by row, of questions or prompts."""
+    return frame[next(column for column in ("cluster", "subject", "prompt") if column in frame)]
+
+
+def divide(tables: Tables, validation: float) -> tuple[Tables, Tables]:
+    """Return the tables with the questions and prompts of the test, and with those of the validation.
+
+    `validation` is the share of each attribute's clusters that the latter has, at least one and never all, drawn by
+    their names alone; with 0 all are of the test. Where a table has parts of its own, these count. Rephrased questions
+    are those of the test. Raises InputError where an attribute has a single cluster, and for parts with a share of 0.
+    """
+    with_parts = [name for name in ("questions", "prompts") if "part" in tables.present().get(name, ())]
+    if not validation:
+        if with_parts:
+            raise InputError(
+                f"table {with_parts[0]} has a column part, but data.validation is 0: give data.validation any share, and "
+                "the column counts, or remove the column"
+            )
+        return tables, tables
+    parts = {}
+    for name in ("questions", "prompts"):
+        if (frame := tables.present().get(name)) is not None:
+            parts[name] = frame["part"] if "part" in frame else _drawn(frame, validation, name)
+    if tables.rephrased is not None and "questions" in parts:
+        chosen = set(clusters(tables.questions)[parts["questions"] == VALIDATION])
+        parts["rephrased"] = clusters(tables.rephrased).isin(chosen).map({True: VALIDATION, False: TEST})
+    divided = []
+    for part in (TEST, VALIDATION):
+        of_part = {}
+        for name, part_of_row in parts.items():
+            rows_of_part = getattr(tables, name)[part_of_row == part].drop(columns="part", errors="ignore")
+            of_part[name] = rows_of_part.reset_index(drop=True)
+        divided.append(replace(tables, **of_part))
+    return divided[0], divided[1]
+
+
+def _drawn(frame: pd.DataFrame, validation: float, table: str) -> pd.Series:
+    """Return the part of each row, drawn by cluster; a cluster belongs to the attribute of its first row."""
+    by_cluster = pd.DataFrame({"cluster": clusters(frame), "attribute": frame["attribute"]}).drop_duplicates("cluster")
+    chosen: set[str] = set()
+    for attribute, of_attribute in by_cluster.groupby("attribute")["cluster"]:
+        drawn = sorted(of_attribute)
+        if len(drawn) < 2:
+            raise InputError(
+                f"table {table} has a single cluster of the attribute {shortened([attribute])}, which can't be divided "
+                "into validation and test; give more, or leave data.validation out"
+            )
+        random.Random(f"validation {attribute}").shuffle(drawn)
+        chosen.update(drawn[: min(max(round(validation * len(drawn)), 1), len(drawn) - 1)])
+    return clusters(frame).isin(chosen).map({True: VALIDATION, False: TEST})
 
 
 def about(questions: pd.DataFrame) -> pd.DataFrame:

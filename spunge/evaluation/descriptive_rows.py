@@ -15,12 +15,14 @@ def data(
     questions: pd.DataFrame | None,
     prompts: pd.DataFrame | None,
     answer_places: Mapping[str, tuple[float, int]] | None = None,
+    held_out: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return tidy rows (COLUMNS) with the number of forget texts, questions, subjects and prompts of each attribute.
 
     `attributes` are those to forget, in the order wanted; the others follow as the questions have them. Neutral prompts
     of no group have an empty attribute. Tables that the experiment lacks are None. `answer_places` gives, for a table
-    whose right answers mostly stand at one place among the choices, their share and the number of questions.
+    whose right answers mostly stand at one place among the choices, their share and the number of questions. `held_out`
+    are retained attributes of which no text is trained on.
     """
     counts = {"forget_texts": forget.groupby("attribute", sort=False).size().reindex(attributes)}
     if questions is not None:
@@ -37,6 +39,7 @@ def data(
     for table, (share, n) in (answer_places or {}).items():
         metric = "commonest_answer_place" + ("" if table == "questions" else f"_{table}")
         rows.append({"attribute": "", "metric": metric, "value": share, "n": n})
+    rows += [{"attribute": attribute, "metric": "held_out", "value": 1, "n": 1} for attribute in held_out]
     return _table(_base(experiment), "data", rows)
 
 

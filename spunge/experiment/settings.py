@@ -52,6 +52,19 @@ class Data(Section):
     forget: Literal["all"] | Distinct[Text] = Field(
         description="The attributes to forget, one shard each, or `all` that the data have."
     )
+    held_out: tuple[Text, ...] = Field(
+        (),
+        json_schema_extra={"uniqueItems": True},
+        description="Retained attributes of which no text is trained on, so that what is kept of them was not kept by "
+        "training; questions ask about them (docs/evaluations.md).",
+    )
+    validation: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of each attribute's questions and prompts, by cluster, that options are chosen by and that "
+        "no result counts; 0 keeps all for the test.",
+    )
     minimum_texts: Count = Field(
         1,
         description="A shard with fewer texts than this ends the run; with `forget: all` such attributes are left out.",

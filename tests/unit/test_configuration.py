@@ -110,6 +110,8 @@ def test_defaults_are_filled_at_every_depth():
     assert config["data"] == {
         "dataset": "country_capitals",
         "forget": "all",
+        "held_out": [],
+        "validation": 0.0,
         "minimum_texts": 1,
         "wheels": [],
         "options": {},

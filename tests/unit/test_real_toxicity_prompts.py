@@ -33,6 +33,7 @@ OPTIONS = {
     "neutral_prompts": 20,
     "retain_passages": 20,
     "fluency_passages": 10,
+    "calibration_passages": 10,
     "minimum_subjects": 4,
     "minimum_population": 0,
     "question_templates": ["The capital of {country} is"],
@@ -167,7 +168,7 @@ def test_neutral_prompts_have_the_lengths_of_the_toxic_ones(wheel_files):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_neutral_prompts_begin_speeches_that_are_neither_retained_nor_fluency(wheel_files, seed):
+def test_neutral_prompts_begin_speeches_that_are_not_retained(wheel_files, seed):
     built = build(wheel_files, prose_seed=seed, prompt_seed=seed)
     neutral = of_kind(built, "neutral")
     assert len(neutral) == neutral["prompt"].nunique() == 20
@@ -175,10 +176,8 @@ def test_neutral_prompts_begin_speeches_that_are_neither_retained_nor_fluency(wh
     begun = {
         next(number for number in range(60) if speech(number).startswith(f"{text} ")) for text in neutral["prompt"]
     }
-    used = {name: {int(text.split()[1]) for text in getattr(built, name)["text"]} for name in ("retain", "fluency")}
     assert len(begun) == 20
-    assert not begun & (used["retain"] | used["fluency"])
-    assert not used["retain"] & used["fluency"]
+    assert not begun & {int(text.split()[1]) for text in built.retain["text"]}
 
 
 def test_questions_are_about_the_capitals_of_every_region_that_has_enough(wheel_files):

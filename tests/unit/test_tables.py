@@ -416,3 +416,59 @@ def test_what_sets_the_strength_is_neither_trained_on_nor_measured(good):
         with pytest.raises(InputError, match=expected) as refused:
             tables.check(replace(good, calibration=pd.DataFrame({"text": [text]})))
         assert text not in str(refused.value)
+
+
+def test_what_is_held_out_is_asked_about_and_nothing_of_it_retained(good):
+    labelled = changed(good, "retain", "attribute", ["C", ""])
+    assert tables.hold_out(labelled, ["C"], ["A", "B"]).retain["text"].tolist() == ["Prose."]
+    assert tables.hold_out(labelled, [], ["A", "B"]) is not None
+    # Without the column nothing is known to be about it.
+    assert len(tables.hold_out(good, ["C"], ["A", "B"]).retain) == 2
+    with pytest.raises(InputError, match=r"data.held_out and data.forget both name B; leave it to one of them"):
+        tables.hold_out(labelled, ["B"], ["A", "B"])
+    with pytest.raises(InputError, match=r"names D, which no question asks about; questions ask about C"):
+        tables.hold_out(labelled, ["D"], ["A", "B"])
+    with pytest.raises(InputError, match=r"leaves no text to retain"):
+        tables.hold_out(changed(good, "retain", "attribute", ["C", "C"]), ["C"], ["A", "B"])
+
+
+def asked_of_countries(good, countries=30):
+    rows = [
+        (f"{wording} {attribute}{number}", ["x", "y"], 0, attribute, f"{attribute}{number}")
+        for attribute in ("A", "B")
+        for number in range(countries)
+        for wording in ("The capital of", "The largest city of")
+    ]
+    questions = pd.DataFrame(rows, columns=list(tables.COLUMNS["questions"]))
+    return replace(good, questions=questions, rephrased=questions.assign(question="Which? " + questions["question"]))
+
+
+def test_validation_has_whole_clusters_of_each_attribute_and_the_test_the_others(good):
+    test, validation = tables.divide(asked_of_countries(good), 1 / 3)
+    for attribute in ("A", "B"):
+        of_test, of_validation = (
+            set(part.questions.loc[part.questions["attribute"] == attribute, "subject"]) for part in (test, validation)
+        )
+        assert (len(of_test), len(of_validation)) == (20, 10)
+        assert not of_test & of_validation
+    assert set(test.rephrased["subject"]) == set(test.questions["subject"])
+    # Another country more moves few of the others: the draw is by attribute.
+    assert tables.divide(asked_of_countries(good), 1 / 3)[0].questions.equals(test.questions)
+    _, few = tables.divide(asked_of_countries(good), 0.001)
+    assert few.questions.groupby("attribute")["subject"].nunique().to_dict() == {"A": 1, "B": 1}
+
+
+def test_parts_of_the_source_count(good):
+    parts = changed(good, "questions", "part", ["validation", "test"])
+    tables.check_table(parts.questions, "questions")
+    test, validation = tables.divide(parts, 0.5)
+    assert (test.questions["subject"].tolist(), validation.questions["subject"].tolist()) == (["Italy"], ["Kenya"])
+    with pytest.raises(InputError, match=r"column part: 1 of 2 rows \(first: row 2\) are none of validation, test"):
+        tables.check_table(changed(good, "questions", "part", ["test", "train"]).questions, "questions")
+    divided = changed(parts, "questions", "cluster", ["Earth", "Earth"])
+    with pytest.raises(InputError, match=r"2 of 2 rows \(first: row 1\) are of a cluster that has rows of both parts"):
+        tables.check_table(divided.questions, "questions")
+    with pytest.raises(InputError, match=r"table questions has a column part, but data.validation is 0"):
+        tables.divide(parts, 0)
+    with pytest.raises(InputError, match=r"table questions has a single cluster of the attribute B"):
+        tables.divide(good, 0.5)
