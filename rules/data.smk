@@ -144,6 +144,7 @@ rule data_rows:
         questions=QUESTIONS,
         prompts=PROMPTS,
         rephrased=REPHRASED,
+        tuning=JOBS.tuning_table if GRID.tuning else [],
     output:
         f"{RESULTS}/data/data.csv",
     log:
@@ -165,7 +166,7 @@ rule data_rows:
         python(
             "--experiment {params.experiment} --attributes {input.attributes:q} --forget {input.forget:q}"
             " --questions {input.questions:q} --prompts {input.prompts:q} --rephrased {input.rephrased:q}"
-            " --families {params.families:q} --held-out {params.held_out:q} --output {output:q}"
+            " --families {params.families:q} --held-out {params.held_out:q} --tuning {input.tuning:q} --output {output:q}"
         )
 
 

@@ -18,8 +18,8 @@ rule evaluate:
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         merged=MERGED,
-        data=[f"{RESULTS}/data/{table}.parquet" for table in GRID.of_a_model.values()],
-        prompts=PROMPTS if TOXICITY and not VLLM else [],
+        data=JOBS.asked,
+        prompts=JOBS.prompts if TOXICITY and not VLLM else [],
         damaged=[CALIBRATION, FLUENCY] if GRID.costs else [],
         attributes=ATTRIBUTES,
     output:
@@ -42,7 +42,7 @@ rule evaluate:
     params:
         evaluations=json.dumps({name: config["evaluations"][name] for name in GRID.of_a_model}),
         generation=GENERATION,
-        budgets=json.dumps(config.get("budgets", {})),
+        budgets=JOBS.budgets,
         candidate=JOBS.description,
         scale=JOBS.scale,
         dtype=DTYPE,
@@ -105,7 +105,7 @@ rule score_toxicity:
         script=source_file(SCRIPTS / "score_toxicity.py"),
         library=library("score_toxicity.py"),
         continuations=CONTINUATIONS,
-        prompts=PROMPTS,
+        prompts=JOBS.prompts,
         classifiers=JOBS.classifier_files,
         attributes=ATTRIBUTES,
     output:

@@ -48,6 +48,7 @@ rule unlearn:
         norms_of=JOBS.norms_of if GRID.sets("norms_of") else [],
         checkpoint=JOBS.checkpoint if GRID.sets("checkpoint") else [],
         accelerate=JOBS.accelerate if GRID.sets("accelerate") else [],
+        tuning=JOBS.tuning if GRID.tuning else [],
         attributes=ATTRIBUTES,
     output:
         task_vector=f"{RESULTS}/unlearned/{{run}}/task_vector.safetensors",
@@ -65,6 +66,7 @@ rule unlearn:
         runtime=growing(120),
     params:
         options=JOBS.run_options,
+        number_of_attributes=JOBS.number_of_attributes,
         run=JOBS.run_description,
         launcher=JOBS.launcher if GRID.sets("accelerate") else "python",
         shard=JOBS.shard_name,
@@ -75,8 +77,41 @@ rule unlearn:
         on_gpus(
             "--method={input.method:q} --options {params.options:q} --run {params.run:q} --base {input.base:q}"
             " --forget {input.shards:q}/{params.shard}.parquet --retain {input.retain:q}"
+            " --tuning {input.tuning:q} --number-of-attributes {params.number_of_attributes}"
             " --activations {input.activations:q} --attributes {input.attributes:q} --norms-of {input.norms_of:q}"
             " --unfinished {params.unfinished:q} --save-every $SPUNGE_SAVE_EVERY"
             " --task-vector {output.task_vector:q} --training {output.training:q}",
             program="{params.launcher}",
+        )
+
+
+# Of each arm's trials the one that leaves least on the validation part. The file, not the plan, tells the other runs what it
+# is, so that no checkpoint is needed.
+rule choose:
+    input:
+        script=source_file(SCRIPTS / "choose.py"),
+        library=library("choose.py"),
+        outcomes=JOBS.trial_rows("toxicity" if GRID.toxicity else "knowledge"),
+        budgets=JOBS.trial_rows("budget"),
+    output:
+        f"{RESULTS}/tuning.csv",
+    log:
+        f"{LOGS}/choose.log",
+    benchmark:
+        f"{BENCHMARKS}/choose.tsv"
+    conda:
+        ENVS / "report.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(10),
+    params:
+        trials=lambda wildcards: JOBS.trials(),  # options may have braces
+        metric=JOBS.tuning_metric,
+    message:
+        "Choose the options of each arm by the validation part"
+    shell:
+        python(
+            "--trials <(printf '%s' {params.trials:q}) --metric {params.metric}"
+            " --outcomes @<(printf '%s\n' {input.outcomes:q}) --budgets @<(printf '%s\n' {input.budgets:q})"
+            " --output {output:q}"
         )

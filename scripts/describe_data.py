@@ -1,4 +1,4 @@
-"""Count the forget texts, questions, subjects and prompts of each attribute, and tell the methods' factors."""
+"""Count the forget texts, questions, subjects and prompts of each attribute; tell the methods' factors and tuning."""
 
 import argparse
 import json
@@ -18,6 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rephrased", nargs="?", help="the rephrased questions, Parquet, if there are any")
     parser.add_argument("--families", required=True, type=json.loads, help="family and λ of each method, JSON")
     parser.add_argument("--held-out", default=[], type=json.loads, help="attributes of which nothing is retained, JSON")
+    parser.add_argument("--tuning", nargs="?", help="what tuning tried and chose, CSV, if it was done")
     parser.add_argument("--output", required=True, help="rows of evaluations.csv")
     arguments = parser.parse_args(argv)
 
@@ -27,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.core.files import attributes_to_forget, whole_file
         from spunge.datasets import tables
         from spunge.evaluation import descriptive_rows
+        from spunge.experiment import tuning
 
         forget = tables.read("forget", arguments.forget)
         questions = tables.read("questions", arguments.questions) if arguments.questions else None
@@ -41,8 +43,10 @@ def main(argv: list[str] | None = None) -> int:
         tables_read = (forget, questions, prompts)
         data = descriptive_rows.data(arguments.experiment, attributes, *tables_read, places, arguments.held_out)
         methods = descriptive_rows.methods(arguments.experiment, arguments.families)
+        tables_of_tuning = [tuning.read(arguments.tuning)] if arguments.tuning else []
+        tuned = [descriptive_rows.tuning(arguments.experiment, table) for table in tables_of_tuning]
         with whole_file(arguments.output) as temporary:
-            pd.concat([data, methods], ignore_index=True).to_csv(temporary, index=False)
+            pd.concat([data, methods, *tuned], ignore_index=True).to_csv(temporary, index=False)
 
     return errors.run(work)
 

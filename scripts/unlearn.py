@@ -20,6 +20,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--attributes", required=True, help="all attributes to forget, JSON")
     parser.add_argument("--activations", nargs="?", type=Path, help="what cache_activations.py wrote, if anything")
     parser.add_argument("--norms-of", nargs="?", help="another method's task vector for this shard and seed, if wanted")
+    parser.add_argument("--tuning", nargs="?", help="the options that were chosen for this arm, CSV, if it was tuned")
+    parser.add_argument("--number-of-attributes", type=int, default=1, help="as many times a shard's steps are taken")
     parser.add_argument("--unfinished", help="folder that keeps what was done so far, if anything shall")
     parser.add_argument("--save-every", type=float, default=10, help="minutes between saves; 0 for every step")
     parser.add_argument("--task-vector", required=True, help="the task vector, safetensors")
@@ -32,11 +34,16 @@ def main(argv: list[str] | None = None) -> int:
         from spunge import methods
         from spunge.core.files import attributes_to_forget, scratch_folder, whole_file
         from spunge.evaluation import descriptive_rows
+        from spunge.experiment import splits, tuning
         from spunge.models import base_model, task_vector
         from spunge.training import resume
 
         method = methods.load(arguments.method)
-        options = methods.options(method, arguments.options)
+        given = arguments.options
+        if arguments.tuning:
+            options_of_arm = tuning.chosen(arguments.tuning, arguments.run["method"], arguments.run["split"])
+            given |= splits.for_attributes(options_of_arm, arguments.number_of_attributes)
+        options = methods.options(method, given)
         attributes = attributes_to_forget(arguments.attributes)
         base = task_vector.BaseModel.open(arguments.base)
         identity = resume.identity(

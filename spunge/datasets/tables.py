@@ -502,8 +502,8 @@ def divide(tables: Tables, validation: float) -> tuple[Tables, Tables]:
     if not validation:
         if with_parts:
             raise InputError(
-                f"table {with_parts[0]} has a column part, but data.validation is 0: give data.validation any share, and "
-                "the column counts, or remove the column"
+                f"table {with_parts[0]} has a column part, but data.validation is 0: give data.validation any share, "
+                "and the column counts, or remove the column"
             )
         return tables, tables
     parts = {}

@@ -1,5 +1,6 @@
 """Rows of evaluations.csv that describe rather than score: data, training, merges."""
 
+import json
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -56,6 +57,26 @@ def methods(experiment: str, families: Mapping[str, Sequence]) -> pd.DataFrame:
         )
         for method, (family, scale) in families.items()
     ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def tuning(experiment: str, table: pd.DataFrame) -> pd.DataFrame:
+    """Return tidy rows (COLUMNS) with what tuning tried and chose for each arm, a method and a split.
+
+    `table` is what spunge/experiment/tuning.py makes. `n` is the number of trials, `steps` those of all of them;
+    `validation`, `scale` (λ) and `option_…` are of the chosen one. Options that are no numbers have no value.
+    """
+    tables = []
+    for (method, split), of_arm in table.groupby(["method", "split"], sort=False):
+        chosen = of_arm[of_arm["chosen"] == 1].iloc[0]
+        values = {"steps": of_arm["steps"].sum(), "validation": chosen["value"], "scale": chosen["scale"]}
+        for name, value in json.loads(chosen["options"]).items():
+            values[f"option_{name}"] = float(value) if isinstance(value, (bool, int, float)) else float("nan")
+        rows = [
+            {"attribute": "", "metric": metric, "value": value, "n": len(of_arm)} for metric, value in values.items()
+        ]
+        described = _base(experiment) | {"candidate": method, "method": method, "split": split}
+        tables.append(_table(described, "tuning", rows))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -94,6 +94,7 @@ def check(config: dict, from_command_line: Mapping = MappingProxyType({})) -> No
     _check_merges(config)
     _check_evaluations(config)
     _check_budgets(config)
+    _check_tuning(config)
     _check_wheels(config)
 
 
@@ -309,6 +310,48 @@ def _check_budgets(config: Mapping) -> None:
                     f"{at} sets λ, and methods.{name} is another λ on the runs of {method['scaled_from']}; leave the "
                     "method out, or set budgets.as_trained"
                 )
+
+
+def _check_tuning(config: Mapping) -> None:
+    """Check that what is tuned are options of the methods, and that there is something to judge trials by."""
+    lists = {name: section["tune"] for name, section in config["methods"].items() if "tune" in section}
+    at, section = "configuration: tuning", config.get("tuning")
+    if section is None:
+        if lists:
+            raise InputError(f"configuration: methods.{next(iter(lists))}.tune needs a section `tuning`; give it seeds")
+        return
+    if not lists:
+        raise InputError(f"{at} is there, but no method has `tune`; give one values to try, or leave tuning out")
+    if "budgets" not in config:
+        raise InputError(f"{at} needs budgets, since trials are judged at equal damage")
+    if not config["data"]["validation"]:
+        raise InputError(f"{at} needs data.validation, or options would be chosen by what is reported; 0.33, say")
+    if not config["evaluations"].keys() & {"knowledge", "toxicity"}:
+        raise InputError(f"{at} needs evaluations.knowledge or evaluations.toxicity, which trials are judged by")
+    if both := sorted({*section["seeds"]} & {*config["seeds"]}):
+        raise InputError(f"{at}.seeds has {both[0]}, which seeds has too; trials need seeds of their own")
+    for name, values in lists.items():
+        _check_tune(f"configuration: methods.{name}.tune", config["methods"][name], values)
+
+
+def _check_tune(at: str, section: Mapping, lists: Mapping) -> None:
+    """Check that a method has the options that it is to be tuned by, and that they fit."""
+    if section["method"] in ("checkpoint", "random_vector"):
+        raise InputError(f"{at}: a {section['method']} has no options that could be tuned; remove it")
+    known = options_of("methods", section["method"])
+    for key, values in lists.items():
+        if section["method"] in ("file", "command"):
+            continue
+        if key not in known:
+            raise InputError(
+                f"{at} has the option `{key}`, which {section['method']} has not; it has {', '.join(known)}"
+            )
+        if section.get("cache_activations") and known[key].get("frozen_activations"):
+            raise InputError(f"{at}.{key} changes what cache_activations keeps; leave one of the two out")
+        validator = _Validator(known[key] | {"$defs": schema()["$defs"]})
+        for value in values:
+            if (error := best_match(validator.iter_errors(value))) is not None:
+                raise InputError(_sentence(error).replace("configuration", f"{at}.{key}", 1))
 
 
 def _check_benchmarks(config: Mapping) -> None:

@@ -9,7 +9,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spunge.experiment import configuration, splits
@@ -26,12 +26,12 @@ from spunge.experiment.records import (
     Run,
     Shard,
     budget_label,
+    parse_budget,
     shards,
 )
 
 TOXICITY = ("toxicity", "toxicity_neutral")
 COSTS = ("kl", "perplexity")  # what can be a budget
-SCALED_BY_SHARD = ("steps", "warmup_steps")
 FIGURES = Path(__file__).parents[2] / "rules" / "figures.json"
 
 
@@ -91,6 +91,7 @@ class Grid:
         # The budgets of each cost; what every candidate is evaluated at, and the damage it does there.
         self.costs = {cost: configured["budgets"][cost] for cost in COSTS if cost in configured.get("budgets", {})}
         self.evaluation_names += ["budget"] if self.costs else []
+        self.tuning = configured.get("tuning", {})
         # Attacks on unlearning, in jobs of their own, on some of the candidates: which evaluations, by rule.
         self.attacks = configuration.durability_evaluations(self.durability, configured["data"]["forget"])
         self.attack_names = ["as_unlearned", *itertools.chain(*self.attacks.values())] if self.durability else []
@@ -140,10 +141,11 @@ class Grid:
         """The regular expressions that the paths of runs, merges and candidates match, by the rules' wildcards."""
         trained, every = ("|".join(map(re.escape, names)) for names in (self.trained, self.methods))
         merges = "|".join(map(re.escape, self.configuration["merges"]))
+        seed = r"seed\d+(?:/trial\d+)?"
         return {
-            "run": rf"(?:{trained})/(?:joint|{SPLIT}/shard/[^/]+)/seed\d+",
-            "merge": rf"(?:{trained})/{SPLIT}/merge/(?:{merges})/seed\d+",
-            "candidate": rf"{BASE.path}|(?:{every})/(?:joint|{SPLIT}/(?:shard|merge)/[^/]+)/seed\d+",
+            "run": rf"(?:{trained})/(?:joint|{SPLIT}/shard/[^/]+)/{seed}",
+            "merge": rf"(?:{trained})/{SPLIT}/merge/(?:{merges})/{seed}",
+            "candidate": rf"{BASE.path}|(?:{every})/(?:joint|{SPLIT}/(?:shard|merge)/[^/]+)/{seed}",
         }
 
     def sets(self, option: str, but: object = None) -> bool:
@@ -183,6 +185,52 @@ class Grid:
             if split != "joint"
             for merge in self.methods[method]["merges"]
         ]
+
+    def trials(self, method: str) -> dict[str, dict[str, object]]:
+        """Return the options of each trial of a method by its number: every combination of the values to tune."""
+        lists = self.methods[method].get("tune", {})
+        combinations = itertools.product(*lists.values()) if lists else ()
+        return {str(number): dict(zip(lists, values, strict=True)) for number, values in enumerate(combinations)}
+
+    def is_tuned(self, method: str) -> bool:
+        """Tell whether options are chosen for each arm of a method."""
+        return bool(self.trials(method))
+
+    def trial_runs(self) -> list[Run]:
+        """Return the runs that tuning needs: trials × splits × its seeds × shards; none where it was done before."""
+        if not self.tuning or self.tuning["file"]:
+            return []
+        return [
+            Run(method, split, shard, str(seed), trial)
+            for method in self.trained
+            for trial in self.trials(method)
+            for split in self.splits_of(method)
+            for seed in self.tuning["seeds"]
+            for shard in self.shards(split)
+        ]
+
+    def trial_candidates(self) -> list[Candidate]:
+        """Return what tuning chooses from: each trial of each arm, shards by the first of the method's merges."""
+        chosen = {}
+        for run in self.trial_runs():
+            candidate = Candidate.of(run)
+            if run.split not in splits.ONE_RUN:
+                candidate = replace(candidate, shard="", merge=self.methods[run.method]["merges"][0])
+            chosen[candidate] = None
+        return list(chosen)
+
+    @property
+    def tuning_budget(self) -> str:
+        """The label of the budget at which trials are judged, the middle one of the first cost."""
+        cost, values = next(iter(self.costs.items()))
+        return budget_label(cost, sorted(values)[len(values) // 2])
+
+    @property
+    def tuning_budgets(self) -> dict[str, object]:
+        """The section `budgets` of a trial: `tuning_budget` alone."""
+        cost, budget = parse_budget(self.tuning_budget)
+        section = {key: value for key, value in self.configuration["budgets"].items() if key not in COSTS}
+        return section | {cost: [budget], "as_trained": False}
 
     def candidates(self) -> list[Candidate]:
         """Return all that is evaluated: base, joint runs, each single attribute's shard if wanted, and merges."""
@@ -270,8 +318,8 @@ class Grid:
     def options(self, run: Run) -> dict[str, object]:
         """Return the method's options for a run; on several attributes it takes as many steps as their shards would."""
         options = self.method_options(run.method)
-        of = len(self.shards(run.split)[run.shard].attributes)
-        return options | {key: options[key] * of for key in SCALED_BY_SHARD if key in options}
+        options |= self.trials(run.method)[run.trial] if run.trial else {}
+        return splits.for_attributes(options, len(self.shards(run.split)[run.shard].attributes))
 
     def method_options(self, method: str) -> dict[str, object]:
         """Return a method's options for one attribute's shard."""

@@ -101,6 +101,48 @@ class Jobs:
         """Return the method's options for a run."""
         return json.dumps(self.grid.options(Run.parse(wildcards.run)))
 
+    def tuning(self, wildcards: SimpleNamespace) -> object:
+        """Return the table of a tuned method's choices for its arms; none for a trial, or where nothing is tuned."""
+        run = Run.parse(wildcards.run)
+        return [] if run.trial or not self.grid.is_tuned(run.method) else self.tuning_table
+
+    @property
+    def tuning_table(self) -> object:
+        """What tuning chose: the table that an earlier run wrote, or the one that this run makes."""
+        if not (given := self.grid.tuning["file"]):
+            return f"{self.results}/tuning.csv"
+        return self._source(given if Path(given).is_file() else self.project / given)
+
+    def number_of_attributes(self, wildcards: SimpleNamespace) -> int:
+        """Return how many attributes' steps a run takes."""
+        run = Run.parse(wildcards.run)
+        return len(self.grid.shards(run.split)[run.shard].attributes)
+
+    def trials(self) -> str:
+        """Return what tuning tried: of each trial its arm, number, options, budget, seeds and steps, as JSON."""
+        grid, trials = self.grid, {}
+        for candidate in grid.trial_candidates():
+            arm = {"method": candidate.method, "split": candidate.split, "trial": int(candidate.trial)}
+            described = arm | {
+                "options": grid.trials(candidate.method)[candidate.trial],
+                "budget": grid.tuning_budget,
+                "seeds": [],
+                "steps": 0,
+            }
+            trials.setdefault(tuple(arm.values()), described)["seeds"].append(int(candidate.seed))
+        for run in grid.trial_runs():
+            trials[run.method, run.split, int(run.trial)]["steps"] += grid.options(run).get("steps") or 0
+        return json.dumps(list(trials.values()))
+
+    @property
+    def tuning_metric(self) -> str:
+        """The metric that trials are judged by: what is left of what was to be forgotten."""
+        return f"toxic_share_{next(iter(self.classifiers))}" if self.classifiers else "accuracy"
+
+    def trial_rows(self, evaluation: str) -> list[str]:
+        """Return the estimates of every trial by an evaluation, seed by seed, in the order of `trials`."""
+        return [f"{self.results}/evaluations/{one.path}/{evaluation}.csv" for one in self.grid.trial_candidates()]
+
     def run_description(self, wildcards: SimpleNamespace) -> str:
         """Return a run's columns of evaluations.csv."""
         return json.dumps(self.grid.describe(Run.parse(wildcards.run)))
@@ -191,7 +233,7 @@ class Jobs:
         """Return the task vectors that are merged, in the order of the split's shards."""
         merge = Merge.parse(wildcards.merge)
         shards = self.grid.shards(merge.split)
-        runs = (Run(merge.method, merge.split, shard, merge.seed) for shard in shards)
+        runs = (Run(merge.method, merge.split, shard, merge.seed, merge.trial) for shard in shards)
         return [f"{self.results}/{run.task_vector}" for run in runs]
 
     # Evaluating
@@ -221,6 +263,23 @@ class Jobs:
     def scale(self, wildcards: SimpleNamespace) -> float:
         """Return the factor λ on a candidate's task vector."""
         return self.grid.scale(Candidate.parse(wildcards.candidate))
+
+    def asked(self, wildcards: SimpleNamespace) -> list[str]:
+        """Return the tables that a candidate's evaluations read: those of the validation for a trial."""
+        return [self._table(table, wildcards) for table in self.grid.of_a_model.values()]
+
+    def prompts(self, wildcards: SimpleNamespace) -> str:
+        """Return the prompts that a candidate continues: those of the validation for a trial."""
+        return self._table("prompts", wildcards)
+
+    def _table(self, table: str, wildcards: SimpleNamespace) -> str:
+        is_divided = Candidate.parse(wildcards.candidate).trial and table in ("questions", "prompts")
+        return f"{self.results}/data/{'validation/' * bool(is_divided)}{table}.parquet"
+
+    def budgets(self, wildcards: SimpleNamespace) -> str:
+        """Return the budgets that a candidate is evaluated at: the middle one alone for a trial."""
+        is_trial = Candidate.parse(wildcards.candidate).trial
+        return json.dumps(self.grid.tuning_budgets if is_trial else self.grid.configuration.get("budgets", {}))
 
     def description(self, wildcards: SimpleNamespace) -> str:
         """Return a candidate's columns of evaluations.csv."""

@@ -5,6 +5,7 @@
 - `rmu/attribute/merge/ties/seed0`: a merge of all shards of a split, and the candidate that it gives.
 - `base`: the base model.
 - `rmu/attribute/merge/ties`: a candidate with its seeds taken together.
+- `rmu/joint/seed100/trial2`: the same with the options of a trial, of which tuning chooses one.
 """
 
 import functools
@@ -33,7 +34,8 @@ def parse_budget(label: str) -> tuple[str, float]:
 
 SPLIT = r"(?:attribute|random)(?:-\d+)?"
 _PATH = re.compile(
-    rf"(?P<method>[^/]+)/(?:joint|(?P<split>{SPLIT})/(?P<kind>shard|merge)/(?P<name>[^/]+))(?:/seed(?P<seed>\d+))?"
+    rf"(?P<method>[^/]+)/(?:joint|(?P<split>{SPLIT})/(?P<kind>shard|merge)/(?P<name>[^/]+))(?:/seed(?P<seed>\d+)"
+    r"(?:/trial(?P<trial>\d+))?)?"
 )
 
 
@@ -51,6 +53,10 @@ def _read(path: str, what: str, *kinds: str, seeds_together: bool = False) -> di
         raise InputError(f"{path!r} is no path of {what}, such as {' or '.join(EXAMPLES[kind] for kind in kinds)}")
     parts = {key: value or "" for key, value in match.groupdict().items()}
     return parts | {"split": parts["split"] or "joint", "kind": parts["kind"] or "joint"}
+
+
+def _of_trial(trial: str) -> str:
+    return f"/trial{trial}" if trial else ""
 
 
 class Shard(NamedTuple):
@@ -77,11 +83,12 @@ class Run:
     split: str
     shard: str
     seed: str
+    trial: str = ""
 
     @property
     def path(self) -> str:
         middle = "joint" if self.split == "joint" else f"{self.split}/shard/{self.shard}"
-        return f"{self.method}/{middle}/seed{self.seed}"
+        return f"{self.method}/{middle}/seed{self.seed}{_of_trial(self.trial)}"
 
     @property
     def partition(self) -> str:
@@ -103,7 +110,7 @@ class Run:
     def parse(cls, path: str) -> "Run":
         """Return the run of a path; raise InputError where it is none."""
         parts = _read(path, "a run of one seed", "joint", "shard")
-        return cls(parts["method"], parts["split"], parts["name"] or splits.ALL, parts["seed"])
+        return cls(parts["method"], parts["split"], parts["name"] or splits.ALL, parts["seed"], parts["trial"])
 
 
 @dataclass(frozen=True)
@@ -114,10 +121,11 @@ class Merge:
     split: str
     merge: str
     seed: str
+    trial: str = ""
 
     @property
     def path(self) -> str:
-        return f"{self.method}/{self.split}/merge/{self.merge}/seed{self.seed}"
+        return f"{self.method}/{self.split}/merge/{self.merge}/seed{self.seed}{_of_trial(self.trial)}"
 
     @property
     def task_vector(self) -> str:
@@ -128,7 +136,7 @@ class Merge:
     def parse(cls, path: str) -> "Merge":
         """Return the merge of a path; raise InputError where it is none."""
         parts = _read(path, "a merge of one seed", "merge")
-        return cls(parts["method"], parts["split"], parts["name"], parts["seed"])
+        return cls(parts["method"], parts["split"], parts["name"], parts["seed"], parts["trial"])
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,8 @@ class Candidate:
     """A model that is evaluated: the base model, what a run gives, or what a merge gives.
 
     `method` may be one that takes another's task vectors times a factor. `shard` is empty but for single shards,
-    `merge` but for merges. `seed` is `all` for seeds taken together, and for the base model, which has none.
+    `merge` but for merges. `seed` is `all` for seeds taken together, and for the base model, which has none. `trial` is
+    empty but for those that tuning chooses from.
     """
 
     method: str = ""
@@ -144,6 +153,7 @@ class Candidate:
     shard: str = ""
     merge: str = ""
     seed: str = ALL_SEEDS
+    trial: str = ""
 
     @property
     def path(self) -> str:
@@ -152,7 +162,8 @@ class Candidate:
         middle = self.split
         if self.split != "joint":
             middle += f"/merge/{self.merge}" if self.merge else f"/shard/{self.shard}"
-        return f"{self.method}/{middle}" + ("" if self.seed == ALL_SEEDS else f"/seed{self.seed}")
+        of_seed = "" if self.seed == ALL_SEEDS else f"/seed{self.seed}{_of_trial(self.trial)}"
+        return f"{self.method}/{middle}{of_seed}"
 
     @classmethod
     @functools.cache
@@ -162,20 +173,21 @@ class Candidate:
             return BASE
         parts = _read(path, "a candidate", "joint", "shard", "merge", seeds_together=True)
         kind = {parts["kind"]: parts["name"]} if parts["name"] else {}
-        return cls(parts["method"], parts["split"], seed=parts["seed"] or ALL_SEEDS, **kind)
+        return cls(parts["method"], parts["split"], seed=parts["seed"] or ALL_SEEDS, trial=parts["trial"], **kind)
 
     @classmethod
     def of(cls, record: Run | Merge) -> "Candidate":
         """Return the candidate that a run or a merge gives as it is."""
         if isinstance(record, Merge):
-            return cls(record.method, record.split, merge=record.merge, seed=record.seed)
-        return cls(record.method, record.split, "" if record.split == "joint" else record.shard, seed=record.seed)
+            return cls(record.method, record.split, merge=record.merge, seed=record.seed, trial=record.trial)
+        shard = "" if record.split == "joint" else record.shard
+        return cls(record.method, record.split, shard, seed=record.seed, trial=record.trial)
 
     def source(self, method: str) -> Run | Merge:
         """Return the run or merge of `method` whose task vector this candidate takes; not for the base model."""
         if self.merge:
-            return Merge(method, self.split, self.merge, self.seed)
-        return Run(method, self.split, self.shard or splits.ALL, self.seed)
+            return Merge(method, self.split, self.merge, self.seed, self.trial)
+        return Run(method, self.split, self.shard or splits.ALL, self.seed, self.trial)
 
     def with_seed(self, seed: str) -> "Candidate":
         """Return the same candidate of another seed, or of all of them."""

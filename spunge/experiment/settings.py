@@ -110,6 +110,11 @@ class Method(Section):
         description="Besides a shard for each attribute, these numbers of shards too (docs/geography.md): attributes "
         "grouped in their order (`attribute-2`), and random splits of the same sizes (`random-2`)."
     )
+    tune: dict[str, Annotated[list, Field(min_length=1, json_schema_extra={"uniqueItems": True})]] = optional(
+        min_length=1,
+        description="Values of the method's own options; every arm (joint, random, attribute …) is tried with each "
+        "combination, and takes the one that leaves least on the validation part at the middle budget.",
+    )
     cache_activations: bool = Field(
         False,
         description="Compute what the frozen layers make of every forget and retain text once for all shards and seeds "
@@ -210,6 +215,15 @@ class Budgets(Section):
     most: float = Field(4.0, gt=0, description="The largest factor λ to try; a budget may not be reached.")
 
 
+class Tuning(Section):
+    """How options are chosen for methods that have `tune`."""
+
+    seeds: Distinct[Seed] = Field((100,), description="Seeds of the trials, none of those that are reported.")
+    file: Text | None = Field(
+        None, description="A tuning.csv that an earlier run wrote; its choices are taken, and nothing is tried."
+    )
+
+
 class Export(Section):
     dtype: Precision | None = Field(
         None, description="Precision of the exported weights; null keeps that of the base model's."
@@ -257,6 +271,9 @@ class Experiment(Section):
     budgets: Budgets = optional(
         description="Evaluate every candidate at the factor λ that does this damage to neutral text (docs/budgets.md); "
         "without budgets at the configured λ."
+    )
+    tuning: Tuning = optional(
+        description="Every arm is tuned alike, on questions or prompts that no result counts (docs/tuning.md)."
     )
     store_texts: bool = Field(
         True,

@@ -8,11 +8,13 @@
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 SPLITS = ("joint", "attribute", "random")
+ONE_RUN = ("joint",)  # on all texts at once
 GROUPED = ("attribute", "random")
 ALL = "all"
+SCALED_BY_SHARD = ("steps", "warmup_steps")  # a method's options
 NAME = re.compile(r"(joint|attribute|random)(?:-(\d+))?")
 
 
@@ -55,3 +57,8 @@ def parts(attributes: Sequence[str], split: str) -> dict[str, list[str]]:
         raise ValueError(f"split {split} has more parts than there are attributes, {len(attributes)}")
     name = "group" if kind(split) == "attribute" else "part"
     return {f"{name}{place}": group for place, group in enumerate(groups(attributes, into), start=1)}
+
+
+def for_attributes(options: Mapping[str, object], number: int) -> dict[str, object]:
+    """Return the options of a run on several attributes, which takes as many steps as a shard for each would."""
+    return {**options, **{key: options[key] * number for key in SCALED_BY_SHARD if key in options}}

@@ -30,6 +30,7 @@ from spunge.report.results_table import (
     estimate,
     families,
     headline,
+    held_out_attributes,
     measured,
     neutral_overall,
     seeds,
@@ -208,7 +209,12 @@ def outcomes(evaluations: pandas.DataFrame) -> tuple[Measure, ...]:
 
 def _costs(evaluations: pandas.DataFrame) -> tuple[Measure, ...]:
     """Return the measures of what was not to go."""
-    return tuple(cost for cost in (PERPLEXITY, capability(evaluations)) if _is_measured(evaluations, cost))
+    kept = capability(evaluations)
+    held_out = [
+        kept._replace(name=f"accuracy, held out: {attribute}", attribute=attribute)
+        for attribute in held_out_attributes(evaluations)
+    ]
+    return tuple(cost for cost in (PERPLEXITY, kept, *held_out) if _is_measured(evaluations, cost))
 
 
 def _is_measured(evaluations: pandas.DataFrame, measure: Measure) -> bool:

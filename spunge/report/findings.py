@@ -38,6 +38,7 @@ from spunge.report.results_table import (
     families,
     forget_attributes,
     headline,
+    held_out_attributes,
     methods,
     retain_attributes,
     seeds,
@@ -251,11 +252,13 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         equal_fluency=AT_EQUAL_FLUENCY in compared_at,
         forget=forget,
         retain=retain_attributes(evaluations),
+        held_out=held_out_attributes(evaluations),
         data={name: {metric: int(count) for metric, count in row.dropna().items()} for name, row in data.iterrows()},
         answer_places=answer_places(evaluations),
         panels=len(panels),
         several_scales=len(methods(evaluations)) > len(panels),
         steps={display_name(method): row.dropna().astype(int).to_dict() for method, row in trained.iterrows()},
+        tuning=tuning(evaluations),
         equal_compute=bool(len(trained)) and all(map(decisive.equal_compute, trained.index)),
         summary=summary.html(evaluations),
         verdicts=[_verdict_line(line, compared_at) for line in judged.itertuples(index=False)],
@@ -267,6 +270,26 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         seeds=max((len(seeds(shown, candidate)) for candidate in compared), default=0),
         figure=base64.b64encode(figure_png).decode("ascii"),
     )
+
+
+def tuning(evaluations: pandas.DataFrame) -> list[dict]:
+    """Return of each tuned arm: method, split, trials, steps of all of them, chosen options, and what was left."""
+    arms, rows = [], evaluations[evaluations["evaluation"] == "tuning"]
+    for (method, split), of_arm in rows.groupby(["method", "split"], sort=False):
+        values = of_arm.set_index("metric")["value"]
+        options = {name.removeprefix("option_"): value for name, value in values.items() if name.startswith("option_")}
+        arms.append(
+            {
+                "method": display_name(method),
+                "split": split,
+                "trials": int(of_arm["n"].iloc[0]),
+                "steps": int(values["steps"]),
+                "options": {name: "" if math.isnan(value) else f"{value:g}" for name, value in options.items()},
+                "scale": f"{values['scale']:.2f}",
+                "validation": _percent(values["validation"]),
+            }
+        )
+    return arms
 
 
 def budgets_in_words(names: Sequence[str]) -> str:

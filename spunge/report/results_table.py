@@ -218,6 +218,12 @@ def tasks(evaluations: pandas.DataFrame) -> dict[str, Task]:
     return {row.attribute: Task(row.metric.removeprefix(QUESTIONS), row.shard, int(row.n)) for row in rows.itertuples()}
 
 
+def held_out_attributes(evaluations: pandas.DataFrame) -> list[str]:
+    """Return the retained attributes of which no text was trained on."""
+    rows = evaluations[(evaluations["evaluation"] == "data") & (evaluations["metric"] == "held_out")]
+    return list(rows["attribute"])
+
+
 def retain_attributes(evaluations: pandas.DataFrame) -> list[str]:
     """Return the attributes asked about that are not to be forgotten, in the table's order.
 

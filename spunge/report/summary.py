@@ -13,6 +13,7 @@ from spunge.report.results_table import (
     RETAIN_MEAN,
     RETAIN_MINUS_FORGET,
     TOXIC_SHARE,
+    WORST_FORGET,
     Candidate,
     Estimate,
     accuracy_from,
@@ -26,6 +27,7 @@ from spunge.report.results_table import (
     estimate,
     forget_attributes,
     headline,
+    held_out_attributes,
     measured,
     methods,
     neutral_overall,
@@ -102,6 +104,12 @@ def quantities(evaluations: pandas.DataFrame) -> list[Quantity]:
         columns.append(
             Quantity(f"accuracy: {mean}", f"{mean} {arrow}", source, "accuracy", mean, True, difference, True)
         )
+    others = [(WORST_FORGET, "worst attribute ↓")]
+    others += [(attribute, f"held out: {attribute} ↑") for attribute in held_out_attributes(evaluations)]
+    columns += [
+        Quantity(f"accuracy: {attribute}", heading, source, "accuracy", attribute, True, False, True)
+        for attribute, heading in others
+    ]
     columns.append(Quantity("perplexity", "perplexity ↓", "fluency", "perplexity", "", False, False, True))
     for mean, arrow in MEANS:
         title, heading = f"accuracy minus joint: {mean}", f"{mean}, against joint {arrow}"

@@ -854,3 +854,44 @@ def test_what_budgets_can_do_is_said():
     check(toxicity)
     toxicity["evaluations"]["toxicity"]["generator"] = "vllm"
     assert "generator vllm; take transformers" in sentence(toxicity)
+
+
+def tuned(**changes):
+    config = default() | {"budgets": {"kl": [0.1]}, "tuning": {"seeds": [100]}} | changes
+    config["data"]["validation"] = 0.33
+    config["methods"]["rmu"]["tune"] = {"learning_rate": [1.0e-3, 1.0e-2]}
+    return config
+
+
+TUNING_MISTAKES = {
+    "of the seeds that are reported": (lambda config: config["tuning"].update(seeds=[2]), "tuning.seeds has 2, which"),
+    "at no budget": (lambda config: config.pop("budgets"), "tuning needs budgets, since trials are judged at equal"),
+    "on what is reported": (lambda config: config["data"].update(validation=0), "tuning needs data.validation, or"),
+    "of nothing": (lambda config: config["methods"]["rmu"].pop("tune"), "tuning is there, but no method has `tune`"),
+    "without seeds": (lambda config: config.pop("tuning"), "methods.rmu.tune needs a section `tuning`"),
+    "of another method": (
+        lambda config: config["methods"]["rmu"]["tune"].update(beta=[1]),
+        "methods.rmu.tune has the option `beta`, which rmu has not; it has steps, ",
+    ),
+    "of what doesn't fit": (
+        lambda config: config["methods"]["rmu"]["tune"].update(learning_rate=[0]),
+        "methods.rmu.tune.learning_rate: 0 is less than or equal to the minimum of 0",
+    ),
+    "of what is cached": (
+        lambda config: config["methods"]["rmu"]["tune"].update(layer_id=[8, 9]),
+        "methods.rmu.tune.layer_id changes what cache_activations keeps",
+    ),
+}
+
+
+@pytest.mark.parametrize(("mistake", "expected"), TUNING_MISTAKES.values(), ids=TUNING_MISTAKES.keys())
+def test_tuning_that_would_not_be_fair_is_refused(mistake, expected):
+    config = tuned()
+    mistake(config)
+    assert expected in sentence(config)
+
+
+def test_tuning_is_filled_in():
+    config = tuned(tuning={})
+    check(config)
+    assert config["tuning"] == {"seeds": [100], "file": None}

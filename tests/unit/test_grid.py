@@ -109,6 +109,45 @@ def test_a_budget_is_read_back_from_its_label():
         assert parse_budget(budget_label(cost, budget)) == (cost, budget)
 
 
+def tuned(**tuning):
+    rmu = {"method": "rmu", "steps": 3, "batch_size": 4, "alternate_attributes": False}
+    rmu["tune"] = {"steps": [3, 6], "alpha": [1, 10, 100]}
+    return small(
+        methods={"rmu": rmu, "half": {"scaled_from": "rmu", "scale": 0.5}},
+        data={"dataset": "country_capitals", "forget": ["a b", "ties"], "validation": 0.33},
+        budgets={"kl": [0.1, 0.01, 0.03]},
+        tuning=tuning,
+    )
+
+
+def test_every_arm_has_the_same_trials_on_seeds_of_their_own():
+    grid = tuned(seeds=[7, 8])
+    assert grid.trials("rmu") == {
+        str(number): {"steps": steps, "alpha": alpha}
+        for number, (steps, alpha) in enumerate((steps, alpha) for steps in (3, 6) for alpha in (1, 10, 100))
+    }
+    assert grid.trials("half") == {}
+    tried = grid.trial_candidates()
+    assert len(tried) == len(set(tried)) == 3 * 6 * 2  # arms, trials, seeds
+    for split in ("joint", "attribute", "random"):
+        of_arm = [candidate for candidate in tried if candidate.split == split]
+        assert sorted((int(candidate.trial), candidate.seed) for candidate in of_arm) == [
+            (trial, seed) for trial in range(6) for seed in "78"
+        ]
+    assert tried[2].path == "rmu/attribute/merge/ties/seed7/trial0"
+    assert len(grid.trial_runs()) == (1 + 2 + 2) * 6 * 2
+    # Two attributes: twice the steps of a shard for all at once, as ever.
+    options = [grid.options(Run.parse(f"rmu/joint/seed7/trial{trial}")) for trial in (0, 5)]
+    assert [(one["steps"], one["alpha"]) for one in options] == [(6, 1), (12, 100)]
+    assert (grid.tuning_budget, grid.tuning_budgets) == ("kl=0.03", {"kl": [0.03], "as_trained": False, "most": 4.0})
+    # What is reported is no trial, and what was tuned before is not tried again.
+    assert not [candidate for candidate in grid.candidates() if candidate.trial]
+    assert tuned(file="tuning.csv").trial_candidates() == []
+    for record in (*grid.trial_runs(), *tried):
+        assert type(record).parse(record.path) == record
+        assert re.fullmatch(grid.patterns["candidate" if isinstance(record, Candidate) else "run"], record.path)
+
+
 def test_what_stands_in_evaluations_csv():
     grid = small()
     described = grid.describe(grid.runs()[1])

@@ -74,15 +74,15 @@ def test_latex_is_a_booktabs_tabular_with_as_many_cells_in_every_row():
     assert [body.count(rule) for rule in ("\\toprule", "\\midrule", "\\bottomrule")] == [1, 1, 1]
     rows = [line for line in body.splitlines() if line.endswith(" \\\\")]
     assert len(rows) == 1 + 6
-    assert {line.count(" & ") for line in rows} == {9}
-    assert "\\begin{tabular}{l" + "c" * 9 + "}" in body
+    assert {line.count(" & ") for line in rows} == {10}
+    assert "\\begin{tabular}{l" + "c" * 10 + "}" in body
     assert body.count("{") == body.count("}")
     assert body.isascii()
 
 
 def test_html_is_well_formed_and_has_a_row_per_candidate():
     tree = ElementTree.fromstring(summary.html(example()).replace("<br>", "<br/>"))
-    assert [len(row) for row in tree.iter("tr")] == [10] * 7
+    assert [len(row) for row in tree.iter("tr")] == [11] * 7
 
 
 def test_script_writes_four_forms(tmp_path):

@@ -1,0 +1,94 @@
+"""Tuning: the trial of each arm that leaves least on the validation part, and what its runs take from the table."""
+
+import csv
+import json
+
+import pandas as pd
+import pytest
+
+from spunge.core.errors import InputError
+from spunge.core.tidy import COLUMNS
+from spunge.evaluation import descriptive_rows
+from spunge.experiment import splits, tuning
+
+SEEDS = [100, 101]
+
+
+def write(path, metric, attribute, value):
+    """A table of evaluations.csv's rows, of which one is looked for."""
+    rows = [dict.fromkeys(COLUMNS, "") | {"metric": "other", "attribute": attribute, "value": 0.5}]
+    if value is not None:
+        rows.append(dict.fromkeys(COLUMNS, "") | {"metric": metric, "attribute": attribute, "value": value})
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture
+def tried(tmp_path):
+    """Two arms with three trials of two seeds each: their files, for values that are given seed by seed."""
+
+    def tried(values):
+        trials, outcomes, budgets = [], [], []
+        for (split, trial), of_seeds in values.items():
+            options = {"steps": 10 * (trial + 1), "mask": True}
+            described = {"method": "rmu", "split": split, "trial": trial, "options": options, "budget": "kl=0.03"}
+            trials.append(described | {"seeds": SEEDS, "steps": 40})
+            for seed, value in zip(SEEDS, of_seeds, strict=True):
+                name = f"{split}-{trial}-{seed}"
+                outcomes.append(write(tmp_path / f"{name}.csv", "accuracy", "forget mean", value))
+                scale = None if value is None else 2 * value
+                budgets.append(write(tmp_path / f"{name}-budget.csv", "scale", "", scale))
+        return trials, "accuracy", outcomes, budgets
+
+    return tried
+
+
+VALUES = {
+    ("joint", 0): (0.4, 0.2),
+    ("joint", 1): (0.1, 0.6),
+    ("joint", 2): (0.2, 0.4),
+    ("attribute", 0): (0.5, 0.5),
+    ("attribute", 1): (0.1, None),  # one seed doesn't reach the budget
+    ("attribute", 2): (0.4, 0.5),
+}
+
+
+def test_of_each_arm_the_trial_is_chosen_that_leaves_least_on_average(tried):
+    table = tuning.choose(*tried(VALUES))
+    assert table["value"].round(6).tolist()[:4] == [0.3, 0.35, 0.3, 0.5]
+    assert pd.isna(table["value"][4])
+    assert table["scale"].round(6).tolist()[:2] == [0.6, 0.7]
+    # Of two that are equal the first.
+    assert table["chosen"].tolist() == [1, 0, 0, 0, 0, 1]
+
+
+def test_runs_take_the_options_of_their_arm(tried, tmp_path):
+    path = tmp_path / "tuning.csv"
+    tuning.choose(*tried(VALUES)).to_csv(path, index=False)
+    assert tuning.chosen(path, "rmu", "joint") == {"steps": 10, "mask": True}
+    assert tuning.chosen(path, "rmu", "attribute") == {"steps": 30, "mask": True}
+    assert splits.for_attributes({"steps": 10, "mask": True}, 3) == {"steps": 30, "mask": True}
+    with pytest.raises(InputError, match=r"tuning.csv has 0 choices for rmu/random, and one is needed"):
+        tuning.chosen(path, "rmu", "random")
+    with pytest.raises(InputError, match=r"missing.csv can't be read as a tuning table"):
+        tuning.chosen(tmp_path / "missing.csv", "rmu", "joint")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match=r"other.csv has no column method, which a tuning table has"):
+        tuning.read(tmp_path / "other.csv")
+
+
+def test_an_arm_that_never_reaches_the_budget_is_told(tried):
+    with pytest.raises(InputError, match=r"no trial of rmu/joint does the damage of the budget kl=0.03"):
+        tuning.choose(*tried({("joint", 0): (None, None), ("joint", 1): (0.1, None)}))
+
+
+def test_what_was_tried_and_chosen_stands_in_evaluations_csv(tried):
+    rows = descriptive_rows.tuning("small", tuning.choose(*tried(VALUES)))
+    assert list(rows.columns) == COLUMNS
+    assert set(rows["n"]) == {3}
+    joint = rows[rows["split"] == "joint"].set_index("metric")["value"].to_dict()
+    assert joint == pytest.approx({"steps": 120, "validation": 0.3, "scale": 0.6, "option_steps": 10, "option_mask": 1})
+    assert json.loads(tuning.choose(*tried(VALUES))["options"][0]) == {"steps": 10, "mask": True}
