@@ -28,37 +28,6 @@ rule compare:
         )
 
 
-rule equal_fluency:
-    input:
-        script=source_file(SCRIPTS / "equal_fluency.py"),
-        library=library("equal_fluency.py"),
-        toxicity=lambda wildcards: JOBS.scores_of("toxicity"),
-        fluency=lambda wildcards: JOBS.scores_of("fluency"),
-        attributes=ATTRIBUTES,
-    output:
-        f"{RESULTS}/comparisons/equal_fluency.csv",
-    log:
-        f"{LOGS}/equal_fluency.log",
-    benchmark:
-        f"{BENCHMARKS}/equal_fluency.tsv"
-    conda:
-        ENVS / "report.yaml"
-    resources:
-        mem_mb=growing(4000),
-        runtime=growing(30),
-    params:
-        families=json.dumps(GRID.families),
-        ratio=TOXICITY["equal_fluency"] if TOXICITY else 0,
-    message:
-        "Compare the splits' toxicity at equal fluency"
-    shell:
-        python(
-            "--families {params.families:q} --ratio {params.ratio}"
-            " --attributes {input.attributes:q} --toxicity @<(printf '%s\\n' {input.toxicity:q})"
-            " --fluency @<(printf '%s\\n' {input.fluency:q}) --output {output:q}"
-        )
-
-
 rule gather:
     input:
         script=source_file(SCRIPTS / "gather.py"),

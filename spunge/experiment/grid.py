@@ -1,4 +1,4 @@
-"""The grid of an experiment: which runs, merges, candidates, evaluations and comparisons it consists of.
+"""The grid of an experiment: which runs, merges, candidates and evaluations it consists of.
 
 It follows from the checked configuration and the attributes to forget. Rules, plan and evaluations.csv are views of its
 records (spunge/experiment/records.py); their order is that of evaluations.csv.
@@ -14,13 +14,9 @@ from pathlib import Path
 
 from spunge.experiment import configuration, splits
 from spunge.experiment.records import (
-    ALL_SEEDS,
-    AS_TRAINED,
-    AT_EQUAL_FLUENCY,
     BASE,
     SPLIT,
     Candidate,
-    Comparison,
     Evaluation,
     Merge,
     Run,
@@ -261,36 +257,6 @@ class Grid:
         """Return one evaluation of all candidates that have it."""
         asked = self.attacked() if name in self.attack_names else self.candidates()
         return [Evaluation(candidate, name) for candidate in asked]
-
-    def comparisons(self) -> list[Comparison]:
-        """Return who is compared: every candidate on each of its evaluations, and families at equal fluency."""
-        outcomes = dict.fromkeys(
-            (evaluation.candidate.with_seed(ALL_SEEDS), evaluation.name)
-            for evaluation in self.evaluations()
-            if evaluation.candidate != BASE
-        )
-        comparisons = [Comparison(candidate, name, AS_TRAINED) for candidate, name in outcomes]
-        if self.toxicity:
-            comparisons += [Comparison(family, "toxicity", AT_EQUAL_FLUENCY) for family in self._of_families()]
-        return comparisons
-
-    def rivals(self, comparison: Comparison) -> dict[str, Candidate]:
-        """Return those of a comparison's rivals that the experiment has, by name."""
-        there = set(self._of_families() if comparison.constraint == AT_EQUAL_FLUENCY else self._seedless())
-        return {name: rival for name, rival in comparison.rivals.items() if rival == BASE or rival in there}
-
-    def _seedless(self) -> list[Candidate]:
-        return list(dict.fromkeys(candidate.with_seed(ALL_SEEDS) for candidate in self.candidates()))
-
-    def _of_families(self) -> list[Candidate]:
-        """Return the joint and merged candidates that two factors λ above 0 have, under the name of their family."""
-        scales: dict[Candidate, set[float]] = {}
-        for candidate in self._seedless():
-            if candidate.split == "joint" or candidate.merge:
-                family, scale = self.families[candidate.method]
-                as_family = Candidate(family, candidate.split, merge=candidate.merge)
-                scales.setdefault(as_family, set()).update([scale] if scale > 0 else [])
-        return [as_family for as_family, above_0 in scales.items() if len(above_0) > 1]
 
     def source(self, candidate: Candidate) -> Run | Merge | None:
         """Return what a candidate's task vector comes from; None for the base model."""

@@ -334,11 +334,10 @@ class Jobs:
     def rows(self, wildcards: object) -> list[str]:
         """Return the tables that make up evaluations.csv, in its order."""
         grid, results = self.grid, self.results
-        compared = [*grid.evaluation_names, *grid.attack_names, *(["equal_fluency"] if grid.toxicity else [])]
         tables = [f"{results}/data/data.csv"]
         tables += [f"{results}/evaluations/{evaluation.path}.csv" for evaluation in grid.evaluations_as_trained()]
         tables += [f"{results}/data/durability/durability.csv"] if grid.durability else []
         tables += [f"{results}/evaluations/{evaluation.path}.csv" for evaluation in grid.evaluations_after_attacks()]
-        tables += [f"{results}/comparisons/{name}.csv" for name in compared]
+        tables += [f"{results}/comparisons/{name}.csv" for name in grid.evaluation_names + grid.attack_names]
         tables += [f"{results}/unlearned/{run.path}/training.csv" for run in grid.runs()]
         return tables + [f"{results}/merged/{merge.path}/diagnostics.csv" for merge in grid.merges()]

@@ -18,7 +18,6 @@ from spunge.core.errors import InputError
 from spunge.experiment import splits
 
 ALL_SEEDS = "all"
-AS_TRAINED, AT_EQUAL_FLUENCY = "as_trained", "equal_fluency"
 
 
 def budget_label(cost: str, budget: float) -> str:
@@ -228,34 +227,3 @@ class Evaluation:
         """Return the evaluation of a path; raise InputError where it is none."""
         candidate, _, name = path.rpartition("/")
         return cls(Candidate.parse(candidate), name)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A candidate, its seeds taken together, against its rivals.
-
-    `outcome` is the evaluation that is compared; `constraint` what is held equal: nothing (AS_TRAINED), or the
-    perplexity (AT_EQUAL_FLUENCY), where the method is a family of factors λ.
-    """
-
-    candidate: Candidate
-    outcome: str
-    constraint: str = AS_TRAINED
-
-    @property
-    def path(self) -> str:
-        return f"{self.constraint}/{self.outcome}/{self.candidate.path}"
-
-    @classmethod
-    def parse(cls, path: str) -> "Comparison":
-        """Return the comparison of a path; raise InputError where it is none."""
-        constraint, _, rest = path.partition("/")
-        outcome, _, candidate = rest.partition("/")
-        if constraint not in (AS_TRAINED, AT_EQUAL_FLUENCY):
-            raise InputError(f"{path!r} is no path of a comparison, such as {AS_TRAINED}/fluency/rmu/joint")
-        return cls(Candidate.parse(candidate), outcome, constraint)
-
-    @property
-    def rivals(self) -> dict[str, Candidate]:
-        """The candidates that it is compared with, by name, as far as the experiment has them."""
-        return self.candidate.rivals

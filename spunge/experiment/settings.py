@@ -149,11 +149,6 @@ class Toxicity(Section):
         description="What continues the prompts; vllm must be installed by you, and draws other random numbers.",
     )
     threshold: float = Field(0.5, ge=0, lt=1, description="A continuation with a higher score is toxic.")
-    equal_fluency: float = Field(
-        1.1,
-        gt=1,
-        description="Splits are compared where their perplexity is this times the base model's, or as near as all get.",
-    )
     classifiers: dict[str, Classifier] = Field(
         {"profanity_check": {}},
         min_length=1,

@@ -147,7 +147,7 @@ class Plan:
                 yield self._kind("durability, base_activations", 1, base, "base_activations")
             for rule in (rule for rule, names in grid.attacks.items() if names):
                 yield self._kind(f"durability, {rule}", attacked, no_arithmetic(rule), rule)
-        rules = ["gather", "summary", "findings", *(["equal_fluency"] if toxicity else [])]
+        rules = ["gather", "summary", "findings"]
         rules += ["comparison"] if toxicity or benchmarks else []
         number = len(rules) + len(grid.evaluation_names + grid.attack_names) + len(grid.figures)
         yield self._kind("tables, figures", number, Cost(), *rules, "compare", "figure")

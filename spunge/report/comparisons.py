@@ -3,15 +3,15 @@
 import functools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import pandas
 
 from spunge.experiment import records
-from spunge.report import results_table, summary
+from spunge.report import summary
 from spunge.report.families import display_names
 from spunge.report.results_table import (
+    AS_TRAINED,
     COMBINED,
     FORGET_MEAN,
     RETAIN_MEAN,
@@ -60,7 +60,7 @@ PERPLEXITY = Measure("perplexity", "fluency", "perplexity", "", -1, "of held-out
 FORGOTTEN = Measure("forget mean accuracy", "knowledge", "accuracy", FORGET_MEAN, -1)
 CAPABILITY = Measure("retain mean accuracy", "knowledge", "accuracy", RETAIN_MEAN, 1)
 
-AT_EQUAL_DAMAGE, AT_EQUAL_FLUENCY, AS_TRAINED = "at equal damage", "at equal fluency", "as trained"
+AT_EQUAL_DAMAGE = "at equal damage"
 
 
 class Comparison:
@@ -92,56 +92,20 @@ class Comparison:
 
     def attribute_splits(self) -> list[Candidate]:
         """Return the candidates that the comparison is about."""
-        if self.name != AT_EQUAL_FLUENCY:
-            return [candidate for candidate in self.compared if candidate.kind == "attribute"]
-        # At equal fluency all λ of a family stand together, under the family's name.
-        several = len({family for family, _ in self.families.values()}) > 1
-        return [
-            replace(
-                candidate, label=f"{display_name(candidate.method)}: {candidate.name}" if several else candidate.name
-            )
-            for candidate in self.candidates("equal_fluency")
-            if candidate.kind == "attribute"
-        ]
-
-    def models_behind(self, candidate: Candidate) -> dict[str, Candidate]:
-        """Return the models behind a candidate by display name: itself or, at equal fluency, its family's at λ > 0."""
-        if self.name != AT_EQUAL_FLUENCY:
-            return {self.display_names[candidate.method]: candidate}
-        scaled = [
-            model
-            for model in self.candidates("toxicity")
-            if (model.kind, model.merge) == (candidate.kind, candidate.merge)
-            and self.families[model.method][0] == candidate.method
-            and self.families[model.method][1] > 0
-        ]
-        scaled.sort(key=lambda model: self.families[model.method][1])
-        return {self.display_names[model.method]: model for model in scaled}
+        return [candidate for candidate in self.compared if candidate.kind == "attribute"]
 
     def rival(self, candidate: Candidate, rival: str) -> Candidate | None:
         """Return the candidate that this one is compared with; None where it was not evaluated."""
-        evaluation = "equal_fluency"
-        if self.name != AT_EQUAL_FLUENCY:
-            evaluation = "toxicity" if self._toxicity else None
         wanted = records.Candidate.parse(candidate.path).rivals[rival].path
-        return next((other for other in self.candidates(evaluation) if other.path == wanted), None)
-
-    def why_broken(self, candidate: Candidate) -> str:
-        """Say why a candidate is broken; at equal fluency, whether its smallest λ is, or one within that perplexity."""
-        models = list(self.models_behind(candidate).values())
-        if self.name == AT_EQUAL_FLUENCY:
-            perplexity = self.measured("fluency", "perplexity")
-            ratio = estimate(self.measured("equal_fluency", "perplexity_ratio"), candidate).value
-            most = ratio * perplexity["value"].get(("base", COMBINED, ""), math.nan)
-            models = [model for model in models if model == models[0] or estimate(perplexity, model).value <= most]
-        return next((self.broken[model.path] for model in models if model.path in self.broken), "")
+        compared = self.candidates("toxicity" if self._toxicity else None)
+        return next((other for other in compared if other.path == wanted), None)
 
     def broken_verdict(self, candidate: Candidate, rival: str) -> str:
         """Return the verdict that a broken model forces, this one or the rival; "" where neither is broken."""
-        if self.why_broken(candidate):
+        if candidate.path in self.broken:
             return BROKEN
         other = self.rival(candidate, rival)
-        return RIVAL_BROKEN if other and self.why_broken(other) else ""
+        return RIVAL_BROKEN if other and other.path in self.broken else ""
 
     def difference(self, candidate: Candidate, measure: Measure, rival: str) -> Estimate:
         """Return a candidate's difference from a rival by a measure."""
@@ -172,8 +136,7 @@ def steps(evaluations: pandas.DataFrame) -> pandas.DataFrame:
 def comparisons(evaluations: pandas.DataFrame) -> dict[str, Comparison]:
     """Return what is compared by the name of the comparison; the one that the answer rests on comes first.
 
-    With budgets: the means over all of them, then each budget. Where toxicity was measured and several λ were tried,
-    equal fluency. Last, candidates as trained.
+    With budgets: the means over all of them, then each budget. Last, candidates as trained.
     """
     made, of_outcomes, costs = [], outcomes(evaluations), _costs(evaluations)
     if set_budgets := budgets(evaluations):
@@ -181,12 +144,7 @@ def comparisons(evaluations: pandas.DataFrame) -> dict[str, Comparison]:
         worst = outcome._replace(name=f"{outcome.name}, worst attribute", attribute=WORST_FORGET)
         made.append(Comparison(AT_EQUAL_DAMAGE, headline(evaluations), (outcome, worst, *others, *costs), True))
         made += [Comparison(budget, at_budget(evaluations, budget), (outcome, *costs)) for budget in set_budgets]
-    as_trained = at_budget(evaluations, results_table.AS_TRAINED)
-    if (as_trained["evaluation"] == "equal_fluency").any():
-        of_toxicity = [measure for measure in of_outcomes if measure.evaluation == "toxicity"]
-        at_equal = tuple(measure._replace(evaluation="equal_fluency") for measure in of_toxicity)
-        made.append(Comparison(AT_EQUAL_FLUENCY, as_trained, at_equal, True))
-    made.append(Comparison(AS_TRAINED, as_trained, (*of_outcomes, *costs)))
+    made.append(Comparison("as trained", at_budget(evaluations, AS_TRAINED), (*of_outcomes, *costs)))
     return {comparison.name: comparison for comparison in made}
 
 

@@ -11,7 +11,6 @@ from spunge.experiment.records import parse_budget
 from spunge.report import power, results_table, summary
 from spunge.report.comparisons import (
     AT_EQUAL_DAMAGE,
-    AT_EQUAL_FLUENCY,
     CAPABILITY,
     PERPLEXITY,
     RIVALS,
@@ -95,20 +94,14 @@ def _answer(
         "budgets": budgets_in_words([name for name, other in compared.items() if other.is_at_one_budget])
         if comparison.name == AT_EQUAL_DAMAGE
         else "",
-        "perplexity_ratio": "",
         "equal_compute": comparison.equal_compute(candidate.method),
         "measure": "toxic share" if toxicity else outcome.name,
-        "broken": comparison.why_broken(candidate),
+        "broken": comparison.broken.get(candidate.path, ""),
         "rivals": [],
         "accuracy": None,
         "toxicity": None,
         "capability": None,
-        "broken_scales": None,
     }
-    if comparison.name == AT_EQUAL_FLUENCY:
-        facts["method"] = display_name(candidate.method)
-        ratio = estimate(comparison.measured("equal_fluency", "perplexity_ratio"), candidate).value
-        facts["perplexity_ratio"] = f"{ratio:.3g}"
     if facts["broken"]:
         return facts
     facts["rivals"] = [_rival_facts(compared, judged, candidate, comparison, rival) for rival in RIVALS]
@@ -123,10 +116,7 @@ def _answer(
             "after": _percent(estimate(*after, FORGET_MEAN).value),
             "difference": _texts(comparison.difference(candidate, outcome, "base"), outcome),
         }
-        models = comparison.models_behind(candidate)
-        facts["capability"] = _change_of_capability(comparison, models)
-        broken = {name: comparison.broken.get(model.path) for name, model in models.items()}
-        facts["broken_scales"] = {name: reason for name, reason in broken.items() if reason}
+        facts["capability"] = _change_of_capability(comparison, candidate)
     elif base:
         accuracy = comparison.measured(outcome.evaluation, "accuracy")
         facts["accuracy"] = {
@@ -158,9 +148,9 @@ def _rival_facts(
         judged_as = edit_verdict(comparison.difference(candidate, outcome, rival), lost, broken_by)
     reason = None
     if judged_as == RIVAL_BROKEN:
-        reason = comparison.why_broken(comparison.rival(candidate, rival))
+        reason = comparison.broken[comparison.rival(candidate, rival).path]
     costs = []
-    for measure in (PERPLEXITY, capability(evaluations)) if comparison.name != AT_EQUAL_FLUENCY else ():
+    for measure in (PERPLEXITY, capability(evaluations)):
         difference = comparison.difference(candidate, measure, rival)
         unequal = direction(difference) in (HIGHER, LOWER)
         if unequal if comparison.decisive else not math.isnan(difference.value):
@@ -182,14 +172,12 @@ def _rival_facts(
     }
 
 
-def _change_of_capability(comparison: Comparison, models: Mapping[str, Candidate]) -> dict | None:
-    """Return what unlearning changed in the models' general capability: the losses that are shown, or else all."""
-    measure = capability(comparison.evaluations)
-    changes = {name: comparison.difference(model, measure, "base") for name, model in models.items()}
-    changes = {name: change for name, change in changes.items() if not math.isnan(change.value)}
-    losses = {name: change for name, change in changes.items() if verdict(change, CAPABILITY.better) == WORSE}
-    texts = {name: _texts(change, CAPABILITY) for name, change in (losses or changes).items()}
-    return {"fell": bool(losses), "differences": texts} if changes else None
+def _change_of_capability(comparison: Comparison, candidate: Candidate) -> dict | None:
+    """Return what unlearning changed in a model's general capability, and whether a loss is shown."""
+    change = comparison.difference(candidate, capability(comparison.evaluations), "base")
+    if math.isnan(change.value):
+        return None
+    return {"fell": verdict(change, CAPABILITY.better) == WORSE, "difference": _texts(change, CAPABILITY)}
 
 
 def power_notes(comparison: Comparison) -> list[str]:
@@ -249,7 +237,6 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         budgets=budgets_in_words(budgets(evaluations)),
         unreached=unreached(evaluations),
         decisive=decisive.outcome.name,
-        equal_fluency=AT_EQUAL_FLUENCY in compared_at,
         forget=forget,
         retain=retain_attributes(evaluations),
         held_out=held_out_attributes(evaluations),

@@ -67,7 +67,6 @@ class Row:
     method: str = ""
     split: str = ""
     anchor_method: str = ""
-    equal_fluency: bool = False
     warning: str = ""
     ours: dict[str, tuple[str, str]] = field(default_factory=dict)
     groups: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -109,9 +108,9 @@ def read_anchors(path: str | os.PathLike) -> pandas.DataFrame:
 def rows(evaluations: pandas.DataFrame, anchors: pandas.DataFrame, model: str) -> list[Row]:
     """Return the rows of the comparison: our model's candidates, then the published models.
 
-    Ours: base, and per family joint, random and attribute split at λ = 1 (or the nearest), then at equal fluency. An
-    anchor stands in a row of ours if it is about the same model and the same method, else in a row of its own; anchors
-    of quantities that were not measured here are left out.
+    Ours, as trained: base, and per family joint, random and attribute split at λ = 1 (or the nearest). An anchor stands
+    in a row of ours if it is about the same model and the same method, else in a row of its own; anchors of quantities
+    that were not measured here are left out.
     """
     ours = _our_rows(evaluations, model)
     shown = [quantity for quantity in QUANTITIES if any(quantity in row.ours for row in ours)]
@@ -145,7 +144,6 @@ def page(evaluations: pandas.DataFrame, anchors: pandas.DataFrame, model: str, t
     """
     compared = rows(evaluations, anchors, model)
     scored = classifiers(evaluations)
-    ratios = evaluations[(evaluations["evaluation"] == "equal_fluency") & (evaluations["metric"] == "perplexity_ratio")]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(template).render(
         experiment=evaluations["experiment"].iloc[0] if len(evaluations) else "",
@@ -156,7 +154,6 @@ def page(evaluations: pandas.DataFrame, anchors: pandas.DataFrame, model: str, t
         groups=forget_attributes(evaluations) if scored else [],
         rows=compared,
         of_the_paper=[row for row in compared if not row.ours and row.anchor_method.startswith(SPUNGE)],
-        ratios=sorted({f"{ratio:.3g}" for ratio in ratios["value"]}),
         anchors=anchors.to_dict("records"),
         display_name=display_name,
     )
@@ -168,9 +165,7 @@ def _our_rows(evaluations: pandas.DataFrame, model: str) -> list[Row]:
     fluency = (evaluations["evaluation"] == "fluency").any()
     evaluation = "toxicity" if scored else "fluency" if fluency else accuracy_from(evaluations)
     direct = [candidate for candidate in candidates(evaluations, evaluation) if candidate.kind in KINDS]
-    at_equal_fluency = candidates(evaluations, "equal_fluency")
     base, reasons = base_model(direct), broken_reasons(evaluations, direct)
-    fluent = estimate(measured(evaluations, "fluency", "perplexity"), base).value if base else math.nan
     rows = [_measured(evaluations, base, Row(model, split=base.name, anchor_method="base"))] if base else []
     for family, method in reference_methods(evaluations).items():
         for candidate in direct:
@@ -180,16 +175,12 @@ def _our_rows(evaluations: pandas.DataFrame, model: str) -> list[Row]:
                 warning = reasons.get(candidate.path, "")
                 row = Row(model, names[method], candidate.name, anchor_method, warning=warning)
                 rows.append(_measured(evaluations, candidate, row))
-        for candidate in at_equal_fluency:
-            if candidate.method == family:
-                row = Row(model, display_name(family), candidate.name, equal_fluency=True)
-                rows.append(_at_equal_fluency(evaluations, candidate, fluent, row))
     return rows
 
 
 def _measured(evaluations: pandas.DataFrame, candidate: Candidate, row: Row) -> Row:
     """Fill a row of ours with what was measured of a candidate."""
-    _fill_toxicity(evaluations, "toxicity", candidate, row)
+    _fill_toxicity(evaluations, candidate, row)
     _fill(row, "perplexity", estimate(measured(evaluations, "fluency", "perplexity"), candidate))
     accuracy = {name: measured(evaluations, name, "accuracy") for name in ("knowledge", "benchmarks")}
     _fill(row, "general capability", estimate(accuracy[capability_from(evaluations)], candidate, RETAIN_MEAN))
@@ -203,18 +194,10 @@ def _measured(evaluations: pandas.DataFrame, candidate: Candidate, row: Row) -> 
     return row
 
 
-def _at_equal_fluency(evaluations: pandas.DataFrame, candidate: Candidate, fluent: float, row: Row) -> Row:
-    """Fill a row of ours with what was interpolated at a multiple of the base model's perplexity `fluent`."""
-    _fill_toxicity(evaluations, "equal_fluency", candidate, row)
-    ratio = estimate(measured(evaluations, "equal_fluency", "perplexity_ratio"), candidate).value
-    _fill(row, "perplexity", Estimate(ratio * fluent, math.nan, math.nan))
-    return row
-
-
-def _fill_toxicity(evaluations: pandas.DataFrame, evaluation: str, candidate: Candidate, row: Row) -> None:
+def _fill_toxicity(evaluations: pandas.DataFrame, candidate: Candidate, row: Row) -> None:
     for name in classifiers(evaluations)[:1]:
-        shares = measured(evaluations, evaluation, TOXIC_SHARE + name)
-        maxima = measured(evaluations, evaluation, f"expected_maximum_toxicity_{name}")
+        shares = measured(evaluations, "toxicity", TOXIC_SHARE + name)
+        maxima = measured(evaluations, "toxicity", f"expected_maximum_toxicity_{name}")
         _fill(row, "toxic share", estimate(shares, candidate, FORGET_MEAN))
         if samples(evaluations) == SAMPLES:
             _fill(row, "expected maximum", estimate(maxima, candidate, FORGET_MEAN))

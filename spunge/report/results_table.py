@@ -250,8 +250,8 @@ def display_name(name: str) -> str:
 
 def methods(evaluations: pandas.DataFrame) -> list[str]:
     """Return the names of the methods that have candidates, in the table's order."""
-    of_families = evaluations["evaluation"].isin(["method", "equal_fluency"])
-    return [method for method in evaluations.loc[~of_families, "method"].unique() if method]
+    of_candidates = evaluations["evaluation"] != "method"
+    return [method for method in evaluations.loc[of_candidates, "method"].unique() if method]
 
 
 def families(evaluations: pandas.DataFrame) -> dict[str, tuple[str, float]]:

@@ -132,28 +132,6 @@ def test_weights_times_nothing_are_no_rival():
     assert "has no rival in unlearning everything at once, which broke the model (perplexity 49152" in answer
 
 
-def test_a_family_is_broken_where_its_smallest_factor_is():
-    """At equal fluency the curve would run from the base model straight to a model that writes no language."""
-    for path in ("tvn-half/attribute/merge/ties", "tvn/attribute/merge/ties"):
-        table = example(families={"tvn": {"tvn": 1.0, "tvn-half": 0.5}})
-        table = measured_as(table, path, "fluency", "perplexity", float(VOCABULARY))
-        verdicts = comparisons.verdicts(table).query("comparison == 'at equal fluency'")
-        assert (set(verdicts["verdict"]) == {"broken"}) == path.startswith("tvn-half")
-        answer = findings.answers(table)[0]
-        assert ("broke the model (perplexity 49152" in answer) == path.startswith("tvn-half")
-        assert ("Not all of its λ still write language (TVN, λ = 1: perplexity 49152" in answer) == (
-            path == "tvn/attribute/merge/ties"
-        )
-
-
-def test_a_family_is_broken_where_a_factor_within_that_perplexity_is():
-    table = example(families={"tvn": {"tvn": 1.0, "tvn-half": 0.5, "tvn-quarter": 0.25}})
-    # At λ = .25 and .5 the perplexity is below 1.27 times the base model's, where all are compared from here on.
-    table = measured_as(table, "tvn/attribute/merge/ties", "equal_fluency", "perplexity_ratio", 1.27)
-    table = measured_as(table, "tvn-half/attribute/merge/ties", "toxicity", "distinct_2", 0.1)
-    assert "broke the model (10% of its bigrams are distinct" in findings.answers(table)[0]
-
-
 # Knowledge: a model whose numbers are none, and one that lost its language
 
 
@@ -183,11 +161,3 @@ def test_a_broken_model_is_neither_better_nor_a_rival_in_what_it_knows(path, los
     assert shown == ("1.0e+09 [1.0e+09,\u00a01.0e+09]" if metric == "perplexity" else "broken")
     comparison = next(iter(comparisons.comparisons(table).values()))
     assert not any(name in note for note in findings.power_notes(comparison) for name in (candidate.label,))
-
-
-def test_a_broken_rival_at_equal_fluency_is_no_rival():
-    table = example(families={"tvn": {"tvn": 1.0, "tvn-half": 0.5}})
-    table = measured_as(table, "tvn-half/joint", "toxicity", "empty_share", 0.9)
-    verdicts = comparisons.verdicts(table).query("comparison == 'at equal fluency'").set_index("rival")["verdict"]
-    assert set(verdicts["joint"]) == {"the rival is broken"}
-    assert set(verdicts["random"]) == {"better", "lower"}

@@ -92,11 +92,6 @@ def test_our_numbers_stand_in_our_rows(toxicity):
     spunge = rows[OURS, "TVN, λ = 1: attribute split, TIES (SPUNGE)"]
     assert spunge["toxic share, %", "ours"].startswith("5.0 ")  # a quarter of the base model's
     assert spunge["perplexity", "ours"].startswith("64.00 ")
-    # From λ = .25 (14.142 %, ln(perplexity ratio) .1175) towards λ = .5 (10 %, .2350), at ln 1.25 = .22314.
-    equal = rows[OURS, "TVN, equal fluency: attribute split, TIES (SPUNGE)"]
-    assert equal["toxic share, %", "ours"].startswith("10.4 ")
-    assert equal["perplexity", "ours"] == "50.00"
-    assert equal["general capability, %", "ours"] == "", "nothing but toxicity was worked out at equal fluency"
     assert {what for model, what in rows if model == OURS and what.startswith("RMU")} == {
         "RMU: joint (all at once) broken: 30% of its bigrams are distinct, the base model's 80%",
         "RMU: random split, TIES (control)",
@@ -173,7 +168,6 @@ def test_an_anchor_of_our_own_model_stands_in_our_row():
     (joint,) = [row for (name, what), row in rows.items() if name == model and what.startswith("TVN, λ = 1: joint")]
     assert joint == {"toxic share, %": "0.8", "perplexity": "16.9"}
     assert not any(row for (name, what), row in rows.items() if name == model and ("split" in what or "RMU" in what))
-    assert not any(row for (name, what), row in rows.items() if name == model and "equal fluency" in what)
     assert ("GPT-2 Large", "base model") not in rows
     assert rows["GPT-2 Medium", "TVN"] == {"toxic share, %": "1.8", "perplexity": "18.9"}
 

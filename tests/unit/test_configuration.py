@@ -514,7 +514,6 @@ def test_toxicity_is_filled_in_and_continues_prompts_as_the_code_does_by_itself(
     assert {key: value for key, value in section.items() if key not in own_defaults} == {
         "generator": "transformers",
         "threshold": 0.5,
-        "equal_fluency": 1.1,
         "classifiers": {"profanity_check": {"classifier": "profanity_check"}},
     }
     again = copy.deepcopy(config)
@@ -628,7 +627,6 @@ def test_mistake_in_toxicity_is_told_in_one_sentence(toxicity, expected):
         ("batch_size", 0),
         ("threshold", 1),
         ("threshold", -0.1),
-        ("equal_fluency", 1),
         ("classifiers", {"a/b": {"classifier": "profanity_check"}}),
     ],
 )
@@ -848,7 +846,8 @@ def test_what_budgets_can_do_is_said():
     config["evaluations"]["durability"] = durability
     assert "can't be kept by evaluations.durability yet; leave one of the two out" in sentence(config)
     toxicity = yaml.safe_load((ROOT / "experiments" / "toxicity-smollm2.yaml").read_text(encoding="utf-8"))
-    toxicity["budgets"] = {"kl": [0.1]}
+    check(toxicity)
+    toxicity["methods"]["tvn-half"] = {"scaled_from": "tvn", "scale": 0.5}
     assert "leave the method out, or set budgets.as_trained" in sentence(toxicity)
     toxicity["budgets"] = {"kl": [0.1], "as_trained": True}
     check(toxicity)

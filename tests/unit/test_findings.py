@@ -282,16 +282,10 @@ def changed(table, path, evaluation, metric, estimate):
 SHARE = "toxic_share_profanity_check"
 
 
-def test_toxicity_is_judged_at_equal_fluency_and_as_trained():
+def test_toxicity_as_trained_is_told_without_a_verdict():
     judged = comparisons.verdicts(toxic()).set_index(["comparison", "candidate", "rival", "measure"])
-    measures = judged.reset_index().groupby("comparison")["measure"].unique()
-    assert list(measures["at equal fluency"]) == [
-        "toxic share by the profanity check",
-        "toxic share by the word list",
-        "toxic prompts",
-        "expected maximum of 25",
-    ]
-    assert list(measures["as trained"]) == [
+    assert set(judged.index.unique("comparison")) == {"as trained"}
+    assert list(judged.index.unique("measure")) == [
         "toxic share by the profanity check",
         "toxic share by the word list",
         "toxic prompts",
@@ -300,14 +294,8 @@ def test_toxicity_is_judged_at_equal_fluency_and_as_trained():
         "perplexity",
         "general capability",
     ]
-    assert len(judged) == 2 * 4 + 3 * 2 * 7
+    assert len(judged) == 3 * 2 * 7
     decisive = "toxic share by the profanity check"
-    # At λ = .5 the split's perplexity is 1.6 ** .5 times the base model's and its share .1, the joint run's 2.6 ** .5
-    # and .12649. So 1.25 is ln 1.25 / (.5 ln 1.6) = .94952 of the way from .2 to .1, and .46706 from .2 to .12649.
-    at_equal = judged.sort_index().loc["at equal fluency", "tvn/attribute/merge/ties"]
-    assert at_equal.loc["joint", decisive]["difference"] == pytest.approx(0.10505 - 0.16567, abs=2e-5)
-    assert (at_equal.xs(decisive, level="measure")["verdict"] == "better").all()
-    assert set(at_equal["verdict"]) == {"better", "lower"}
     # By the example: 5.0 of the split at λ = 1, 7.2 of the random one, which is less fluent (76 against 64).
     as_trained = judged.sort_index().loc["as trained", "tvn/attribute/merge/ties"]
     assert as_trained.loc["random", decisive]["difference"] == pytest.approx(0.050 - 0.072)
@@ -316,29 +304,12 @@ def test_toxicity_is_judged_at_equal_fluency_and_as_trained():
     assert set(as_trained.loc["joint", "verdict"]) == {"the rival is broken"}
 
 
-def test_a_family_is_answered_at_equal_fluency():
-    table = changed(toxic(), "tvn/attribute/merge/ties", "equal_fluency", f"{SHARE}_minus_joint", (-0.03, -0.05, -0.01))
-    table = changed(table, "tvn/attribute/merge/ties", "equal_fluency", f"{SHARE}_minus_random", (0.01, -0.02, 0.04))
-    table = changed(table, "tvn/attribute/merge/ties", "equal_fluency", f"{SHARE}_minus_base", (-0.09, -0.12, -0.06))
-    table = changed(table, "tvn-half/attribute/merge/ties", "knowledge", "accuracy_minus_base", (-0.03, -0.05, -0.01))
-    answers = findings.answers(table)
-    assert len(answers) == 2
-    assert answers[0] == (
-        "With TVN, merged with TIES, at equal fluency (perplexity 1.25 times the base model's) and at equal compute, "
-        "splitting by the attribute did better than unlearning everything at once (toxic share −3.0 points, 95 % "
-        "interval −5.0 to −1.0, seeds: 3), and is not shown to differ from a random split into shards of the same "
-        "sizes, with an estimate that is worse (toxic share +1.0 points, 95 % interval −2.0 to +4.0, seeds: 3). "
-        "By the profanity check, 10.5% of its continuations are toxic, of the base model's 20.0% (−9.0 points, 95 % "
-        "interval −12.0 to −6.0). General capability fell (TVN, λ = 0.5: −3.0 points, 95 % interval −5.0 to −1.0)."
-    )
-
-
 def test_a_single_factor_is_answered_as_trained_with_the_perplexity_beside():
     def answer(perplexity):
         table = changed(toxic(), "rmu/attribute/merge/ties", "toxicity", f"{SHARE}_minus_random", (-0.03, -0.05, -0.01))
         return findings.answers(
             changed(table, "rmu/attribute/merge/ties", "fluency", "perplexity_minus_random", perplexity)
-        )[1]
+        )[2]
 
     equal, stronger, better = (
         answer(perplexity) for perplexity in ((-1.2, -5.4, 3.0), (4.2, 3.0, 5.4), (-4.2, -5.4, -3))
@@ -351,7 +322,7 @@ def test_a_single_factor_is_answered_as_trained_with_the_perplexity_beside():
     assert f"{unclear} +4.20, 95 % interval +3.00 to +5.40" in stronger
     assert f"did better than {random} ({share}; perplexity −4.20, {perplexity} −3.00" in better
     assert "did better" not in equal + stronger
-    assert "No loss of general capability is shown (RMU: −2.0 points" in equal
+    assert "No loss of general capability is shown (−2.0 points" in equal
 
 
 def test_toxicity_at_equal_damage_is_answered_there():
@@ -377,9 +348,8 @@ def measured_at(table, budget):
     return pandas.concat([rows, rows[rows["attribute"] == "forget mean"].assign(attribute="forget worst")])
 
 
-def test_a_family_that_was_not_compared_at_equal_fluency_is_answered_factor_by_factor():
-    table = toxic(seeds=("0",))
-    answers = findings.answers(table[table["evaluation"] != "equal_fluency"])
+def test_without_budgets_a_family_is_answered_factor_by_factor():
+    answers = findings.answers(toxic(seeds=("0",)))
     assert [answer.split(", as trained")[0] for answer in answers] == [
         "With TVN, λ = 1, merged with TIES",
         "With TVN, λ = 0.5, merged with TIES",
@@ -389,7 +359,7 @@ def test_a_family_that_was_not_compared_at_equal_fluency_is_answered_factor_by_f
 
 def test_toxicity_that_did_not_fall_is_said_so():
     path = "tvn/attribute/merge/ties"
-    table = changed(toxic(seeds=("0",)), path, "equal_fluency", f"{SHARE}_minus_base", (-0.02, -0.05, 0.01))
+    table = changed(toxic(seeds=("0",)), path, "toxicity", f"{SHARE}_minus_base", (-0.02, -0.05, 0.01))
     assert "That it became less toxic at all is not shown." in findings.answers(table)[0]
 
 
@@ -415,11 +385,9 @@ def test_the_page_of_toxicity_asks_and_limits_in_its_own_words():
     assert "(profanity check, word list)" in text
     assert "Continuations are sampled" in text and "Multiple-choice accuracy" not in text
     assert "Share of toxic continuations over the perplexity" in text
-    assert "50 comparisons are shown" in text
-    assert "interpolated, not measured" in text
+    assert "42 comparisons are shown" in text
     alone = page(toxic(families={"rmu": {"rmu": 1.0}}, retain=(), neutral_groups=False, seeds=("0",)))
     assert_well_formed(alone)
-    assert "interpolated" not in alone and "at equal fluency" not in alone
     assert "<th>questions</th>" not in alone and "General capability" not in alone
     assert '<tr><td>of no attribute</td>\n<td class="text">–</td>\n<td>–</td><td>–</td><td>120</td>' in alone
 

@@ -13,10 +13,8 @@ from spunge.core.tidy import CANDIDATE_COLUMNS
 from spunge.experiment.configuration import check
 from spunge.experiment.grid import Exposure, Grid
 from spunge.experiment.records import (
-    AT_EQUAL_FLUENCY,
     BASE,
     Candidate,
-    Comparison,
     Evaluation,
     Merge,
     Run,
@@ -59,7 +57,6 @@ def test_every_path_gives_its_record_back(experiment):
         Merge: grid.merges(),
         Candidate: [*grid.candidates(), *(one.with_seed("all") for one in grid.candidates())],
         Evaluation: grid.evaluations(),
-        Comparison: grid.comparisons(),
     }
     for kind, records in listed.items():
         assert [kind.parse(record.path) for record in records] == records
@@ -197,7 +194,6 @@ def test_a_variant_takes_anothers_task_vectors():
         (Candidate, "rmu/attribute/ties/seed0"),
         (Candidate, "rmu/joint/shard/all/seed0"),
         (Evaluation, "knowledge"),
-        (Comparison, "knowledge/rmu/joint"),
     ],
 )
 def test_a_path_of_something_else_is_refused(kind, path):
@@ -205,27 +201,16 @@ def test_a_path_of_something_else_is_refused(kind, path):
         kind.parse(path)
 
 
-def test_rivals_are_named_and_are_in_the_experiment():
-    spunge = Comparison.parse("as_trained/knowledge/rmu/attribute/merge/ties")
+def test_rivals_are_named():
+    spunge = Candidate.parse("rmu/attribute/merge/ties")
     paths = {name: rival.path for name, rival in spunge.rivals.items()}
     assert paths == {"base": "base", "joint": "rmu/joint", "random": "rmu/random/merge/ties"}
-    assert set(small().rivals(spunge)) == {"base", "joint", "random"}
-    assert set(small(splits=["joint", "attribute"]).rivals(spunge)) == {"base", "joint"}
     grouped = Candidate.parse("rmu/attribute-2/merge/ties/seed1").rivals
     assert grouped["random"].path == "rmu/random-2/merge/ties/seed1"
     assert set(Candidate.parse("rmu/attribute/shard/ties").rivals) == {"base", "joint"}
     assert set(Candidate.parse("rmu/random/merge/ties").rivals) == {"base", "joint"}
     assert set(Candidate.parse("rmu/joint").rivals) == {"base"}
     assert BASE.rivals == {}
-
-
-def test_families_are_compared_at_equal_fluency():
-    """TVN has two factors, RMU one."""
-    grid = grid_of(PROJECT / "experiments" / "toxicity-smollm2.yaml")
-    found = [one for one in grid.comparisons() if one.constraint == AT_EQUAL_FLUENCY]
-    merges = [f"{split}/merge/{merge}" for split in ("attribute", "random") for merge in ("ties_x4", "task_arithmetic")]
-    assert [one.path for one in found] == [f"equal_fluency/toxicity/tvn/{end}" for end in ("joint", *merges)]
-    assert set(grid.rivals(found[1])) == {"base", "joint", "random"}
 
 
 def test_attacks_are_on_the_methods_named_for_it():
@@ -257,7 +242,7 @@ ALWAYS = {"training", "merging"}
     {
         "config": {"tradeoff", "overview", "attributes", "radar"},
         "experiments/geography-smollm2": {"tradeoff", "overview", "attributes", "radar", "durability", "shards"},
-        "experiments/toxicity-smollm2": {"toxicity_tradeoff", "toxicity_radar", "toxicity_overview"},
+        "experiments/toxicity-smollm2": {"frontier", "toxicity_radar", "toxicity_overview"},
         "experiments/wmdp-zephyr-7b": {"tradeoff", "overview", "attributes", "radar", "benchmarks"},
     }.items(),
 )

@@ -8,7 +8,7 @@ import pytest
 import toxicity_example
 from evaluations_example import example as capitals
 from matplotlib.text import Text
-from toxicity_example import EQUAL, PERPLEXITY, example, perplexity, remaining
+from toxicity_example import PERPLEXITY, example, perplexity, remaining
 
 from spunge.report import families
 from spunge.report.figures import style
@@ -128,27 +128,22 @@ def test_families_are_shown_at_their_whole_task_vectors():
     }
 
 
-def test_radar_has_a_panel_per_family_and_one_at_equal_fluency():
+def test_radar_has_a_panel_per_family():
     figure = draw("toxicity_radar", example())
-    assert [axes.get_title() for axes in figure.axes[:3]] == ["TVN, λ = 1", "TVN, equal fluency", "RMU"]
-    direct, equal, rmu = ([list(line.get_ydata()) for line in axes.lines] for axes in figure.axes[:3])
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["TVN, λ = 1", "RMU"]
+    tvn, rmu = ([list(line.get_ydata()) for line in axes.lines] for axes in figure.axes[:2])
     base = [0.10, 0.24, 0.16, 0.30, 0.10]  # closed
-    assert direct[0] == equal[0] == rmu[0] == pytest.approx(base)
-    assert len(direct) == len(equal) == len(rmu) == 1 + 1 + 2 * 2
+    assert tvn[0] == rmu[0] == pytest.approx(base)
+    assert len(tvn) == len(rmu) == 1 + 1 + 2 * 2
     # base, joint, random TIES and mean, attribute TIES and mean
-    assert direct[4] == pytest.approx([0.25 * share for share in base])
+    assert tvn[4] == pytest.approx([0.25 * share for share in base])
     assert rmu[4] == pytest.approx([0.70 * share for share in base])
-    ratios = numpy.divide(equal[4], base)
-    assert ratios == pytest.approx([ratios[0]] * 5), "what is left at equal fluency is the same for every group"
-    assert 0.25**0.5 < ratios[0] < 0.25**0.25
 
 
 def test_radar_dots_the_lines_of_broken_models_and_says_so():
     figure = draw("toxicity_radar", example())
-    direct, equal, rmu = figure.axes[:3]
-    assert [line.get_linestyle() for line in direct.lines] == ["--", ":", "-", "-", "-", "-"]
-    assert [line.get_linestyle() for line in rmu.lines] == ["--", ":", "-", "-", "-", "-"]
-    assert ":" not in {line.get_linestyle() for line in equal.lines}
+    for axes in figure.axes[:2]:
+        assert [line.get_linestyle() for line in axes.lines] == ["--", ":", "-", "-", "-", "-"]
     assert style.BROKEN in texts(figure)
     whole = example(families=TVN, merges=("ties",), **ONE_SEED).query("method != 'tvn' or evaluation != 'fluency'")
     assert style.BROKEN not in texts(draw("toxicity_radar", whole))
@@ -179,21 +174,6 @@ def test_tradeoff_lines_run_from_the_base_model_through_every_scale():
     assert not [line for line in rmu.lines if len(line.get_xdata()) == 4], "a single λ has no line"
     assert sum(map(len, points(rmu).values())) == 1 + 5
     assert tvn.get_xscale() == "log"
-
-
-def test_tradeoff_marks_equal_fluency_on_the_lines():
-    tvn, rmu = draw("toxicity_tradeoff", example()).axes
-    dashed = [line for line in tvn.lines if list(line.get_ydata()) == [0, 1]]
-    assert {float(line.get_xdata()[0]) for line in dashed} == {EQUAL * PERPLEXITY} == {50.0}
-    curves = {line.get_color(): line.get_xydata() for line in tvn.lines if len(line.get_xdata()) == 4}
-    assert len(curves) == 5
-    for colour, curve in curves.items():
-        (hollow,) = [y for x, y in points(tvn)[colour] if x == pytest.approx(50.0)]
-        corners = numpy.log(curve[:, 0])
-        segment = numpy.searchsorted(corners, numpy.log(50.0))
-        (x0, x1), (y0, y1) = corners[segment - 1 : segment + 1], curve[segment - 1 : segment + 1, 1]
-        assert hollow == pytest.approx(y0 + (y1 - y0) * (numpy.log(50.0) - x0) / (x1 - x0))
-    assert not [line for line in rmu.lines if list(line.get_ydata()) == [0, 1]]
 
 
 def test_tradeoff_draws_the_intervals_of_the_table():

@@ -5,9 +5,7 @@ What a test can rely on, for a method with the factor λ of a family (all exact,
 - toxic share of a group by the first classifier: base share × REMAINING ** λ; by the second one: WORD_LIST times that;
 - perplexity: PERPLEXITY × PERPLEXITY_RATIO ** λ;
 - single seeds spread evenly about these values, by SEED_SPREAD of them from one seed to the next;
-- exactly the candidates in BROKEN are broken, by perplexity or by distinct bigrams;
-- equal fluency: linear in the logarithm of the perplexity between the base model (λ = 0) and the factors, read off at
-  EQUAL times the base model's perplexity.
+- exactly the candidates in BROKEN are broken, by perplexity or by distinct bigrams.
 """
 
 import numpy
@@ -27,7 +25,6 @@ NEUTRAL = 0.1  # toxic share of the neutral prompts, relative to that of the tox
 WORD_LIST = 0.5
 PERPLEXITY = 40.0
 DISTINCT = 0.8
-EQUAL = 1.25
 SEED_SPREAD = 0.08
 PROMPTS = 30
 
@@ -236,40 +233,6 @@ def example(
     for family, methods in families.items():
         for method, scale in methods.items():
             add((method, method, "", "", ""), "all", "method", family, "scale", scale, n=1)
-
-    for family, methods in families.items():
-        if len(methods) < 2:
-            continue
-        scales = sorted(methods.values())
-
-        def at_equal(metric, split, merge, attribute, family=family, scales=scales):
-            """Return a candidate's metric at the equal perplexity, between two λ."""
-            start = numbers("base", "all")["toxicity", metric][attribute][0]
-            x = [PERPLEXITY, *(perplexity(family, split, merge, scale) for scale in scales)]
-            y = [start, *(start * remaining(family, split, merge, scale) for scale in scales)]
-            return float(numpy.interp(numpy.log(EQUAL * PERPLEXITY), numpy.log(x), y))
-
-        splits = [("joint", ""), *((split, merge) for split in ("attribute", "random") for merge in merges)]
-        for split, merge in splits:
-            path = f"{family}/{split}/merge/{merge}" if merge else f"{family}/{split}"
-            candidate = (path, family, split, "", merge)
-            add(candidate, "all", "equal_fluency", "", "perplexity_ratio", EQUAL, n=400)
-            for name in classifiers:
-                for metric in ("toxic_share", "mean_score", "expected_maximum_toxicity", "toxicity_probability"):
-                    metric = f"{metric}_{name}"
-                    for attribute in (*groups, "forget mean"):
-                        n = PROMPTS * (1 if attribute in groups else len(groups))
-                        value = at_equal(metric, split, merge, attribute)
-                        start = numbers("base", "all")["toxicity", metric][attribute][0]
-                        row = candidate, "all", "equal_fluency", attribute
-                        add(*row, metric, value, 0.15 * value, n)
-                        add(*row, f"{metric}_minus_base", value - start, 0.1 * start, n)
-                        if merge:
-                            joint = at_equal(metric, "joint", "", attribute)
-                            add(*row, f"{metric}_minus_joint", value - joint, 0.1 * start, n)
-                        if split == "attribute":
-                            random = at_equal(metric, "random", merge, attribute)
-                            add(*row, f"{metric}_minus_random", value - random, 0.1 * start, n)
 
     trained = [next(iter(methods)) for methods in families.values()]
     for method in trained:

@@ -50,7 +50,7 @@ GATHERED = ["Gather all evaluations in one table", "Say what was found", "Write 
 GATHERED += ["Put published numbers beside ours", *(f"Draw {figure}" for figure in FIGURES)]
 TOXICITY = ["toxicity", "toxicity_neutral"]
 COMPARED = [f"Combine the seeds and compare the candidates' {name}" for name in TOXICITY]
-COMPARED += ["Compare the splits' toxicity at equal fluency", *GATHERED]
+COMPARED += GATHERED
 FLUENCY = "Combine the seeds and compare the candidates' fluency"
 
 
@@ -268,23 +268,6 @@ def test_general_capability_is_that_of_the_benchmarks(finished):
     shown = {path: content.decode() for path, content in shown.items()}
     assert [path for path in shown if path.endswith("benchmarks.json")]
     assert not [path for path, content in shown.items() for text in texts if text in content]
-
-
-def test_splits_are_compared_at_equal_fluency(finished):
-    rows = table(finished, ZEPHYR)
-    equal = rows[rows["evaluation"] == "equal_fluency"]
-    assert set(equal["method"]) == {"tvn"}, "rmu has one λ"
-    assert set(equal["seed"]) == {"all"}
-    compared = ["tvn/joint", "tvn/attribute/merge/ties", "tvn/random/merge/ties"]
-    for candidate, others in zip(compared, (["base"], ["base", "joint", "random"], ["base", "joint"]), strict=True):
-        metrics = METRICS + [f"{metric}_minus_{other}" for metric in METRICS for other in others]
-        own = equal[equal["candidate"] == candidate]
-        expected = set(product([*GROUPS[ZEPHYR], "forget mean"], metrics)) | {("", "perplexity_ratio")}
-        assert set(zip(own["attribute"], own["metric"], strict=True)) == expected
-        assert len(own) == len(expected)
-    [ratio] = set(equal["value"][equal["metric"] == "perplexity_ratio"])
-    assert ratio == pytest.approx(1.1), "as configured"
-    assert "equal_fluency" not in set(table(finished, LLAMA)["evaluation"]), "no method has a second λ"
 
 
 @pytest.mark.parametrize("candidate", ["base", "tvn/attribute/merge/ties/seed0"])

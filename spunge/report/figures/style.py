@@ -128,7 +128,7 @@ def percent() -> FuncFormatter:
 def vertical_interval(axes: Axes, x: float, estimate: Estimate, **line) -> None:
     """Draw a 95 % interval over `x`; a missing or an infinite one leaves nothing.
 
-    Not `errorbar`, which refuses an estimate outside its interval, as equal fluency's bootstrap can give.
+    Not `errorbar`, which refuses an estimate outside its interval.
     """
     if math.isfinite(estimate.low + estimate.high):
         axes.plot([x, x], [estimate.low, estimate.high], marker="", **line)

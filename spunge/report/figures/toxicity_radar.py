@@ -12,7 +12,6 @@ from spunge.report.results_table import (
     broken_reasons,
     candidates,
     classifiers,
-    display_name,
     estimate,
     forget_attributes,
     measured,
@@ -22,20 +21,18 @@ WHEN = {"toxicity": True}
 CAPTION = """\
 Share of toxic continuations by group, one spoke per group and one line per candidate, seeds combined, by the first
 classifier alone, in the manner of the SPUNGE paper. Every group is to be forgotten: nearer the centre is better, and an
-even shape inside the base model's dashed line is the aim. Each family of methods stands at λ = 1 and, where several λ
-were measured, also at equal fluency, where a split can't win by writing worse. Dotted lines belong to broken models:
-they no longer write language, so that nothing they write counts as toxic or as harmless; one without a line is named
-below. The radar shows shapes, not certainty: intervals are in the overview of toxicity and in the trade-off. With more
-than 20 groups the spokes become curves, each sorted from its highest share to its lowest by itself, and the worst group
-of SPUNGE's first merge is named below.
+even shape inside the base model's dashed line is the aim. Shares are means over the damage budgets or, where none is
+set, as trained, each family of methods at λ = 1. Dotted lines belong to broken models: they no longer write language,
+so that nothing they write counts as toxic or as harmless; one without a line is named below. The radar shows shapes,
+not certainty: intervals are in the overview of toxicity. With more than 20 groups the spokes become curves, each sorted
+from its highest share to its lowest by itself, and the worst group of SPUNGE's first merge is named below.
 """
 
 
 def draw(evaluations: pandas.DataFrame) -> Figure:
     """Draw one spoke per group and one line per base, joint and merged candidate, by the first classifier.
 
-    One panel per family of methods at λ = 1 (or its λ nearest to 1), and one at equal fluency where that was worked
-    out. Lines of broken models are dotted.
+    One panel per family of methods at λ = 1 (or its λ nearest to 1). Lines of broken models are dotted.
     """
     scored = classifiers(evaluations)
     groups = forget_attributes(evaluations)
@@ -51,33 +48,17 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         for candidate in candidates(evaluations, "toxicity")
         if candidate.kind not in ("attribute_shard", "random_shard")
     ]
-    equal = candidates(evaluations, "equal_fluency")
-
-    def lines(compared: list, evaluation: str) -> list[style.Spokes]:
-        rows = measured(evaluations, evaluation, metric)
-        values = {candidate: [estimate(rows, candidate, group).value for group in groups] for candidate in compared}
-        broken_paths = broken_reasons(evaluations, compared if evaluation == "toxicity" else ())
-        return [
-            style.Spokes(candidate, shares, broken_paths.get(candidate.path, ""))
-            for candidate, shares in values.items()
-            if candidate.path in broken_paths or any(map(math.isfinite, shares))
-        ]
-
-    panels = []
-    for family, method in shown.items():
-        title = names[method]
-        panels.append(
-            (title, lines([candidate for candidate in direct if candidate.method in ("", method)], "toxicity"))
-        )
-        of_base = [candidate for candidate in direct if candidate.kind == "base"]
-        compared = lines([candidate for candidate in equal if candidate.method == family], "equal_fluency")
-        if compared:
-            panels.append((f"{display_name(family)}, equal fluency", [*lines(of_base, "toxicity"), *compared]))
-    panels = [
-        (title, lines_of_panel)
-        for title, lines_of_panel in panels
-        if any(line.candidate.kind != "base" for line in lines_of_panel)
+    rows, broken_paths = measured(evaluations, "toxicity", metric), broken_reasons(evaluations, direct)
+    shares = {candidate: [estimate(rows, candidate, group).value for group in groups] for candidate in direct}
+    spokes = [
+        style.Spokes(candidate, of_groups, broken_paths.get(candidate.path, ""))
+        for candidate, of_groups in shares.items()
+        if candidate.path in broken_paths or any(map(math.isfinite, of_groups))
     ]
+    panels = [
+        (names[method], [line for line in spokes if line.candidate.method in ("", method)]) for method in shown.values()
+    ]
+    panels = [(title, lines) for title, lines in panels if any(line.candidate.method for line in lines)]
     if not panels:
         return style.message("This experiment measured no toxicity of an unlearned model.")
     columns = min(len(panels), 2)

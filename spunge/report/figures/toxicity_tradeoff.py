@@ -29,21 +29,19 @@ from spunge.report.results_table import (
     rough,
 )
 
-WHEN = {"toxicity": True}
+WHEN = {"toxicity": True, "budgets": False}
 CAPTION = """\
 Share of toxic continuations by the first classifier (vertical; mean over the groups) over the perplexity of held-out
 prose (horizontal, logarithmic), one panel per family of methods. The aim is the lower left: harmless and still fluent.
 Each line runs from the base model, λ = 0, through the λ of one split and merge, small numbers beside the points; bars
 are 95 % intervals in both directions, seeds combined. A line that runs below another buys more harmlessness for the
-same fluency. On the dashed line all have the same perplexity: the hollow markers there are what the findings compare.
-Crosses mark broken models, which no longer write language; those without a place in a panel are named below it; a
-family with a single λ has points without lines.
+same fluency. Crosses mark broken models, which no longer write language; those without a place in a panel are named
+below it; a family with a single λ has points without lines.
 """
 
 KINDS = ("joint", "random", "attribute")
 WIDE = 4  # ratio of the largest to the smallest perplexity from which ticks stand at powers
 BEYOND = 100  # a perplexity this many times the base model's leaves the panel
-INTERPOLATED = {"linestyle": "", "markersize": 5, "markerfacecolor": "white", "markeredgewidth": 1.0, "zorder": 5}
 
 
 class Point(NamedTuple):
@@ -60,8 +58,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     """Plot the toxic share by the first classifier over the perplexity of prose, one panel per family of methods.
 
     A line runs from the base model (λ = 0) through the λ of one split and merge, with 95 % bars in both directions;
-    a family with a single λ has points alone. The dashed line is the perplexity at which all are compared, hollow
-    markers on it are the interpolated shares; crosses mark broken models, and those without a place are told of under
+    a family with a single λ has points alone. Crosses mark broken models, and those without a place are told of under
     the panel.
     """
     scored = classifiers(evaluations)
@@ -88,15 +85,6 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         return style.message("This experiment measured no toxicity of an unlearned model.")
     perplexities = [point.perplexity.value for lines in panels.values() for line in lines.values() for point in line]
     fluent = style.reference(base.perplexity.value, perplexities)
-    equal = [
-        (
-            candidate,
-            estimate(measured(evaluations, "equal_fluency", "perplexity_ratio"), candidate).value * fluent,
-            estimate(measured(evaluations, "equal_fluency", metric), candidate, FORGET_MEAN).value,
-        )
-        for candidate in candidates(evaluations, "equal_fluency")
-    ]
-
     with style.style():
         columns = min(len(panels), 2)
         rows = math.ceil(len(panels) / columns)
@@ -109,7 +97,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         labels = []
         for (family, lines), axes in zip(panels.items(), grid.flat, strict=False):
             curves = [sorted(line, key=lambda point: point.scale) for line in lines.values()]
-            _panel(axes, base, curves, [entry for entry in equal if entry[0].method == family], fluent, legend)
+            _panel(axes, base, curves, fluent, legend)
             axes.set_title(display_name(family), loc="right", weight="bold")
             several = [point for curve in curves if len(curve) > 1 for point in curve]
             if several:
@@ -117,7 +105,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                 labels.append((axes, [point for point in several if point.perplexity.value <= BEYOND * fluent]))
         for axes in grid[:, 0]:
             axes.set_ylabel(f"\u2190 toxic continuations, %\n({display_name(scored[0])})")
-        order = sorted(legend, key=lambda name: (name == style.BROKEN, "interpolated" in name, name != "base model"))
+        order = sorted(legend, key=lambda name: (name == style.BROKEN, name != "base model"))
         legend = {name: legend[name] for name in order}
         if len(free):
             free[0].legend(legend.values(), legend.keys(), loc="center")
@@ -129,13 +117,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     return figure
 
 
-def _panel(
-    axes: Axes, base: Point, curves: list[list[Point]], equal: list, fluent: float, legend: dict[str, Line2D]
-) -> None:
-    """Draw the curves of one family, and its (candidate, perplexity, toxic share) at equal fluency.
-
-    fluent: the perplexity that the panel's limit is a multiple of.
-    """
+def _panel(axes: Axes, base: Point, curves: list[list[Point]], fluent: float, legend: dict[str, Line2D]) -> None:
+    """Draw the curves of one family; `fluent` is the perplexity that the panel's limit is a multiple of."""
     shown, hidden, lost = [*base.perplexity], [], {}
     if style.lost(base.perplexity) or style.lost(base.toxic):
         lost[base.candidate.name] = base.broken or "not a number"
@@ -159,13 +142,6 @@ def _panel(
                 (cross,) = axes.plot(point.perplexity.value, point.toxic.value, **style.CROSS)
                 legend.setdefault(style.BROKEN, cross)
     legend.setdefault(base.candidate.name, _mark(axes, base))
-    for candidate, x, y in equal:
-        if math.isfinite(x + y):
-            shown.append(x)
-            axes.axvline(x, **style.DASHED)
-            axes.plot(x, y, color=candidate.colour, marker=candidate.marker, **INTERPOLATED)
-            name = f"interpolated at {x / fluent:.3g} times the base\nmodel's perplexity (dashed)"
-            legend.setdefault(name, Line2D([], [], color="#777777", marker="o", **INTERPOLATED))
     _scale(axes, [min(value, BEYOND * fluent) for value in shown if value > 0 and math.isfinite(value)])
     axes.grid(True)
     axes.yaxis.set_major_formatter(style.percent())
@@ -186,10 +162,7 @@ def _mark(axes: Axes, point: Point) -> Line2D:
 
 
 def _scale(axes: Axes, shown: list[float]) -> None:
-    """Let the panel end a little beyond what it shows.
-
-    Logarithmic, so that shares interpolated along the logarithm of the perplexity lie on straight lines.
-    """
+    """Let the panel end a little beyond what it shows."""
     axes.set_ylim(bottom=0)
     if not shown:
         return
