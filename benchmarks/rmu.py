@@ -7,13 +7,12 @@ import string
 import tempfile
 from pathlib import Path
 
-import torch
-
 from benchmarks import measure, plain_rmu, results
 from spunge import methods
 from spunge.methods import rmu
 from spunge.models import base_model
 from spunge.models.task_vector import BaseModel
+from spunge.training.schedule import forget_batches, retain_batches
 
 SEED = 0
 # Nothing is padded here, so the mask changes no loss; states can be kept only with it.
@@ -59,11 +58,8 @@ class Work:
     def reference(self) -> list[tuple[float, float]]:
         """Return every step's losses, on the batches that `ours` draws."""
         run = self.run
-        generator = torch.Generator().manual_seed(SEED)
-        rows = [
-            rmu.schedule(len(side_texts), self.options.batch_size, self.options.steps, generator)
-            for side_texts in (run.forget, run.retain)
-        ]
+        size = self.options.batch_size, self.options.steps
+        rows = forget_batches(run, *size), retain_batches(len(run.retain), *size, SEED)
         batches = [
             ([run.forget[row] for row in forget], [run.retain[row] for row in retain])
             for forget, retain in zip(*rows, strict=True)

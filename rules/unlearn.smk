@@ -66,7 +66,7 @@ rule unlearn:
         runtime=growing(120),
     params:
         options=JOBS.run_options,
-        number_of_attributes=JOBS.number_of_attributes,
+        steps_of_shards=JOBS.steps_of_shards if GRID.sets("steps_of_shards", but="equal") else "equal",
         run=JOBS.run_description,
         launcher=JOBS.launcher if GRID.sets("accelerate") else "python",
         shard=JOBS.shard_name,
@@ -75,9 +75,10 @@ rule unlearn:
         "Unlearn {wildcards.run}"
     shell:
         on_gpus(
-            "--method={input.method:q} --options {params.options:q} --run {params.run:q} --base {input.base:q}"
+            "--method={input.method:q} --options {params.options:q} --steps-of-shards {params.steps_of_shards}"
+            " --run {params.run:q} --base {input.base:q}"
             " --forget {input.shards:q}/{params.shard}.parquet --retain {input.retain:q}"
-            " --tuning {input.tuning:q} --number-of-attributes {params.number_of_attributes}"
+            " --tuning {input.tuning:q}"
             " --activations {input.activations:q} --attributes {input.attributes:q} --norms-of {input.norms_of:q}"
             " --unfinished {params.unfinished:q} --save-every $SPUNGE_SAVE_EVERY"
             " --task-vector {output.task_vector:q} --training {output.training:q}",

@@ -13,6 +13,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--method", required=True, type=Path, help="the method's Python file")
     parser.add_argument("--options", required=True, type=json.loads, help="the method's options, JSON")
+    parser.add_argument("--steps-of-shards", default="equal", help="`proportional` to their texts, or equal")
     parser.add_argument("--run", required=True, type=json.loads, help="the run's columns of evaluations.csv, JSON")
     parser.add_argument("--base", required=True, type=Path, help="the base model's folder")
     parser.add_argument("--forget", required=True, type=Path, help="the shard, Parquet, called as it is in paths")
@@ -21,7 +22,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--activations", nargs="?", type=Path, help="what cache_activations.py wrote, if anything")
     parser.add_argument("--norms-of", nargs="?", help="another method's task vector for this shard and seed, if wanted")
     parser.add_argument("--tuning", nargs="?", help="the options that were chosen for this arm, CSV, if it was tuned")
-    parser.add_argument("--number-of-attributes", type=int, default=1, help="as many times a shard's steps are taken")
     parser.add_argument("--unfinished", help="folder that keeps what was done so far, if anything shall")
     parser.add_argument("--save-every", type=float, default=10, help="minutes between saves; 0 for every step")
     parser.add_argument("--task-vector", required=True, help="the task vector, safetensors")
@@ -32,25 +32,28 @@ def main(argv: list[str] | None = None) -> int:
         import dataclasses
 
         from spunge import methods
-        from spunge.core.files import attributes_to_forget, scratch_folder, whole_file
+        from spunge.core.files import read_json, scratch_folder, whole_file
         from spunge.evaluation import descriptive_rows
-        from spunge.experiment import splits, tuning
+        from spunge.experiment import records, tuning
         from spunge.models import base_model, task_vector
         from spunge.training import resume
 
         method = methods.load(arguments.method)
-        given = arguments.options
+        texts = {entry["attribute"]: entry["texts"] for entry in read_json(arguments.attributes)}
+        given, split, shard = arguments.options, arguments.run["split"], arguments.forget.stem
         if arguments.tuning:
-            options_of_arm = tuning.chosen(arguments.tuning, arguments.run["method"], arguments.run["split"])
-            given |= splits.for_attributes(options_of_arm, arguments.number_of_attributes)
-        options = methods.options(method, given)
-        attributes = attributes_to_forget(arguments.attributes)
+            options_of_arm = tuning.chosen(arguments.tuning, arguments.run["method"], split)
+            given |= records.scaled_options(options_of_arm, split, shard, texts)
+        if arguments.steps_of_shards == "proportional":
+            given = records.proportional_options(given, split, shard, texts)
+        options, attributes = methods.options(method, given), list(texts)
         base = task_vector.BaseModel.open(arguments.base)
         identity = resume.identity(
             {
                 "options": dataclasses.asdict(options),
                 "run": {key: arguments.run[key] for key in ("seed", "split")} | {"shard": arguments.forget.stem},
                 "attributes": attributes,
+                "steps_of_shards": arguments.steps_of_shards,
                 "device": base_model.device(),
             },
             base.folder,
@@ -68,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
                 base=base,
                 device=base_model.device(),
                 all_attributes=attributes,
+                steps_of_shards=arguments.steps_of_shards,
                 activations=arguments.activations,
                 norms_of=task_vector.read(arguments.norms_of) if arguments.norms_of else None,
                 scratch=scratch,
@@ -77,7 +81,9 @@ def main(argv: list[str] | None = None) -> int:
             if unlearned is None:  # launched over several devices, one process of them writes
                 return
             with whole_file(arguments.training) as temporary:
-                descriptive_rows.training(arguments.run, unlearned.losses).to_csv(temporary, index=False)
+                steps = getattr(options, "steps", None)
+                rows = descriptive_rows.training(arguments.run, unlearned.losses, unlearned.visits, steps)
+                rows.to_csv(temporary, index=False)
             methods.write(unlearned, arguments.task_vector, methods.provenance(run, arguments.method, options))
 
     return errors.run(work)

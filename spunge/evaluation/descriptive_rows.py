@@ -98,13 +98,22 @@ def _base(experiment: str) -> dict[str, str]:
     return dict.fromkeys(CANDIDATE_COLUMNS, "") | {"experiment": experiment, "candidate": "base", "seed": ALL_SEEDS}
 
 
-def training(run: dict, losses: list[dict]) -> pd.DataFrame:
-    """Return tidy rows (COLUMNS) with a run's losses; `n` is the number of optimizer steps taken."""
+def training(
+    run: dict, losses: list[dict], visits: Mapping[str, int] | None = None, steps: int | None = None
+) -> pd.DataFrame:
+    """Return tidy rows (COLUMNS) with a run's losses and how many texts of each attribute it had (`visits`).
+
+    `n` is the number of optimizer steps taken; `steps` is that of the whole run.
+    """
     rows = [
         {"attribute": "", "metric": metric, "value": value, "n": record["step"]}
         for record in losses
         for metric, value in record.items()
         if metric != "step"
+    ]
+    rows += [
+        {"attribute": attribute, "metric": "visits", "value": number, "n": steps}
+        for attribute, number in (visits or {}).items()
     ]
     return _table(run, "training", rows)
 

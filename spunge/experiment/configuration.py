@@ -19,6 +19,7 @@ from spunge.core.slugs import folded
 from spunge.core.tidy import RESERVED
 from spunge.experiment import yaml_values
 from spunge.experiment.records import budget_label
+from spunge.experiment.splits import ORDERED
 
 SCHEMA = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
 
@@ -172,10 +173,17 @@ def _check_methods(config: Mapping) -> None:
             continue
         if door != "method":
             section["method"] = door
+        if door in ("command", "checkpoint") and (ordered := [one for one in config["splits"] if one in ORDERED]):
+            raise InputError(
+                f"{at} is a {door}, which can't be told the order of batches, so `splits` can't have {ordered[0]}; "
+                "leave one of the two out"
+            )
         if door == "checkpoint":
             _check_placeholders(f"{at}.checkpoint", section["checkpoint"])
         if option_defaults("methods", section["method"]).get("steps") and "steps" not in section:
             raise InputError(f"{at} lacks the key `steps`")
+        if section["steps_of_shards"] != "equal" and "steps" not in section:
+            raise InputError(f"{at}.steps_of_shards is {section['steps_of_shards']!r}, but it has no `steps` to divide")
         if section["method"] == "rmu" and section["cache_activations"] and not section.get("mask"):
             raise InputError(f"{at}.cache_activations needs `mask: true`, since activations are kept without padding")
         if "options" in section and door not in ("file", "command"):
@@ -239,8 +247,9 @@ def _check_variant(config: Mapping, name: str, section: Mapping) -> None:
     at, of = f"configuration: methods.{name}", section["scaled_from"]
     if "scaled_from" in config["methods"].get(of, {"scaled_from": None}):
         raise InputError(f"{at}.scaled_from is {of!r}; it must be another method that is run here")
-    # The last two are there by default.
-    if others := sorted(section.keys() - {"scaled_from", "scale", "merges", "gpus", "cache_activations"}):
+    # The last three are there by default.
+    allowed = {"scaled_from", "scale", "merges", "gpus", "cache_activations", "steps_of_shards"}
+    if others := sorted(section.keys() - allowed):
         raise InputError(f"{at} takes the runs of {of}, so it has no `{others[0]}` of its own, only scale and merges")
     _check_merges_of(at, section, config["methods"][of].get("merges", config["merges"]))
 

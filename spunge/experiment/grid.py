@@ -9,13 +9,14 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from spunge.experiment import configuration, splits
 from spunge.experiment.records import (
     BASE,
     SPLIT,
+    UNDIVIDED,
     Candidate,
     Evaluation,
     Merge,
@@ -23,6 +24,7 @@ from spunge.experiment.records import (
     Shard,
     budget_label,
     parse_budget,
+    scaled_options,
     shards,
 )
 
@@ -35,31 +37,6 @@ FIGURES = Path(__file__).parents[2] / "rules" / "figures.json"
 def known_figures() -> dict[str, dict]:
     """Return of each figure `when` it is drawn and its `caption`, as its file in spunge/report/figures says."""
     return json.loads(FIGURES.read_text(encoding="utf-8"))
-
-
-@dataclass(frozen=True)
-class Exposure:
-    """How much a run sees of what it forgets: optimizer steps, and forget texts in each (None: only the method knows).
-
-    With `by_turns` each step has texts of one attribute, the attributes taking turns.
-    """
-
-    steps: int | None
-    texts_a_step: int | None
-    by_turns: bool = False
-
-    def visits(self, texts: Mapping[str, int]) -> dict[str, float] | None:
-        """Return how often a text of each attribute is seen on average; None where only the method knows.
-
-        `texts`: how many texts of each attribute the run's shard has, in the order of the attributes to forget.
-        """
-        if self.steps is None or self.texts_a_step is None:
-            return None
-        there = {attribute: number for attribute, number in texts.items() if number}
-        if not self.by_turns:
-            return dict.fromkeys(there, self.steps * self.texts_a_step / sum(there.values()))
-        turns = {attribute: len(range(place, self.steps, len(there))) for place, attribute in enumerate(there)}
-        return {attribute: turns[attribute] * self.texts_a_step / number for attribute, number in there.items()}
 
 
 class Grid:
@@ -139,9 +116,9 @@ class Grid:
         merges = "|".join(map(re.escape, self.configuration["merges"]))
         seed = r"seed\d+(?:/trial\d+)?"
         return {
-            "run": rf"(?:{trained})/(?:joint|{SPLIT}/shard/[^/]+)/{seed}",
+            "run": rf"(?:{trained})/(?:{UNDIVIDED}|{SPLIT}/shard/[^/]+)/{seed}",
             "merge": rf"(?:{trained})/{SPLIT}/merge/(?:{merges})/{seed}",
-            "candidate": rf"{BASE.path}|(?:{every})/(?:joint|{SPLIT}/(?:shard|merge)/[^/]+)/{seed}",
+            "candidate": rf"{BASE.path}|(?:{every})/(?:{UNDIVIDED}|{SPLIT}/(?:shard|merge)/[^/]+)/{seed}",
         }
 
     def sets(self, option: str, but: object = None) -> bool:
@@ -172,13 +149,13 @@ class Grid:
         ]
 
     def merges(self, methods: Iterable[str] | None = None) -> list[Merge]:
-        """Return every merge: seeds × methods (those that train) × splits (but joint) × merges."""
+        """Return every merge: seeds × methods (those that train) × splits into shards × merges."""
         return [
             Merge(method, split, merge, seed)
             for seed in self.seeds
             for method in (self.trained if methods is None else methods)
             for split in self.splits_of(method)
-            if split != "joint"
+            if split not in splits.UNDIVIDED
             for merge in self.methods[method]["merges"]
         ]
 
@@ -210,7 +187,7 @@ class Grid:
         chosen = {}
         for run in self.trial_runs():
             candidate = Candidate.of(run)
-            if run.split not in splits.ONE_RUN:
+            if run.split not in splits.UNDIVIDED:
                 candidate = replace(candidate, shard="", merge=self.methods[run.method]["merges"][0])
             chosen[candidate] = None
         return list(chosen)
@@ -229,17 +206,17 @@ class Grid:
         return section | {cost: [budget], "as_trained": False}
 
     def candidates(self) -> list[Candidate]:
-        """Return all that is evaluated: base, joint runs, each single attribute's shard if wanted, and merges."""
-        single = ["joint", "attribute"] if self.configuration["single_shards"] else ["joint"]
-        runs = [run for run in self.runs(self.methods) if run.split in single]
+        """Return all that is evaluated: base, undivided runs, each single attribute's shard if wanted, and merges."""
+        single = ["attribute"] if self.configuration["single_shards"] else []
+        runs = [run for run in self.runs(self.methods) if run.split in (*splits.UNDIVIDED, *single)]
         return [BASE, *map(Candidate.of, runs), *map(Candidate.of, self.merges(self.methods))]
 
     def attacked(self) -> list[Candidate]:
-        """Return whose durability is measured: base, and joint and merged candidates of the methods named for it."""
+        """Return whose durability is measured: base, and the methods named for it, undivided and merged."""
         chosen = self.durability.get("methods", [])
-        joint = [run for run in self.runs(chosen) if run.split == "joint"]
+        undivided = [run for run in self.runs(chosen) if run.split in splits.UNDIVIDED]
         merges = [merge for merge in self.merges(chosen) if merge.split in splits.GROUPED]
-        return [BASE, *map(Candidate.of, joint), *map(Candidate.of, merges)] if self.durability else []
+        return [BASE, *map(Candidate.of, undivided), *map(Candidate.of, merges)] if self.durability else []
 
     def evaluations(self) -> list[Evaluation]:
         """Return every evaluation of every candidate, those after attacks last."""
@@ -285,19 +262,8 @@ class Grid:
         """Return the method's options for a run; on several attributes it takes as many steps as their shards would."""
         options = self.method_options(run.method)
         options |= self.trials(run.method)[run.trial] if run.trial else {}
-        return splits.for_attributes(options, len(self.shards(run.split)[run.shard].attributes))
+        return scaled_options(options, run.split, run.shard, self.attributes)
 
     def method_options(self, method: str) -> dict[str, object]:
         """Return a method's options for one attribute's shard."""
         return configuration.method_options(self.methods[method], self.configuration["model"]["dtype"])
-
-    def exposure(self, run: Run) -> Exposure:
-        """Return how much a run sees of what it forgets."""
-        kind, options = self.methods[run.method]["method"], self.options(run)
-        if kind == "random_vector":
-            return Exposure(0, 0)
-        if kind in ("file", "command", "checkpoint"):
-            return Exposure(options.get("steps"), None)
-        options = configuration.option_defaults("methods", kind) | options
-        seen = 0 if options.get("texts") == "retain" else options["batch_size"]
-        return Exposure(options["steps"], seen, bool(options.get("alternate_attributes")))

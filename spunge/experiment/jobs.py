@@ -113,11 +113,6 @@ class Jobs:
             return f"{self.results}/tuning.csv"
         return self._source(given if Path(given).is_file() else self.project / given)
 
-    def number_of_attributes(self, wildcards: SimpleNamespace) -> int:
-        """Return how many attributes' steps a run takes."""
-        run = Run.parse(wildcards.run)
-        return len(self.grid.shards(run.split)[run.shard].attributes)
-
     def trials(self) -> str:
         """Return what tuning tried: of each trial its arm, number, options, budget, seeds and steps, as JSON."""
         grid, trials = self.grid, {}
@@ -142,6 +137,10 @@ class Jobs:
     def trial_rows(self, evaluation: str) -> list[str]:
         """Return the estimates of every trial by an evaluation, seed by seed, in the order of `trials`."""
         return [f"{self.results}/evaluations/{one.path}/{evaluation}.csv" for one in self.grid.trial_candidates()]
+
+    def steps_of_shards(self, wildcards: SimpleNamespace) -> str:
+        """Return whether the shards of the run's method have as many steps each."""
+        return self._section(wildcards)["steps_of_shards"]
 
     def run_description(self, wildcards: SimpleNamespace) -> str:
         """Return a run's columns of evaluations.csv."""

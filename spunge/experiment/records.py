@@ -1,6 +1,6 @@
 """The records of an experiment's grid, each with a path that says what it is and from which it is read back.
 
-- `rmu/joint/seed0`: a run on all texts at once, and the candidate that it gives.
+- `rmu/joint/seed0`: a run on all texts, and the candidate that it gives; `balanced` and `sequential` alike.
 - `rmu/attribute/shard/Africa/seed0`: a run on one shard of a split, and the candidate of that shard alone.
 - `rmu/attribute/merge/ties/seed0`: a merge of all shards of a split, and the candidate that it gives.
 - `base`: the base model.
@@ -10,6 +10,7 @@
 
 import functools
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from spunge.core.errors import InputError
 from spunge.experiment import splits
 
 ALL_SEEDS = "all"
+SCALED_BY_SHARD = ("steps", "warmup_steps")  # options of a run that grow with its shard
 
 
 def budget_label(cost: str, budget: float) -> str:
@@ -31,27 +33,27 @@ def parse_budget(label: str) -> tuple[str, float]:
     return cost, float(budget)
 
 
-SPLIT = r"(?:attribute|random)(?:-\d+)?"
+UNDIVIDED, SPLIT = rf"(?:{'|'.join(splits.UNDIVIDED)})", rf"(?:{'|'.join(splits.GROUPED)})(?:-\d+)?"
 _PATH = re.compile(
-    rf"(?P<method>[^/]+)/(?:joint|(?P<split>{SPLIT})/(?P<kind>shard|merge)/(?P<name>[^/]+))(?:/seed(?P<seed>\d+)"
-    r"(?:/trial(?P<trial>\d+))?)?"
+    rf"(?P<method>[^/]+)/(?:(?P<undivided>{UNDIVIDED})|(?P<split>{SPLIT})/(?P<kind>shard|merge)/(?P<name>[^/]+))"
+    r"(?:/seed(?P<seed>\d+)(?:/trial(?P<trial>\d+))?)?"
 )
 
 
 EXAMPLES = {
-    "joint": "rmu/joint/seed0",
+    "undivided": "rmu/joint/seed0",
     "shard": "rmu/attribute/shard/Africa/seed0",
     "merge": "rmu/attribute/merge/ties/seed0",
 }
 
 
 def _read(path: str, what: str, *kinds: str, seeds_together: bool = False) -> dict[str, str]:
-    """Return the parts of a path of one of these kinds (joint, shard, merge); raise InputError for any other."""
+    """Return the parts of a path of one of these kinds (undivided, shard, merge); raise InputError for any other."""
     match = _PATH.fullmatch(path)
-    if not match or (match["kind"] or "joint") not in kinds or not (match["seed"] or seeds_together):
+    if not match or (match["kind"] or "undivided") not in kinds or not (match["seed"] or seeds_together):
         raise InputError(f"{path!r} is no path of {what}, such as {' or '.join(EXAMPLES[kind] for kind in kinds)}")
     parts = {key: value or "" for key, value in match.groupdict().items()}
-    return parts | {"split": parts["split"] or "joint", "kind": parts["kind"] or "joint"}
+    return parts | {"split": parts["split"] or parts["undivided"], "kind": parts["kind"] or "undivided"}
 
 
 def _of_trial(trial: str) -> str:
@@ -74,9 +76,38 @@ def shards(attributes: tuple[str, ...], split: str) -> dict[str, Shard]:
     return {paths[part]: Shard(part, tuple(of)) for part, of in made.items()}
 
 
+def scaled_options(
+    options: Mapping[str, object], split: str, shard: str, attributes: Iterable[str]
+) -> dict[str, object]:
+    """Return the options of a run on a shard: of several attributes it takes as many steps as a shard of each would.
+
+    `options` are those for one attribute.
+    """
+    number = len(shards(tuple(attributes), split)[shard].attributes)
+    return {**options, **{key: options[key] * number for key in SCALED_BY_SHARD if options.get(key) is not None}}
+
+
+def proportional_options(
+    options: Mapping[str, object], split: str, shard: str, texts: Mapping[str, int]
+) -> dict[str, object]:
+    """Return a run's options with steps by its shard's number of texts; all shards together take as many as before.
+
+    `options`: those of the run where each attribute has the same steps. `texts`: how many texts each attribute has, in
+    the order of the attributes to forget. A random shard counts as the attribute shard in its place.
+    """
+    of_split = shards(tuple(texts), split)
+    sizes = [sum(texts[attribute] for attribute in attributes) for _, attributes in of_split.values()]
+    place, attributes = list(of_split).index(shard), len(of_split[shard].attributes)
+
+    def share(number: int) -> int:
+        return splits.in_proportion(number * len(texts) // attributes, sizes)[place]
+
+    return {**options, **{key: share(options[key]) for key in SCALED_BY_SHARD if options.get(key) is not None}}
+
+
 @dataclass(frozen=True)
 class Run:
-    """One unlearning: a method on the texts of one shard. `shard` is its name in paths; `all` of the split `joint`."""
+    """One unlearning: a method on the texts of one shard. `shard` is its name in paths; `all` of an undivided split."""
 
     method: str
     split: str
@@ -86,12 +117,14 @@ class Run:
 
     @property
     def path(self) -> str:
-        middle = "joint" if self.split == "joint" else f"{self.split}/shard/{self.shard}"
+        middle = self.split if self.split in splits.UNDIVIDED else f"{self.split}/shard/{self.shard}"
         return f"{self.method}/{middle}/seed{self.seed}{_of_trial(self.trial)}"
 
     @property
     def partition(self) -> str:
         """What names the shards of the split together: those of a random split are drawn for each seed."""
+        if self.split in splits.UNDIVIDED:
+            return "joint"
         return f"{self.split}-seed{self.seed}" if splits.kind(self.split) == "random" else self.split
 
     @property
@@ -108,7 +141,7 @@ class Run:
     @functools.cache
     def parse(cls, path: str) -> "Run":
         """Return the run of a path; raise InputError where it is none."""
-        parts = _read(path, "a run of one seed", "joint", "shard")
+        parts = _read(path, "a run of one seed", "undivided", "shard")
         return cls(parts["method"], parts["split"], parts["name"] or splits.ALL, parts["seed"], parts["trial"])
 
 
@@ -159,7 +192,7 @@ class Candidate:
         if not self.method:
             return "base"
         middle = self.split
-        if self.split != "joint":
+        if self.split not in splits.UNDIVIDED:
             middle += f"/merge/{self.merge}" if self.merge else f"/shard/{self.shard}"
         of_seed = "" if self.seed == ALL_SEEDS else f"/seed{self.seed}{_of_trial(self.trial)}"
         return f"{self.method}/{middle}{of_seed}"
@@ -170,7 +203,7 @@ class Candidate:
         """Return the candidate of a path, as in evaluations.csv; raise InputError where it is none."""
         if path == BASE.path:
             return BASE
-        parts = _read(path, "a candidate", "joint", "shard", "merge", seeds_together=True)
+        parts = _read(path, "a candidate", "undivided", "shard", "merge", seeds_together=True)
         kind = {parts["kind"]: parts["name"]} if parts["name"] else {}
         return cls(parts["method"], parts["split"], seed=parts["seed"] or ALL_SEEDS, trial=parts["trial"], **kind)
 
@@ -179,7 +212,7 @@ class Candidate:
         """Return the candidate that a run or a merge gives as it is."""
         if isinstance(record, Merge):
             return cls(record.method, record.split, merge=record.merge, seed=record.seed, trial=record.trial)
-        shard = "" if record.split == "joint" else record.shard
+        shard = "" if record.split in splits.UNDIVIDED else record.shard
         return cls(record.method, record.split, shard, seed=record.seed, trial=record.trial)
 
     def source(self, method: str) -> Run | Merge:
@@ -194,9 +227,9 @@ class Candidate:
 
     @property
     def rivals(self) -> dict[str, "Candidate"]:
-        """What it is compared with, by name: `base`; `joint` of its method; for merged attribute splits `random`.
+        """What it is compared with, by name: `base`; `joint` of its method; merged attribute splits with all others.
 
-        The last is the random split into as many shards, merged in the same way.
+        `random` is the random split into as many shards, merged in the same way.
         """
         if not self.method:
             return {}
@@ -204,6 +237,7 @@ class Candidate:
         if self.split != "joint":
             rivals["joint"] = Candidate(self.method, "joint", seed=self.seed)
         if self.merge and splits.kind(self.split) == "attribute":
+            rivals |= {split: Candidate(self.method, split, seed=self.seed) for split in splits.ORDERED}
             rivals["random"] = replace(self, split=self.split.replace("attribute", "random", 1))
         return rivals
 

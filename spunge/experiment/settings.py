@@ -115,6 +115,10 @@ class Method(Section):
         description="Values of the method's own options; every arm (joint, random, attribute …) is tried with each "
         "combination, and takes the one that leaves least on the validation part at the middle budget.",
     )
+    steps_of_shards: Literal["equal", "proportional"] = Field(
+        "equal",
+        description="Whether every attribute's shard takes `steps`, or its share of the texts of as many steps in all.",
+    )
     cache_activations: bool = Field(
         False,
         description="Compute what the frozen layers make of every forget and retain text once for all shards and seeds "
@@ -238,10 +242,11 @@ class Experiment(Section):
     seeds: Distinct[Seed] = Field(description="Every run is repeated with each of these seeds.")
     model: Model = Field(description="The base model that every unlearning run starts from.")
     data: Data = Field(description="Where the forget, retain, question and fluency tables come from.")
-    splits: Distinct[Literal["joint", "attribute", "random"]] = Field(
+    splits: Distinct[Literal["joint", "balanced", "sequential", "attribute", "random"]] = Field(
         ("joint", "attribute", "random"),
-        description="How the forget texts are divided: all at once, by attribute (SPUNGE), at random in the same "
-        "sizes.",
+        description="How the forget texts are divided: `joint` (all at once), by `attribute` (SPUNGE), at `random` in "
+        "the same sizes. `balanced` and `sequential` are all at once, too, but with as many texts of each attribute in "
+        "a batch, or with one attribute after another (docs/methods.md).",
     )
     single_shards: bool = Field(
         True,

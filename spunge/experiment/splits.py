@@ -1,6 +1,8 @@
 """The splits of a forget set by name, and their parts; without libraries, since the workflow asks at every start.
 
 - joint: everything at once, the baseline (one part, "all").
+- balanced: the same, but each batch has as many texts of each attribute.
+- sequential: the same, but the attributes come one after another, each with steps and an optimizer of its own.
 - attribute: one part for each attribute, SPUNGE.
 - random: as many parts and of the same sizes, drawn without regard to the attribute, the control ("part1", …).
 - attribute-N: N groups of attributes that follow one another, sizes as equal as can be, larger first ("group1", …).
@@ -8,14 +10,14 @@
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-SPLITS = ("joint", "attribute", "random")
-ONE_RUN = ("joint",)  # on all texts at once
+UNDIVIDED = ("joint", "balanced", "sequential")  # one run on all texts; they differ in the order of the forget batches
+ORDERED = ("balanced", "sequential")  # a method has to know the order
 GROUPED = ("attribute", "random")
+SPLITS = (*UNDIVIDED, *GROUPED)
 ALL = "all"
-SCALED_BY_SHARD = ("steps", "warmup_steps")  # a method's options
-NAME = re.compile(r"(joint|attribute|random)(?:-(\d+))?")
+NAME = re.compile(rf"({'|'.join(SPLITS)})(?:-(\d+))?")
 
 
 def kind(split: str) -> str:
@@ -48,7 +50,7 @@ def parts(attributes: Sequence[str], split: str) -> dict[str, list[str]]:
     """
     if not (known := NAME.fullmatch(split)) or (known[2] and known[1] not in GROUPED):
         raise ValueError(f"split {split!r} is unknown; the known ones are {', '.join(SPLITS)}")
-    if split == "joint":
+    if split in UNDIVIDED:
         return {ALL: list(attributes)}
     if split == "attribute":
         return {attribute: [attribute] for attribute in attributes}
@@ -59,6 +61,17 @@ def parts(attributes: Sequence[str], split: str) -> dict[str, list[str]]:
     return {f"{name}{place}": group for place, group in enumerate(groups(attributes, into), start=1)}
 
 
-def for_attributes(options: Mapping[str, object], number: int) -> dict[str, object]:
-    """Return the options of a run on several attributes, which takes as many steps as a shard for each would."""
-    return {**options, **{key: options[key] * number for key in SCALED_BY_SHARD if key in options}}
+def in_proportion(total: int, sizes: Sequence[int]) -> list[int]:
+    """Divide a whole number in proportion to sizes, by the largest remainders; at least 1 for each if it suffices."""
+    least = int(total >= len(sizes))
+    quotas = [total * size / sum(sizes) for size in sizes]
+    shares = [max(least, int(quota)) for quota in quotas]
+
+    def surplus(place: int) -> float:
+        return shares[place] - quotas[place]
+
+    while sum(shares) < total:
+        shares[min(range(len(sizes)), key=surplus)] += 1
+    while sum(shares) > total:
+        shares[max((place for place, share in enumerate(shares) if share > least), key=surplus)] -= 1
+    return shares

@@ -41,11 +41,13 @@ from spunge.experiment.options import (
     Tokens,
     checked,
 )
+from spunge.experiment.splits import ORDERED
 from spunge.methods import Run, Unlearned
 from spunge.models import base_model
 from spunge.models.task_vector import BaseModel, TensorFolder
-from spunge.training.batches import by_length, pad, schedule
+from spunge.training.batches import by_length, pad
 from spunge.training.resume import State, load_optimizer, optimizer_state
+from spunge.training.schedule import forget_batches, retain_batches, stages, visits
 
 CACHE_BATCH = 32
 PREFIX, FROZEN = "prefix", "frozen"
@@ -109,7 +111,11 @@ class Options:
         ),
     ] = None
     alternate_attributes: Annotated[
-        bool, Field(description="Batches of one attribute each, in turn; otherwise batches of all texts.")
+        bool,
+        Field(
+            description="Batches of one attribute each, in turn; otherwise batches of all texts. The splits `balanced` "
+            "and `sequential` have an order of their own."
+        ),
     ] = True
     mask: Annotated[
         bool,
@@ -154,19 +160,6 @@ PRESETS = {
 }
 
 
-def attribute_positions(run: Run) -> list[int]:
-    """Return for each forget text the position of its attribute among the experiment's; 0 for all where there are none.
-
-    Raises InputError for an attribute that is not among the experiment's.
-    """
-    if not run.attributes:
-        return [0] * len(run.forget)
-    order = run.all_attributes or sorted(set(run.attributes))
-    if unknown := sorted(set(run.attributes) - set(order)):
-        raise InputError(f"{run.label} has texts of {unknown[0]}, which is not among the attributes {', '.join(order)}")
-    return [order.index(attribute) for attribute in run.attributes]
-
-
 def attribute_value(value: float | Sequence[float], attribute: int) -> float:
     """Return an attribute's value of an option: the same for all, or one per attribute, the last for all further."""
     return value[min(attribute, len(value) - 1)] if isinstance(value, Sequence) else value
@@ -191,26 +184,6 @@ def squared_error(activations: torch.Tensor, target: torch.Tensor, mask: torch.T
     Divided by the number of positions it is the MSE, also over several batches.
     """
     return (activations.float() - target.float()).square().mean(dim=-1)[mask].sum()
-
-
-def forget_schedule(attributes: list[int], options: Options, generator: torch.Generator) -> list[list[int]]:
-    """Return the run's batches of forget rows: of one attribute each, in turn, or of all rows alike.
-
-    `attributes` has the attribute of each row. Each attribute's texts are gone through in shuffled passes of their own.
-    """
-    if not options.alternate_attributes:
-        return schedule(len(attributes), options.batch_size, options.steps, generator)
-    rows = [
-        [row for row, attribute in enumerate(attributes) if attribute == wanted] for wanted in sorted(set(attributes))
-    ]
-    batches: list[list[int]] = [[] for _ in range(options.steps)]
-    for turn, attribute_rows in enumerate(rows):
-        steps = range(turn, options.steps, len(rows))
-        for step, batch in zip(
-            steps, schedule(len(attribute_rows), options.batch_size, len(steps), generator), strict=True
-        ):
-            batches[step] = [attribute_rows[number] for number in batch]
-    return batches
 
 
 def batch_alpha(alpha: float | Sequence[float], attributes: Iterable[int]) -> float:
@@ -414,7 +387,7 @@ class Texts:
 
     def __init__(self, run: Run, options: Options, model: TruncatedModel, visits: Iterable[int] = (), stored=None):
         texts = [*run.forget, *run.retain]
-        limits = [attribute_value(options.max_tokens_forget, attribute) for attribute in attribute_positions(run)]
+        limits = [attribute_value(options.max_tokens_forget, attribute) for attribute in run.attribute_positions()]
         limits += [options.max_tokens_retain] * len(run.retain)
         tokenizer = base_model.load_tokenizer(run.base)
         if tokenizer.eos_token_id is None and not options.mask:
@@ -533,7 +506,7 @@ class ControlVectors:
 
     def __init__(self, run: Run, options: Options, model: TruncatedModel, texts: Texts):
         self._options, self._model, self._texts = options, model, texts
-        self._attributes = attribute_positions(run)
+        self._attributes = run.attribute_positions()
         self._seed = run.seed if options.control_seed is None else options.control_seed
         self._vectors: dict[int, torch.Tensor] = {}
 
@@ -660,7 +633,7 @@ def _diverged(problem: str, step: int, options: Options) -> str:
 def _say_turns(run: Run, options: Options) -> None:
     """Say which attributes get no step because attributes take turns and outnumber the steps."""
     present = set(run.attributes)
-    if options.alternate_attributes and options.steps < len(present):
+    if run.split not in ORDERED and options.alternate_attributes and options.steps < len(present):
         left_out = [attribute for attribute in run.all_attributes or sorted(present) if attribute in present][
             options.steps :
         ]
@@ -679,16 +652,14 @@ def unlearn(run: Run, options: Options) -> Unlearned:
     """
     if run.activations:
         _check_cacheable(options)
-    attributes = attribute_positions(run)
+    attributes = run.attribute_positions()
     _say_turns(run, options)
     torch.manual_seed(run.seed)
-    generator = torch.Generator().manual_seed(run.seed)
-    forget_batches = forget_schedule(attributes, options, generator)
-    retain_batches = [
-        [len(run.forget) + row for row in rows]
-        for rows in schedule(len(run.retain), options.batch_size, options.steps, generator)
-    ]
-    batches = list(zip(forget_batches, retain_batches, strict=True))
+    size = options.batch_size, options.steps
+    forget = forget_batches(run, *size, take_turns=options.alternate_attributes)
+    retain = retain_batches(len(run.retain), *size, run.seed)
+    batches = [(rows, [len(run.forget) + row for row in others]) for rows, others in zip(forget, retain, strict=True)]
+    first_steps = {stage.first for stage in stages(run, options.steps)}
     model = TruncatedModel(run.base, options, run.device)
     optimizer = torch.optim.AdamW(
         model.trained.values(),
@@ -722,6 +693,8 @@ def unlearn(run: Run, options: Options) -> Unlearned:
         def take(step: int) -> dict[str, float]:
             """Take a step, with a smaller scale as often as a gradient overflows, and return its losses."""
             forget_rows, retain_rows = batches[step - 1]
+            if step in first_steps:
+                optimizer.state.clear()
             controls.ensure_control_vectors(forget_rows)
             alpha = batch_alpha(options.alpha, (attributes[row] for row in forget_rows))
             scale = math.inf
@@ -745,4 +718,4 @@ def unlearn(run: Run, options: Options) -> Unlearned:
             losses = take(step)
             progress.step(step, **losses)
             curve.add(step, **losses)
-    return Unlearned(model.delta(), curve.rows)
+    return Unlearned(model.delta(), curve.rows, visits=visits(run, forget))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from spunge.core import files
-from spunge.experiment import configuration
+from spunge.experiment import configuration, splits
 from spunge.experiment.grid import Grid
 from spunge.experiment.jobs import Jobs
 from spunge.experiment.records import Candidate, Run
@@ -111,9 +111,9 @@ class Plan:
                 yield self._kind(f"activations {name}", 1, self.estimate.activations(method), f"activations/{name}")
         alike: dict[tuple, list[Run]] = {}
         for run in runs:
-            unknown = run.split == "joint" and self.facts.attributes is None
+            unknown = run.split in splits.UNDIVIDED and self.facts.attributes is None
             steps = None if unknown else grid.options(run).get("steps")
-            alike.setdefault((run.method, run.split == "joint", steps), []).append(run)
+            alike.setdefault((run.method, run.split in splits.UNDIVIDED, steps), []).append(run)
         for (name, _, steps), group in alike.items():
             label = f"unlearn {name}: {', '.join(dict.fromkeys(run.split for run in group))}"
             cost, number = self.estimate.unlearn(methods[name], steps), self._number([*map(Candidate.of, group)])

@@ -1,17 +1,8 @@
-"""Batches: which texts each optimizer step sees, grouped and padded."""
-
-import math
+"""Batches of texts: grouped by length, and padded."""
 
 import torch
 
 LENGTH_RATIO = 2  # padding costs what text costs, but short batches waste more of a matrix product
-
-
-def schedule(count: int, batch_size: int, steps: int, generator: torch.Generator) -> list[list[int]]:
-    """Return `steps` batches of row numbers: whole shuffled passes over `count` rows, one after another."""
-    passes = math.ceil(batch_size * steps / count)
-    order = [row for _ in range(passes) for row in torch.randperm(count, generator=generator).tolist()]
-    return [order[start * batch_size : (start + 1) * batch_size] for start in range(steps)]
 
 
 def by_length(rows: list[int], tokens: list[list[int]]) -> list[list[int]]:

@@ -30,11 +30,13 @@ from spunge.experiment.options import (
     Tokens,
     checked,
 )
+from spunge.experiment.splits import ORDERED
 from spunge.models import base_model
 from spunge.models.task_vector import LORA_A, LORA_B, PEFT_PREFIX, BaseModel, TensorFolder
-from spunge.training.batches import by_length, pad, schedule
+from spunge.training.batches import by_length, pad
 from spunge.training.resume import Checkpoint, State, load_optimizer, optimizer_state
 from spunge.training.run import Run, Unlearned
+from spunge.training.schedule import Stage, batches_of_rows, forget_batches, retain_batches, stages, visits
 
 SHOWN = 4  # names in an error
 REFERENCE = "reference."  # before a term's name
@@ -141,20 +143,30 @@ def retain_terms(run: Run, options: Options, weight: float) -> list[LossTerm]:
 def train(run: Run, options: Options, terms: Sequence[LossTerm]) -> Unlearned | None:
     """Minimise the sum of the terms from the base model on; in all processes but the main one return None.
 
-    Raises InputError where a term has no texts or one that is too short, where `trained` names nothing, or where the
-    loss or the trained weights are no longer finite.
+    A term on `run.forget` has its batches in the order that the run's split asks for. Raises InputError where a term
+    has no texts or one that is too short, where `trained` names nothing, or where the loss or the trained weights are
+    no longer finite.
     """
     accelerator = _accelerator(run.device, options.dtype)
     torch.manual_seed(run.seed)
-    batched = _batched(terms, base_model.load_tokenizer(run.base), options, run.seed, accelerator)
+    if run.split in ORDERED and not any(term.texts == run.forget for term in terms):
+        raise InputError(
+            f"{run.label}: no loss is of `run.forget`, whose attributes order the batches of the split {run.split}: "
+            "leave the split out for this method"
+        )
+    tokenizer = base_model.load_tokenizer(run.base)
+    batched = [_Batches(term, tokenizer, options, run.seed, accelerator, run) for term in terms]
     weights = _load(run.base, options)
     for batches in batched:
         batches.check_tokens(weights.model, f"lower max_tokens_{batches.term.name}")
-    model, losses, _ = _minimise(run.label, options, batched, weights.model, accelerator, run.checkpoint)
+    of_run = stages(run, options.steps, options.warmup_steps)
+    model, losses, _ = _minimise(run.label, options, of_run, batched, weights.model, accelerator, run.checkpoint)
     state = accelerator.get_state_dict(model)  # a collective call where the weights are sharded
     if not accelerator.is_main_process:
         return None
     unlearned = weights.unlearned(accelerator.unwrap_model(model), state, losses)
+    seen = next((batches.rows for batches in batched if batches.term.texts == run.forget), [])
+    unlearned = dataclasses.replace(unlearned, visits=visits(run, seen))
     if not all(torch.isfinite(tensor).all() for tensor in unlearned.delta.values()):
         raise InputError(_diverged(f"a weight of {run.label} is not finite", options.steps, options))
     return unlearned
@@ -179,26 +191,22 @@ def fine_tuned(
     checkpoint = checkpoint or Checkpoint()
     accelerator = _accelerator(model.device.type, options.dtype)
     torch.manual_seed(seed)
-    batched = _batched(terms, tokenizer, options, seed, accelerator)
+    batched = [_Batches(term, tokenizer, options, seed, accelerator) for term in terms]
     for batches in batched:
         batches.check_tokens(model, "lower max_tokens")
     if options.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     adapted = _with_lora(model, "the model", options)
     try:
-        _, _, save = _minimise(label, options, batched, adapted, accelerator, checkpoint)
+        one_stage = [Stage(1, options.steps, options.warmup_steps)]
+        _, _, save = _minimise(label, options, one_stage, batched, adapted, accelerator, checkpoint)
         with checkpoint.at_rest(options.steps, save):
             yield adapted.eval().get_base_model()
     finally:
         adapted.unload()
 
 
-def _batched(terms, tokenizer, options: Options, seed: int, accelerator) -> list["_Batches"]:
-    generator = torch.Generator().manual_seed(seed)
-    return [_Batches(term, tokenizer, options, generator, accelerator) for term in terms]
-
-
-def _minimise(label, options, batched, model, accelerator, checkpoint):
+def _minimise(label, options, stages, batched, model, accelerator, checkpoint):
     """Train the parameters of `model` that require gradients.
 
     Returns the model as accelerate prepared it, the losses, and a function that gives the state after the last step.
@@ -209,7 +217,7 @@ def _minimise(label, options, batched, model, accelerator, checkpoint):
         weight_decay=options.weight_decay,
     )
     model, optimizer = accelerator.prepare(model, optimizer)
-    loop = _Loop(label, options, batched, model, optimizer, accelerator)
+    loop = _Loop(label, options, stages, batched, model, optimizer, accelerator)
     for step in checkpoint.steps(options.steps, loop.state_dict, loop.load_state_dict):
         loop.step(step)
     return model, loop.curve.rows, loop.state_dict
@@ -218,10 +226,10 @@ def _minimise(label, options, batched, model, accelerator, checkpoint):
 class _Loop:
     """One run's training, step by step, and the state from which it can be resumed."""
 
-    def __init__(self, label, options, batched, model, optimizer, accelerator):
+    def __init__(self, label, options, stages, batched, model, optimizer, accelerator):
         from accelerate import DistributedType
 
-        self._label, self._options, self._batched = label, options, batched
+        self._label, self._options, self._stages, self._batched = label, options, stages, batched
         self._model, self._optimizer, self._accelerator = model, optimizer, accelerator
         # Sharded gradients must not wait whole in memory, so FSDP adds them up after every backward pass.
         self._waits = accelerator.distributed_type != DistributedType.FSDP
@@ -235,8 +243,11 @@ class _Loop:
         if step == 1:
             for batches in self._batched:
                 batches.compute_reference(self._model)
+        stage = next(stage for stage in reversed(self._stages) if stage.first <= step)
+        if step == stage.first:
+            self._optimizer.state.clear()
         for group in self._optimizer.param_groups:
-            group["lr"] = options.learning_rate * min(1, step / max(options.warmup_steps, 1))
+            group["lr"] = options.learning_rate * min(1, (step - stage.first + 1) / max(stage.warmup_steps, 1))
         losses = self._gradients(step)
         if not all(map(math.isfinite, losses)):
             total = sum(value * batches.term.weight for value, batches in zip(losses, self._batched, strict=True))
@@ -326,7 +337,7 @@ def _accelerator(device: str, dtype: str):
 class _Batches:
     """A term's texts, tokenized, and the batches that one process sees of them."""
 
-    def __init__(self, term: LossTerm, tokenizer, options: Options, generator: torch.Generator, accelerator):
+    def __init__(self, term: LossTerm, tokenizer, options: Options, seed: int, accelerator, run: Run | None = None):
         if not term.texts:
             raise InputError(f"there are no {term.name} texts for the {term.name} loss: give some or leave it out")
         self.term, self._options, self._accelerator = term, options, accelerator
@@ -337,7 +348,13 @@ class _Batches:
                 f"{len(short)} {term.name} texts (row {short[0]} is one) have fewer than 2 tokens, "
                 "so nothing to predict: drop them"
             )
-        self._batches = schedule(len(term.texts), options.batch_size, options.steps, generator)
+        size = options.batch_size, options.steps
+        if term.name == "retain":
+            self.rows = retain_batches(len(term.texts), *size, seed)
+        elif run is not None and term.texts == run.forget:
+            self.rows = forget_batches(run, *size)
+        else:
+            self.rows = batches_of_rows(len(term.texts), *size, seed)
         self.reference: torch.Tensor | None = None  # log π_ref of the texts that the run visits
 
     def check_tokens(self, model: torch.nn.Module, lower: str) -> None:
@@ -346,7 +363,7 @@ class _Batches:
 
     def passes(self, number: int) -> list[tuple[list[int], torch.Tensor]]:
         """Return this process's forward passes over batch `number`: their rows and each row's share of the mean."""
-        rows = self._batches[number]
+        rows = self.rows[number]
         counts = {row: len(self._tokens[row]) - 1 if self.term.reduction == "tokens" else 1 for row in rows}
         total = sum(counts[row] for row in rows)
         return [
@@ -396,7 +413,7 @@ class _Batches:
             return
         model.eval()
         accelerator = self._accelerator
-        visited = sorted({row for batch in self._batches for row in batch})
+        visited = sorted({row for batch in self.rows for row in batch})
         reference = torch.zeros(len(self._tokens), device=accelerator.device)
         a_pass = max(1, self._options.batch_size // self._options.accumulation)
         for rows, counted in self._divided(visited, math.ceil(len(visited) / a_pass)):

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import yaml
 from spunge.core.errors import InputError
 from spunge.core.tidy import CANDIDATE_COLUMNS
 from spunge.experiment.configuration import check
-from spunge.experiment.grid import Exposure, Grid
+from spunge.experiment.grid import Grid
 from spunge.experiment.records import (
     BASE,
     Candidate,
@@ -20,6 +21,7 @@ from spunge.experiment.records import (
     Run,
     budget_label,
     parse_budget,
+    proportional_options,
 )
 
 PROJECT = Path(__file__).parents[2]
@@ -204,7 +206,13 @@ def test_a_path_of_something_else_is_refused(kind, path):
 def test_rivals_are_named():
     spunge = Candidate.parse("rmu/attribute/merge/ties")
     paths = {name: rival.path for name, rival in spunge.rivals.items()}
-    assert paths == {"base": "base", "joint": "rmu/joint", "random": "rmu/random/merge/ties"}
+    assert paths == {
+        "base": "base",
+        "joint": "rmu/joint",
+        "balanced": "rmu/balanced",
+        "sequential": "rmu/sequential",
+        "random": "rmu/random/merge/ties",
+    }
     grouped = Candidate.parse("rmu/attribute-2/merge/ties/seed1").rivals
     assert grouped["random"].path == "rmu/random-2/merge/ties/seed1"
     assert set(Candidate.parse("rmu/attribute/shard/ties").rivals) == {"base", "joint"}
@@ -224,14 +232,40 @@ def test_attacks_are_on_the_methods_named_for_it():
 def test_a_run_on_several_attributes_takes_as_many_steps():
     grid = small()
     assert [grid.options(run)["steps"] for run in grid.runs()[:5]] == [6, 3, 3, 3, 3]
-    joint, shard = (grid.exposure(run) for run in grid.runs()[:2])
-    assert joint.visits({"a b": 10, "ties": 30}) == {"a b": 0.6, "ties": 0.6}  # 6 steps of 4 texts, 40 texts
-    assert shard.visits({"a b": 10}) == {"a b": 1.2}  # 3 steps of 4 texts
 
 
-def test_attributes_that_take_turns_are_seen_by_their_turns():
-    """Five steps of two texts: three for the first attribute, two for the second."""
-    assert Exposure(5, 2, by_turns=True).visits({"few": 3, "many": 40, "none": 0}) == {"few": 2.0, "many": 0.1}
+def test_steps_in_proportion_to_texts_add_up_to_as_many():
+    """3 steps for each of 3 attributes are 9 in all; 20 of 40 texts take half of them."""
+    texts = {"few": 5, "many": 20, "some": 15}
+    options = {"steps": 3, "warmup_steps": 1, "batch_size": 4}
+    shards = {shard: proportional_options(options, "attribute", shard, texts) for shard in texts}
+    assert [(of["steps"], of["warmup_steps"]) for of in shards.values()] == [(1, 1), (5, 1), (3, 1)]
+    assert all(of["batch_size"] == 4 for of in shards.values())
+    parts = [proportional_options(options, "random", f"part{place}", texts)["steps"] for place in (1, 2, 3)]
+    assert parts == [1, 5, 3], "of the attribute in its place"
+    groups = [({"steps": 6}, "group1"), ({"steps": 3}, "group2")]  # of two attributes and of one
+    assert [proportional_options(of, "attribute-2", name, texts)["steps"] for of, name in groups] == [6, 3]
+    assert proportional_options({"steps": 9}, "joint", "all", texts) == {"steps": 9}
+
+
+def test_splits_of_one_run_have_paths_of_their_own_and_the_same_texts():
+    grid = small(splits=["joint", "balanced", "sequential", "attribute"])
+    assert [run.path for run in grid.runs()[:3]] == [
+        f"rmu/{split}/seed0" for split in ("joint", "balanced", "sequential")
+    ]
+    assert {run.texts for run in grid.runs()[:3]} == {"shards/joint/all.parquet"}
+    assert {grid.options(run)["steps"] for run in grid.runs()[:3]} == {6}
+    assert [merge.path for merge in grid.merges()] == [f"rmu/attribute/merge/ties/seed{seed}" for seed in (0, 1)]
+    sequential = Candidate.parse("half/sequential/seed1")
+    assert sequential in grid.candidates()
+    assert grid.source(sequential) == Run("rmu", "sequential", "all", "1")
+    for kind, records in ((Run, grid.runs()), (Candidate, grid.candidates()), (Evaluation, grid.evaluations())):
+        assert [kind.parse(record.path) for record in records] == records
+    for wildcard, records in (("run", grid.runs()), ("candidate", grid.candidates())):
+        assert all(re.fullmatch(grid.patterns[wildcard], record.path) for record in records)
+    spunge = Comparison.parse("as_trained/knowledge/rmu/attribute/merge/ties")
+    assert set(grid.rivals(spunge)) == {"base", "joint", "balanced", "sequential"}
+    assert set(grid.rivals(replace(spunge, candidate=sequential.with_seed("all")))) == {"base", "joint"}
 
 
 ALWAYS = {"training", "merging"}
@@ -250,19 +284,6 @@ def test_figures_are_those_of_what_is_evaluated(experiment, expected):
     captions = grid_of(PROJECT / f"{experiment}.yaml").figures
     assert set(captions) == expected | ALWAYS
     assert all(captions.values())
-
-
-def test_what_only_a_method_knows_is_left_open():
-    methods = {"own": {"command": "train {base} {forget} {output}", "steps": 7}, "rmu": {"steps": 3}}
-    methods["random"] = {"method": "random_vector", "norms_of": "rmu"}
-    methods["control"] = {"method": "tvn", "steps": 2, "texts": "retain"}
-    grid = small(methods=methods)
-    shard = {method: Run(method, "attribute", "ties", "0") for method in methods}
-    assert grid.exposure(shard["own"]) == Exposure(7, None)
-    assert grid.exposure(shard["own"]).visits({"ties": 5}) is None
-    assert grid.exposure(shard["random"]).visits({"ties": 5}) == {"ties": 0}
-    assert grid.exposure(shard["control"]).visits({"ties": 5}) == {"ties": 0}, "it reads texts to retain"
-    assert grid.exposure(shard["rmu"]) == Exposure(3, 4, by_turns=True), "RMU's own defaults"
 
 
 def test_attributes_are_asked_for_only_where_they_matter():

@@ -112,6 +112,15 @@ def test_going_on_after_any_step_gives_the_same_bytes(tiny_base, tmp_path, metho
         same(unlearn(tiny_base, method, chosen, checkpoint), undisturbed)
 
 
+def test_going_on_between_and_within_shards_one_after_another(tiny_base, tmp_path):
+    """Three shards of 2 steps, each with a new optimizer."""
+    chosen = {**MASKED, "steps": 6}
+    undisturbed = unlearn(tiny_base, rmu, chosen, split="sequential")
+    unlearn(tiny_base, rmu, chosen, Copied(tmp_path / "state", every=0), split="sequential")
+    for copy in copies(tmp_path / "state"):
+        same(unlearn(tiny_base, rmu, chosen, Checkpoint(copy), split="sequential"), undisturbed)
+
+
 def test_going_on_with_frozen_states_from_a_file(tiny_base, tmp_path):
     run = methods.Run(tiny_base, FORGET, RETAIN, 0, "cpu", attributes=ATTRIBUTES)
     rmu.cache_activations(run, rmu.Options(**MASKED), tmp_path / "states.safetensors")

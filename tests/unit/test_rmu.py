@@ -56,11 +56,11 @@ def unlearn(base, chosen=OPTIONS, forget=FORGET, retain=RETAIN, seed=0, **others
     return rmu.unlearn(methods.Run(base, forget, retain, seed, "cpu", **others), chosen)
 
 
-def plain_rmu(base, forget, retain, attributes, chosen, batches, seed=0):
+def plain_rmu(base, forget, retain, attributes, chosen, batches, seed=0, anew=()):
     """RMU as its authors run it, over given batches: (losses of every step, {name: weight after the last step}).
 
-    `attributes` are numbers. The authors' hooks, whole models, padding to the longest text and attention masks; padding
-    is on the right, and a batch may mix attributes.
+    `attributes` are numbers. Before the steps `anew` the optimizer is made anew. The authors' hooks, whole models,
+    padding to the longest text and attention masks; padding is on the right, and a batch may mix attributes.
     """
     updated = base_model.load(base, torch.float32, "cpu")
     frozen = base_model.load(base, torch.float32, "cpu")
@@ -106,11 +106,12 @@ def plain_rmu(base, forget, retain, attributes, chosen, batches, seed=0):
         for number in chosen.trained_layers
         for name in chosen.trained_parameters
     }
-    optimizer = torch.optim.AdamW(
-        trained.values(), lr=chosen.learning_rate, weight_decay=chosen.weight_decay, eps=chosen.epsilon
-    )
     losses = []
-    for forget_rows, retain_rows in batches:
+    for step, (forget_rows, retain_rows) in enumerate(batches, start=1):
+        if step in (1, *anew):
+            optimizer = torch.optim.AdamW(
+                trained.values(), lr=chosen.learning_rate, weight_decay=chosen.weight_decay, eps=chosen.epsilon
+            )
         in_batch = [attributes[row] for row in forget_rows]
         for attribute in set(in_batch) - coefficients.keys():
             coefficients[attribute] = own(chosen.steering_coefficient, attribute)
@@ -148,9 +149,9 @@ def drawn(monkeypatch):
 
         monkeypatch.setattr(rmu, name, draw)
 
-    for name in ("forget_schedule", "schedule"):  # the last call of `schedule` itself is the one for retain texts
+    for name in ("forget_batches", "retain_batches"):
         written_down(name)
-    return lambda: zip(kept["forget_schedule"], kept["schedule"], strict=True)
+    return lambda: zip(kept["forget_batches"], kept["retain_batches"], strict=True)
 
 
 MANY = [
@@ -431,36 +432,24 @@ def test_topic_outside_the_experiment_is_refused(tiny_base):
         unlearn(tiny_base, forget=FORGET[:2], attributes=["a", "d"], all_attributes=ATTRIBUTES, label="rmu/x")
 
 
-@pytest.mark.parametrize(("attributes", "steps"), [([2, 0, 0, 2, 0, 0, 5], 10), ([1] * 7, 4), ([0, 1, 2, 3], 3)])
-def test_topics_take_turns_each_in_passes_over_its_own_texts(attributes, steps):
-    chosen = options(steps=steps, batch_size=2, alternate_attributes=True)
-    batches = rmu.forget_schedule(attributes, chosen, torch.Generator().manual_seed(0))
-    order = sorted(set(attributes))
-    assert [{attributes[row] for row in batch} for batch in batches] == [
-        {order[step % len(order)]} for step in range(steps)
-    ]
-    for turn, attribute in enumerate(order):
-        seen = [row for batch in batches[turn :: len(order)] for row in batch]
-        own = [row for row, one in enumerate(attributes) if one == attribute]
-        assert all(
-            set(seen[start : start + len(own)]) == set(own) for start in range(0, len(seen) - len(own) + 1, len(own))
-        )
-    together = rmu.forget_schedule(
-        attributes, dataclasses.replace(chosen, alternate_attributes=False), torch.Generator()
-    )
-    assert together == rmu.schedule(len(attributes), 2, steps, torch.Generator())
-
-
-def test_schedule_passes_over_all_rows_again_and_again():
-    batches = rmu.schedule(10, 4, 20, torch.Generator().manual_seed(0))
-    assert [len(batch) for batch in batches] == [4] * 20
-    order = [row for batch in batches for row in batch]
-    passes = [order[start : start + 10] for start in range(0, 80, 10)]
-    assert all(sorted(one) == list(range(10)) for one in passes)
-    assert len({tuple(one) for one in passes}) == 8
-    assert rmu.schedule(10, 4, 20, torch.Generator().manual_seed(0)) == batches
-    assert rmu.schedule(10, 4, 20, torch.Generator().manual_seed(1)) != batches
-    assert rmu.schedule(2, 5, 3, torch.Generator())[0].count(0) in (2, 3)  # more rows a batch than there are texts
+@pytest.mark.parametrize("chosen", [OPTIONS, REFERENCE], ids=["masked", "pads count"])
+def test_shards_one_after_another_equal_separate_runs_each_from_the_last_ones_weights(tiny_base, drawn, chosen):
+    """Three shards of 2 steps: a new optimizer before steps 3 and 5; the frozen model stays the base model."""
+    chosen = dataclasses.replace(chosen, steps=6)
+    attributes = mixed(FORGET)
+    found = unlearn(tiny_base, chosen, split="sequential", attributes=attributes, all_attributes=ATTRIBUTES)
+    numbers = [ATTRIBUTES.index(attribute) for attribute in attributes]
+    batches = list(drawn())
+    assert [{attributes[row] for row in rows} for rows, _ in batches] == [{"a"}] * 2 + [{"b"}] * 2 + [{"c"}] * 2
+    losses, weights = plain_rmu(tiny_base, FORGET, RETAIN, numbers, chosen, batches, anew=(3, 5))
+    for row, (forget_loss, retain_loss) in zip(found.losses, losses, strict=True):
+        assert row["forget_loss"] == pytest.approx(forget_loss, rel=1e-3)
+        assert row["retain_loss"] == pytest.approx(retain_loss, rel=1e-3, abs=1e-6)
+    before = base_model.load(tiny_base, torch.float32, "cpu")
+    for name, delta in found.delta.items():
+        expected = weights[name] - before.get_parameter(name)
+        torch.testing.assert_close(delta, expected, rtol=1e-2, atol=0.02 * chosen.learning_rate)
+    assert found.visits == {"a": 8, "b": 8, "c": 8}
 
 
 def test_losses_of_a_long_run_are_means_over_stretches_of_steps(tiny_base):

@@ -46,13 +46,17 @@ def same(found, expected, learning_rate=SMALL["learning_rate"]):
 @pytest.fixture
 def drawn(monkeypatch):
     """Write down the batches that `train` draws, forget first, so that the plain loop sees the same."""
-    original, kept = loop.schedule, []
+    kept = []
 
-    def written_down(*arguments):
-        kept.append(original(*arguments))
-        return kept[-1]
+    def written_down(original):
+        def draw(*arguments):
+            kept.append(original(*arguments))
+            return kept[-1]
 
-    monkeypatch.setattr(loop, "schedule", written_down)
+        return draw
+
+    for name in ("forget_batches", "retain_batches", "batches_of_rows"):
+        monkeypatch.setattr(loop, name, written_down(getattr(loop, name)))
     return kept
 
 
@@ -77,13 +81,18 @@ def plain_forget_loss(method, texts, reference, chosen):
     return nll
 
 
-def plain_training(base, model, method, chosen, batches):
-    """Train `model` in place over given batches; returns the losses of every step."""
+def plain_training(base, model, method, chosen, batches, stages=((0, 0),)):
+    """Train `model` in place over given batches; returns the losses of every step.
+
+    Each of the stages, (first step from 0, steps of its warm-up), has an optimizer of its own.
+    """
     tokenizer, reference_model = base_model.load_tokenizer(base), base_model.load(base, torch.float32, "cpu")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=chosen.learning_rate, weight_decay=chosen.weight_decay)
-    losses = []
+    losses, stages = [], dict(stages)
     for step, (forget_rows, *retain_rows) in enumerate(zip(*batches, strict=True)):
+        if step in stages:
+            optimizer = torch.optim.AdamW(trained, lr=chosen.learning_rate, weight_decay=chosen.weight_decay)
+            first = step
         texts = [log_probability(model, tokenizer, FORGET[row], chosen.max_tokens_forget) for row in forget_rows]
         with torch.no_grad():
             reference = [
@@ -101,7 +110,7 @@ def plain_training(base, model, method, chosen, batches):
         if chosen.max_gradient_norm:
             torch.nn.utils.clip_grad_norm_(trained, chosen.max_gradient_norm)
         for group in optimizer.param_groups:
-            group["lr"] = chosen.learning_rate * min(1.0, (step + 1) / max(1, chosen.warmup_steps))
+            group["lr"] = chosen.learning_rate * min(1.0, (step - first + 1) / max(1, stages[first]))
         optimizer.step()
         losses.append({name: value.item() for name, value in found.items()})
     return losses
@@ -123,7 +132,8 @@ def plain_training(base, model, method, chosen, batches):
 def test_losses_and_weights_equal_the_plain_loop(tiny_base, drawn, method, changes):
     found = unlearn(tiny_base, method, **changes)
     model, before = (base_model.load(tiny_base, torch.float32, "cpu") for _ in range(2))
-    losses = plain_training(tiny_base, model, method, method.Options(**{**SMALL, **changes}), drawn)
+    chosen = method.Options(**{**SMALL, **changes})
+    losses = plain_training(tiny_base, model, method, chosen, drawn, [(0, chosen.warmup_steps)])
     assert [row.pop("step") for row in found.losses] == [1, 2, 3]
     for row, expected in zip(found.losses, losses, strict=True):
         assert row == pytest.approx(expected, rel=1e-4)
@@ -131,6 +141,29 @@ def test_losses_and_weights_equal_the_plain_loop(tiny_base, drawn, method, chang
     before = dict(before.named_parameters())  # tied weights once
     assert all(delta.dtype == torch.float32 for delta in found.delta.values())
     same(found.delta, {name: sign * (now.detach() - before[name]) for name, now in model.named_parameters()})
+
+
+ATTRIBUTES = ["b", "a", "b", "b", "a"]
+
+
+def test_shards_one_after_another_equal_separate_runs_each_from_the_last_ones_weights(tiny_base, drawn):
+    """NPO on 3 steps of `a`, then 3 of `b`: a new optimizer and warm-up of 2 for each; π_ref stays the base model."""
+    chosen = npo.Options(**{**SMALL, "steps": 6, "warmup_steps": 4, "weight_decay": 0.1})
+    found = npo.unlearn(run_of(tiny_base, split="sequential", attributes=ATTRIBUTES), chosen)
+    assert [{ATTRIBUTES[row] for row in rows} for rows in drawn[0]] == [{"a"}] * 3 + [{"b"}] * 3
+    model, before = (base_model.load(tiny_base, torch.float32, "cpu") for _ in range(2))
+    losses = plain_training(tiny_base, model, npo, chosen, drawn, [(0, 2), (3, 2)])
+    for row, expected in zip(found.losses, losses, strict=True):
+        assert row["forget_loss"] == pytest.approx(expected["forget_loss"], rel=1e-4)
+    before = dict(before.named_parameters())
+    same(found.delta, {name: now.detach() - before[name] for name, now in model.named_parameters()})
+    assert found.visits == {"a": 9, "b": 9}
+
+
+@pytest.mark.parametrize("split", ["balanced", "sequential"])
+def test_a_loss_of_other_texts_has_no_order_of_attributes(tiny_base, split):
+    with pytest.raises(InputError, match=f"no loss is of `run.forget`, whose attributes order .* the split {split}"):
+        tvn.unlearn(run_of(tiny_base, split=split, attributes=ATTRIBUTES), tvn.Options(**SMALL, texts="retain"))
 
 
 def test_nll_is_the_loss_that_transformers_computes(tiny_base):

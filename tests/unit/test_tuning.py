@@ -9,7 +9,7 @@ import pytest
 from spunge.core.errors import InputError
 from spunge.core.tidy import COLUMNS
 from spunge.evaluation import descriptive_rows
-from spunge.experiment import splits, tuning
+from spunge.experiment import records, tuning
 
 SEEDS = [100, 101]
 
@@ -70,7 +70,9 @@ def test_runs_take_the_options_of_their_arm(tried, tmp_path):
     tuning.choose(*tried(VALUES)).to_csv(path, index=False)
     assert tuning.chosen(path, "rmu", "joint") == {"steps": 10, "mask": True}
     assert tuning.chosen(path, "rmu", "attribute") == {"steps": 30, "mask": True}
-    assert splits.for_attributes({"steps": 10, "mask": True}, 3) == {"steps": 30, "mask": True}
+    # What was chosen is for one attribute; a run on three takes as many steps as their shards would.
+    scaled = records.scaled_options({"steps": 10, "mask": True}, "joint", "all", ["a", "b", "c"])
+    assert scaled == {"steps": 30, "mask": True}
     with pytest.raises(InputError, match=r"tuning.csv has 0 choices for rmu/random, and one is needed"):
         tuning.chosen(path, "rmu", "random")
     with pytest.raises(InputError, match=r"missing.csv can't be read as a tuning table"):
