@@ -289,7 +289,7 @@ MISTAKES = {
     "unknown split": (
         ("splits",),
         ["joint", "half"],
-        "configuration: splits.1 is 'half'; it can be 'joint', 'attribute', 'random'",
+        "configuration: splits.1 is 'half'; it can be 'joint', 'balanced', 'sequential', 'attribute', 'random'",
     ),
     "unknown trim": (
         ("merges", "ties", "trim"),
@@ -490,6 +490,7 @@ def test_every_door_is_a_method(section, method):
         "scale": 0.5,
         "merges": ["ties"],
         "gpus": 1,
+        "steps_of_shards": "equal",
         "cache_activations": False,
     }
 
