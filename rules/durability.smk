@@ -68,11 +68,12 @@ rule as_unlearned:
         runtime=growing(10),
     params:
         candidate=JOBS.description,
+        budget=JOBS.budget,
     message:
         "Take what {wildcards.candidate} answered before any attack"
     shell:
         python(
-            "--evaluations as_unlearned --candidate {params.candidate:q}"
+            "--evaluations as_unlearned --candidate {params.candidate:q} --budget={params.budget}"
             " --attributes {input.attributes:q} --questions {input.questions:q} --knowledge {input.knowledge:q}"
             " --scores {output.scores:q} --rows {output.rows:q}"
         )
@@ -85,6 +86,7 @@ rule relearn:
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         merged=MERGED,
+        strengths=STRENGTHS,
         texts=f"{DURABILITY_DATA}/relearned.parquet",
         questions=f"{DURABILITY_DATA}/questions.parquet",
         attributes=ATTRIBUTES,
@@ -109,6 +111,7 @@ rule relearn:
         seed=GRID.durability.get("seed", 0),
         candidate=JOBS.description,
         scale=JOBS.scale,
+        budget=JOBS.budget,
         dtype=DTYPE,
         unfinished=JOBS.unfinished,
     message:
@@ -118,6 +121,7 @@ rule relearn:
             "--evaluations {params.evaluations}"
             " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
             " --task-vector {input.task_vector:q} --scale={params.scale} --dtype {params.dtype}"
+            " --strengths {input.strengths:q} --budget={params.budget}"
             " --texts {input.texts:q} --questions {input.questions:q} --batch-size {params.batch_size}"
             " --options {params.options:q} --seed {params.seed} --scores {output.scores:q} --rows {output.rows:q}"
             " --unfinished {params.unfinished:q} --save-every $SPUNGE_SAVE_EVERY"
@@ -131,6 +135,7 @@ rule quantise:
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         merged=MERGED,
+        strengths=STRENGTHS,
         questions=f"{DURABILITY_DATA}/questions.parquet",
         attributes=ATTRIBUTES,
     output:
@@ -153,6 +158,7 @@ rule quantise:
         batch_size=KNOWLEDGE_BATCH_SIZE,
         candidate=JOBS.description,
         scale=JOBS.scale,
+        budget=JOBS.budget,
         dtype=DTYPE,
     message:
         "Quantise {wildcards.candidate}"
@@ -161,6 +167,7 @@ rule quantise:
             "--evaluations {params.evaluations}"
             " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
             " --task-vector {input.task_vector:q} --scale={params.scale} --dtype {params.dtype}"
+            " --strengths {input.strengths:q} --budget={params.budget}"
             " --bits {params.bits} --questions {input.questions:q} --batch-size {params.batch_size}"
             " --scores {output.scores:q} --rows {output.rows:q}"
         )
@@ -174,6 +181,7 @@ rule rephrase:
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         merged=MERGED,
+        strengths=STRENGTHS,
         questions=f"{DURABILITY_DATA}/questions.parquet",
         rephrased=f"{DURABILITY_DATA}/rephrased.parquet" if REPHRASED else [],
         attributes=ATTRIBUTES,
@@ -196,6 +204,7 @@ rule rephrase:
         batch_size=KNOWLEDGE_BATCH_SIZE,
         candidate=JOBS.description,
         scale=JOBS.scale,
+        budget=JOBS.budget,
         dtype=DTYPE,
     message:
         "Ask {wildcards.candidate} in other words"
@@ -204,6 +213,7 @@ rule rephrase:
             "--evaluations {params.evaluations}"
             " --candidate {params.candidate:q} --attributes {input.attributes:q} --base {input.base:q}"
             " --task-vector {input.task_vector:q} --scale={params.scale} --dtype {params.dtype}"
+            " --strengths {input.strengths:q} --budget={params.budget}"
             " --questions {input.questions:q} --rephrased {input.rephrased:q} --batch-size {params.batch_size}"
             " --scores {output.scores:q} --rows {output.rows:q}"
         )
@@ -245,6 +255,7 @@ rule ablate:
         base_activations=JOBS.base_activations,
         task_vector=JOBS.task_vector,
         merged=MERGED,
+        strengths=STRENGTHS,
         texts=f"{DURABILITY_DATA}/sampled.parquet",
         questions=f"{DURABILITY_DATA}/questions.parquet",
         attributes=ATTRIBUTES,
@@ -266,6 +277,7 @@ rule ablate:
         batch_size=KNOWLEDGE_BATCH_SIZE,
         candidate=JOBS.description,
         scale=JOBS.scale,
+        budget=JOBS.budget,
         dtype=DTYPE,
     message:
         "Ablate the direction of {wildcards.candidate}"
@@ -273,7 +285,8 @@ rule ablate:
         on_gpus(
             "--evaluations ablated --candidate {params.candidate:q}"
             " --attributes {input.attributes:q} --base {input.base:q} --task-vector {input.task_vector:q}"
-            " --scale={params.scale} --dtype {params.dtype} --base-activations {input.base_activations:q}"
+            " --scale={params.scale} --dtype {params.dtype}"
+            " --strengths {input.strengths:q} --budget={params.budget} --base-activations {input.base_activations:q}"
             " --texts {input.texts:q} --questions {input.questions:q} --batch-size {params.batch_size}"
             " --scores {output.scores:q} --rows {output.rows:q}"
         )

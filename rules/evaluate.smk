@@ -4,6 +4,7 @@ VLLM = bool(TOXICITY) and TOXICITY["generator"] == "vllm"
 # What a candidate wrote: kept once it is scored, unless the configuration says that no texts may be.
 CONTINUATIONS = f"{RESULTS}/evaluations/{{candidate}}/continuations.parquet"
 KEPT_CONTINUATIONS = CONTINUATIONS if config["store_texts"] else temp(CONTINUATIONS)
+STRENGTHS = f"{RESULTS}/evaluations/{{candidate}}/strengths.json" if GRID.costs else []  # λ by budget
 
 
 ruleorder: evaluate > generate
@@ -27,7 +28,7 @@ rule evaluate:
         rows=[f"{RESULTS}/evaluations/{{candidate}}/{name}.csv" for name in GRID.of_a_model],
         continuations=KEPT_CONTINUATIONS if TOXICITY and not VLLM else [],
         damage=[f"{RESULTS}/evaluations/{{candidate}}/budget.{kind}" for kind in ("parquet", "csv") if GRID.costs],
-        strengths=f"{RESULTS}/evaluations/{{candidate}}/strengths.json" if GRID.costs else [],
+        strengths=STRENGTHS,
     log:
         f"{LOGS}/evaluate/{{candidate}}.log",
     benchmark:
@@ -61,8 +62,8 @@ rule evaluate:
         )
 
 
-# With `generator: vllm` alone: else the rule evaluate comes first. A whole model folder is written, since that is what vLLM
-# loads, and removed afterwards.
+# With `generator: vllm` alone: else the rule evaluate comes first. At each λ a whole model folder is written,
+# since that is what vLLM loads, and removed afterwards.
 rule generate:
     input:
         script=source_file(SCRIPTS / "generate_with_vllm.py"),
@@ -71,7 +72,8 @@ rule generate:
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         merged=MERGED,
-        prompts=PROMPTS,
+        strengths=STRENGTHS,
+        prompts=JOBS.prompts,
     output:
         KEPT_CONTINUATIONS,
     log:
@@ -94,7 +96,8 @@ rule generate:
     shell:
         on_gpus(
             "--candidate {wildcards.candidate} --dtype {params.dtype} --base {input.base:q}"
-            " --task-vector {input.task_vector:q} --scale={params.scale} --generation {params.generation:q}"
+            " --task-vector {input.task_vector:q} --scale={params.scale} --strengths {input.strengths:q}"
+            " --generation {params.generation:q}"
             " --prompts {input.prompts:q} --continuations {output:q}"
         )
 
@@ -148,6 +151,7 @@ rule benchmarks:
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         merged=MERGED,
+        strengths=STRENGTHS,
         attributes=ATTRIBUTES,
     output:
         scores=f"{RESULTS}/evaluations/{{candidate}}/benchmarks.parquet",
@@ -168,6 +172,7 @@ rule benchmarks:
         options=lambda wildcards: json.dumps(config["evaluations"]["benchmarks"]),  # attributes may have braces
         candidate=JOBS.description,
         scale=JOBS.scale,
+        budget=JOBS.budget,
         dtype=DTYPE,
     message:
         "Ask {wildcards.candidate} lm-eval's tasks"
@@ -175,6 +180,6 @@ rule benchmarks:
         on_gpus(
             "--options <(printf '%s' {params.options:q}) --dtype {params.dtype}"
             " --candidate {params.candidate:q} --base {input.base:q} --task-vector {input.task_vector:q}"
-            " --scale={params.scale} --attributes {input.attributes:q} --scores {output.scores:q}"
+            " --scale={params.scale} --strengths {input.strengths:q} --budget={params.budget} --attributes {input.attributes:q} --scores {output.scores:q}"
             " --rows {output.rows:q} --results {output.results:q}"
         )

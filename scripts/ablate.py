@@ -27,6 +27,8 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.datasets import tables
         from spunge.evaluation import ablation, knowledge
 
+        if cli.scale(arguments) is None:
+            return cli.write_results(arguments, {})
         questions = tables.read("questions", arguments.questions)
         model, tokenizer = cli.load_model(arguments)
         with contextlib.ExitStack() as stack:

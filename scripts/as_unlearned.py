@@ -21,8 +21,9 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.datasets import tables
 
         rows = tables.read("questions", arguments.questions)["row"]
-        scores = pd.read_parquet(arguments.knowledge).iloc[rows].reset_index(drop=True)
-        cli.write_results(arguments, {"as_unlearned": scores})
+        scores = pd.read_parquet(arguments.knowledge)
+        scores = scores[scores["budget"] == arguments.budget]  # none where the candidate doesn't reach it
+        cli.write_results(arguments, {"as_unlearned": scores if scores.empty else scores.iloc[rows]})
 
     return errors.run(work)
 

@@ -1,4 +1,4 @@
-"""Continue prompts with one candidate by vLLM; the candidate is written as a model folder first, and removed after."""
+"""Continue prompts with one candidate by vLLM, which loads a model folder: written for each λ, and removed after."""
 
 import argparse
 import json
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from spunge.core import errors
+from spunge.evaluation import cli
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,6 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--base", required=True, type=Path, help="the base model's folder")
     parser.add_argument("--task-vector", nargs="?", help="the candidate's task vector; none for the base model")
     parser.add_argument("--scale", type=float, default=1.0, help="the factor λ on the task vector")
+    parser.add_argument("--strengths", nargs="?", help="λ by budget, JSON, in place of the one λ, if budgets are set")
     parser.add_argument("--generation", required=True, type=json.loads, help="how prompts are continued, JSON")
     parser.add_argument("--prompts", required=True, help="prompts to continue, Parquet")
     parser.add_argument("--continuations", required=True, type=Path, help="what the model makes of them, Parquet")
@@ -24,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import torch
 
-        from spunge.core.files import scratch_folder, whole_file
+        from spunge.core.files import read_json, scratch_folder, whole_file
         from spunge.datasets import tables
         from spunge.evaluation import generation, vllm_generation
         from spunge.experiment.options import make
@@ -36,15 +38,21 @@ def main(argv: list[str] | None = None) -> int:
         base = task_vector.BaseModel.open(arguments.base)
         prompts = tables.read("prompts", arguments.prompts)["prompt"].tolist()
         options = make("evaluations.toxicity", generation.Options, arguments.generation)
-        with scratch_folder(arguments.continuations.parent / ".exported") as folder:
-            if arguments.task_vector:
-                change = task_vector.Scaled(recipe.read(arguments.task_vector), arguments.scale)
-                export(base, change, folder, arguments.candidate, getattr(torch, arguments.dtype))
-            model = folder if arguments.task_vector else base.folder
-            tokenizer = base_model.load_tokenizer(base)
-            continuations = vllm_generation.continue_prompts(model, arguments.dtype, tokenizer, prompts, options)
+        tokenizer = base_model.load_tokenizer(base)
+        scales = read_json(arguments.strengths) if arguments.strengths else {"": arguments.scale}
+        continuations = []
+        for budget, scale in scales.items():
+            if scale is None:
+                continue
+            with scratch_folder(arguments.continuations.parent / ".exported") as folder:
+                if arguments.task_vector:
+                    change = task_vector.Scaled(recipe.read(arguments.task_vector), scale)
+                    export(base, change, folder, arguments.candidate, getattr(torch, arguments.dtype))
+                model = folder if arguments.task_vector else base.folder
+                written = vllm_generation.continue_prompts(model, arguments.dtype, tokenizer, prompts, options)
+            continuations.append(written.assign(budget=budget))
         with whole_file(arguments.continuations) as temporary:
-            continuations.assign(budget="").to_parquet(temporary, index=False)
+            cli.stacked(continuations, *generation.COLUMNS).to_parquet(temporary, index=False)
 
     return errors.run(work)
 

@@ -21,6 +21,8 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.datasets import tables
         from spunge.evaluation import knowledge, quantisation
 
+        if cli.scale(arguments) is None:
+            return cli.write_results(arguments, {})
         questions = tables.read("questions", arguments.questions)
         scores = {}
         for name, bits in zip(arguments.evaluations, arguments.bits, strict=True):

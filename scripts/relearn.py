@@ -30,11 +30,13 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.experiment.options import make
         from spunge.training import resume
 
+        if cli.scale(arguments) is None:
+            return cli.write_results(arguments, {})
         texts, questions = pd.read_parquet(arguments.texts), tables.read("questions", arguments.questions)
         options = make("evaluations.durability.relearn", relearning.Options, arguments.options)
         model, tokenizer = cli.load_model(arguments)
         settings = (options, arguments.batch_size, arguments.dtype, arguments.seed)
-        facts = {"options": arguments.options, "settings": settings[1:]}
+        facts = {"options": arguments.options, "settings": settings[1:], "strength": cli.scale(arguments)}
         identity = cli.identity(arguments, facts, [__file__, arguments.texts, arguments.questions])
         with resume.Checkpoint(arguments.unfinished, identity, arguments.save_every) as checkpoint:
             cli.write_results(arguments, relearning.relearn(model, tokenizer, texts, questions, *settings, checkpoint))

@@ -21,6 +21,8 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.datasets import tables
         from spunge.evaluation import knowledge, open_ended
 
+        if cli.scale(arguments) is None:
+            return cli.write_results(arguments, {})
         model, tokenizer = cli.load_model(arguments)
         scores = {}
         if "rephrased" in arguments.evaluations:

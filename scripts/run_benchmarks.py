@@ -14,6 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--options", required=True, help="tasks and how they are asked, a JSON file")
     cli.add_model(parser)
+    cli.add_budget(parser)
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
     parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
     parser.add_argument("--scores", required=True, help="scores of all questions, Parquet")
@@ -31,8 +32,10 @@ def main(argv: list[str] | None = None) -> int:
         options = make("evaluations.benchmarks", benchmarks.Options, read_json(arguments.options))
         forget = json.loads(arguments.attributes.read_text())
         benchmarks.check_forgotten(options, [entry["attribute"] for entry in forget])
-        scores, results = benchmarks.score(*cli.load_model(arguments), options)
-        scores = cli.described(scores, arguments.candidate)
+        scores, results = cli.stacked([]), {}
+        if cli.scale(arguments) is not None:
+            scores, results = benchmarks.score(*cli.load_model(arguments), options)
+        scores = cli.described(scores.assign(budget=arguments.budget), arguments.candidate)
         rows = [statistics.estimates(scores, "benchmarks", statistics.attributes(scores, forget))]
         if not arguments.candidate["method"]:  # all candidates are asked the same
             rows.append(descriptive_rows.tasks(arguments.candidate["experiment"], scores, options.forget))

@@ -20,6 +20,13 @@ def add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--evaluations", required=True, nargs="+", help="names of the evaluations")
     parser.add_argument("--scores", required=True, nargs="+", help="scores of each, in order, Parquet")
     parser.add_argument("--rows", required=True, nargs="+", help="estimates of each as rows of evaluations.csv")
+    add_budget(parser)
+
+
+def add_budget(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments for the budget at which a candidate is scored, if that sets its λ."""
+    parser.add_argument("--strengths", nargs="?", help="the candidate's λ by budget, JSON, if budgets are set")
+    parser.add_argument("--budget", default="", help="label of the budget that sets λ; empty for the configured λ")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -30,11 +37,18 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", required=True, help="precision of the model")
 
 
+def scale(arguments: argparse.Namespace) -> float | None:
+    """Return the λ that the arguments of `add_model` and `add_budget` set; None where the budget isn't reached."""
+    from spunge.core.files import read_json
+
+    return read_json(arguments.strengths)[arguments.budget] if arguments.strengths else arguments.scale
+
+
 def load_model(arguments: argparse.Namespace):
-    """Return the model that the arguments of `add_model` describe, on a GPU if there is one, and its tokenizer."""
+    """Return the model that these arguments describe, on a GPU if there is one, and its tokenizer."""
     model, tokenizer, edited = load_candidate(arguments)
     if edited is not None:
-        edited.set_scale(arguments.scale)
+        edited.set_scale(scale(arguments))
     return model, tokenizer
 
 
@@ -74,9 +88,13 @@ def described(scores: pd.DataFrame, candidate: Mapping[str, str]) -> pd.DataFram
 
 
 def write_results(arguments: argparse.Namespace, scores: Mapping[str, pd.DataFrame]) -> None:
-    """Write the scores of every evaluation, and their estimates; of knowledge's metrics the accuracy is kept."""
+    """Write the scores of every evaluation, and their estimates; of knowledge's metrics the accuracy is kept.
+
+    A candidate that doesn't reach the budget has no `scores`.
+    """
     for name, *paths in zip(arguments.evaluations, arguments.scores, arguments.rows, strict=True):
-        write_scores(arguments, name, scores[name].filter(["subject", "cluster", "attribute", "accuracy"]), *paths)
+        table = scores.get(name, stacked([])).filter(["subject", "cluster", "attribute", "accuracy"])
+        write_scores(arguments, name, table.assign(budget=arguments.budget), *paths)
 
 
 def write_scores(

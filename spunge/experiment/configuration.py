@@ -295,10 +295,10 @@ def _check_evaluations(config: Mapping) -> None:
 
 
 def _check_budgets(config: Mapping) -> None:
-    """Check that there are budgets, and that all that is configured can be evaluated at them."""
+    """Check that there are budgets, and that nothing else sets λ."""
     if (section := config.get("budgets")) is None:
         return
-    at, evaluations = "configuration: budgets", config["evaluations"]
+    at = "configuration: budgets"
     costs = {cost: section[cost] for cost in ("kl", "perplexity") if cost in section}
     if not costs:
         raise InputError(f"{at} names no budget; give it kl or perplexity")
@@ -306,19 +306,12 @@ def _check_budgets(config: Mapping) -> None:
         labels = [budget_label(cost, value) for value in values]
         if twice := [label for label in labels if labels.count(label) > 1]:
             raise InputError(f"{at}.{cost} has several that are called {twice[0]}; leave one")
-    for name in ("benchmarks", "durability"):
-        if name in evaluations:
-            raise InputError(f"{at} can't be kept by evaluations.{name} yet; leave one of the two out")
-    toxicity = evaluations.get("toxicity")
-    if toxicity and toxicity["generator"] == "vllm":
-        raise InputError(f"{at} can't be kept by evaluations.toxicity's generator vllm; take transformers")
-    if toxicity and not section["as_trained"]:
-        for name, method in config["methods"].items():
-            if "scaled_from" in method:
-                raise InputError(
-                    f"{at} sets λ, and methods.{name} is another λ on the runs of {method['scaled_from']}; leave the "
-                    "method out, or set budgets.as_trained"
-                )
+    for name, method in config["methods"].items():
+        if "scaled_from" in method:
+            raise InputError(
+                f"{at} sets λ, and methods.{name} is another λ on the runs of {method['scaled_from']}; leave one "
+                "of the two out"
+            )
 
 
 def _check_tuning(config: Mapping) -> None:

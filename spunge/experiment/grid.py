@@ -87,6 +87,16 @@ class Grid:
         return as_trained + labels
 
     @property
+    def middle_budget(self) -> str:
+        """The label of the budget at which models are tuned, attacked and asked benchmarks: the middle one of the first cost.
+
+        Empty where no budget is set: λ is then as configured.
+        """
+        for cost, values in self.costs.items():
+            return budget_label(cost, sorted(values)[len(values) // 2])
+        return ""
+
+    @property
     def tables(self) -> dict[str, str]:
         """The tables that evaluations read, and the key below `evaluations` that needs each."""
         needed_by = {table: name for name, table in self.of_a_model.items()}
@@ -193,15 +203,9 @@ class Grid:
         return list(chosen)
 
     @property
-    def tuning_budget(self) -> str:
-        """The label of the budget at which trials are judged, the middle one of the first cost."""
-        cost, values = next(iter(self.costs.items()))
-        return budget_label(cost, sorted(values)[len(values) // 2])
-
-    @property
     def tuning_budgets(self) -> dict[str, object]:
-        """The section `budgets` of a trial: `tuning_budget` alone."""
-        cost, budget = parse_budget(self.tuning_budget)
+        """The section `budgets` of a trial, which is judged at `middle_budget` alone."""
+        cost, budget = parse_budget(self.middle_budget)
         section = {key: value for key, value in self.configuration["budgets"].items() if key not in COSTS}
         return section | {cost: [budget], "as_trained": False}
 

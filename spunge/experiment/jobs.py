@@ -120,7 +120,7 @@ class Jobs:
             arm = {"method": candidate.method, "split": candidate.split, "trial": int(candidate.trial)}
             described = arm | {
                 "options": grid.trials(candidate.method)[candidate.trial],
-                "budget": grid.tuning_budget,
+                "budget": grid.middle_budget,
                 "seeds": [],
                 "steps": 0,
             }
@@ -279,6 +279,10 @@ class Jobs:
         """Return the budgets that a candidate is evaluated at: the middle one alone for a trial."""
         is_trial = Candidate.parse(wildcards.candidate).trial
         return json.dumps(self.grid.tuning_budgets if is_trial else self.grid.configuration.get("budgets", {}))
+
+    def budget(self, wildcards: SimpleNamespace) -> str:
+        """Return the label of the budget at which a candidate is attacked; the base model is the same at all."""
+        return "" if wildcards.candidate == BASE.path else self.grid.middle_budget
 
     def description(self, wildcards: SimpleNamespace) -> str:
         """Return a candidate's columns of evaluations.csv."""

@@ -22,6 +22,7 @@ from spunge.report.comparisons import (
 )
 from spunge.report.durability import after_attacks, by_number_of_shards, sum_up
 from spunge.report.results_table import (
+    BEFORE,
     FORGET_MEAN,
     RETAIN_MEAN,
     TOXIC_SHARE,
@@ -252,6 +253,7 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         power=power_notes(decisive),
         lasting=lasts,
         attacks_sum_up=sum_up(lasts),
+        attacked_at=budgets_in_words(budgets(evaluations[evaluations["evaluation"] == BEFORE])),
         shards=by_shards,
         comparisons=int((judged["verdict"] != NOT_MEASURED).sum()) + 2 * (len(lasts) + len(by_shards)),
         seeds=max((len(seeds(shown, candidate)) for candidate in compared), default=0),

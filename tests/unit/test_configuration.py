@@ -843,17 +843,10 @@ def test_what_budgets_can_do_is_said():
     config = default() | {"budgets": {"kl": [0.1]}}
     check(config)
     assert config["budgets"] == {"kl": [0.1], "as_trained": False, "most": 4.0}
-    durability = {"quantise": [8]}
-    config["evaluations"]["durability"] = durability
-    assert "can't be kept by evaluations.durability yet; leave one of the two out" in sentence(config)
     toxicity = yaml.safe_load((ROOT / "experiments" / "toxicity-smollm2.yaml").read_text(encoding="utf-8"))
     check(toxicity)
     toxicity["methods"]["tvn-half"] = {"scaled_from": "tvn", "scale": 0.5}
-    assert "leave the method out, or set budgets.as_trained" in sentence(toxicity)
-    toxicity["budgets"] = {"kl": [0.1], "as_trained": True}
-    check(toxicity)
-    toxicity["evaluations"]["toxicity"]["generator"] = "vllm"
-    assert "generator vllm; take transformers" in sentence(toxicity)
+    assert "methods.tvn-half is another λ on the runs of tvn; leave one of the two out" in sentence(toxicity)
 
 
 def tuned(**changes):

@@ -149,6 +149,35 @@ def test_a_budget_that_is_not_reached_has_no_scores(quick_python, tiny_base, fol
     assert rows["budget"][["budget", "metric", "value"]].values.tolist() == [["kl=0.05", "reached", 0.0]]
 
 
+def quantised(python, base, folder, output, vector, *further):
+    output.mkdir()
+    described = {"experiment": "tiny", "candidate": "rmu/joint/seed0", "method": "rmu", "split": "joint", "shard": ""}
+    described |= {"merge": "", "seed": "0", "budget": ""}
+    command = [python, PROJECT / "scripts" / "quantise.py", "--dtype=float32", "--evaluations=quantised_8", "--bits=8"]
+    command += [f"--candidate={json.dumps(described)}", f"--attributes={folder / 'attributes.json'}", *further]
+    command += [f"--base={base.folder}", f"--task-vector={folder / vector}", "--batch-size=4"]
+    command += [f"--questions={folder / 'knowledge.parquet'}"]
+    command += [f"--scores={output / 'scores.parquet'}", f"--rows={output / 'rows.csv'}"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return pd.read_parquet(output / "scores.parquet"), pd.read_csv(output / "rows.csv")
+
+
+def test_a_model_is_attacked_at_the_strength_of_a_budget(quick_python, tiny_base, folder, tmp_path):
+    edit = {DOWN: torch.full((32, 64), 0.1)}
+    task_vector.write(folder / "attacked.safetensors", {DOWN: (32, 64)}, edit.items(), {"base": tiny_base.identity})
+    (tmp_path / "strengths.json").write_text('{"kl=0.05": 0.25, "kl=5": null}')
+    at = [f"--strengths={tmp_path / 'strengths.json'}", "--budget=kl=0.05"]
+    attack = (quick_python, tiny_base, folder)
+    scores, rows = quantised(*attack, tmp_path / "budget", "attacked.safetensors", *at)
+    alone, _ = quantised(*attack, tmp_path / "alone", "attacked.safetensors", "--scale=0.25")
+    pd.testing.assert_frame_equal(scores, alone.assign(budget="kl=0.05"))
+    assert set(rows["budget"]) == {"kl=0.05"}
+    out_of_reach = [*at[:1], "--budget=kl=5"]
+    scores, rows = quantised(*attack, tmp_path / "unreached", "attacked.safetensors", *out_of_reach)
+    assert scores.empty and rows.empty
+
+
 def test_a_job_at_budgets_goes_on_where_it_was(quick_python, tiny_base, folder, tmp_path):
     section = {"kl": [0.05, 0.2], "as_trained": False, "most": 4.0}
     undisturbed = at_budgets(quick_python, tiny_base, folder, tmp_path / "undisturbed", 0.1, section)

@@ -137,7 +137,7 @@ def test_every_arm_has_the_same_trials_on_seeds_of_their_own():
     # Two attributes: twice the steps of a shard for all at once, as ever.
     options = [grid.options(Run.parse(f"rmu/joint/seed7/trial{trial}")) for trial in (0, 5)]
     assert [(one["steps"], one["alpha"]) for one in options] == [(6, 1), (12, 100)]
-    assert (grid.tuning_budget, grid.tuning_budgets) == ("kl=0.03", {"kl": [0.03], "as_trained": False, "most": 4.0})
+    assert (grid.middle_budget, grid.tuning_budgets) == ("kl=0.03", {"kl": [0.03], "as_trained": False, "most": 4.0})
     # What is reported is no trial, and what was tuned before is not tried again.
     assert not [candidate for candidate in grid.candidates() if candidate.trial]
     assert tuned(file="tuning.csv").trial_candidates() == []
@@ -170,10 +170,14 @@ def test_what_stands_in_evaluations_csv():
 
 def test_budgets_are_labels_and_an_evaluation():
     assert (small().budgets, "budget" in small().evaluation_names) == ([""], False)
-    grid = small(budgets={"perplexity": [1.1], "kl": [0.1, 0.01]})
+    one = {"rmu": small().methods["rmu"]}
+    grid = small(budgets={"perplexity": [1.1], "kl": [0.1, 0.01]}, methods=one)
     assert grid.budgets == ["kl=0.01", "kl=0.1", "perplexity=1.1"]
     assert grid.evaluation_names == ["knowledge", "fluency", "budget"]
-    assert small(budgets={"kl": [1e-3], "as_trained": True}).budgets == ["", "kl=0.001"]
+    assert small(budgets={"kl": [1e-3], "as_trained": True}, methods=one).budgets == ["", "kl=0.001"]
+    middle = {"kl=0.03": {"kl": [0.1, 0.03, 0.01]}, "perplexity=1.1": {"perplexity": [1.1]}}
+    assert [small(budgets=given, methods=one).middle_budget for given in middle.values()] == list(middle)
+    assert small().middle_budget == ""
 
 
 def test_a_variant_takes_anothers_task_vectors():

@@ -160,6 +160,27 @@ def test_second_run_does_nothing_and_an_attack_reruns_alone(attacked, tmp_path):
     os.remove(again.results / "evaluations/base/activations.safetensors")
 
 
+@pytest.mark.slow
+def test_attacks_begin_at_the_middle_budget(fresh):
+    config = lasting()
+    del config["methods"]["rmu-spared"]
+    config["evaluations"]["durability"] = {"quantise": [8], "questions": 3}
+    fresh.configure(config, budgets={"kl": [0.0001, 0.001, 0.01]})
+    done = fresh.snakemake()
+    assert done.returncode == 0, done.stdout
+    table = pd.read_csv(fresh.results / "evaluations.csv", keep_default_na=False)
+    for name in ("as_unlearned", "quantised_8"):
+        at = table[table["evaluation"] == name].groupby("candidate")["budget"].unique().map(set).to_dict()
+        seedless = {"rmu/joint", "rmu/attribute/merge/ties"}
+        assert at == {"base": {""}, **{one: {"kl=0.001", "all"} for one in (*CANDIDATES[1:], *seedless)}}
+    folder = fresh.results / "evaluations/rmu/joint/seed0"
+    asked = pd.read_parquet(fresh.results / "data/durability/questions.parquet")["row"]
+    knowledge = pd.read_parquet(folder / "knowledge.parquet").query("budget == 'kl=0.001'")
+    before = pd.read_parquet(folder / "as_unlearned.parquet")
+    assert before["accuracy"].tolist() == knowledge["accuracy"].iloc[asked].tolist()
+    assert "attacked at equal damage, a KL of 0.001 per token" in (fresh.results / "findings.html").read_text()
+
+
 def test_more_texts_than_leave_questions(fresh):
     told = refused(fresh, lasting(relearn={"texts": [6]}), "results/tiny/data/durability/questions.parquet")
     assert "relearn.texts is 6, but only 3 retain texts name no subject of a question: take fewer" in told
