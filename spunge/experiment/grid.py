@@ -88,9 +88,9 @@ class Grid:
 
     @property
     def middle_budget(self) -> str:
-        """The label of the budget at which models are tuned, attacked and asked benchmarks: the middle one of the first cost.
+        """The label of the budget at which models are tuned, attacked and asked benchmarks.
 
-        Empty where no budget is set: λ is then as configured.
+        It is the middle one of the first cost. Empty where no budget is set: λ is then as configured.
         """
         for cost, values in self.costs.items():
             return budget_label(cost, sorted(values)[len(values) // 2])
