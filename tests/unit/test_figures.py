@@ -259,6 +259,20 @@ def test_radar_of_two_attributes_says_why_there_is_none():
     assert any("at least three" in text for text in texts(draw("radar", example(forget=("A",), retain=("B",)))))
 
 
+@pytest.mark.parametrize(("first", "scale"), [(0.0, "linear"), (1e-14, "linear"), (2e-6, "log"), (1.0, "linear")])
+def test_training_has_numbers_at_every_axis(first, scale):
+    """RMU's retain loss starts at 0 but for rounding."""
+    table = example()
+    rows = (table["metric"] == "retain_loss") & (table["n"] == table.loc[table["metric"] == "retain_loss", "n"].min())
+    figure = draw("training", table.assign(value=table["value"].mask(rows, first)))
+    figure.draw_without_rendering()
+    axes = figure.axes[3]
+    low, high = axes.get_ylim()
+    numbers = [label.get_text() for label in axes.get_yticklabels() if low <= label.get_position()[1] <= high]
+    assert len([number for number in numbers if number]) > 2
+    assert axes.get_yscale() == scale
+
+
 def test_training_draws_each_seed_and_the_mean():
     table = example(forget=("Africa",), seeds=("0", "1", "2"))
     axes = draw("training", table).axes[0]

@@ -28,7 +28,7 @@ LOSSES = {"forget_loss": "forget loss", "retain_loss": "retain loss"}
 KINDS = {"joint": "joint", "attribute_shard": "attribute shards", "random_shard": "random shards"}
 LINES = ("-", "--", ":", "-.")
 MOST_NAMED = 4
-LOGARITHMIC_FROM = 30  # ratio of the largest to the smallest loss
+LOGARITHMIC = 30, 1e6  # ratios of the largest to the smallest loss; beyond, the smallest is 0 but for rounding
 BEYOND = 1e4  # a loss this many times the first ones and the median has run away
 
 
@@ -99,7 +99,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                 if 1 < len(shown_runs) <= MOST_NAMED and len(lost) < len(shown_runs) and metric == next(iter(LOSSES)):
                     axes.legend(loc="best")
             values = losses[metric]["value"][losses[metric]["method"] == method]
-            if len(values) and values.min() > 0 and values.max() > LOGARITHMIC_FROM * values.min():
+            least, most = LOGARITHMIC
+            if len(values) and values.min() > 0 and least < values.max() / values.min() < most:
                 line_of_axes[0].set_yscale("log")
                 line_of_axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 3)))
                 line_of_axes[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
