@@ -75,7 +75,7 @@ def tuning(experiment: str, table: pd.DataFrame) -> pd.DataFrame:
         rows = [
             {"attribute": "", "metric": metric, "value": value, "n": len(of_arm)} for metric, value in values.items()
         ]
-        described = _base(experiment) | {"candidate": method, "method": method, "split": split}
+        described = _base(experiment) | {"candidate": f"{method}/{split}", "method": method, "split": split}
         tables.append(_table(described, "tuning", rows))
     return pd.concat(tables, ignore_index=True)
 

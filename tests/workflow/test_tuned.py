@@ -1,0 +1,100 @@
+"""A run in which every arm is tuned, attributes are held out, and questions divided."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+from workspace import RETAIN, configuration, sentences
+
+from spunge.experiment import tuning
+
+ARMS = ("joint", "balanced", "sequential", "attribute", "random")
+STEPS = [2, 3]
+
+
+def tuned(**changes):
+    """The tiny experiment with one method, tuned by its steps; one topic is retained, another one held out."""
+    config = configuration()
+    del config["methods"]["rmu-strong"]
+    config["methods"]["rmu"]["tune"] = {"steps": STEPS}
+    config["data"] |= {"validation": 0.34, "held_out": RETAIN[1:]}
+    config |= {"splits": list(ARMS), "budgets": {"kl": [0.0001, 0.001, 0.01]}, "single_shards": False}
+    return config | {"tuning": {"seeds": [7]} | changes}
+
+
+@pytest.fixture(scope="module")
+def whole(prepared, tmp_path_factory):
+    workspace = prepared.copy(tmp_path_factory.mktemp("tuned") / "my work")
+    retain = [(text, topic) for topic in RETAIN for text in sentences(topic)]
+    pd.DataFrame(retain, columns=["text", "attribute"]).to_csv(workspace / "tables/retain.csv", index=False)
+    workspace.configure(tuned())
+    done = workspace.snakemake()
+    assert done.returncode == 0, done.stdout
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def table(whole):
+    return tuning.read(whole.results / "tuning.csv")
+
+
+@pytest.mark.slow
+def test_every_arm_has_the_same_trials_and_takes_the_best(whole, table):
+    assert set(table["split"]) == set(ARMS)
+    for arm, of_arm in table.groupby("split"):
+        assert of_arm["options"].map(json.loads).tolist() == [{"steps": steps} for steps in STEPS]
+        chosen = of_arm[of_arm["chosen"] == 1]
+        assert chosen["value"].tolist() == [of_arm["value"].min()]
+        # Two attributes: all at once take twice a shard's steps, which stand in the run's table of losses.
+        steps = json.loads(chosen["options"].iloc[0])["steps"]
+        of_arm_runs = list((whole.results / "unlearned/rmu" / arm).rglob("seed0/training.csv"))
+        taken = [pd.read_csv(path).query("metric == 'forget_loss'")["n"].max() for path in of_arm_runs]
+        assert taken == ([steps] * 2 if arm in ("attribute", "random") else [2 * steps])
+    assert set(table["steps"]) == {2 * steps for steps in STEPS}
+
+
+@pytest.mark.slow
+def test_trials_are_judged_by_other_questions_than_those_reported(whole, table):
+    asked = {}
+    for part, path in {"test": "seed0", "validation": "seed7/trial0"}.items():
+        scores = pd.read_parquet(whole.results / "evaluations/rmu/joint" / path / "knowledge.parquet")
+        asked[part] = set(scores["subject"])
+        if part == "validation":
+            joint = table[(table["split"] == "joint") & (table["trial"] == 0)].iloc[0]
+            forget = scores[scores["attribute"].isin(["rivers", "dances"])]
+            assert joint["value"] == pytest.approx(forget.groupby("attribute")["accuracy"].mean().mean())
+            assert set(scores["budget"]) == {"kl=0.001"}
+    assert asked["test"] and asked["validation"] and not asked["test"] & asked["validation"]
+    evaluations = pd.read_csv(whole.results / "evaluations.csv", keep_default_na=False)
+    assert not evaluations["candidate"].str.contains("trial|seed7").any()
+    assert set(evaluations.loc[evaluations["evaluation"] == "tuning", "split"]) == set(ARMS)
+
+
+@pytest.mark.slow
+def test_what_is_held_out_is_not_trained_on_and_told_apart(whole):
+    retained = pd.read_parquet(whole.results / "data/retain.parquet")
+    assert set(retained["attribute"]) == {RETAIN[0]}
+    page = (whole.results / "findings.html").read_text(encoding="utf-8")
+    assert "keep, held out" in page and "Every arm was tuned alike" in page
+    assert f"held out: {RETAIN[1]}" in (whole.results / "summary.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_table_of_an_earlier_run_gives_the_same_numbers_without_trials(whole, tmp_path):
+    again = whole.copy(tmp_path / "my work")
+    kept = again / "my tuning.csv"
+    shutil.copy(again.results / "tuning.csv", kept)
+    before = (again.results / "evaluations.csv").read_bytes()
+    shutil.rmtree(again / "results")
+    again.configure(tuned(file=kept.name))
+    jobs = again.dry_run()
+    assert not [job for job in jobs if "trial" in job or job.startswith("Choose")]
+    done = again.snakemake()
+    assert done.returncode == 0, done.stdout
+    assert (again.results / "evaluations.csv").read_bytes() == before
+    lines = kept.read_text().splitlines()
+    kept.write_text("\n".join(line for line in lines if ",balanced," not in line))
+    (again.results / "unlearned/rmu/balanced/seed0/task_vector.safetensors").unlink()
+    told = again.snakemake("results/tiny/unlearned/rmu/balanced/seed0/task_vector.safetensors").stdout
+    assert "my tuning.csv has 0 choices for rmu/balanced, and one is needed" in told
