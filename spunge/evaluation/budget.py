@@ -4,11 +4,13 @@ The damage of a candidate is KL(base ‖ candidate), the mean over tokens in nat
 relative to the base model's. Candidates are compared at equal damage: λ is solved for each budget, not chosen.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -26,6 +28,8 @@ HALVING = (4, 6)  # steps that halve the bracket, which a curve that is no power
 STEEPNESS = 2.0  # KL grows as λ² near 0
 FARTHEST = 10.0  # times the largest or smallest λ so far: a flat curve tells little of what lies beyond
 LOGITS = 2**25  # of each model at once: what memory they take
+KEPT = 2**28  # log-probabilities of the base model, for each table of texts: 1 GiB
+IN_CACHE = 2**20  # logits of each model that are compared at once: memory is slower than a core
 TEXTS = ("calibration", "fluency")  # the tables whose texts set λ, and tell the damage
 COSTS = {"kl": "kl", "perplexity": "excess_loss"}  # what can be the budget, and the column whose mean it limits
 
@@ -61,14 +65,17 @@ def solve_all(
             tables[scale] = damage_at(scale)
             return mean(tables[scale], column)
 
-        for budget in sorted(budgets_of_cost):
+        of_cost = {}
+        # From the largest on: the first λ that is tried, and each that solves a budget, lies above those of the next.
+        for budget in sorted(budgets_of_cost, reverse=True):
             before, known = len(tables), {scale: _finite(mean(table, column)) for scale, table in tables.items()}
             scale = solve(mean_at, math.log(budget) if cost == "perplexity" else budget, most, known)
             kl = math.nan if scale is None else mean(tables[scale], "kl")
             label, passes = budget_label(cost, budget), len(tables) - before
-            strengths[label] = Strength(scale, kl, passes)
+            of_cost[label] = Strength(scale, kl, passes)
             reached = f"not reached up to λ = {most:g}" if scale is None else f"λ = {scale:.4g}, KL {kl:.4g}"
             say(f"budget {label}: {reached}, after {passes} passes over the calibration texts")
+        strengths |= dict(reversed(of_cost.items()))
     return strengths
 
 
@@ -121,8 +128,8 @@ def solve(damage: Callable[[float], float], budget: float, most: float, known: d
     """Return the smallest λ found, at most `most`, whose `damage(λ)` is `budget` within TOLERANCE; None for none.
 
     `known` has the damage by λ as far as it was measured, and takes up what is measured here, MOST_PASSES at most.
-    Damage grows about as a power of λ, so the next λ is read off the line through two points in log λ and log damage;
-    some steps halve the bracket. Damage that isn't finite is too large.
+    Damage grows about as a power of λ, so the next λ is read off the curve through the nearest points in log λ and log
+    damage, three where there are; some steps halve the bracket. Damage that isn't finite is too large.
     """
     for passes in range(MOST_PASSES + 1):
         points = sorted(known.items())
@@ -145,34 +152,51 @@ def _next(points: Sequence[tuple[float, float]], reached: int | None, budget: fl
     """Return the λ to try next. `points`: λ and damage, ascending, of which `reached` is the first above the budget."""
     if not points:
         return 1.0
-    below, above = (points, []) if reached is None else (points[:reached], points[reached:])
-    usable = [(math.log(scale), math.log(value / budget)) for scale, value in points if 0 < value < math.inf]
-    usable = sorted(sorted(usable, key=lambda point: abs(point[1]))[:2])
-    low, high = (math.log(side[place][0]) if side else None for side, place in ((below, -1), (above, 0)))
-    aim = None
-    if usable:
-        slope = STEEPNESS
-        if len(usable) == 2 and usable[1][1] > usable[0][1]:
-            slope = (usable[1][1] - usable[0][1]) / (usable[1][0] - usable[0][0])
-        nearest = min(usable, key=lambda point: abs(point[1]))
-        aim = nearest[0] - nearest[1] / slope
-    if low is None:
-        return math.exp(high - math.log(2) if aim is None or aim >= high else max(aim, high - math.log(FARTHEST)))
-    if high is None:
-        return math.exp(low + math.log(2) if aim is None or aim <= low else min(aim, low + math.log(FARTHEST)))
-    if halve or aim is None or not low < aim < high:
+    known = [(math.log(scale), math.log(value / budget)) for scale, value in points if 0 < value < math.inf]
+    known.sort(key=lambda point: abs(point[1]))
+    below = len(points) if reached is None else reached
+    low = math.log(points[below - 1][0]) if below else -math.inf
+    high = math.inf if reached is None else math.log(points[reached][0])
+    aims = (_meets(sorted(known[:number])) for number in (3, 2, 1))
+    aim = next((aim for aim in aims if low < aim < high), math.nan)
+    if low == -math.inf:
+        return math.exp(high - math.log(2) if math.isnan(aim) else max(aim, high - math.log(FARTHEST)))
+    if high == math.inf:
+        return math.exp(low + math.log(2) if math.isnan(aim) else min(aim, low + math.log(FARTHEST)))
+    if halve or math.isnan(aim):
         return math.exp((low + high) / 2)
     margin = 0.05 * (high - low)
     return math.exp(min(max(aim, low + margin), high - margin))
 
 
-class Damage:
-    """What a model does to texts, compared with what it did when this was made: with the base model, at λ = 0.
+def _meets(points: Sequence[tuple[float, float]]) -> float:
+    """Return log λ where the curve through points (log λ, log of damage over budget) is 0; NaN where it doesn't rise.
 
-    Of the base model its last hidden states are kept, and its output embedding where the edit changes that.
+    λ is interpolated as a polynomial of the damage. One point alone is taken to lie on a power of λ.
+    """
+    if len(points) == 1:
+        return points[0][0] - points[0][1] / STEEPNESS
+    if not points or not all(first[1] < second[1] for first, second in itertools.pairwise(points)):
+        return math.nan
+    return sum(at * math.prod(other / (other - value) for _, other in points if other != value) for at, value in points)
+
+
+class Damage:
+    """What a model does to texts, compared with what the base model did.
+
+    Of the base model its last hidden states are kept, and its output embedding where the edit changes that; its
+    log-probabilities, too, while there is room.
     """
 
-    def __init__(self, model: torch.nn.Module, tokenizer, texts: Sequence[str], batch_size: int, max_tokens: int):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer,
+        texts: Sequence[str],
+        batch_size: int,
+        max_tokens: int,
+        base_states: Mapping[str, torch.Tensor] | None = None,
+    ):
         tokens = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
         base_model.check_tokens(
             model, tokens, "the calibration and fluency texts", "lower evaluations.fluency.max_tokens"
@@ -182,39 +206,52 @@ class Damage:
             raise InputError(
                 "no calibration or fluency text has two tokens, so no damage can be measured: give longer ones"
             )
+        self._number = len(tokens)
         self._model, self._head = model, model.get_output_embeddings()
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         self._batches = [(rows, [torch.tensor(tokens[row]) for row in rows]) for rows in batches]
         # `set_sums` gives a changed parameter other memory, so this stays the base's.
         self._base_head = {name: parameter.data for name, parameter in self._head.named_parameters()}
         self._base_states = [self._states(texts) for _, texts in self._batches]
+        self._base_kept: dict[tuple[int, int], torch.Tensor] = {}
 
     @torch.no_grad()
     def __call__(self) -> pd.DataFrame:
-        """Return one row per text that has two tokens: `subject` (its number), `tokens`, and sums over its tokens.
+        """Return one row per text: `subject` (its number), `tokens`, and sums over them, the first of which is given.
 
-        `kl`: KL(base ‖ model) over the whole vocabulary in nats; `agreement`: 1 where both think the same token the
-        likeliest; `excess_loss`: the negative log-likelihood of the text's own token, minus the base's. A text's first
-        token is conditioned upon.
+        `kl`: KL(base ‖ model) over the whole vocabulary in nats; `agreement`: 1 where the base model's likeliest token
+        is the model's, too; `loss`: the negative log-likelihood of the text's own token, NaN where it isn't finite;
+        `excess_loss`: the same minus the base's.
         """
         tables = []
-        for (rows, texts), base_states in zip(self._batches, self._base_states, strict=True):
+        for number, (rows, texts) in enumerate(self._batches):
             states, lengths = self._states(texts), [len(text) - 1 for text in texts]
             wanted = torch.cat([text[1:] for text in texts]).to(states.device)
             chunk = max(1, LOGITS // self._head.weight.shape[0])
             parts = [
-                _compared(
-                    self._log_probabilities(base_states[at : at + chunk], of_base=True),
-                    self._log_probabilities(states[at : at + chunk]),
+                compared(
+                    self._base_log_probabilities(number, at, chunk),
+                    self._logits(states[at : at + chunk]),
                     wanted[at : at + chunk],
                 )
                 for at in range(0, len(wanted), chunk)
             ]
-            by_token = pd.DataFrame(torch.cat(parts).tolist(), columns=["kl", "agreement", "excess_loss"])
+            by_token = pd.DataFrame(torch.cat(parts).tolist(), columns=["kl", "agreement", "loss", "excess_loss"])
             by_token["subject"] = [row for row, length in zip(rows, lengths, strict=True) for _ in range(length)]
-            sums = by_token.assign(tokens=1).groupby("subject").sum(skipna=False)
-            tables.append(sums)
-        return pd.concat(tables).sort_index().reset_index().astype({"subject": str}).assign(attribute="")
+            tables.append(by_token.assign(tokens=1).groupby("subject").sum(skipna=False))
+        sums = pd.concat(tables).reindex(pd.RangeIndex(self._number, name="subject"), fill_value=0)
+        sums["loss"] = sums["loss"].where(np.isfinite(sums["loss"]))
+        return sums.reset_index().astype({"subject": str}).assign(attribute="")
+
+    def _base_log_probabilities(self, number: int, at: int, chunk: int) -> torch.Tensor:
+        """Return those of the tokens of a batch from the one `at` on, in fp32, and keep what there is room for."""
+        if (kept := self._base_kept.get((number, at))) is not None:
+            return kept
+        states = self._base_states[number][at : at + chunk]
+        log_probabilities = self._logits(states, of_base=True).float().log_softmax(dim=-1)
+        if sum(map(torch.numel, self._base_kept.values())) + log_probabilities.numel() <= KEPT:
+            self._base_kept[number, at] = log_probabilities
+        return log_probabilities
 
     @torch.no_grad()
     def _states(self, texts: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -230,8 +267,8 @@ class Damage:
             self._model(input_ids=pad(texts).to(self._model.device), use_cache=False)
         return torch.cat([row[: len(text) - 1] for row, text in zip(states[0], texts, strict=True)])
 
-    def _log_probabilities(self, states: torch.Tensor, of_base: bool = False) -> torch.Tensor:
-        """Return the log-probabilities (tokens, vocabulary) in fp32 that the model makes of last hidden states.
+    def _logits(self, states: torch.Tensor, of_base: bool = False) -> torch.Tensor:
+        """Return the logits (tokens, vocabulary) that the model makes of last hidden states.
 
         A model may cap or scale its logits. So it does this itself, reading one token, whose states are exchanged.
         """
@@ -241,11 +278,10 @@ class Damage:
             for name, parameter in parameters.items() if of_base else ():
                 parameter.data = self._base_head[name]
             with _before(self._head, lambda _, inputs: (states[None], *inputs[1:])):
-                logits = self._model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=states.device)).logits[0]
+                return self._model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=states.device)).logits[0]
         finally:
             for name, parameter in parameters.items():
                 parameter.data = edited[name]
-        return logits.float().log_softmax(dim=-1)
 
 
 @contextmanager
@@ -257,13 +293,23 @@ def _before(module: torch.nn.Module, hook: Callable) -> Iterator[None]:
         handle.remove()
 
 
-def _compared(base: torch.Tensor, candidate: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Return kl, agreement and excess loss of each token (tokens, 3) in fp64.
+def compared(base: torch.Tensor, candidate: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Return kl, agreement, loss and excess loss of each token (tokens, 4) in fp64.
 
-    `base` and `candidate` are log-probabilities (tokens, vocabulary), `wanted` the tokens that follow in the text.
+    `base` are log-probabilities, `candidate` logits (tokens, vocabulary), `wanted` the tokens that follow in the text.
     """
-    probabilities = base.exp()
-    kl = (probabilities * (base - candidate)).masked_fill_(probabilities == 0, 0).sum(dim=-1, dtype=torch.float64)
-    agreement = (base.argmax(dim=-1) == candidate.argmax(dim=-1)).double()
-    excess = (base - candidate).gather(1, wanted[:, None])[:, 0].double()
-    return torch.stack([kl, agreement, excess], dim=1).cpu()
+    rows = max(1, IN_CACHE // base.shape[-1])
+    blocks = zip(base.split(rows), candidate.split(rows), wanted[:, None].split(rows), strict=True)
+    return torch.cat([_compared_in_cache(*block) for block in blocks]).cpu()
+
+
+def _compared_in_cache(base: torch.Tensor, candidate: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    probabilities, candidate = base.exp(), candidate.float().log_softmax(dim=-1)
+    difference = base - candidate
+    kl = torch.linalg.vecdot(probabilities, difference)
+    if kl.isnan().any():  # of tokens that both models rule out, the difference is none
+        kl = torch.linalg.vecdot(probabilities, difference.masked_fill(probabilities == 0, 0))
+    likeliest = base.max(dim=-1, keepdim=True).indices
+    agreement = candidate.gather(1, likeliest) >= candidate.amax(dim=-1, keepdim=True)
+    loss, excess = -candidate.gather(1, wanted), difference.gather(1, wanted)
+    return torch.cat([kl[:, None].double(), agreement, loss, excess], dim=1)

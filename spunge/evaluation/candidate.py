@@ -76,10 +76,12 @@ def measured(
 ) -> tuple[dict[str, pd.DataFrame], float | None]:
     """Return what the measures give at each λ that is reached, as one table each with the column `budget`.
 
-    `edited` is None for the base model. Besides return the share of the first edit's norm that the weights hold, None
-    where there is no edit.
+    The measure `budget` reads the fluency texts, so `fluency` is taken from it where both are there. `edited` is None
+    for the base model. Besides return the share of the first edit's norm that the weights hold, None where there is no
+    edit.
     """
-    by_measure: dict[str, list[pd.DataFrame]] = {name: [] for name in measures}
+    taken = {"fluency"} & measures.keys() if "budget" in measures else set()
+    by_measure: dict[str, list[pd.DataFrame]] = {name: [] for name in measures if name not in taken}
     realised = None
     for label, strength in strengths.items():
         if strength.scale is None:
@@ -88,6 +90,7 @@ def measured(
             share = edited.set_scale(strength.scale)
             realised = share if realised is None else realised
         so_far = checkpoint.nested(label) if label else checkpoint
-        for name, measure in measures.items():
-            by_measure[name].append(measure(so_far.nested(name)).assign(budget=label))
-    return {name: cli.stacked(several) for name, several in by_measure.items()}, realised
+        for name, measured_before in by_measure.items():
+            measured_before.append(measures[name](so_far.nested(name)).assign(budget=label))
+    tables = {name: cli.stacked(several) for name, several in by_measure.items()}
+    return tables | {name: tables["budget"].filter([*fluency.COLUMNS, "budget"]) for name in taken}, realised

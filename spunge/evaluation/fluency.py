@@ -14,6 +14,7 @@ from spunge.models import base_model
 
 TABLE = "fluency"
 METRICS = PERPLEXITY
+COLUMNS = ["attribute", "subject", "loss", "tokens"]
 
 
 @checked
@@ -48,4 +49,4 @@ def score(model: torch.nn.Module, tokenizer, texts: pd.DataFrame, batch_size: in
             losses[row] = per_token.sum(dtype=torch.float64)
         progress.step(start + len(rows))
     scores = {"loss": np.where(losses.isfinite(), losses, np.nan), "tokens": [len(row) - 1 for row in tokens]}
-    return pd.DataFrame({"attribute": "", "subject": [str(row) for row in range(len(tokens))], **scores})
+    return pd.DataFrame({"attribute": "", "subject": [str(row) for row in range(len(tokens))], **scores})[COLUMNS]

@@ -71,9 +71,10 @@ def task(questions: pd.DataFrame) -> dict:
         "test_split": "test",
         "num_fewshot": 0,
         "output_type": "multiple_choice",
-        "doc_to_text": "{{question}}",
-        "doc_to_choice": "{{choices}}",
-        "doc_to_target": "{{answer}}",
+        # Names of columns: the harness compiles a template anew for each question and choice.
+        "doc_to_text": "question",
+        "doc_to_choice": "choices",
+        "doc_to_target": "answer",
         "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ACCURACIES],
         "metadata": {"version": 1},
     }

@@ -10,7 +10,7 @@ spaces), or a question beyond a sliding window, which the mask doesn't tell of.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -46,34 +46,43 @@ class Packed(NamedTuple):
 
 def pack(sequences: Sequence[Sequence[int]]) -> Packed:
     """Lay sequences of token ids into one tree, in which sequences with a common prefix share its nodes."""
-    nodes: dict[tuple[int, int], int] = {}
-    tokens, positions, parents, places = [], [], [], []
-    for sequence in sequences:
-        parent, path = -1, []
-        for position, token in enumerate(sequence):
-            node = nodes.setdefault((parent, token), len(nodes))
-            if node == len(tokens):
-                tokens.append(token)
-                positions.append(position)
-                parents.append(parent)
-            path.append(node)
-            parent = node
-        places.append(path)
-    visible = torch.eye(len(tokens), dtype=torch.bool)
+    nodes, places = _tree({}, sequences)
+    parents, tokens = zip(*nodes, strict=True)
+    positions = [0] * len(nodes)
+    visible = torch.eye(len(nodes), dtype=torch.bool)
     for node, parent in enumerate(parents):
         if parent >= 0:
+            positions[node] = positions[parent] + 1
             visible[node] |= visible[parent]
     return Packed(torch.tensor(tokens), torch.tensor(positions), visible, places)
+
+
+def _tree(
+    nodes: Mapping[tuple[int, int], int], sequences: Sequence[Sequence[int]]
+) -> tuple[dict[tuple[int, int], int], list[list[int]]]:
+    """Return the numbers of a tree's nodes, by parent (-1: none) and token, with sequences added, and their places."""
+    nodes, places = dict(nodes), []
+    for sequence in sequences:
+        parent, path = -1, []
+        for token in sequence:
+            parent = nodes.setdefault((parent, token), len(nodes))
+            path.append(parent)
+        places.append(path)
+    return nodes, places
 
 
 def into_rows(groups: Sequence[Sequence[Sequence[int]]], limit: int) -> list[list[Sequence[int]]]:
     """Put groups of sequences into rows in order; a row has at most `limit` nodes, or a single group."""
     rows: list[list[Sequence[int]]] = []
+    nodes: dict[tuple[int, int], int] = {}  # of the last row
     for group in groups:
-        if rows and len(pack([*rows[-1], *group]).tokens) <= limit:
+        with_group, _ = _tree(nodes, group)
+        if rows and len(with_group) <= limit:
             rows[-1] += group
+            nodes = with_group
         else:
             rows.append([*group])
+            nodes, _ = _tree({}, group)
     return rows
 
 

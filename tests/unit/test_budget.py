@@ -55,17 +55,16 @@ def measured(model, tokenizer, batch_size=2):
 
 @torch.no_grad()
 def plain_damage(base, candidate, tokenizer):
-    """Return kl, agreement, excess loss and tokens of each text with two tokens, one forward pass of both each."""
+    """Return kl, agreement, loss, excess loss and tokens of each text, one forward pass of both models each."""
     rows = []
     for number, text in enumerate(TEXTS):
         tokens = torch.tensor([tokenizer(text)["input_ids"][:40]])
-        if tokens.shape[1] > 1:
-            before, after = (model(tokens).logits[0, :-1].double().log_softmax(-1) for model in (base, candidate))
-            kl = torch.nn.functional.kl_div(after, before, log_target=True, reduction="sum")
-            agreement = (before.argmax(-1) == after.argmax(-1)).sum()
-            excess = (before - after).gather(1, tokens[0, 1:, None]).sum()
-            rows.append((str(number), kl.item(), agreement.item(), excess.item(), tokens.shape[1] - 1))
-    return pd.DataFrame(rows, columns=["subject", "kl", "agreement", "excess_loss", "tokens"])
+        before, after = (model(tokens).logits[0, :-1].double().log_softmax(-1) for model in (base, candidate))
+        kl = torch.nn.functional.kl_div(after, before, log_target=True, reduction="sum")
+        agreement = (before.argmax(-1) == after.argmax(-1)).sum()
+        losses = (-side.gather(1, tokens[0, 1:, None]).sum().item() for side in (after, after - before))
+        rows.append((str(number), kl.item(), agreement.item(), *losses, tokens.shape[1] - 1))
+    return pd.DataFrame(rows, columns=["subject", "kl", "agreement", "loss", "excess_loss", "tokens"])
 
 
 @pytest.mark.parametrize("names", [DOWN, [EMBEDDING], [EMBEDDING, *DOWN]])
@@ -81,7 +80,7 @@ def test_damage_equals_a_plain_computation_text_by_text(tiny_base, tokenizer, ve
     expected = plain_damage(base, candidate, tokenizer)
     found = damage()[expected.columns]
     pd.testing.assert_frame_equal(found, expected, rtol=1e-4, atol=1e-6, check_dtype=False)
-    assert expected["kl"].min() > 0.01
+    assert expected["kl"][expected["tokens"] > 0].min() > 0.01 and (expected["tokens"] == 0).sum() == 1
     model.set_scale(0)
     assert damage()["kl"].abs().max() < 1e-6
 
@@ -113,6 +112,26 @@ def test_damage_of_capped_logits_is_that_of_the_models_own(tmp_path):
     candidate.model.layers[1].mlp.down_proj.weight.data += 1.0
     expected = plain_damage(base, candidate, lambda text: {key: rows[0] for key, rows in tokenizer([text]).items()})
     assert damage()["kl"].tolist() == pytest.approx(expected["kl"].tolist(), rel=1e-4)
+
+
+@pytest.mark.parametrize("block", [1, 300, 2**20])
+def test_each_token_is_compared_as_exactly_as_in_fp64(monkeypatch, block):
+    """A model may rule tokens out (−∞), and by rounding give some no probability at all."""
+    generator = torch.Generator().manual_seed(0)
+    base = 30 * torch.randn(7, 101, generator=generator)
+    candidate = base + 0.01 * torch.randn(7, 101, generator=generator)
+    base[:3, 50] = candidate[:3, 50] = -math.inf
+    base[4, 7], candidate[4, 7] = -1000.0, -500.0
+    before, after = base.double().log_softmax(-1), candidate.double().log_softmax(-1)
+    kl = torch.where(before.exp() == 0, 0, before.exp() * (before - after)).sum(-1)
+    wanted = before.argmax(-1)
+    monkeypatch.setattr(budget, "IN_CACHE", block)
+    found = budget.compared(base.log_softmax(-1), candidate, wanted)
+    assert found[:, 0].tolist() == pytest.approx(kl.tolist(), rel=1e-3, abs=1e-6)
+    assert found[:, 1].tolist() == (after.argmax(-1) == wanted).tolist()
+    losses = -after.gather(1, wanted[:, None])[:, 0]
+    assert found[:, 2].tolist() == pytest.approx(losses.tolist(), abs=1e-5)
+    assert found[:, 3].tolist() == pytest.approx((losses + before.gather(1, wanted[:, None])[:, 0]).tolist(), abs=1e-5)
 
 
 def solved(model, tokenizer, budgets, most=4.0):
