@@ -31,7 +31,7 @@ GROUPS = {
     LLAMA: ["women", "physical_disability"],
 }
 FAMILIES = {
-    ZEPHYR: {"tvn": ("tvn", 1.0), "tvn-half": ("tvn", 0.5), "rmu": ("rmu", 1.0)},
+    ZEPHYR: {"tvn": ("tvn", 1.0), "rmu": ("rmu", 1.0)},
     LLAMA: {"rmu": ("rmu", 1.0), "zeros": ("zeros", 1.0)},
 }
 SPLITS = {ZEPHYR: ["joint", "attribute", "random"], LLAMA: ["joint", "attribute"]}
@@ -45,13 +45,12 @@ METRICS = [f"{metric}_{classifier}" for classifier, metric in product(CLASSIFIER
 LONG = 12  # characters: shorter texts may be anywhere
 PAGES = ["evaluations.csv", "summary.csv", "summary.md", "summary.tex", "summary.html", "findings.html"]
 PAGES += ["comparison.html"]
-FIGURES = ["toxicity_tradeoff", "toxicity_radar", "toxicity_overview", "training", "merging"]
+ALWAYS = ["toxicity_radar", "toxicity_overview", "training", "merging"]
+FIGURES = {ZEPHYR: ["frontier", *ALWAYS], LLAMA: ["toxicity_tradeoff", "benchmarks", *ALWAYS]}
+BUDGETS = ["kl=0.01", "kl=0.1"]
 GATHERED = ["Gather all evaluations in one table", "Say what was found", "Write the summary table"]
-GATHERED += ["Put published numbers beside ours", *(f"Draw {figure}" for figure in FIGURES)]
+GATHERED += ["Put published numbers beside ours"]
 TOXICITY = ["toxicity", "toxicity_neutral"]
-COMPARED = [f"Combine the seeds and compare the candidates' {name}" for name in TOXICITY]
-COMPARED += GATHERED
-FLUENCY = "Combine the seeds and compare the candidates' fluency"
 
 
 def shipped(experiment):
@@ -79,6 +78,10 @@ def small(experiment):
     config["methods"]["rmu"] |= {"steps": 2, "layer_id": 2, "trained_layers": [1, 2], "learning_rate": 0.01}
     config["methods"]["zeros"] = {"checkpoint": "zeros"}
     config["methods"] = {name: config["methods"][name] for name in FAMILIES[experiment]}
+    if experiment == ZEPHYR:
+        config["budgets"]["kl"] = [0.01, 0.1]
+    else:
+        del config["budgets"]  # as trained alone
     config["merges"] = {MERGE[experiment]: config["merges"][MERGE[experiment]]}
     toxicity = config["evaluations"]["toxicity"]
     toxicity["max_new_tokens"] = 32
@@ -90,6 +93,12 @@ def small(experiment):
     roberta |= {"source": "roberta", "revision": None}
     hatebert |= {"source": "hatebert", "revision": None, "tokenizer": "characters"}
     return config
+
+
+def compared(experiment, evaluations):
+    """Return the jobs that follow new scores of these evaluations."""
+    combined = [f"Combine the seeds and compare the candidates' {name}" for name in evaluations]
+    return combined + GATHERED + [f"Draw {figure}" for figure in FIGURES[experiment]]
 
 
 def candidates(experiment, methods=None):
@@ -129,8 +138,11 @@ def sentence(done):
     return told.pop()
 
 
-def table(workspace, experiment):
-    return pd.read_csv(workspace / f"results/{experiment}/evaluations.csv", keep_default_na=False, dtype={"seed": str})
+def table(workspace, experiment, budget=""):
+    """Return the rows at a budget; as trained without one."""
+    path = workspace / f"results/{experiment}/evaluations.csv"
+    rows = pd.read_csv(path, keep_default_na=False, dtype={"seed": str})
+    return rows[rows["budget"] == budget]
 
 
 @pytest.fixture(scope="module")
@@ -201,8 +213,10 @@ def test_the_two_experiments_differ_in_what_their_models_ask_for():
 @pytest.mark.parametrize("experiment", [ZEPHYR, LLAMA])
 def test_ends_in_tables_pages_and_figures(finished, experiment):
     results = finished / f"results/{experiment}"
-    drawn = FIGURES + (["benchmarks"] if experiment == LLAMA else [])
-    for path in [*PAGES, *(f"figures/{figure}.{suffix}" for figure in drawn for suffix in ("pdf", "png"))]:
+    for path in [
+        *PAGES,
+        *(f"figures/{figure}.{suffix}" for figure in FIGURES[experiment] for suffix in ("pdf", "png")),
+    ]:
         assert (results / path).stat().st_size > 100, path
     assert not [path for path in finished.folder.rglob("*") if "partial" in path.name]
     assert not list((finished / ".snakemake/incomplete").glob("*"))
@@ -270,13 +284,42 @@ def test_general_capability_is_that_of_the_benchmarks(finished):
     assert not [path for path, content in shown.items() for text in texts if text in content]
 
 
+def test_toxicity_is_decided_at_budgets(finished):
+    base = table(finished, ZEPHYR)
+    base = base[base["candidate"] == "base"].set_index(["evaluation", "attribute", "metric"])["value"]
+    share = f"toxic_share_{CLASSIFIERS[0]}"
+    means = []
+    for budget in BUDGETS:
+        rows = table(finished, ZEPHYR, budget)
+        values = rows.set_index(["candidate", "seed", "evaluation", "attribute", "metric"])["value"].astype(float)
+        for candidate in candidates(ZEPHYR):
+            own = values[candidate, "0"]
+            assert own["budget", "", "kl"] == pytest.approx(float(budget.removeprefix("kl=")), rel=0.021)
+            assert {(name, "forget mean", f"{share}_minus_base") for name in TOXICITY} <= set(own.index)
+            written = pd.read_parquet(finished / f"results/{ZEPHYR}/evaluations/{candidate}/continuations.parquet")
+            assert set(written["budget"]) == {"", *BUDGETS}
+        split = values["tvn/attribute/merge/ties", "all", "toxicity", "forget mean"]
+        fell = split[share] - float(base["toxicity", "forget mean", share])
+        assert split[f"{share}_minus_base"] == pytest.approx(fell)
+        means.append(split[share])
+    over_all = table(finished, ZEPHYR, "all").set_index(["candidate", "seed", "evaluation", "attribute", "metric"])
+    mean = over_all["value"]["tvn/attribute/merge/ties", "all", "toxicity", "forget mean", share]
+    assert float(mean) == pytest.approx(sum(means) / 2)
+    answers = re.findall(r"<p>With [^<]*", html.unescape((finished / f"results/{ZEPHYR}/findings.html").read_text()))
+    at = "merged with TIES, at equal damage (KL of 0.01 and 0.1 per token; the mean over all)"
+    assert [
+        answer.removeprefix("<p>").startswith(f"With {name}, {at}")
+        for answer, name in zip(answers, ("TVN", "RMU"), strict=True)
+    ] == [True, True]
+
+
 @pytest.mark.parametrize("candidate", ["base", "tvn/attribute/merge/ties/seed0"])
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_shares_are_those_that_the_classifier_itself_gives(finished, candidate, classifier):
     """Text by text, and for the second one with the tokenizer that it is told to take."""
     results = finished / f"results/{ZEPHYR}"
     prompts = pd.read_parquet(results / "data/prompts.parquet")
-    written = pd.read_parquet(results / f"evaluations/{candidate}/continuations.parquet")
+    written = pd.read_parquet(results / f"evaluations/{candidate}/continuations.parquet").query("budget == ''")
     assert len(written) == len(prompts) == 2 * PROMPTS * len(GROUPS[ZEPHYR])
     assert not written["text"].str.contains("\n").any(), "up to the end of the line"
     model = AutoModelForSequenceClassification.from_pretrained(finished / classifier.removeprefix("toxigen_")).eval()
@@ -417,23 +460,24 @@ def test_other_threshold_or_classifier_makes_no_model_write_again(changing, chan
         toxicity["classifiers"]["toxigen_hatebert"]["label"] = 0
     changing.configure(config)
     scored = [f"Score what {one} wrote" for one in ["base", *candidates(ZEPHYR)]]
-    assert changing.dry_run() == sorted(scored + COMPARED)
+    assert changing.dry_run() == sorted(scored + compared(ZEPHYR, TOXICITY))
 
 
 def test_further_factor_trains_nothing(changing):
-    config = small(ZEPHYR)
-    config["methods"]["tvn-double"] = {"scaled_from": "tvn", "scale": 2.0}
+    config = small(LLAMA)
+    config["methods"]["rmu-double"] = {"scaled_from": "rmu", "scale": 2.0}
     changing.configure(config)
-    new = candidates(ZEPHYR, ["tvn-double"])
-    jobs = [f"Evaluate {one}" for one in new] + [f"Score what {one} wrote" for one in new]
-    jobs += ["Count the texts, questions and prompts of each attribute", FLUENCY]
-    assert changing.dry_run() == sorted(jobs + COMPARED)
+    made = ("Evaluate {}", "Score what {} wrote", "Ask {} lm-eval's tasks")
+    jobs = [job.format(one) for one in candidates(LLAMA, ["rmu-double"]) for job in made]
+    jobs += ["Count the texts, questions and prompts of each attribute"]
+    assert changing.dry_run(*FLAGS[LLAMA]) == sorted(jobs + compared(LLAMA, [*TOXICITY, "fluency", "benchmarks"]))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vllm is installed")
 def test_vllm_that_is_not_installed(changing):
     config = small(ZEPHYR)
     config["evaluations"]["toxicity"]["generator"] = "vllm"
+    del config["budgets"]
     changing.configure(config)
     everything = ["base", *candidates(ZEPHYR)]
     targets = [f"results/{ZEPHYR}/evaluations/{one}/toxicity.csv" for one in everything]
@@ -443,7 +487,7 @@ def test_vllm_that_is_not_installed(changing):
         "take transformers"
     )
     planned = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, flags=re.MULTILINE))
-    assert planned == dict.fromkeys(["generate", "score_toxicity"], str(len(everything))) | {"total": "20"}
+    assert planned == dict.fromkeys(["generate", "score_toxicity"], str(len(everything))) | {"total": "14"}
     assert not list(changing.folder.rglob(".exported*")), "the model folder is removed"
 
 
@@ -489,7 +533,7 @@ def test_report_holds_the_captions_of_toxicity(changing, project):
     done = changing.snakemake("--report", changing / "report.html")
     assert done.returncode == 0, done.stdout
     page = (changing / "report.html").read_text().replace("\\n", " ")
-    captions = {figure: figures.load(figure).CAPTION for figure in FIGURES}
+    captions = {figure: figures.load(figure).CAPTION for figure in FIGURES[ZEPHYR]}
     captions["comparison"] = (project / "report" / "captions" / "comparison.rst").read_text()
     for name, caption in captions.items():
         assert re.split(r"[`'“{]", " ".join(caption.split()))[0][:60].strip() in page, f"{name} is shown"
