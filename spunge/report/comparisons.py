@@ -33,11 +33,10 @@ from spunge.report.results_table import (
     held_out_attributes,
     measured,
     neutral_overall,
+    rivals,
     seeds,
 )
 from spunge.report.verdict import BROKEN, RIVAL_BROKEN, direction, holm, verdict
-
-RIVALS = ("joint", "random")
 
 
 class Measure(NamedTuple):
@@ -77,6 +76,7 @@ class Comparison:
         self.families, self.display_names = families(evaluations), display_names(evaluations)
         self.compared = summary.compared_candidates(evaluations)
         self.broken = broken_reasons(evaluations, self.compared)
+        self.rivals = rivals(evaluations)
         self.steps = steps(evaluations)
         self._toxicity = bool(classifiers(evaluations))
 
@@ -133,6 +133,18 @@ def steps(evaluations: pandas.DataFrame) -> pandas.DataFrame:
     return runs.groupby(["method", "split", "seed"]).sum().groupby(["method", "split"]).mean().unstack("split")
 
 
+def visits(evaluations: pandas.DataFrame) -> pandas.DataFrame:
+    """Return how often each method and split saw a text of each attribute to forget, averaged over texts and seeds.
+
+    Index: method and split; columns: attributes. What was not counted has no row.
+    """
+    training = evaluations[(evaluations["evaluation"] == "training") & (evaluations["metric"] == "visits")]
+    data = evaluations[(evaluations["evaluation"] == "data") & (evaluations["metric"] == "forget_texts")]
+    seen = training.groupby(["method", "split", "seed", "attribute"], sort=False)["value"].sum()
+    seen = seen.groupby(["method", "split", "attribute"], sort=False).mean().unstack("attribute")
+    return seen / data.set_index("attribute")["value"].reindex(seen.columns)
+
+
 def comparisons(evaluations: pandas.DataFrame) -> dict[str, Comparison]:
     """Return what is compared by the name of the comparison; the one that the answer rests on comes first.
 
@@ -181,7 +193,7 @@ def _is_measured(evaluations: pandas.DataFrame, measure: Measure) -> bool:
 
 
 def verdicts(evaluations: pandas.DataFrame) -> pandas.DataFrame:
-    """Return one row per comparison, merged attribute split, rival (`joint`, `random`) and measure.
+    """Return one row per comparison, merged attribute split, rival (one of `rivals`) and measure.
 
     Columns: candidate, label, comparison, rival, measure, difference, low, high, p (float64; attribute split minus
     rival; p is corrected for the number of decisive differences, NaN elsewhere), seeds (how many), verdict.
@@ -193,7 +205,7 @@ def judge(compared: Iterable[Comparison]) -> pandas.DataFrame:
     """Return the verdicts on comparisons that are made already, as `verdicts` does."""
     rows = []
     for comparison in compared:
-        pairs = [(candidate, rival) for candidate in comparison.attribute_splits() for rival in RIVALS]
+        pairs = [(candidate, rival) for candidate in comparison.attribute_splits() for rival in comparison.rivals]
         corrected = [math.nan] * len(pairs)
         if comparison.name == AT_EQUAL_DAMAGE:
             corrected = holm([comparison.p_value(candidate, rival) for candidate, rival in pairs])

@@ -24,6 +24,7 @@ from spunge.report.results_table import (
     estimate,
     forget_attributes,
     measured,
+    rivals,
 )
 from spunge.report.verdict import BETTER, BROKEN, RIVAL_BROKEN, WORSE, verdict
 from spunge.report.wording import sentence
@@ -36,29 +37,29 @@ ATTACKS = {
     "quantised_4": "weights rounded to 4 bits",
     "ablated": "a direction taken out of its states",
 }
-RIVALS = ("joint", "random")
 
 
 def after_attacks(evaluations: pandas.DataFrame) -> list[dict]:
     """Return a line for each method, merge and attack, `as_unlearned` first; none where nothing was attacked.
 
-    A line has the mean accuracy on the forget attributes of base, joint, random and attribute, and the verdicts on the
-    attribute split against its rivals: better where less came back, however much was forgotten before. A number that is
+    A line has the mean accuracy on the forget attributes of base, attribute split and its rivals, and the verdicts on
+    the attribute split against these: better where less came back, however much was forgotten before. A number that is
     not finite reads `broken`, and a broken model is never better, nor is another one better than it.
     """
     attacks = [name for name in evaluations["evaluation"].unique() if attack(name)]
-    lines = []
+    lines, against = [], rivals(evaluations)
     compared = candidates(evaluations, BEFORE)
     reasons = broken_reasons(evaluations, compared)
     attacked = {name: candidates(evaluations, name) for name in attacks}
     for candidate in compared:
         if candidate.kind != "attribute":
             continue
-        broken_verdicts = _broken_verdicts(reasons, candidate, compared)
+        broken_verdicts = _broken_verdicts(reasons, candidate, compared, against)
         for name in sorted(attacks, key=lambda name: list(ATTACKS).index(name) if name in ATTACKS else len(ATTACKS)):
             rows = measured(evaluations, name, "accuracy")
             line = {"name": _name(candidate), "attack": attack(name), "before": name == BEFORE}
-            line |= {kind: _cell(rows, attacked[name], candidate, kind, FORGET_MEAN) for kind in _KINDS}
+            kinds = ("base", *against, "attribute")
+            line |= {kind: _cell(rows, attacked[name], candidate, kind, FORGET_MEAN) for kind in kinds}
             lines.append(line | _against(evaluations, candidate, name, FORGET_MEAN, -1, broken_verdicts))
     return lines
 
@@ -68,12 +69,12 @@ def sum_up(lines: Sequence[dict]) -> list[str]:
     texts = []
     for name in dict.fromkeys(line["name"] for line in lines):
         attacked = [line for line in lines if line["name"] == name and not line["before"]]
-        rivals = []
-        for rival in RIVALS:
+        counted = []
+        for rival in [key.removesuffix("_kind") for key in lines[0] if key.endswith("_kind")]:
             kinds = Counter(line[f"{rival}_kind"] for line in attacked)
-            rivals.append({"rival": rival} | {kind: kinds[kind] for kind in (BETTER, WORSE, "open", "broken")})
+            counted.append({"rival": rival} | {kind: kinds[kind] for kind in (BETTER, WORSE, "open", "broken")})
         if attacked:
-            texts.append(sentence("attacks", {"name": name, "attacks": len(attacked), "rivals": rivals}))
+            texts.append(sentence("attacks", {"name": name, "attacks": len(attacked), "rivals": counted}))
     return texts
 
 
@@ -83,18 +84,16 @@ def by_number_of_shards(evaluations: pandas.DataFrame) -> list[dict]:
     compared = candidates(evaluations, grouped=True)
     several = {(candidate.method, candidate.merge) for candidate in compared if candidate.groups}
     rows, reasons = measured(evaluations, source, "accuracy"), broken_reasons(evaluations, compared)
-    lines = []
+    lines, against = [], rivals(evaluations)
     for candidate in compared:
         if candidate.kind == "attribute" and (candidate.method, candidate.merge) in several:
             line = {"name": _name(candidate), "number": candidate.groups or len(forget_attributes(evaluations))}
-            alike = [other for other in compared if other.kind in ("base", "joint") or other.groups == candidate.groups]
-            line |= {kind: _cell(rows, alike, candidate, kind, RETAIN_MINUS_FORGET) for kind in _KINDS}
-            broken_verdicts = _broken_verdicts(reasons, candidate, alike)
+            alike = [other for other in compared if not other.merge or other.groups == candidate.groups]
+            kinds = ("base", *against, "attribute")
+            line |= {kind: _cell(rows, alike, candidate, kind, RETAIN_MINUS_FORGET) for kind in kinds}
+            broken_verdicts = _broken_verdicts(reasons, candidate, alike, against)
             lines.append(line | _against(evaluations, candidate, source, RETAIN_MINUS_FORGET, 1, broken_verdicts))
     return sorted(lines, key=lambda line: (line["name"], line["number"]))
-
-
-_KINDS = ("base", "joint", "random", "attribute")
 
 
 def attack(name: str) -> str:
@@ -115,11 +114,13 @@ def _counterpart(compared: Sequence[Candidate], candidate: Candidate, kind: str)
     return next((other for other in compared if other.path == wanted), None)
 
 
-def _broken_verdicts(reasons: Mapping[str, str], candidate: Candidate, compared: Sequence[Candidate]) -> dict[str, str]:
+def _broken_verdicts(
+    reasons: Mapping[str, str], candidate: Candidate, compared: Sequence[Candidate], against: Sequence[str]
+) -> dict[str, str]:
     """Return for each rival the verdict that a broken model forces, this one or the rival; "" if neither is broken."""
     if candidate.path in reasons:
-        return dict.fromkeys(RIVALS, BROKEN)
-    others = {rival: _counterpart(compared, candidate, rival) for rival in RIVALS}
+        return dict.fromkeys(against, BROKEN)
+    others = {rival: _counterpart(compared, candidate, rival) for rival in against}
     return {rival: RIVAL_BROKEN if other and other.path in reasons else "" for rival, other in others.items()}
 
 
@@ -140,9 +141,8 @@ def _against(
     broken_verdicts: Mapping[str, str],
 ) -> dict:
     line = {}
-    for rival in RIVALS:
+    for rival, broken_verdict in broken_verdicts.items():
         difference = estimate(measured(evaluations, evaluation, f"accuracy_minus_{rival}"), candidate, attribute)
-        broken_verdict = broken_verdicts[rival]
         if not broken_verdict and difference is not MISSING and not math.isfinite(difference.value):
             accuracy = estimate(measured(evaluations, evaluation, "accuracy"), candidate, attribute)
             broken_verdict = RIVAL_BROKEN if math.isfinite(accuracy.value) else BROKEN

@@ -13,12 +13,12 @@ from spunge.report.comparisons import (
     AT_EQUAL_DAMAGE,
     CAPABILITY,
     PERPLEXITY,
-    RIVALS,
     Comparison,
     Measure,
     capability,
     comparisons,
     judge,
+    visits,
 )
 from spunge.report.durability import after_attacks, by_number_of_shards, sum_up
 from spunge.report.results_table import (
@@ -60,6 +60,7 @@ from spunge.report.wording import sentence
 # The counts of data that the page shows, and those that tell of tables whose right answers mostly stand at one place.
 DATA = ("forget_texts", "toxic_prompts", "neutral_prompts", "questions", "subjects")
 COSTS = {"kl": "KL of {} per token", "perplexity": "perplexity {} times the base model's"}
+MOST_NAMED = 4  # attributes whose visits are told one by one
 ANSWER_PLACES = ("commonest_answer_place", "commonest_answer_place_rephrased")
 
 
@@ -105,7 +106,7 @@ def _answer(
     }
     if facts["broken"]:
         return facts
-    facts["rivals"] = [_rival_facts(compared, judged, candidate, comparison, rival) for rival in RIVALS]
+    facts["rivals"] = [_rival_facts(compared, judged, candidate, comparison, rival) for rival in comparison.rivals]
     facts["shown"] = verdict(comparison.difference(candidate, outcome, "base"), outcome.better) == BETTER
     base = base_model(comparison.candidates("toxicity" if toxicity else None))
     if toxicity:
@@ -187,7 +188,7 @@ def power_notes(comparison: Comparison) -> list[str]:
     units = "prompts" if classifiers(comparison.evaluations) else "clusters"
     notes = []
     for candidate in comparison.attribute_splits():
-        for rival in RIVALS:
+        for rival in comparison.rivals:
             if comparison.broken_verdict(candidate, rival):
                 continue
             needed = power.needed(comparison.evaluations, candidate, outcome[1:4], rival)
@@ -245,13 +246,14 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         answer_places=answer_places(evaluations),
         panels=len(panels),
         several_scales=len(methods(evaluations)) > len(panels),
-        steps={display_name(method): row.dropna().astype(int).to_dict() for method, row in trained.iterrows()},
         tuning=tuning(evaluations),
+        training=_training(evaluations, trained),
         equal_compute=bool(len(trained)) and all(map(decisive.equal_compute, trained.index)),
         summary=summary.html(evaluations),
         verdicts=[_verdict_line(line, compared_at) for line in judged.itertuples(index=False)],
         power=power_notes(decisive),
         lasting=lasts,
+        rivals=decisive.rivals,
         attacks_sum_up=sum_up(lasts),
         attacked_at=budgets_in_words(budgets(evaluations[evaluations["evaluation"] == BEFORE])),
         shards=by_shards,
@@ -279,6 +281,32 @@ def tuning(evaluations: pandas.DataFrame) -> list[dict]:
             }
         )
     return arms
+
+
+def _training(evaluations: pandas.DataFrame, steps: pandas.DataFrame) -> list[dict]:
+    """Return a line for each method and split: its optimizer steps, and how often it saw a text, by attribute."""
+    seen = visits(evaluations)
+    return [
+        {
+            "method": display_name(method),
+            "split": split,
+            "steps": int(number),
+            "visits": _visits(seen.loc[method, split].dropna()) if (method, split) in seen.index else "",
+        }
+        for method, row in steps.iterrows()
+        for split, number in row.dropna().items()
+    ]
+
+
+def _visits(of_attributes: pandas.Series) -> str:
+    """Write visits of a text: one number where all attributes have the same, and the range where they are many."""
+    texts = {attribute: f"{number:.1f}" for attribute, number in of_attributes.sort_values().items()}
+    lowest, *_, highest = [*texts.values()] * 2
+    if lowest == highest:
+        return lowest
+    if len(texts) > MOST_NAMED:
+        return f"{lowest} to {highest}"
+    return ", ".join(f"{attribute} {texts[attribute]}" for attribute in of_attributes.index)
 
 
 def budgets_in_words(names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import pandas
 from spunge.core.errors import InputError
 from spunge.report.families import display_names, reference_methods
 from spunge.report.results_table import (
+    ARMS,
     AS_TRAINED,
     FORGET_MEAN,
     RETAIN_MEAN,
@@ -48,7 +49,6 @@ QUANTITIES = (
 )
 BENCHMARKS = {"wmdpbio": "WMDP-bio", "wmdpcyber": "WMDP-cyber", "mmlu": "MMLU"}
 SHARES = {"toxic share", "general capability", "WMDP-bio", "WMDP-cyber", "MMLU"}
-KINDS = ("base", "joint", "random", "attribute")
 SAMPLES = "25"  # as in the published expected maxima (Gehman et al. 2020); fewer give a lower one
 SPUNGE = "spunge"
 MERGE_OF_THE_PAPER = "ties"
@@ -164,7 +164,7 @@ def _our_rows(evaluations: pandas.DataFrame, model: str) -> list[Row]:
     names, scored = display_names(evaluations), classifiers(evaluations)
     fluency = (evaluations["evaluation"] == "fluency").any()
     evaluation = "toxicity" if scored else "fluency" if fluency else accuracy_from(evaluations)
-    direct = [candidate for candidate in candidates(evaluations, evaluation) if candidate.kind in KINDS]
+    direct = [candidate for candidate in candidates(evaluations, evaluation) if candidate.kind in ("base", *ARMS)]
     base, reasons = base_model(direct), broken_reasons(evaluations, direct)
     rows = [_measured(evaluations, base, Row(model, split=base.name, anchor_method="base"))] if base else []
     for family, method in reference_methods(evaluations).items():

@@ -71,12 +71,31 @@ DISPLAY_NAMES = {
 COLOURS = {
     "base": "#333333",
     "joint": "#D55E00",
+    "balanced": "#E69F00",
+    "sequential": "#56B4E9",
     "attribute_shard": "#009E73",
-    "random_shard": "#E69F00",
+    "random_shard": "#CC79A7",
     "random": "#CC79A7",
     "attribute": "#0072B2",
 }
-MARKERS = {"base": "*", "joint": "s", "attribute_shard": "v", "random_shard": "<", "random": "D", "attribute": "o"}
+MARKERS = {
+    "base": "*",
+    "joint": "s",
+    "balanced": "P",
+    "sequential": ">",
+    "attribute_shard": "v",
+    "random_shard": "<",
+    "random": "D",
+    "attribute": "o",
+}
+# The kinds of candidates that are compared, the attribute split with all before it, and what people read.
+ARMS = {
+    "joint": "joint (all at once)",
+    "balanced": "balanced (all in each batch)",
+    "sequential": "sequential (one by one)",
+    "random": "random split (control)",
+    "attribute": "attribute split (SPUNGE)",
+}
 
 
 class Task(NamedTuple):
@@ -102,10 +121,10 @@ MISSING = Estimate(float("nan"), float("nan"), float("nan"))
 class Candidate:
     """One compared model, its seeds taken together.
 
-    path: as in the table, without the seed. kind: `base`, `joint`, `attribute_shard` or `random_shard` (one shard of
-    a split alone), `random` or `attribute` (the split, merged). name: tells it apart within its method; label: within
-    the experiment. colour and marker are the same in every figure. groups: into how many shards the attributes were
-    grouped, 0 where each has its own.
+    path: as in the table, without the seed. kind: `base`, `joint`, `balanced`, `sequential`, `attribute_shard` or
+    `random_shard` (one shard of a split alone), `random` or `attribute` (the split, merged). name: tells it apart
+    within its method; label: within the experiment. colour and marker are the same in every figure. groups: into how
+    many shards the attributes were grouped, 0 where each has its own.
     """
 
     path: str
@@ -264,6 +283,12 @@ def families(evaluations: pandas.DataFrame) -> dict[str, tuple[str, float]]:
     return {method: recorded.get(method, (method, 1.0)) for method in methods(evaluations)}
 
 
+def rivals(evaluations: pandas.DataFrame) -> list[str]:
+    """Return what an attribute split is compared with: joint, random and, where the experiment has them, the rest."""
+    there = {"joint", "random", *evaluations["split"].unique()}
+    return [arm for arm in ARMS if arm in there and arm != "attribute"]
+
+
 def classifiers(evaluations: pandas.DataFrame) -> list[str]:
     """Return the toxicity classifiers in the order of the configuration: the first is the one that answers rest on."""
     metrics = evaluations.loc[evaluations["evaluation"] == "toxicity", "metric"].unique()
@@ -305,7 +330,7 @@ def candidates(evaluations: pandas.DataFrame, evaluation: str | None = None, gro
         into = f" into {groups}" if groups else ""
         name = {
             "base": "base model",
-            "joint": "joint (all at once)",
+            **{split: ARMS[split] for split in splits.UNDIVIDED},
             "attribute_shard": f"only {shard}",
             "random_shard": f"random split{into}, {shard}",
             "random": f"random split{into}, {display_name(merge)} (control)",
@@ -422,7 +447,7 @@ def without_seed(rows: pandas.DataFrame) -> pandas.Series:
 def _kind(method: str, split: str, merge: str) -> str:
     if not method:
         return "base"
-    if split == "joint" or merge:
+    if split in splits.UNDIVIDED or merge:
         return split
     return {"attribute": "attribute_shard", "random": "random_shard"}[split]
 

@@ -213,6 +213,59 @@ def test_steps_are_summed_over_shards_and_compared():
     assert "were not recorded" in page(table[table["evaluation"] != "training"])
 
 
+ORDERED = ("balanced", "sequential")
+
+
+def test_every_split_that_was_run_is_a_rival_with_a_sentence():
+    table = example(ordered=ORDERED, budgets=("kl=0.01", "kl=0.1"))
+    for rival, p in (("joint", 0.001), ("balanced", 0.02), ("sequential", 0.01), ("random", 0.5)):
+        table = with_difference(table, rival, "forget mean", -0.1, -0.15, -0.05, p)
+    decided = comparisons.verdicts(table).query("comparison == 'at equal damage' and measure == 'forget mean accuracy'")
+    assert list(decided["rival"]) == ["joint", "balanced", "sequential", "random"]
+    assert list(decided["p"]) == pytest.approx([0.004, 0.04, 0.03, 0.5]), "by Holm: 4, 2, 3 and 1 times the given ones"
+    (answer,) = findings.answers(table)
+    for rival in (
+        "everything at once (",
+        "with every attribute in each batch (",
+        "one after another (",
+        "same sizes (",
+    ):
+        assert rival in answer
+    text = page(table)
+    assert_well_formed(text)
+    assert "<dt>Balanced</dt>" in text and "<dt>Sequential</dt>" in text
+    assert "<dt>Balanced</dt>" not in page(example())
+
+
+def with_visits(table, counts):
+    """The table and how many texts of each attribute the runs of each split had, by split and attribute."""
+    shard = table[(table["evaluation"] == "training") & (table["metric"] == "forget_loss")].drop_duplicates(
+        ["candidate", "seed"]
+    )
+    rows = [
+        shard[shard["split"] == split].assign(metric="visits", attribute=attribute, value=count)
+        for split, of_attributes in counts.items()
+        for attribute, count in of_attributes.items()
+    ]
+    return pandas.concat([table, *rows], ignore_index=True)
+
+
+def test_visits_of_a_text_are_told_for_every_split():
+    """336 texts of each attribute; the random split has two shards, each with as many rows."""
+    counts = {"joint": {"Africa": 336, "Asia": 336}, "balanced": {"Africa": 168, "Asia": 504}}
+    counts["random"] = {"Africa": 420, "Asia": 84}
+    table = with_visits(example(ordered=("balanced",)), counts)
+    seen = comparisons.visits(table)
+    assert seen.loc[("rmu", "joint")].to_dict() == {"Africa": 1.0, "Asia": 1.0}
+    assert seen.loc[("rmu", "random")].to_dict() == {"Africa": 2.5, "Asia": 0.5}
+    cells = re.findall(
+        r"<tr><td>RMU</td><td class=\"text\">(\w+)</td><td>(\d+)</td><td class=\"text\">(.*)</td>", page(table)
+    )
+    assert ("joint", "120", "1.0") in cells
+    assert ("balanced", "120", "Africa 0.5, Asia 1.5") in cells
+    assert ("attribute", "120", "not known") in cells
+
+
 def test_the_page_is_self_contained_and_escaped():
     table = example(forget=("<script>alert(1)</script>", "Asia"))
     text = page(table)

@@ -43,6 +43,12 @@ def test_the_figure_has_a_line_for_each_split_through_its_budgets(table):
     assert above.get_xscale() == "log" and "\u2193" in above.get_ylabel() and "\u2191" in below.get_ylabel()
 
 
+def test_every_split_has_a_line_of_its_own_colour_and_marker():
+    above, _ = frontier.draw(example(budgets=BUDGETS, ordered=("balanced", "sequential"))).axes
+    lines = [line for line in above.lines if len(line.get_xdata()) == len(BUDGETS)]
+    assert len(lines) == len({line.get_color() for line in lines}) == len({line.get_marker() for line in lines}) == 5
+
+
 def test_a_line_ends_where_its_model_does_not_reach_the_budget(table):
     missed = table["candidate"].str.startswith(SPUNGE) & (table["budget"] == "kl=0.1")
     above, _ = frontier.draw(table[~missed]).axes

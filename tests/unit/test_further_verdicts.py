@@ -9,6 +9,8 @@ from test_findings import assert_well_formed, page
 
 from spunge.report import durability
 
+RIVALS = ("joint", "random")
+
 
 def with_difference(table, evaluation, rival, low, high):
     rows = (table["evaluation"] == evaluation) & (table["metric"] == f"accuracy_minus_{rival}")
@@ -43,9 +45,9 @@ def test_what_a_broken_model_forgot_is_no_success(number):
     table = with_difference(attacked(("ablated",)), "ablated", "joint", -0.2, -0.1)
     table = with_difference(table, "ablated", "random", -0.2, -0.1)
     line = durability.after_attacks(broken(table, "rmu/attribute/merge/ties", number))[1]
-    assert [line[f"{rival}_{part}"] for rival in durability.RIVALS for part in ("verdict", "kind")] == ["broken"] * 4
+    assert [line[f"{rival}_{part}"] for rival in RIVALS for part in ("verdict", "kind")] == ["broken"] * 4
     lines = durability.after_attacks(broken(table, "rmu/joint", number))
-    assert [lines[1][f"{rival}_verdict"] for rival in durability.RIVALS] == ["the rival is broken", "better"]
+    assert [lines[1][f"{rival}_verdict"] for rival in RIVALS] == ["the rival is broken", "better"]
     (text,) = durability.sum_up(lines)
     assert "less after 0, more after 0, not shown to differ after 0, one of the two broken after 1;" in text
 
@@ -89,3 +91,14 @@ def test_the_page_shows_both_and_counts_their_comparisons():
     assert f"{6 + 2 * (len(BACK) + 1) + 2 * 2} comparisons are shown" in text
     plain = page(example())
     assert "Does it last?" not in plain and "The number of shards" not in plain
+
+
+def test_splits_of_one_run_are_rivals_where_the_experiment_has_them():
+    table = attacked(("ablated",), ordered=("balanced", "sequential"), forget=("Africa", "Asia", "Peru"), shards=(2,))
+    line = durability.after_attacks(with_difference(table, "ablated", "sequential", -0.2, -0.1))[1]
+    assert [line[f"{rival}_verdict"] for rival in ("balanced", "sequential")] == ["not shown", "better"]
+    assert "than the sequential run: less after 1," in durability.sum_up(durability.after_attacks(table))[0]
+    assert all("balanced_verdict" in line for line in durability.by_number_of_shards(table))
+    text = page(table)
+    assert_well_formed(text)
+    assert text.count("<th>minus sequential</th>") == 2

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from spunge.report.families import display_names, reference_methods
 from spunge.report.figures import style
 from spunge.report.results_table import (
+    ARMS,
     Candidate,
     base_model,
     broken_reasons,
@@ -25,13 +26,13 @@ from spunge.report.results_table import (
 
 WHEN = {"benchmarks": True}
 CAPTION = """\
-The change in accuracy from the base model, task by task (lm-evaluation-harness), for the joint run, the random split
-and the attribute split, seeds combined; lines are 95 % intervals that draw questions and seeds again. One panel per
-family of methods, at λ = 1 or its λ nearest to 1, and merge. Numbers at the names are the base model's accuracies in
-percent. Crosses mark broken models, and the word “broken” stands where one has no number. On grey, in bold: what is to
-be forgotten, where a fall is wanted, and the subjects of a group that lie next to it, which a method harms first where
-it forgets too widely. Of the other subjects those are shown that changed most for any model here: being picked for it,
-part of their change is chance, all the more as most have a few hundred questions or fewer.
+The change in accuracy from the base model, task by task (lm-evaluation-harness), for each way to split the texts to
+forget, seeds combined; lines are 95 % intervals that draw questions and seeds again. One panel per family of methods,
+at λ = 1 or its λ nearest to 1, and merge. Numbers at the names are the base model's accuracies in percent. Crosses mark
+broken models, and the word “broken” stands where one has no number. On grey, in bold: what is to be forgotten, where a
+fall is wanted, and the subjects of a group that lie next to it, which a method harms first where it forgets too widely.
+Of the other subjects those are shown that changed most for any model here: being picked for it, part of their change is
+chance, all the more as most have a few hundred questions or fewer.
 """
 
 # The subjects next to a hazardous domain, by the task that asks about the domain; the choice is this project's.
@@ -47,15 +48,14 @@ NEIGHBOURS = {
     "wmdp_chem": ("mmlu_college_chemistry", "mmlu_high_school_chemistry"),
 }
 MOST_CHANGED = 6  # further subtasks of a group
-KINDS = ("joint", "random", "attribute")
-ROW = 0.21  # inches: three dots with their intervals
+ROW = 0.21  # inches: a dot with its interval for each way to split
 
 
 def draw(evaluations: pandas.DataFrame) -> Figure:
     """Draw one row per task with the change in accuracy from the base model, one panel per family of methods and merge.
 
-    Dots with 95 % intervals: joint, random and attribute split (both merged), a family at λ = 1 or its λ nearest to 1.
-    Crosses mark broken models; the word stands where one has no dot.
+    Dots with 95 % intervals: undivided runs, random and attribute split (both merged), a family at λ = 1 or its λ
+    nearest to 1. Crosses mark broken models; the word stands where one has no dot.
     Groups also show the neighbours of what is forgotten (NEIGHBOURS) and the subtasks that changed most. Numbers at the
     names are the base model's accuracies.
     """
@@ -64,7 +64,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     compared, names = candidates(evaluations, "benchmarks"), display_names(evaluations)
     panels = []
     for method in reference_methods(evaluations).values():
-        of_method = [candidate for candidate in compared if candidate.method == method and candidate.kind in KINDS]
+        of_method = [candidate for candidate in compared if candidate.method == method and candidate.kind in ARMS]
         for merge in dict.fromkeys(candidate.merge for candidate in of_method if candidate.merge) or [""]:
             title = f"{names[method]}, {display_name(merge)}" if merge else names[method]
             if shown := [candidate for candidate in of_method if candidate.merge in ("", merge)]:
@@ -105,7 +105,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             for y, heading in headings:
                 at = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center"}
                 axes.text(-0.02, y, heading, color="#555555", style="italic", **at)
-        order = [name for kind in KINDS for name in legend if name.startswith(kind)]
+        order = [name for name in ARMS.values() if name in legend]
         if broken_paths:
             order.append(style.BROKEN)
             legend[style.BROKEN] = style.cross()
@@ -163,7 +163,7 @@ def _panel(
             axes.axhspan(y - 0.5, y + 0.5, color="#000000", alpha=0.05, linewidth=0, zorder=0)
         for number, candidate in enumerate(shown):
             estimated = estimate(change, candidate, attribute)
-            at = y + 0.24 * (number - (len(shown) - 1) / 2)
+            at = y + 0.72 / max(len(shown), 3) * (number - (len(shown) - 1) / 2)
             style.horizontal_interval(axes, at, estimated, color=candidate.colour, linewidth=0.9, zorder=2)
             look = {
                 "color": candidate.colour,
@@ -175,8 +175,7 @@ def _panel(
             (dot,) = axes.plot(estimated.value, at, zorder=3, **look)
             if style.shown_broken(candidate, estimated, broken_paths):
                 style.cross_out(axes, estimated.value, at, candidate.colour, **style.BESIDE)
-            name = {"joint": "joint", "random": "random split (control)", "attribute": "attribute split (SPUNGE)"}
-            legend.setdefault(name[candidate.kind], dot)
+            legend.setdefault(ARMS[candidate.kind], dot)
     style.rows_of_marks(axes)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(style.percent())

@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from spunge.experiment.splits import UNDIVIDED
 from spunge.report.figures import style
 from spunge.report.results_table import (
+    ARMS,
     BEFORE,
     COLOURS,
     FORGET_MEAN,
@@ -39,7 +41,7 @@ answer (there, guessing is hardly ever right). All on the same questions (rephra
 models attacked in the same way; the base model is what they could come back to. Bars are 95 % intervals with the seeds
 combined, the dotted line is guessing. Crosses mark broken models, and the word “broken” stands where one has no number.
 Overlapping bars don't settle whether two splits differ, since differences are paired: evaluations.csv has those, as
-accuracy_minus_joint and accuracy_minus_random. An attack that brings nothing back shows only that this attack doesn't.
+accuracy_minus_joint and so on. An attack that brings nothing back shows only that this attack doesn't.
 """
 
 # The open-ended questions come last: the others are multiple choice, where guessing is right now and then.
@@ -51,12 +53,7 @@ WAYS = {
     "ablated": "direction ablated",
     "open_ended": "open-ended",
 }
-NAMES = {
-    "base": "base model",
-    "joint": "joint (all at once)",
-    "random": "random split (control)",
-    "attribute": "attribute split (SPUNGE)",
-}
+NAMES = {"base": "base model", **ARMS}
 APART = 0.16  # between the candidates of one row of dots, in rows
 BESIDE = 0.05  # between the candidates of one point of a curve, in points
 CHANCE = {"color": "#777777", "linewidth": 0.8, "linestyle": ":"}
@@ -198,7 +195,7 @@ def _merges(compared: Sequence[Candidate], method: str) -> list[str]:
 
 def _belongs(candidate: Candidate, method: str, merge: str) -> bool:
     return candidate.kind == "base" or (
-        candidate.method == method and (candidate.kind == "joint" or (merge and candidate.merge == merge))
+        candidate.method == method and (candidate.kind in UNDIVIDED or (merge and candidate.merge == merge))
     )
 
 

@@ -13,6 +13,7 @@ from spunge.experiment.records import parse_budget
 from spunge.report.comparisons import Measure, capability, outcomes
 from spunge.report.figures import style
 from spunge.report.results_table import (
+    ARMS,
     AS_TRAINED,
     Candidate,
     at_budget,
@@ -38,7 +39,6 @@ those.
 """
 EVERY_BUDGET = True  # the other figures are of the means over the budgets
 
-KINDS = ("joint", "random", "attribute")
 COSTS = {"kl": "KL from the base model, nats per token", "perplexity": "perplexity, of the base model's"}
 
 
@@ -49,7 +49,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     doesn't reach a budget. Crosses mark broken models.
     """
     names = budgets(evaluations)
-    compared = [candidate for candidate in candidates(headline(evaluations)) if candidate.kind in ("base", *KINDS)]
+    compared = [candidate for candidate in candidates(headline(evaluations)) if candidate.kind in ("base", *ARMS)]
     panels = methods(evaluations)
     if not names or len(compared) < 2:
         return style.message("This experiment set no damage budget, or no model reached all of them.")

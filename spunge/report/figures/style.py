@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from spunge.core.files import whole_file
+from spunge.experiment.splits import GROUPED, UNDIVIDED
 from spunge.report.figures import fonts
 from spunge.report.results_table import MISSING, Candidate, Estimate, display_name, estimate
 
@@ -398,8 +399,8 @@ class Column(NamedTuple):
 def rows_by_method(
     candidates: Iterable[Candidate], headings: Mapping[str, str]
 ) -> list[tuple[str, list[tuple[str, Candidate]]]]:
-    """Return the groups of `dots`: the joint run and the merges of each method of `headings`, which has any."""
-    names = {"joint": "joint", "random": "random split, {merge}", "attribute": "attribute split, {merge}"}
+    """Return the groups of `dots`: undivided runs and merges of each method of `headings` that has any."""
+    names = {split: split for split in UNDIVIDED} | {split: f"{split} split, {{merge}}" for split in GROUPED}
     groups = {
         method: [candidate for candidate in candidates if candidate.method == method and candidate.kind in names]
         for method in headings

@@ -15,6 +15,7 @@ from matplotlib.transforms import Bbox
 
 from spunge.report.figures import style
 from spunge.report.results_table import (
+    ARMS,
     FORGET_MEAN,
     TOXIC_SHARE,
     Candidate,
@@ -39,7 +40,6 @@ same fluency. Crosses mark broken models, which no longer write language; those 
 below it; a family with a single λ has points without lines.
 """
 
-KINDS = ("joint", "random", "attribute")
 WIDE = 4  # ratio of the largest to the smallest perplexity from which ticks stand at powers
 BEYOND = 100  # a perplexity this many times the base model's leaves the panel
 
@@ -71,7 +71,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
 
     base, panels, compared = None, {}, candidates(evaluations, "toxicity")
     broken_paths = broken_reasons(
-        evaluations, (candidate for candidate in compared if candidate.kind in ("base", *KINDS))
+        evaluations, (candidate for candidate in compared if candidate.kind in ("base", *ARMS))
     )
     for candidate in compared:
         family, scale = family_of.get(candidate.method, ("", 0.0))
@@ -79,7 +79,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         point = Point(scale, candidate, *place, broken_paths.get(candidate.path, ""))
         if candidate.kind == "base":
             base = point
-        elif candidate.kind in KINDS:
+        elif candidate.kind in ARMS:
             panels.setdefault(family, {}).setdefault((candidate.kind, candidate.merge), []).append(point)
     if not panels or base is None:
         return style.message("This experiment measured no toxicity of an unlearned model.")

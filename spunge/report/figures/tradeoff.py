@@ -26,12 +26,13 @@ Mean accuracy on the attributes to keep (vertical) over mean accuracy on the att
 is the upper left: forgets, keeps the rest. Large markers are seeds combined with 95 % intervals in both directions,
 small faint ones are single seeds, and the dashed line is what the base model knew of the rest. Crosses mark broken
 models; those without a place in the panel are named below it. SPUNGE succeeds where its marker lies left of or above
-both the joint run and the random split; overlapping bars don't settle this, since differences are paired: the findings
-page has their own intervals. With more than four single shards, these share one colour and go without bars.
+those of the other ways to split; overlapping bars don't settle this, since differences are paired: the findings page
+has their own intervals. With more than four single shards, these share one colour and go without bars.
 """
 
 MOST_SHARDS = 4  # more single shards share one colour and go without intervals, which would cover all else
-AREA = {"base": 110, "attribute": 50, "joint": 44, "random": 40, "attribute_shard": 26, "random_shard": 26}
+AREA = {"base": 110, "attribute": 50, "joint": 44, "balanced": 44, "sequential": 44, "random": 40}
+AREA |= {"attribute_shard": 26, "random_shard": 26}
 
 
 def draw(evaluations: pandas.DataFrame) -> Figure:

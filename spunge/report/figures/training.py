@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from spunge.experiment.splits import UNDIVIDED
 from spunge.report.figures import style
 from spunge.report.results_table import broken_reasons, candidates, display_name, measured, methods
 
@@ -17,15 +18,15 @@ WHEN = {}
 CAPTION = """\
 Losses of every unlearning run over its optimizer steps, one column per split: the forget loss drives forgetting, the
 retain loss is what keeps the rest in place. Thin lines are single seeds, thick ones their mean; the columns have step
-axes of their own, since the joint run takes as many steps as all shards of a split together. A forget loss that falls
-and levels off while the retain loss stays small is a run that worked; a retain loss that climbs, or seeds far apart,
-warns of a fragile one. No intervals are meant here. A line ends where a loss is no number or has run away (10,000 times
-what is usual), and a cross marks the end of a run whose loss or model is broken. With more than 20 shards the line is
-the median over shards and seeds, and the band reaches from the lowest to the highest.
+axes of their own, since a run on all texts takes as many steps as all shards of a split together. A forget loss that
+falls and levels off while the retain loss stays small is a run that worked; a retain loss that climbs, or seeds far
+apart, warns of a fragile one. No intervals are meant here. A line ends where a loss is no number or has run away
+(10,000 times what is usual), and a cross marks the end of a run whose loss or model is broken. With more than 20 shards
+the line is the median over shards and seeds, and the band reaches from the lowest to the highest.
 """
 
 LOSSES = {"forget_loss": "forget loss", "retain_loss": "retain loss"}
-KINDS = {"joint": "joint", "attribute_shard": "attribute shards", "random_shard": "random shards"}
+KINDS = {split: split for split in UNDIVIDED} | {"attribute_shard": "attribute shards", "random_shard": "random shards"}
 LINES = ("-", "--", ":", "-.")
 MOST_NAMED = 4
 LOGARITHMIC = 30, 1e6  # ratios of the largest to the smallest loss; beyond, the smallest is 0 but for rounding
@@ -114,7 +115,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             if of_one > style.MOST_ATTRIBUTES:
                 axes.set_title(f"{KINDS[kind]} ({of_one}): median, range")
                 continue
-            axes.set_title(KINDS[kind] if count <= MOST_NAMED or kind == "joint" else f"{KINDS[kind]} ({count})")
+            axes.set_title(KINDS[kind] if count <= MOST_NAMED or kind in UNDIVIDED else f"{KINDS[kind]} ({count})")
         for axes in grid[-1]:
             axes.set_xlabel("optimizer steps")
         if crossed:
