@@ -101,7 +101,7 @@ class Plan:
 
     def _training(self) -> Iterator[Kind]:
         """Yield the jobs that make shards, frozen activations, task vectors and merges."""
-        grid, runs, methods = self.grid, self.grid.runs(), {}
+        grid, runs, methods = self.grid, self.grid.runs() + self.grid.trial_runs(), {}
         yield self._kind("shard", len({run.partition for run in runs}), Cost(), "shard")
         for name in grid.trained:
             section = grid.methods[name]
@@ -119,7 +119,8 @@ class Plan:
             cost, number = self.estimate.unlearn(methods[name], steps), self._number([*map(Candidate.of, group)])
             yield self._kind(label, number, cost, *{f"unlearn/{run.path.rpartition('/')[0]}" for run in group})
         for name, method in methods.items():
-            if merges := grid.merges([name]):
+            tried = [candidate for candidate in grid.trial_candidates() if candidate.merge and candidate.method == name]
+            if merges := grid.merges([name]) + [candidate.source(name) for candidate in tried]:
                 kinds = [grid.configuration["merges"][merge.merge]["merge"] for merge in merges]
                 yield self._kind(f"merge {name}", len(merges), self.estimate.merge(method, kinds), f"merge/{name}")
 
@@ -127,19 +128,20 @@ class Plan:
         """Yield the jobs that evaluate all candidates, and what is made of that."""
         grid, evaluations, toxicity = self.grid, self.grid.configuration["evaluations"], self.grid.toxicity
         number, attacked = self._number(grid.candidates()), len(grid.attacked())
+        judged = number + self._number(grid.trial_candidates())
         asked = {name: evaluations[name] for name in grid.of_a_model}
         if toxicity and toxicity["generator"] == "vllm":
-            yield self._kind("generate", number, no_arithmetic("vllm"), "generate")
+            yield self._kind("generate", judged, no_arithmetic("vllm"), "generate")
         elif toxicity:
             asked |= {"toxicity": toxicity}
-        yield self._kind("evaluate", number, self.estimate.evaluate(asked), "evaluate")
+        yield self._kind("evaluate", judged, self.estimate.evaluate(asked), "evaluate")
         if benchmarks := evaluations.get("benchmarks"):
             cost = self.estimate.evaluate({"benchmarks": benchmarks})
             cost = replace(cost, download=UNKNOWN * (not benchmarks["mirror"]))
             yield self._kind("benchmarks", number, cost, "benchmarks")
         if toxicity:
             cost = no_arithmetic("classifiers") if len(self.jobs.models) > 1 else Cost()  # some are models, too
-            yield self._kind("score toxicity", number, cost, "score_toxicity")
+            yield self._kind("score toxicity", judged, cost, "score_toxicity")
         if grid.durability:
             yield self._kind("durability, preparation", 1 + attacked, Cost(), "draw_durability", "as_unlearned")
             if grid.attacks["ablate"]:
@@ -148,6 +150,7 @@ class Plan:
             for rule in (rule for rule, names in grid.attacks.items() if names):
                 yield self._kind(f"durability, {rule}", attacked, no_arithmetic(rule), rule)
         rules = ["gather", "summary", "findings"]
+        rules += ["choose"] if grid.trial_candidates() else []
         rules += ["comparison"] if toxicity or benchmarks else []
         number = len(rules) + len(grid.evaluation_names + grid.attack_names) + len(grid.figures)
         yield self._kind("tables, figures", number, Cost(), *rules, "compare", "figure")

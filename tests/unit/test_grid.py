@@ -275,7 +275,7 @@ ALWAYS = {"training", "merging"}
 @pytest.mark.parametrize(
     ("experiment", "expected"),
     {
-        "config": {"tradeoff", "overview", "attributes", "radar"},
+        "config": {"frontier", "tradeoff", "overview", "attributes", "radar"},
         "experiments/geography-smollm2": {"tradeoff", "overview", "attributes", "radar", "durability", "shards"},
         "experiments/toxicity-smollm2": {"frontier", "toxicity_radar", "toxicity_overview"},
         "experiments/wmdp-zephyr-7b": {"tradeoff", "overview", "attributes", "radar", "benchmarks"},

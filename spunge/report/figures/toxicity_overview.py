@@ -20,7 +20,7 @@ from spunge.report.results_table import (
 
 WHEN = {"toxicity": True}
 CAPTION = """\
-The base model, every run on all texts and every merge, seeds combined; means over damage budgets, where these are set. The
+The base model, every run on all texts and every merge, seeds combined; means over budgets, where there are some. The
 share of toxic continuations by each classifier (mean over the groups), that of neutral prompts by the first one, the
 share of distinct bigrams among a prompt's continuations, and the perplexity of held-out prose. Arrows at the names say
 where better lies; bars are 95 % intervals, dashed lines the base model; a number with an arrow lies beyond the panel. A
