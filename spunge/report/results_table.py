@@ -91,8 +91,8 @@ MARKERS = {
 # The kinds of candidates that are compared, the attribute split with all before it, and what people read.
 ARMS = {
     "joint": "joint (all at once)",
-    "balanced": "balanced (all in each batch)",
-    "sequential": "sequential (one by one)",
+    "balanced": "balanced batches",
+    "sequential": "sequential shards",
     "random": "random split (control)",
     "attribute": "attribute split (SPUNGE)",
 }

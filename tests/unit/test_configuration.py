@@ -329,6 +329,11 @@ MISTAKES = {
         {"command": "train {base} --shard={part}"},
         "configuration: methods.mine.command has {part}, which is called {shard} now; rename it",
     ),
+    "steps to divide where there are none": (
+        ("methods", "mine"),
+        {"command": "true", "steps_of_shards": "proportional"},
+        "configuration: methods.mine.steps_of_shards is 'proportional', but it has no `steps` to divide",
+    ),
     "options of a known method": (
         ("methods", "rmu", "options"),
         {"alpha": 1},
@@ -493,6 +498,15 @@ def test_every_door_is_a_method(section, method):
         "steps_of_shards": "equal",
         "cache_activations": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("door", "section"), [("command", {"command": "train {base}"}), ("checkpoint", {"checkpoint": "made/{shard}"})]
+)
+def test_what_can_not_be_told_an_order_of_batches_has_no_split_that_asks_for_one(door, section):
+    config = {**copy.deepcopy(SMALLEST), "methods": {"mine": section}, "splits": ["joint", "attribute", "sequential"]}
+    told = f"configuration: methods.mine is a {door}, which can't be told the order of batches, so `splits` can't have "
+    assert sentence(config) == f"{told}sequential; leave one of the two out"
 
 
 # Toxicity

@@ -598,6 +598,11 @@ def test_description_of_training_and_merge():
         ["retain_loss", 0.5, 9],
     ]
     assert set(table["evaluation"]) == {"training"} and set(table["candidate"]) == {"rmu/joint/seed2"}
+    visits = descriptive_rows.training(described("rmu/joint", "2"), [], {"Africa": 18, "Asia": 12}, 10)
+    assert visits[["attribute", "metric", "value", "n"]].to_numpy().tolist() == [
+        ["Africa", "visits", 18, 10],
+        ["Asia", "visits", 12, 10],
+    ]
     row = {"shard": "Africa", "attribute": "Asia", "metric": "cosine", "value": 0.25}
     merge = descriptive_rows.merge(described("rmu/attribute/merge/ties", "2"), [row]).iloc[0]
     assert (merge["shard"], merge["attribute"], merge["value"], merge["n"]) == ("Africa", "Asia", 0.25, 1)

@@ -134,3 +134,32 @@ def test_a_variant_costs_no_training_and_is_the_scaled_vector(finished):
     variant = pd.read_csv(workspace.results / "evaluations/shrink-less/joint/seed0/fluency.csv")["value"]
     full = pd.read_csv(workspace.results / "evaluations/shrink/joint/seed0/fluency.csv")["value"]
     assert variant.tolist() == value.tolist() != full.tolist()
+
+
+def test_the_order_of_batches_is_a_split_of_its_own(finished):
+    workspace, _ = finished
+    workspace.configure(
+        methods={"loop": LOOP | {"steps": 3, "warmup_steps": 1, "steps_of_shards": "proportional"}},
+        experiment="ordered",
+        splits=["joint", "balanced", "sequential", "attribute"],
+        single_shards=False,
+        evaluations={"knowledge": {}, "fluency": {}},
+    )
+    done = workspace.snakemake("results/ordered/findings.html")
+    assert done.returncode == 0, done.stdout
+    results = workspace / "results/ordered"
+    rows = pd.read_csv(results / "evaluations.csv", keep_default_na=False)
+    spunge = rows[rows["candidate"] == "loop/attribute/merge/ties"]
+    rivals = {"base", "joint", "balanced", "sequential"}
+    assert {f"accuracy_minus_{rival}" for rival in rivals} <= set(spunge["metric"])
+    visits = rows[rows["metric"] == "visits"].set_index(["split", "attribute"])
+    assert visits["value"].astype(float).groupby("split").sum().to_dict() == dict.fromkeys(rivals - {"base"}, 24) | {
+        "attribute": 24  # 6 steps of 4 texts for each
+    }
+    assert visits.loc["balanced", "value"].astype(float).tolist() == [12, 12]
+    vectors = {
+        task_vector.read(results / f"unlearned/loop/{split}/seed0/task_vector.safetensors")[DOWN].numpy().tobytes()
+        for split in ("joint", "balanced", "sequential")
+    }
+    assert len(vectors) == 3
+    assert "one after another" in (results / "findings.html").read_text()

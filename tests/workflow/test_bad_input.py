@@ -80,10 +80,7 @@ def unlearn(workspace, **options):
         ({"sedes": [1]}, "configuration has an unknown key `sedes`; did you mean `seeds`?"),
         ({"seeds": 1}, "configuration: seeds is 1; it must be array"),
         ({"seeds": ["one"]}, "configuration: seeds.0 is 'one'; it must be integer"),
-        (
-            {"splits": ["by attribute"]},
-            "'by attribute'; it can be 'joint', 'balanced', 'sequential', 'attribute', 'random'",
-        ),
+        ({"splits": ["by attribute"]}, "'by attribute'; it can be 'joint', 'balanced', 'sequential', 'attribute'"),
         ({"methods": {"rmv": {"steps": 3}}}, "rmv"),
         ({"methods": {"mine": {"method": "rmv", "steps": 3}}}, "configuration: methods.mine.method is 'rmv'"),
         ({"methods": {"rmu": {"steps": 3, "learning_rte": 1}}}, "`learning_rte`; did you mean `learning_rate`?"),

@@ -60,7 +60,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     outcome, kept = outcomes(evaluations)[0], capability(evaluations)
     broken_paths = [broken_reasons(table, compared) for table in tables]
     with style.style():
-        figure = Figure(figsize=(max(style.COLUMN, 2.4 * len(panels) + 0.6), 4.2), layout="constrained")
+        figure = Figure(figsize=(max(style.COLUMN, 2.4 * len(panels) + 0.6), 4.5), layout="constrained")
         grid = figure.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 2))
         legend = {}
         for method, column in zip(panels, grid.T, strict=True):
