@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -97,12 +98,12 @@ def measure(
     """
     if edited is not None:
         edited.set_scale(0)
-    held_out = Damage(model, tokenizer, texts["fluency"], **reading)
+    held_out = Damage(model, tokenizer, texts["fluency"], **reading, edited=edited)
     if edited is None:
         return held_out, AS_IT_IS
     if (kept := checkpoint.kept()) is not None:
         return held_out, {label: Strength(*strength) for label, strength in kept.facts.items()}
-    calibration = Damage(model, tokenizer, texts["calibration"], **reading)
+    calibration = Damage(model, tokenizer, texts["calibration"], **reading, edited=edited)
 
     def damage_at(scale: float) -> pd.DataFrame:
         edited.set_scale(math.copysign(scale, configured))
@@ -195,7 +196,7 @@ class Damage:
         texts: Sequence[str],
         batch_size: int,
         max_tokens: int,
-        base_states: Mapping[str, torch.Tensor] | None = None,
+        edited: EditedModel | None = None,
     ):
         tokens = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
         base_model.check_tokens(
@@ -212,7 +213,9 @@ class Damage:
         self._batches = [(rows, [torch.tensor(tokens[row]) for row in rows]) for rows in batches]
         # `set_sums` gives a changed parameter other memory, so this stays the base's.
         self._base_head = {name: parameter.data for name, parameter in self._head.named_parameters()}
-        self._base_states = [self._states(texts) for _, texts in self._batches]
+        self._edited = edited
+        self._kept_below: list[list] = [[] for _ in self._batches]  # by edited.run
+        self._base_states = [self._states(number) for number in range(len(self._batches))]
         self._base_kept: dict[tuple[int, int], torch.Tensor] = {}
 
     @torch.no_grad()
@@ -225,7 +228,7 @@ class Damage:
         """
         tables = []
         for number, (rows, texts) in enumerate(self._batches):
-            states, lengths = self._states(texts), [len(text) - 1 for text in texts]
+            states, lengths = self._states(number), [len(text) - 1 for text in texts]
             wanted = torch.cat([text[1:] for text in texts]).to(states.device)
             chunk = max(1, LOGITS // self._head.weight.shape[0])
             parts = [
@@ -254,8 +257,17 @@ class Damage:
         return log_probabilities
 
     @torch.no_grad()
-    def _states(self, texts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the last hidden states (tokens, hidden) that predict the tokens of some texts, one after another."""
+    def _states(self, number: int) -> torch.Tensor:
+        """Return the last hidden states (tokens, hidden) that predict the tokens of a batch, text by text."""
+        _, texts = self._batches[number]
+        # Padding is on the right, so under causal attention it changes nothing before it.
+        tokens = pad(texts).to(self._model.device)
+        forward = partial(self._last, tokens)
+        states = self._edited.run(forward, self._kept_below[number]) if self._edited else forward()
+        return torch.cat([row[: len(text) - 1] for row, text in zip(states, texts, strict=True)])
+
+    def _last(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the last hidden states (texts, places, hidden) that the model makes of tokens (texts, places)."""
         states = []
 
         def keep(_, inputs: tuple) -> tuple:
@@ -263,10 +275,10 @@ class Damage:
             return inputs[0][:, -1:], *inputs[1:]  # their logits come later, by chunks
 
         with _before(self._head, keep):
-            # Padding is on the right, so under causal attention it changes nothing before it.
-            self._model(input_ids=pad(texts).to(self._model.device), use_cache=False)
-        return torch.cat([row[: len(text) - 1] for row, text in zip(states[0], texts, strict=True)])
+            self._model(input_ids=tokens, use_cache=False)
+        return states[0]
 
+    @torch.no_grad()
     def _logits(self, states: torch.Tensor, of_base: bool = False) -> torch.Tensor:
         """Return the logits (tokens, vocabulary) that the model makes of last hidden states.
 

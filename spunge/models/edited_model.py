@@ -1,11 +1,16 @@
 """A loaded base model whose parameters become base + λ · task vector, for one factor λ after another."""
 
 import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import torch
 
+from spunge.core.errors import InputError
 from spunge.models import base_model
 from spunge.models.task_vector import BaseModel, TaskVector, TensorFolder
+
+KEPT = 2**28  # numbers that the layers below the edit made, of all inputs together: 1 GiB in fp32
 
 
 class EditedModel:
@@ -20,6 +25,8 @@ class EditedModel:
         self.model, self._base, self._is_edited = model, base, False
         self._task_vector = base_model.ByParameter(task_vector, model, base)
         self._dtypes = {name: one.dtype for name, one in model.named_parameters(remove_duplicate=False)}
+        self._unchanged = _layers_below(model, self._task_vector)
+        self._is_checked, self._room = False, KEPT
 
     def set_scale(self, scale: float) -> float:
         """Set the factor λ, and return the share of the edit's norm that the weights hold."""
@@ -41,3 +48,65 @@ class EditedModel:
         """The name under which the base's files have a parameter, by its id: of tied ones they may have one alone."""
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         return {id(parameters[name]): name for name in self._stored if name in parameters}
+
+    @torch.no_grad()
+    def run(self, forward: Callable[[], torch.Tensor], kept: list) -> torch.Tensor:
+        """Return `forward()`, which runs the model on one input and returns a tensor, for less work at each further λ.
+
+        The layers below the first changed one give the same at each λ: `kept`, empty at first and this input's own,
+        takes up their output while there is room. The first time that they are left out it is checked that this changes
+        nothing; it does where a layer reads more than the output of the one before, and then they are run.
+        """
+        if not kept or not self._unchanged:
+            below = self._unchanged[-1:]
+            hooks = [layer.register_forward_hook(lambda *passed: self._keep(passed[-1], kept)) for layer in below]
+            try:
+                return forward()
+            finally:
+                for hook in hooks:
+                    hook.remove()
+        reused = None
+        missing = (
+            AttributeError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        )  # what is left out, wherever it is read
+        with suppress(*missing), _giving(kept[0], self._unchanged):
+            reused = forward()
+        if self._is_checked and reused is not None:
+            return reused
+        self._is_checked, whole = True, forward()
+        if reused is None or not torch.equal(reused, whole):
+            self._unchanged = []
+        return whole
+
+    def _keep(self, output: torch.Tensor | tuple, kept: list) -> None:
+        size = (output if isinstance(output, torch.Tensor) else output[0]).numel()
+        if size <= self._room:
+            self._room -= size
+            kept.append(output)
+
+
+def _layers_below(model: torch.nn.Module, changed: Iterable[str]) -> Sequence[torch.nn.Module]:
+    """Return the decoder layers below the first that has changed parameters; none where others change, too."""
+    try:
+        name, layers = base_model.decoder_layers(model)
+    except InputError:
+        return []
+    places = [parameter.removeprefix(f"{name}.").partition(".")[0] for parameter in changed]
+    return layers[: min(map(int, places), default=0)] if all(place.isdecimal() for place in places) else []
+
+
+@contextmanager
+def _giving(output: torch.Tensor | tuple, layers: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """Let layers return `output` whatever they are given."""
+    forwards = [layer.forward for layer in layers]
+    for layer in layers:
+        layer.forward = lambda *_, **__: output
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, forwards, strict=True):
+            layer.forward = forward

@@ -1,6 +1,7 @@
 """λ solved for a damage budget: against plain computations on a whole model, and curves that are known."""
 
 import math
+import re
 
 import families
 import pandas as pd
@@ -50,7 +51,7 @@ def edited(base, vector, dtype=torch.float32):
 
 def measured(model, tokenizer, batch_size=2):
     model.set_scale(0)
-    return budget.Damage(model.model, tokenizer, TEXTS, batch_size, 40)
+    return budget.Damage(model.model, tokenizer, TEXTS, batch_size, 40, model)
 
 
 @torch.no_grad()
@@ -227,6 +228,46 @@ def test_any_familys_whole_model_can_be_edited_again(tmp_path, family):
         assert torch.equal(parameter, model.model.get_parameter(name)), name
     expected = plain_damage(base_model.load(base, torch.float32, "cpu"), fresh, tokenizer)
     assert damage()["kl"].tolist() == pytest.approx(expected["kl"].tolist(), rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_layers_below_the_edit_are_run_once(tmp_path, family):
+    """Whatever a family's layers are given: the damage is the same to the last digit."""
+    base = families.FAMILIES[family].build(tmp_path)
+    shapes, generator = task_vector.TensorFolder(base.folder).shapes, torch.Generator().manual_seed(0)
+    layer = {name: int(number[1]) for name in shapes if (number := re.search(r"\.(\d+)\.", name))}
+    of_last = {name: shapes[name] for name, number in layer.items() if number == max(layer.values())}
+    edit = {name: 0.02 * torch.randn(shape, generator=generator) for name, shape in of_last.items()}
+    task_vector.write(tmp_path / "x.safetensors", of_last, edit.items(), {"base": base.identity})
+    model = edited(base, task_vector.read(tmp_path / "x.safetensors"))
+    tokenizer, runs = base_model.load_tokenizer(base), []
+    model.set_scale(0)
+    damages = [budget.Damage(model.model, tokenizer, TEXTS, 2, 40, of) for of in (model, None)]
+    first = base_model.decoder_layers(model.model)[1][0]
+    inner = next(module for module in first.modules() if not [*module.children()])
+    inner.register_forward_hook(lambda *_: runs.append(1))
+    for scale in (2.0, 0.5):
+        model.set_scale(scale)
+        runs.clear()
+        reusing, whole = (damage() for damage in damages)
+        pd.testing.assert_frame_equal(reusing, whole, rtol=0, atol=0)
+        assert whole["kl"].sum() > 0
+    batches = len(TEXTS) // 2  # of two texts; one text has no two tokens
+    # `whole` runs the layer, and each reads one token for its logits.
+    assert len(runs) == 3 * batches
+
+
+@torch.no_grad()
+def test_layers_that_read_more_than_the_layer_before_are_all_run(tiny_base, tokenizer, vector):
+    model, seen = edited(tiny_base, vector([DOWN[1]])), []
+    layers = model.model.model.layers
+    layers[0].mlp.register_forward_hook(lambda _, __, output: seen.append(output))
+    layers[2].register_forward_pre_hook(lambda _, inputs: (inputs[0] + seen[-1], *inputs[1:]))
+    model.set_scale(0)
+    damages = [budget.Damage(model.model, tokenizer, TEXTS, 2, 40, of) for of in (model, None)]
+    model.set_scale(2.0)
+    reusing, whole = (damage() for damage in damages)
+    pd.testing.assert_frame_equal(reusing, whole, rtol=0, atol=0)
 
 
 def test_another_base_models_vector_is_refused(tiny_base, tmp_path):
