@@ -18,6 +18,7 @@ from spunge.planning.known import TASKS, Facts, Table
 START = 10  # seconds for a job to begin; 4 were measured with a small model on a local disk (docs/plan.md)
 READ = 1e9  # bytes of a model a second, from disk
 CHARACTERS = 4  # of a token
+PASSES = 3  # over the calibration texts for each budget: 8 or 9 were measured for three (docs/budgets.md)
 ACTIVATIONS_BATCH = 32  # texts of which RMU's frozen activations are computed together
 GRADIENT_METHODS = ("tvn", "gradient_ascent", "gradient_difference", "npo", "simnpo")
 WHOLE_MATRICES = ("tsv",)  # merges that write the tensors of LoRA adapters too
@@ -105,14 +106,26 @@ class Estimate:
         lora = method["options"].get("trained") == "lora"
         return Cost(disk=[FP32 * parameters[1] * np.mean([not lora or kind in WHOLE_MATRICES for kind in kinds])])
 
-    def evaluate(self, evaluations: Mapping) -> Cost:
-        """Evaluations of one candidate, for which the model is read once."""
+    def evaluate(self, evaluations: Mapping, budgets: int = 0, as_trained: bool = True) -> Cost:
+        """Evaluations of one candidate, for which the model is read once, at each of so many budgets, and as trained.
+
+        λ is solved on the calibration texts. One pass over the fluency texts gives damage and fluency, and one more
+        over each table is the base model's.
+        """
         readings = {"knowledge": self._knowledge, "fluency": self._fluency, "benchmarks": self._benchmarks}
         costs = [
             readings[name](options) if name in readings else no_arithmetic(name, name)
             for name, options in evaluations.items()
         ]
         total, start = added(costs), self._seconds(0, self.weights)
+        if budgets:
+            options = evaluations.get("fluency") or {"batch_size": 8, "max_tokens": 128}  # as its Options have it
+            strengths = budgets + as_trained
+            base, texts = self._fluency(options), self._fluency(options, "calibration")
+            passes = PASSES * budgets + as_trained + 1
+            seconds = [*np.multiply(total.seconds, strengths), *base.seconds, *np.multiply(texts.seconds, passes)]
+            work = f"at {strengths} λ, {passes:.0f} passes over {texts.work}, {total.work}"
+            total = replace(total, work=work, seconds=seconds)
         return replace(total, seconds=[start, *total.seconds], memory=np.add(self.weights, total.memory))
 
     def _knowledge(self, options: Mapping) -> Cost:
@@ -120,8 +133,8 @@ class Estimate:
         texts = [[number / CHARACTERS for number in characters]]
         return self._reading(f"{shown([rows])} questions", texts, options, notes=["tokens"])
 
-    def _fluency(self, options: Mapping) -> Cost:
-        rows, length = self.tables["fluency"].rows, options["max_tokens"]
+    def _fluency(self, options: Mapping, table: str = "fluency") -> Cost:
+        rows, length = self.tables[table].rows, options["max_tokens"]
         return self._reading(f"{shown([rows])} texts", [(rows * length, length)], options)
 
     def _benchmarks(self, options: Mapping) -> Cost:

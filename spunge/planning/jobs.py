@@ -134,7 +134,9 @@ class Plan:
             yield self._kind("generate", judged, no_arithmetic("vllm"), "generate")
         elif toxicity:
             asked |= {"toxicity": toxicity}
-        yield self._kind("evaluate", judged, self.estimate.evaluate(asked), "evaluate")
+        budgets = sum(len(values) for values in grid.costs.values())
+        cost = self.estimate.evaluate(asked, budgets, grid.configuration.get("budgets", {}).get("as_trained", True))
+        yield self._kind("evaluate", judged, cost, "evaluate")
         if benchmarks := evaluations.get("benchmarks"):
             cost = self.estimate.evaluate({"benchmarks": benchmarks})
             cost = replace(cost, download=UNKNOWN * (not benchmarks["mirror"]))

@@ -142,6 +142,18 @@ def test_evaluation_adds_up():
     assert list(cost.memory) == [2 * 7_241_732_096 + 8 * 256 * (states + logits)], "the greediest alone"
 
 
+def test_budgets_are_solved_and_evaluated_at_one_by_one():
+    """Twice the texts take twice the seconds: three budgets are 9 passes over 100, and 3 evaluations; the base's, 1."""
+    tables = {"fluency": Table(200), "calibration": Table(100)}
+    options = {"fluency": {"batch_size": 8, "max_tokens": 256}}
+    start, once = estimate(tables=tables).evaluate(options).seconds
+    cost = estimate(tables=tables).evaluate(options, 3, as_trained=False)
+    assert sum(cost.seconds) == pytest.approx(start + once * (3 + 1) + once / 2 * (9 + 1))
+    assert cost.work == "at 3 λ, 10 passes over 100 texts, 200 texts"
+    with_trained = estimate(tables=tables).evaluate(options, 3, as_trained=True)
+    assert sum(with_trained.seconds) == pytest.approx(sum(cost.seconds) + once + once / 2)
+
+
 def test_what_is_known_of_an_evaluation_is_the_least():
     tables = {"fluency": Table(200)}
     both = estimate(tables=tables).evaluate({"fluency": {"batch_size": 8, "max_tokens": 256}, "own": {}})
