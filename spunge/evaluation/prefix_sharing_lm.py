@@ -12,6 +12,7 @@ spaces), or a question beyond a sliding window, which the mask doesn't tell of.
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from lm_eval.models.huggingface import HFLM
@@ -28,6 +29,8 @@ from spunge.models import base_model
 TOLERANCE = 1e-3
 ROUNDED = 2 * 16
 ROW_TOKENS = 512  # longer rows share more, but attention to what is masked costs more
+# By model, hashes of the questions with which it was found to honour the mask.
+HONOURED: WeakKeyDictionary[torch.nn.Module, set[int]] = WeakKeyDictionary()
 NO_TEXT = "\0NaN\0"  # stands for what a model wrote whose logits were not finite
 
 
@@ -105,8 +108,9 @@ def _divide_for_check(requests, groups: Sequence[list[int]]) -> tuple[list[list[
 class PrefixSharingLM(HFLM):
     """The harness's model, with log-likelihoods of many continuations of many contexts computed together.
 
-    Whether the model honours the mask is checked with every call: on a full row of contexts, the shortest and the
-    longest, against the harness's own way; where it doesn't, that way is taken for everything. `cut` has the contexts
+    Whether a model honours the mask is checked whenever it is asked other questions than before: on a full row of
+    contexts, the shortest and the longest, against the harness's own way; where it doesn't, that way is taken for
+    everything. Its weights may change meanwhile: what it makes of a mask doesn't. `cut` has the contexts
     whose start was left out because they are longer than the model's context.
     """
 
@@ -190,6 +194,9 @@ class PrefixSharingLM(HFLM):
             self._mask_honoured = False
             say(f"questions are asked choice by choice, since the model takes no mask: {type(error).__name__}")
             return None
+        checked = hash(tuple((*context, -1, *asked) for _, context, asked in requests))
+        if checked in (honoured := HONOURED.setdefault(self.model, set())):
+            return scores
         # The last choice of each context is enough, because it stands behind all others.
         asked = [requests[numbers[-1]] for numbers in groups]
         ends = torch.tensor([len(numbers) for numbers in groups]).cumsum(dim=0) - 1
@@ -199,6 +206,7 @@ class PrefixSharingLM(HFLM):
                 self._mask_honoured = False
                 say("questions are asked choice by choice, since asked together they have other likelihoods")
                 return None
+        honoured.add(checked)
         return scores
 
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:

@@ -110,6 +110,17 @@ def test_a_small_difference_is_seen(tokenizer, tiny_base, capfd):
     assert "choice by choice" in capfd.readouterr().err
 
 
+def test_a_model_is_checked_once_for_the_same_questions_whatever_its_weights(tokenizer, tiny_base, monkeypatch):
+    model, plain = base_model.load(tiny_base, torch.float32, "cpu"), []
+    own_way = PrefixSharingLM._plainly
+    monkeypatch.setattr(PrefixSharingLM, "_plainly", lambda *given: plain.append(len(given[1])) or own_way(*given))
+    for pairs, checks in ((PAIRS, 1), (PAIRS, 1), (PAIRS[:40], 2), (PAIRS, 2)):
+        model.model.norm.weight.data *= 1.1
+        found = asked(PrefixSharingLM(model, tokenizer, 8), pairs)
+        assert found == pytest.approx(asked(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8), pairs), abs=1e-4)
+        assert len(plain) == checks
+
+
 def test_questions_beyond_the_context_are_cut_as_lm_eval_does_and_told(tokenizer, tiny_base):
     model = base_model.load(tiny_base, torch.float32, "cpu")
     model.config.max_position_embeddings = 20
