@@ -508,7 +508,7 @@ def test_figure_shows_neighbours_and_what_changed_most():
     assert [attribute for _, attribute in others[1]] == FAR[: -figure.MOST_CHANGED - 1 : -1]
     said = [text.get_text() for text in figure.draw(table).findobj(lambda one: hasattr(one, "get_text"))]
     assert "bio (wmdp_bio)  64" in said and "college biology  55" in said
-    assert "joint" in said and "attribute split (SPUNGE)" in said
+    assert "joint (all at once)" in said and "attribute split (SPUNGE)" in said
     assert "mmlu: next to what is forgotten" in said
 
 

@@ -109,7 +109,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         if broken_paths:
             order.append(style.BROKEN)
             legend[style.BROKEN] = style.cross()
-        columns = len(order) if across > 1 or not broken_paths else 2
+        columns = 2 if across == 1 and len(order) > 3 else 3 if len(order) > 4 else len(order)
         style.legend_below(figure, {name: legend[name] for name in order}, ncols=columns)
     return figure
 
