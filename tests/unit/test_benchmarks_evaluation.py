@@ -356,6 +356,7 @@ def test_means_over_what_is_kept_leave_subtasks_out(scored, stem):
 def config():
     config = yaml.safe_load((PROJECT / "config.yaml").read_text())
     config["data"]["forget"] = ["bio", "cyber"]
+    del config["tuning"], config["methods"]["rmu"]["tune"]
     config["evaluations"] = {
         "fluency": {},
         "benchmarks": {"tasks": ["wmdp_bio", "wmdp_cyber", "mmlu"], "forget": FORGET},

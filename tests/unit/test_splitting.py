@@ -91,7 +91,9 @@ def test_grouped_shards_are_disjoint_complete_and_of_the_same_sizes_in_both_spli
 
 def test_unknown_split_and_part():
     frame = table({"a": 2})
-    with pytest.raises(InputError, match="split 'halves' is unknown; the known ones are joint, attribute, random"):
+    with pytest.raises(
+        InputError, match="split 'halves' is unknown; the known ones are joint, balanced, sequential, attribute, random"
+    ):
         shard(frame, ["a"], "halves", "all", 0)
     with pytest.raises(InputError, match="split random has no shard 'part2'; it has part1"):
         shard(frame, ["a"], "random", "part2", 0)

@@ -46,8 +46,8 @@ def test_plans_a_whole_run_from_nothing(empty, project, experiment):
         assert "Discover the attributes to forget" in jobs, "the shards are known when it has run"
         assert planned_jobs(empty, project / experiment).startswith("≥")
         return
-    unlearned = {
-        "joint": ["all"],
+    undivided = ("joint", "balanced", "sequential")
+    unlearned = dict.fromkeys(undivided, ("all",)) | {
         "attribute": slugs.slugs(forget).values(),
         "random": [f"part{i + 1}" for i in range(len(forget))],
     }
@@ -55,9 +55,9 @@ def test_plans_a_whole_run_from_nothing(empty, project, experiment):
         section = config["methods"][method]
         assert f"Evaluate {method}/joint/seed{seed}" in jobs
         for part in unlearned[split]:
-            job = f"Unlearn {method}/{split if split == 'joint' else f'{split}/shard/{part}'}/seed{seed}"
+            job = f"Unlearn {method}/{split if split in undivided else f'{split}/shard/{part}'}/seed{seed}"
             assert (job in jobs) == ("scaled_from" not in section)
-        if split == "joint" or "scaled_from" in section:
+        if split in undivided or "scaled_from" in section:
             continue
         for merge in section.get("merges", merges):
             assert f"Merge {method}/{split}/merge/{merge}/seed{seed}" in jobs
