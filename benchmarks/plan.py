@@ -23,6 +23,8 @@ def experiment(shards: int, methods: int, merges: int, seeds: int, single: bool)
 
     made = yaml.safe_load((PROJECT / "config.yaml").read_text())
     rmu, ties = made["methods"]["rmu"], made["merges"]["ties"]
+    made["splits"] = ["joint", "attribute", "random"]
+    del made["tuning"], made["budgets"], rmu["tune"]  # they add trials, arms and tables to the grid
     made["data"]["forget"] = [f"attribute{number}" for number in range(1, shards + 1)]
     made["methods"] = {
         f"rmu{number}": {**rmu, "method": "rmu", "cache_activations": False} for number in range(methods)
