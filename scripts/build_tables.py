@@ -35,7 +35,6 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> None:
         from spunge import datasets
-        from spunge.core.errors import InputError
         from spunge.core.files import read_json, whole_file
         from spunge.datasets import tables
 
@@ -48,15 +47,10 @@ def main(argv: list[str] | None = None) -> int:
             tables.check(built, forget)
             if outputs["calibration"]:
                 built = tables.with_calibration(built)
-            for table, path in outputs.items():
-                if path and getattr(built, table) is None:
-                    raise InputError(
-                        f"data set {arguments.dataset} gives no {table} here, which "
-                        f"evaluations.{arguments.needed_by[table]} needs: leave that evaluation out, or give some in "
-                        "data.options"
-                    )
+            wanted = [table for table, path in outputs.items() if path]
+            tables.check_wanted(built, arguments.needed_by, wanted, arguments.dataset)
             # A table that no evaluation reads asks about nothing.
-            asked = dataclasses.replace(built, **{table: None for table, path in outputs.items() if not path})
+            asked = dataclasses.replace(built, **{table: None for table in outputs if table not in wanted})
             built, attributes = tables.select(asked, forget, arguments.minimum_texts, read_json(arguments.tasks))
             to_forget = [entry["attribute"] for entry in attributes]
             built = tables.hold_out(built, read_json(arguments.held_out) if arguments.held_out else [], to_forget)

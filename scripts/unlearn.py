@@ -34,24 +34,21 @@ def main(argv: list[str] | None = None) -> int:
         from spunge import methods
         from spunge.core.files import read_json, scratch_folder, whole_file
         from spunge.evaluation import descriptive_rows
-        from spunge.experiment import records, tuning
+        from spunge.experiment import tuning
         from spunge.models import base_model, task_vector
         from spunge.training import resume
 
         method = methods.load(arguments.method)
         texts = {entry["attribute"]: entry["texts"] for entry in read_json(arguments.attributes)}
-        given, split, shard = arguments.options, arguments.run["split"], arguments.forget.stem
-        if arguments.tuning:
-            options_of_arm = tuning.chosen(arguments.tuning, arguments.run["method"], split)
-            given |= records.scaled_options(options_of_arm, split, shard, texts)
-        if arguments.steps_of_shards == "proportional":
-            given = records.proportional_options(given, split, shard, texts)
+        arm, shard = (arguments.run["method"], arguments.run["split"]), arguments.forget.stem
+        chosen = arguments.tuning, arguments.steps_of_shards
+        given = tuning.options_of_run(arguments.options, arm, shard, texts, *chosen)
         options, attributes = methods.options(method, given), list(texts)
         base = task_vector.BaseModel.open(arguments.base)
         identity = resume.identity(
             {
                 "options": dataclasses.asdict(options),
-                "run": {key: arguments.run[key] for key in ("seed", "split")} | {"shard": arguments.forget.stem},
+                "run": {key: arguments.run[key] for key in ("seed", "split")} | {"shard": shard},
                 "attributes": attributes,
                 "steps_of_shards": arguments.steps_of_shards,
                 "device": base_model.device(),

@@ -25,7 +25,7 @@ import random
 import traceback
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 
@@ -349,6 +349,16 @@ def check_leakage(tables: Tables) -> None:
             raise InputError(
                 f"table prompts: row {prompt + 1} holds a text of table forget (row {text + 1}); what is measured must "
                 "not be trained on, so reword or remove one of the two"
+            )
+
+
+def check_wanted(tables: Tables, needed_by: Mapping[str, str], wanted: Collection[str], source: str) -> None:
+    """Raise InputError for a table that is wanted, by the evaluation that needs it, and that the data set lacks."""
+    for table in wanted:
+        if getattr(tables, table) is None:
+            raise InputError(
+                f"data set {source} gives no {table} here, which evaluations.{needed_by[table]} needs: leave that "
+                "evaluation out, or give some in data.options"
             )
 
 

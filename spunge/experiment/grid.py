@@ -175,10 +175,6 @@ class Grid:
         combinations = itertools.product(*lists.values()) if lists else ()
         return {str(number): dict(zip(lists, values, strict=True)) for number, values in enumerate(combinations)}
 
-    def is_tuned(self, method: str) -> bool:
-        """Tell whether options are chosen for each arm of a method."""
-        return bool(self.trials(method))
-
     def trial_runs(self) -> list[Run]:
         """Return the runs that tuning needs: trials × splits × its seeds × shards; none where it was done before."""
         if not self.tuning or self.tuning["file"]:

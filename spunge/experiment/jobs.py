@@ -104,7 +104,7 @@ class Jobs:
     def tuning(self, wildcards: SimpleNamespace) -> object:
         """Return the table of a tuned method's choices for its arms; none for a trial, or where nothing is tuned."""
         run = Run.parse(wildcards.run)
-        return [] if run.trial or not self.grid.is_tuned(run.method) else self.tuning_table
+        return [] if run.trial or not self.grid.trials(run.method) else self.tuning_table
 
     @property
     def tuning_table(self) -> object:

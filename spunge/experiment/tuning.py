@@ -13,6 +13,7 @@ import pandas as pd
 
 from spunge.core.errors import InputError
 from spunge.core.tidy import FORGET_MEAN
+from spunge.experiment import records
 
 ARM = ["method", "split"]
 COLUMNS = [*ARM, "trial", "options", "seeds", "steps", "budget", "scale", "metric", "value", "chosen"]
@@ -82,3 +83,24 @@ def chosen(path: str | os.PathLike, method: str, split: str) -> dict[str, object
             "it is tuned again"
         )
     return json.loads(rows["options"].iloc[0])
+
+
+def options_of_run(
+    options: Mapping[str, object],
+    arm: tuple[str, str],
+    shard: str,
+    texts: Mapping[str, int],
+    table: str | os.PathLike | None = None,
+    steps_of_shards: str = "equal",
+) -> dict[str, object]:
+    """Return the options of a run: the configured ones, those that tuning chose for its arm, its share of the steps.
+
+    `arm` is its method and split; `texts`: how many texts each attribute to forget has, in their order. `table` is
+    that of `choose`; None where nothing was tuned. Raises InputError as `chosen` does.
+    """
+    _, split = arm
+    if table:
+        options = {**options, **records.scaled_options(chosen(table, *arm), split, shard, texts)}
+    if steps_of_shards == "proportional":
+        options = records.proportional_options(options, split, shard, texts)
+    return dict(options)
