@@ -10,6 +10,37 @@ STRENGTHS = f"{RESULTS}/evaluations/{{candidate}}/strengths.json" if GRID.costs 
 ruleorder: evaluate > generate
 
 
+rule base_states:
+    input:
+        script=source_file(SCRIPTS / "base_states.py"),
+        library=library("base_states.py"),
+        base=JOBS.model,
+        damaged=[CALIBRATION, FLUENCY],
+    output:
+        f"{RESULTS}/evaluations/base/states.safetensors",
+    log:
+        f"{LOGS}/base_states.log",
+    benchmark:
+        f"{BENCHMARKS}/base_states.tsv"
+    conda:
+        ENVS / "evaluate.yaml"
+    resources:
+        gpu=1,
+        gpu_mem_mb=GPU_MEMORY,
+        mem_mb=growing(MEMORY),
+        runtime=growing(60),
+    params:
+        reading=json.dumps(config["evaluations"].get("fluency", {})),
+        dtype=DTYPE,
+    message:
+        "Compute what the base model makes of the texts that budgets are measured on"
+    shell:
+        on_gpus(
+            "--base {input.base:q} --dtype {params.dtype} --reading {params.reading:q}"
+            " --damaged {input.damaged:q} --output {output:q}"
+        )
+
+
 # All evaluations of a candidate in one job: to start the libraries and to load the model takes as long as a short one.
 rule evaluate:
     input:
@@ -22,6 +53,7 @@ rule evaluate:
         data=JOBS.asked,
         prompts=JOBS.prompts if TOXICITY and not VLLM else [],
         damaged=[CALIBRATION, FLUENCY] if GRID.costs else [],
+        base_states=rules.base_states.output if GRID.shares_base_states else [],
         attributes=ATTRIBUTES,
     output:
         scores=[f"{RESULTS}/evaluations/{{candidate}}/{name}.parquet" for name in GRID.of_a_model],
@@ -57,7 +89,8 @@ rule evaluate:
             " --scale={params.scale} --data {input.data:q} --attributes {input.attributes:q}"
             " --scores {output.scores:q} --rows {output.rows:q} --generation {params.generation:q}"
             " --prompts {input.prompts:q} --continuations {output.continuations:q}"
-            " --budgets {params.budgets:q} --damaged {input.damaged:q} --damage {output.damage:q}"
+            " --budgets {params.budgets:q} --damaged {input.damaged:q}"
+            " --base-states {input.base_states:q} --damage {output.damage:q}"
             " --strengths {output.strengths:q} --unfinished {params.unfinished:q} --save-every $SPUNGE_SAVE_EVERY"
         )
 

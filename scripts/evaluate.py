@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--continuations", nargs="?", help="what the model makes of them, Parquet")
     parser.add_argument("--budgets", type=json.loads, default={}, help="damage at which to evaluate, JSON, if any")
     parser.add_argument("--damaged", default=[], nargs="*", help="texts that set λ, and that measure damage, Parquet")
+    parser.add_argument("--base-states", nargs="?", help="what the base model makes of these, safetensors, if known")
     parser.add_argument("--damage", default=[], nargs="*", help="scores of the damage, and its rows")
     parser.add_argument("--strengths", nargs="?", help="λ by budget, JSON, null where none reaches it")
     parser.add_argument("--unfinished", help="folder that keeps what was done so far, if anything shall")
@@ -48,7 +49,9 @@ def main(argv: list[str] | None = None) -> int:
             if arguments.budgets:
                 reading = arguments.evaluations.get("fluency", {})
                 of_budgets = (arguments.damaged, reading, arguments.budgets, arguments.scale, kept.nested("strengths"))
-                measures["budget"], strengths = candidate.at_budgets(model, edited, tokenizer, *of_budgets)
+                measures["budget"], strengths = candidate.at_budgets(
+                    model, edited, tokenizer, *of_budgets, arguments.base_states
+                )
             tables, realised = candidate.measured(edited, strengths, measures, kept)
             described = [] if realised is None else [descriptive_rows.edit(arguments.candidate, realised)]
             for name, *paths in zip(arguments.evaluations, arguments.scores, arguments.rows, strict=True):

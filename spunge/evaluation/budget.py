@@ -89,21 +89,28 @@ def measure(
     section: Mapping,
     configured: float,
     checkpoint: Checkpoint,
+    base_states: Mapping[str, torch.Tensor],
 ) -> tuple["Damage", dict[str, Strength]]:
     """Return the Damage to the fluency texts, and the Strength of each budget by its label, as an earlier job kept it.
 
-    `texts` are those of the tables calibration and fluency, and `reading` how they are read. `section` is that of the
-    configuration, `configured` its factor λ: of its sign are all, and where wanted it stands first, under an empty
-    label. The base model, whose `edited` is None, stands under that label alone.
+    `texts` are those of the tables calibration and fluency, `reading` how they are read, and `base_states` what
+    `Damage` takes of each, if anything. `section` is that of the configuration, `configured` its factor λ: of its sign
+    are all, and where wanted it stands first, under an empty label. The base model, whose `edited` is None, stands
+    under that label alone.
     """
     if edited is not None:
         edited.set_scale(0)
-    held_out = Damage(model, tokenizer, texts["fluency"], **reading, edited=edited)
+
+    def of_table(table: str) -> Damage:
+        states = base_states.get(table)
+        return Damage(model, tokenizer, texts[table], **reading, edited=edited, base_states=states)
+
+    held_out = of_table("fluency")
     if edited is None:
         return held_out, AS_IT_IS
     if (kept := checkpoint.kept()) is not None:
         return held_out, {label: Strength(*strength) for label, strength in kept.facts.items()}
-    calibration = Damage(model, tokenizer, texts["calibration"], **reading, edited=edited)
+    calibration = of_table("calibration")
 
     def damage_at(scale: float) -> pd.DataFrame:
         edited.set_scale(math.copysign(scale, configured))
@@ -186,7 +193,8 @@ class Damage:
     """What a model does to texts, compared with what the base model did.
 
     Of the base model its last hidden states are kept, and its output embedding where the edit changes that; its
-    log-probabilities, too, while there is room.
+    log-probabilities, too, while there is room. `base_states` are the states, as another Damage to the same texts had
+    them; without them the model is the base when this is made.
     """
 
     def __init__(
@@ -197,6 +205,7 @@ class Damage:
         batch_size: int,
         max_tokens: int,
         edited: EditedModel | None = None,
+        base_states: torch.Tensor | None = None,
     ):
         tokens = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
         base_model.check_tokens(
@@ -215,7 +224,11 @@ class Damage:
         self._base_head = {name: parameter.data for name, parameter in self._head.named_parameters()}
         self._edited = edited
         self._kept_below: list[list] = [[] for _ in self._batches]  # by edited.run
-        self._base_states = [self._states(number) for number in range(len(self._batches))]
+        if base_states is None:
+            self._base_states = [self._states(number) for number in range(len(self._batches))]
+        else:
+            lengths = [sum(len(text) - 1 for text in texts_of_batch) for _, texts_of_batch in self._batches]
+            self._base_states = base_states.to(model.device).split(lengths)
         self._base_kept: dict[tuple[int, int], torch.Tensor] = {}
 
     @torch.no_grad()
@@ -245,6 +258,11 @@ class Damage:
         sums = pd.concat(tables).reindex(pd.RangeIndex(self._number, name="subject"), fill_value=0)
         sums["loss"] = sums["loss"].where(np.isfinite(sums["loss"]))
         return sums.reset_index().astype({"subject": str}).assign(attribute="")
+
+    @property
+    def base_states(self) -> torch.Tensor:
+        """The base model's last hidden states (tokens, hidden) that predict the texts' tokens, batch by batch."""
+        return torch.cat(tuple(self._base_states))
 
     def _base_log_probabilities(self, number: int, at: int, chunk: int) -> torch.Tensor:
         """Return those of the tokens of a batch from the one `at` on, in fp32, and keep what there is room for."""

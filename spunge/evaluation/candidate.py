@@ -2,11 +2,13 @@
 
 import dataclasses
 import importlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import pandas as pd
 import torch
+from safetensors.torch import load_file, save_file
 
 from spunge.datasets import tables
 from spunge.evaluation import budget, cli, fluency, generation
@@ -57,15 +59,35 @@ def at_budgets(
     section: Mapping,
     configured: float,
     checkpoint: Checkpoint,
+    base_states: str | None = None,
 ) -> tuple[Measure, dict[str, budget.Strength]]:
     """Return the measure of the damage, and the λ of each budget, as `budget.measure` does.
 
-    `paths` are those of the tables calibration and fluency, `reading` the options of the evaluation fluency.
+    `paths` are those of the tables calibration and fluency, `reading` the options of the evaluation fluency, and
+    `base_states` the file that `write_base_states` made of the same.
     """
-    texts = {table: tables.read(table, path)["text"] for table, path in zip(budget.TEXTS, paths, strict=True)}
-    options = dataclasses.asdict(make("evaluations.fluency", fluency.Options, reading))
-    damage, strengths = budget.measure(model, edited, tokenizer, texts, options, section, configured, checkpoint)
+    texts, options = _read_texts(paths, reading)
+    states = load_file(base_states) if base_states else {}
+    damage, strengths = budget.measure(
+        model, edited, tokenizer, texts, options, section, configured, checkpoint, states
+    )
     return partial(cli.scores_once, name="budget", score=damage), strengths
+
+
+def write_base_states(
+    model: torch.nn.Module, tokenizer, paths: Sequence[str], reading: Mapping, output: str | os.PathLike
+) -> None:
+    """Write the base model's last hidden states of the tables that `at_budgets` reads, by the table's name."""
+    texts, options = _read_texts(paths, reading)
+    states = {
+        table: budget.Damage(model, tokenizer, of_table, **options).base_states for table, of_table in texts.items()
+    }
+    save_file(states, output)
+
+
+def _read_texts(paths: Sequence[str], reading: Mapping) -> tuple[dict[str, pd.Series], dict[str, int]]:
+    texts = {table: tables.read(table, path)["text"] for table, path in zip(budget.TEXTS, paths, strict=True)}
+    return texts, dataclasses.asdict(make("evaluations.fluency", fluency.Options, reading))
 
 
 def measured(

@@ -64,6 +64,8 @@ class Grid:
         # The budgets of each cost; what every candidate is evaluated at, and the damage it does there.
         self.costs = {cost: configured["budgets"][cost] for cost in COSTS if cost in configured.get("budgets", {})}
         self.evaluation_names += ["budget"] if self.costs else []
+        # In half precision rounding differs with the layers that are edited, so each candidate has states of its own.
+        self.shares_base_states = bool(self.costs) and configured["model"]["dtype"] == "float32"
         self.tuning = configured.get("tuning", {})
         # Attacks on unlearning, in jobs of their own, on some of the candidates: which evaluations, by rule.
         self.attacks = configuration.durability_evaluations(self.durability, configured["data"]["forget"])

@@ -137,6 +137,8 @@ class Plan:
         budgets = sum(len(values) for values in grid.costs.values())
         cost = self.estimate.evaluate(asked, budgets, grid.configuration.get("budgets", {}).get("as_trained", True))
         yield self._kind("evaluate", judged, cost, "evaluate")
+        if grid.shares_base_states:
+            yield self._kind("evaluate, base_states", 1, no_arithmetic("base_states"), "base_states")
         if benchmarks := evaluations.get("benchmarks"):
             cost = self.estimate.evaluate({"benchmarks": benchmarks})
             cost = replace(cost, download=UNKNOWN * (not benchmarks["mirror"]))

@@ -86,6 +86,15 @@ def test_damage_equals_a_plain_computation_text_by_text(tiny_base, tokenizer, ve
     assert damage()["kl"].abs().max() < 1e-6
 
 
+def test_base_states_of_another_damage_to_the_same_texts_give_the_same(tiny_base, tokenizer, vector):
+    model = edited(tiny_base, vector())
+    of_base = measured(model, tokenizer)
+    model.set_scale(1.5)
+    given = budget.Damage(model.model, tokenizer, TEXTS, 2, 40, model, of_base.base_states)
+    assert of_base.base_states.shape == (of_base()["tokens"].sum(), model.model.config.hidden_size)
+    pd.testing.assert_frame_equal(given(), of_base(), rtol=0, atol=0)
+
+
 @torch.no_grad()
 def test_damage_of_capped_logits_is_that_of_the_models_own(tmp_path):
     """Gemma 2 caps its logits, so they are no product of states and output layer."""

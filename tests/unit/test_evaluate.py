@@ -129,6 +129,22 @@ def test_every_evaluation_is_made_at_each_budget(quick_python, tiny_base, folder
     assert (rows["knowledge"]["metric"] == "realised_share").sum() == 1
 
 
+def test_the_base_models_states_computed_once_for_all_candidates_change_nothing(
+    quick_python, tiny_base, folder, tmp_path
+):
+    states, section = tmp_path / "states.safetensors", {"kl": [0.05], "as_trained": False, "most": 4.0}
+    command = [quick_python, PROJECT / "scripts" / "base_states.py", "--dtype=float32", f"--base={tiny_base.folder}"]
+    command += [f"--reading={json.dumps(EVALUATIONS['fluency'])}", f"--output={states}"]
+    command += ["--damaged", folder / "news.parquet", folder / "fluency.parquet"]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(PROJECT)}, check=True, capture_output=True)
+    alone = at_budgets(quick_python, tiny_base, folder, tmp_path / "alone", 0.1, section)
+    shared = at_budgets(quick_python, tiny_base, folder, tmp_path / "shared", 0.1, section, f"--base-states={states}")
+    assert shared[2] == alone[2]
+    for tables_shared, tables_alone in zip(shared[:2], alone[:2], strict=True):
+        for name, table in tables_alone.items():
+            pd.testing.assert_frame_equal(tables_shared[name], table, rtol=0, atol=0)
+
+
 def test_the_base_model_is_the_same_at_every_budget(quick_python, tiny_base, folder, tmp_path):
     section = {"kl": [0.05], "as_trained": False, "most": 4.0}
     scores, rows, _, _ = at_budgets(quick_python, tiny_base, folder, tmp_path / "base", None, section)
