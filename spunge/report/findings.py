@@ -3,6 +3,7 @@
 import base64
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jinja2
 import pandas
@@ -64,29 +65,40 @@ MOST_NAMED = 4  # attributes whose visits are told one by one
 ANSWER_PLACES = ("commonest_answer_place", "commonest_answer_place_rephrased")
 
 
-def answers(evaluations: pandas.DataFrame) -> list[str]:
-    """Return the answer in plain sentences, one text per method and merge, by the first comparison that has it."""
+class Answer(NamedTuple):
+    """What is found about one attribute split, as text: `against` says of each rival how the split did beside it."""
+
+    begins: str
+    against: Sequence[str]
+    ends: str
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, [self.begins, " It ".join(self.against), self.ends]))
+
+
+def answers(evaluations: pandas.DataFrame) -> list[Answer]:
+    """Return the answers, one per method and merge, by the first comparison that has it."""
     compared = comparisons(evaluations)
     return _answers(compared, judge(compared.values()))
 
 
-def _answers(compared: Mapping[str, Comparison], judged: pandas.DataFrame) -> list[str]:
-    texts, answered = [], set()
+def _answers(compared: Mapping[str, Comparison], judged: pandas.DataFrame) -> list[Answer]:
+    found, answered = [], set()
     for comparison in compared.values():
         if comparison.is_at_one_budget:
             continue  # its numbers stand beside the mean over all budgets
         splits = comparison.attribute_splits()
         for candidate in splits:
             if (comparison.families.get(candidate.method, (candidate.method,))[0], candidate.merge) not in answered:
-                texts.append(sentence("answer", _answer(compared, judged, candidate, comparison)))
+                found.append(_answer(compared, judged, candidate, comparison))
         answered |= {(candidate.method, candidate.merge) for candidate in splits}
-    return texts
+    return found
 
 
 def _answer(
     compared: Mapping[str, Comparison], judged: pandas.DataFrame, candidate: Candidate, comparison: Comparison
-) -> dict:
-    """Return the facts of an attribute split: why it is broken, or how its rivals did, what went and what it cost."""
+) -> Answer:
+    """Return the answer of an attribute split: why it is broken, or how its rivals did, what went and what it cost."""
     outcome = comparison.outcome
     toxicity = outcome.metric.startswith(TOXIC_SHARE)
     facts = {
@@ -99,14 +111,12 @@ def _answer(
         "equal_compute": comparison.equal_compute(candidate.method),
         "measure": "toxic share" if toxicity else outcome.name,
         "broken": comparison.broken.get(candidate.path, ""),
-        "rivals": [],
         "accuracy": None,
         "toxicity": None,
         "capability": None,
     }
     if facts["broken"]:
-        return facts
-    facts["rivals"] = [_rival_facts(compared, judged, candidate, comparison, rival) for rival in comparison.rivals]
+        return Answer(sentence("answer_begins", facts), [], "")
     facts["shown"] = verdict(comparison.difference(candidate, outcome, "base"), outcome.better) == BETTER
     base = base_model(comparison.candidates("toxicity" if toxicity else None))
     if toxicity:
@@ -125,7 +135,9 @@ def _answer(
             aim: [_percent(estimate(accuracy, model, mean).value) for model in (base, candidate)]
             for aim, mean in (("forget", FORGET_MEAN), ("retain", RETAIN_MEAN))
         }
-    return facts
+    rivals = [_rival_facts(compared, judged, candidate, comparison, rival) for rival in comparison.rivals]
+    against = [sentence("answer_against", rival | {"measure": facts["measure"]}) + "." for rival in rivals]
+    return Answer(sentence("answer_begins", facts), against, sentence("answer_ends", facts))
 
 
 def _rival_facts(
@@ -257,6 +269,7 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         attacks_sum_up=sum_up(lasts),
         attacked_at=budgets_in_words(budgets(evaluations[evaluations["evaluation"] == BEFORE])),
         shards=by_shards,
+        single_shards=any(candidate.kind == "attribute_shard" for candidate in candidates(evaluations)),
         comparisons=int((judged["verdict"] != NOT_MEASURED).sum()) + 2 * (len(lasts) + len(by_shards)),
         seeds=max((len(seeds(shown, candidate)) for candidate in compared), default=0),
         figure=base64.b64encode(figure_png).decode("ascii"),

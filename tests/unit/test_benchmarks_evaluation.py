@@ -488,7 +488,7 @@ def test_tables_and_figures_show_tasks_and_no_subtasks(tmp_path):
     assert numbers.loc["base", "accuracy: bio"] == 0.64
     assert numbers.loc["rmu/attribute/merge/ties", "accuracy: bio"] == pytest.approx(0.44)
     assert not [column for column in numbers if "mmlu" in column]
-    [text] = findings.answers(table)
+    [text] = map(str, findings.answers(table))
     assert "is a weaker edit than unlearning everything at once, neither better nor worse (forget mean" in text
     page = findings.page(table, (PROJECT / "report" / "findings.html").read_text(), b"")
     assert "<td>hellaswag</td>" in page and "mmlu_virology" not in page and "published tasks" in page

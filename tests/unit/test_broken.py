@@ -114,7 +114,7 @@ def test_weights_times_nothing_are_never_better():
     toxic = verdicts[verdicts["measure"] == "toxic share by the words"]
     assert len(toxic) == 2 and (toxic["high"] < -0.15).all()
     assert set(verdicts["verdict"]) == {"broken"}
-    (answer,) = findings.answers(table)
+    (answer,) = map(str, findings.answers(table))
     assert "broke the model (perplexity 49152, 1229 times the base model's)" in answer
     assert "better" not in answer
     assert "broken: perplexity 49152" in summary.markdown(table)
@@ -128,7 +128,7 @@ def test_weights_times_nothing_are_no_rival():
     verdicts = comparisons.verdicts(table)
     assert set(verdicts.loc[verdicts["rival"] == "joint", "verdict"]) == {"the rival is broken"}
     assert not set(verdicts.loc[verdicts["rival"] == "random", "verdict"]) & {"broken", "the rival is broken"}
-    (answer,) = findings.answers(table)
+    (answer,) = map(str, findings.answers(table))
     assert "has no rival in unlearning everything at once, which broke the model (perplexity 49152" in answer
 
 
@@ -146,7 +146,7 @@ def test_a_broken_model_is_neither_better_nor_a_rival_in_what_it_knows(path, los
     candidate = next(one for one in candidates(table) if one.path == path)
     assert broken(table, candidate)
     verdicts = comparisons.verdicts(table).set_index("rival")["verdict"]
-    (answer,) = findings.answers(table)
+    (answer,) = map(str, findings.answers(table))
     if path == "rmu/joint":
         assert set(verdicts["joint"]) == {"the rival is broken"}
         assert not set(verdicts["random"]) & {"the rival is broken", "broken"}

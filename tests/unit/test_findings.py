@@ -1,3 +1,4 @@
+import html
 import math
 import re
 from html.parser import HTMLParser
@@ -119,7 +120,7 @@ def test_the_answer_as_trained_tells_a_stronger_edit_from_a_better_one():
     table = with_difference(table, "joint", "retain mean", -0.1, -0.15, -0.02)
     table = with_difference(table, "random", "forget mean", -0.1, -0.2, -0.02)
     table = with_difference(table, "random", "retain mean", 0.1, 0.02, 0.2)
-    (answer,) = findings.answers(table)
+    (answer,) = map(str, findings.answers(table))
     assert "as trained and at equal compute" in answer
     assert (
         "is a stronger edit than unlearning everything at once, neither better nor worse (forget mean accuracy "
@@ -150,7 +151,7 @@ def test_at_equal_damage_the_mean_over_the_budgets_decides():
     assert at_each == pytest.approx([0.09, 0.08, 0.07], abs=1e-3) or at_each == pytest.approx(
         [0.041, 0.031, 0.021], abs=1e-3
     )
-    (answer,) = findings.answers(table)
+    (answer,) = map(str, findings.answers(table))
     assert answer.startswith(
         "With RMU, merged with TIES, at equal damage (KL of 0.01, 0.03 and 0.1 per token; the mean over all) and at "
         "equal compute, splitting by the attribute did worse than unlearning everything at once (forget mean accuracy "
@@ -192,7 +193,7 @@ def test_a_budget_that_was_not_reached_is_told():
 
 
 def test_an_answer_without_forgetting_says_so():
-    (answer,) = findings.answers(with_difference(example(), "base", "forget mean", -0.02, -0.06, 0.02))
+    (answer,) = map(str, findings.answers(with_difference(example(), "base", "forget mean", -0.02, -0.06, 0.02)))
     assert answer.endswith("That it forgot anything at all is not shown.")
 
 
@@ -200,7 +201,7 @@ def test_a_rival_that_was_not_run_is_said_to_be_missing():
     table = example().query("split != 'random'")
     table = table[~table["metric"].str.endswith("_minus_random")]
     assert set(comparisons.verdicts(table).query("rival == 'random'")["verdict"]) == {"not measured"}
-    assert "was not compared with a random split" in findings.answers(table)[0]
+    assert "was not compared with a random split" in str(findings.answers(table)[0])
     assert "3 comparisons are shown" in page(table)
 
 
@@ -224,17 +225,16 @@ def test_every_split_that_was_run_is_a_rival_with_a_sentence():
     assert list(decided["rival"]) == ["joint", "balanced", "sequential", "random"]
     assert list(decided["p"]) == pytest.approx([0.004, 0.04, 0.03, 0.5]), "by Holm: 4, 2, 3 and 1 times the given ones"
     (answer,) = findings.answers(table)
-    for rival in (
-        "everything at once (",
-        "with every attribute in each batch (",
-        "one after another (",
-        "same sizes (",
-    ):
-        assert rival in answer
+    named = ("everything at once (", "with every attribute in each batch (", "one after another (", "same sizes (")
+    for rival, against in zip(named, answer.against, strict=True):
+        assert rival in against
     text = page(table)
     assert_well_formed(text)
+    assert all(f"<li>{against}</li>" in html.unescape(text) for against in answer.against)
     assert "<dt>Balanced</dt>" in text and "<dt>Sequential</dt>" in text
     assert "<dt>Balanced</dt>" not in page(example())
+    alone = table["candidate"].str.contains("/shard/")
+    assert "<dt>Only one attribute</dt>" in text and "<dt>Only one attribute</dt>" not in page(table[~alone])
 
 
 def with_visits(table, counts):
@@ -360,9 +360,8 @@ def test_toxicity_as_trained_is_told_without_a_verdict():
 def test_a_single_factor_is_answered_as_trained_with_the_perplexity_beside():
     def answer(perplexity):
         table = changed(toxic(), "rmu/attribute/merge/ties", "toxicity", f"{SHARE}_minus_random", (-0.03, -0.05, -0.01))
-        return findings.answers(
-            changed(table, "rmu/attribute/merge/ties", "fluency", "perplexity_minus_random", perplexity)
-        )[2]
+        table = changed(table, "rmu/attribute/merge/ties", "fluency", "perplexity_minus_random", perplexity)
+        return str(findings.answers(table)[2])
 
     equal, stronger, better = (
         answer(perplexity) for perplexity in ((-1.2, -5.4, 3.0), (4.2, 3.0, 5.4), (-4.2, -5.4, -3))
@@ -382,7 +381,7 @@ def test_toxicity_at_equal_damage_is_answered_there():
     table = toxic(families={"rmu": {"rmu": 1.0}})
     at_each = [table, *(measured_at(table, budget) for budget in ("kl=0.01", "kl=0.1", "all"))]
     table = pandas.concat(at_each, ignore_index=True)
-    (answer,) = findings.answers(table)
+    (answer,) = map(str, findings.answers(table))
     assert answer.startswith(
         "With RMU, merged with TIES, at equal damage (KL of 0.01 and 0.1 per token; the mean over all)"
     )
@@ -403,7 +402,7 @@ def measured_at(table, budget):
 
 def test_without_budgets_a_family_is_answered_factor_by_factor():
     answers = findings.answers(toxic(seeds=("0",)))
-    assert [answer.split(", as trained")[0] for answer in answers] == [
+    assert [answer.begins.split(", as trained")[0] for answer in answers] == [
         "With TVN, λ = 1, merged with TIES",
         "With TVN, λ = 0.5, merged with TIES",
         "With RMU, merged with TIES",
@@ -413,19 +412,19 @@ def test_without_budgets_a_family_is_answered_factor_by_factor():
 def test_toxicity_that_did_not_fall_is_said_so():
     path = "tvn/attribute/merge/ties"
     table = changed(toxic(seeds=("0",)), path, "toxicity", f"{SHARE}_minus_base", (-0.02, -0.05, 0.01))
-    assert "That it became less toxic at all is not shown." in findings.answers(table)[0]
+    assert "That it became less toxic at all is not shown." in str(findings.answers(table)[0])
 
 
 def test_a_rival_of_toxicity_that_was_not_run_is_said_to_be_missing():
     table = toxic(seeds=("0",))
     table = table[(table["split"] != "random") & ~table["metric"].str.endswith("_minus_random")]
-    assert all("was not compared with a random split" in answer for answer in findings.answers(table))
+    assert all("was not compared with a random split" in answer for answer in map(str, findings.answers(table)))
 
 
 def test_toxicity_at_unequal_compute_is_not_said_to_be_at_equal():
     table = toxic(seeds=("0",))
     short = table[~((table["evaluation"] == "training") & (table["split"] == "joint") & (table["n"] > 60))]
-    assert not any("equal compute" in answer for answer in findings.answers(short))
+    assert not any("equal compute" in answer for answer in map(str, findings.answers(short)))
     assert "These are not equal" in page(short)
 
 
