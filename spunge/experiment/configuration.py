@@ -173,10 +173,16 @@ def _check_methods(config: Mapping) -> None:
             continue
         if door != "method":
             section["method"] = door
-        if door in ("command", "checkpoint") and (ordered := [one for one in config["splits"] if one in ORDERED]):
+        ordered = [split for split in config["splits"] if split in ORDERED]
+        if door in ("command", "checkpoint") and ordered:
             raise InputError(
                 f"{at} is a {door}, which can't be told the order of batches, so `splits` can't have {ordered[0]}; "
                 "leave one of the two out"
+            )
+        if section.get("texts") == "retain" and ordered:
+            raise InputError(
+                f"{at}.texts is 'retain', which have no attribute to be ordered by, so `splits` can't have "
+                f"{ordered[0]}; leave one of the two out"
             )
         if door == "checkpoint":
             _check_placeholders(f"{at}.checkpoint", section["checkpoint"])

@@ -511,6 +511,15 @@ def test_what_can_not_be_told_an_order_of_batches_has_no_split_that_asks_for_one
     assert sentence(config) == f"{told}sequential; leave one of the two out"
 
 
+def test_retain_texts_have_no_attribute_to_order_batches_by():
+    method = {"method": "tvn", "texts": "retain", "steps": 1}
+    config = {**copy.deepcopy(SMALLEST), "methods": {"control": method}, "splits": ["joint", "balanced", "attribute"]}
+    assert sentence(config) == (
+        "configuration: methods.control.texts is 'retain', which have no attribute to be ordered by, so `splits` can't "
+        "have balanced; leave one of the two out"
+    )
+
+
 # Toxicity
 
 
