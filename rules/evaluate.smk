@@ -54,6 +54,7 @@ rule evaluate:
         prompts=JOBS.prompts if TOXICITY and not VLLM else [],
         damaged=[CALIBRATION, FLUENCY] if GRID.costs else [],
         base_states=rules.base_states.output if GRID.shares_base_states else [],
+        kept=f"{RESULTS}/data/validation/questions.parquet" if "kept" in GRID.costs else [],
         attributes=ATTRIBUTES,
     output:
         scores=[f"{RESULTS}/evaluations/{{candidate}}/{name}.parquet" for name in GRID.of_a_model],
@@ -90,7 +91,7 @@ rule evaluate:
             " --scores {output.scores:q} --rows {output.rows:q} --generation {params.generation:q}"
             " --prompts {input.prompts:q} --continuations {output.continuations:q}"
             " --budgets {params.budgets:q} --damaged {input.damaged:q}"
-            " --base-states {input.base_states:q} --damage {output.damage:q}"
+            " --base-states {input.base_states:q} --kept {input.kept:q} --damage {output.damage:q}"
             " --strengths {output.strengths:q} --unfinished {params.unfinished:q} --save-every $SPUNGE_SAVE_EVERY"
         )
 

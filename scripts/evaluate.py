@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--budgets", type=json.loads, default={}, help="damage at which to evaluate, JSON, if any")
     parser.add_argument("--damaged", default=[], nargs="*", help="texts that set λ, and that measure damage, Parquet")
     parser.add_argument("--base-states", nargs="?", help="what the base model makes of these, safetensors, if known")
+    parser.add_argument("--kept", nargs="?", help="questions whose loss of accuracy sets λ, Parquet, if any")
     parser.add_argument("--damage", default=[], nargs="*", help="scores of the damage, and its rows")
     parser.add_argument("--strengths", nargs="?", help="λ by budget, JSON, null where none reaches it")
     parser.add_argument("--unfinished", help="folder that keeps what was done so far, if anything shall")
@@ -41,17 +42,20 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.prompts:
             options = arguments.generation
             measures["continuations"] = candidate.continuations(model, tokenizer, options, arguments.prompts)
-        files = [__file__, *arguments.data, *arguments.damaged, *filter(None, [arguments.prompts])]
+        files = [__file__, *arguments.data, *arguments.damaged, *filter(None, [arguments.prompts, arguments.kept])]
         facts = {name: getattr(arguments, name) for name in ("evaluations", "generation", "budgets")}
         identity = cli.identity(arguments, facts, files)
         with resume.Checkpoint(arguments.unfinished, identity, arguments.save_every) as kept:
             strengths = {"": budget.Strength(arguments.scale, 0.0, 0)}
             if arguments.budgets:
                 reading = arguments.evaluations.get("fluency", {})
-                of_budgets = (arguments.damaged, reading, arguments.budgets, arguments.scale, kept.nested("strengths"))
-                measures["budget"], strengths = candidate.at_budgets(
-                    model, edited, tokenizer, *of_budgets, arguments.base_states
-                )
+                of_budgets = [arguments.damaged, reading, arguments.budgets, arguments.scale, kept.nested("strengths")]
+                of_budgets.append(arguments.base_states)
+                if arguments.kept:
+                    forget = [entry["attribute"] for entry in json.loads(arguments.attributes.read_text())]
+                    asking = arguments.evaluations["knowledge"]
+                    of_budgets.append(candidate.accuracy_kept(model, tokenizer, arguments.kept, forget, asking))
+                measures["budget"], strengths = candidate.at_budgets(model, edited, tokenizer, *of_budgets)
             tables, realised = candidate.measured(edited, strengths, measures, kept)
             described = [] if realised is None else [descriptive_rows.edit(arguments.candidate, realised)]
             for name, *paths in zip(arguments.evaluations, arguments.scores, arguments.rows, strict=True):

@@ -1,7 +1,8 @@
 """The factor λ at which a task vector does a given damage to neutral text, and what that damage is.
 
-The damage of a candidate is KL(base ‖ candidate), the mean over tokens in nats, or the logarithm of its perplexity
-relative to the base model's. Candidates are compared at equal damage: λ is solved for each budget, not chosen.
+The damage of a candidate is KL(base ‖ candidate), the mean over tokens in nats; the logarithm of its perplexity
+relative to the base model's; or what it lost of the accuracy on what is kept. Candidates are compared at equal damage:
+λ is solved for each budget, not chosen.
 """
 
 import itertools
@@ -29,10 +30,11 @@ HALVING = (4, 6)  # steps that halve the bracket, which a curve that is no power
 STEEPNESS = 2.0  # KL grows as λ² near 0
 FARTHEST = 10.0  # times the largest or smallest λ so far: a flat curve tells little of what lies beyond
 LOGITS = 2**25  # of each model at once: what memory they take
-KEPT = 2**28  # log-probabilities of the base model, for each table of texts: 1 GiB
+KEPT_NUMBERS = 2**28  # log-probabilities of the base model, for each table of texts: 1 GiB
 IN_CACHE = 2**20  # logits of each model that are compared at once: memory is slower than a core
 TEXTS = ("calibration", "fluency")  # the tables whose texts set λ, and tell the damage
-COSTS = {"kl": "kl", "perplexity": "excess_loss"}  # what can be the budget, and the column whose mean it limits
+COSTS = {"kl": "kl", "perplexity": "excess_loss"}  # costs of texts, and the column whose mean each limits
+KEPT = "kept"  # the cost that questions measure
 
 
 class Strength(NamedTuple):
@@ -50,32 +52,43 @@ AS_IT_IS = {"": Strength(1.0, 0.0, 0)}
 
 
 def solve_all(
-    damage_at: Callable[[float], pd.DataFrame], budgets: Mapping[str, Sequence[float]], most: float
+    damage_at: Callable[[float], pd.DataFrame],
+    lost_at: Callable[[float], float],
+    budgets: Mapping[str, Sequence[float]],
+    most: float,
 ) -> dict[str, Strength]:
     """Return the Strength of each budget by its label.
 
-    `damage_at` returns what `Damage` does for a λ, of which `most` is the largest to try. `budgets` has the budgets of
-    each cost: of `kl` in nats per token, of `perplexity` as a multiple of the base model's.
+    For a λ, of which `most` is the largest to try, `damage_at` returns what `Damage` does, and `lost_at` what is lost
+    of the accuracy on what is kept. `budgets` has the budgets of each cost: of `kl` in nats per token, of `perplexity`
+    as a multiple of the base model's, of `kept` as a difference of accuracies.
     """
     tables: dict[float, pd.DataFrame] = {}
+    lost: dict[float, float] = {}
     strengths = {}
     for cost, budgets_of_cost in budgets.items():
-        column = COSTS[cost]
 
-        def mean_at(scale: float, column: str = column) -> float:
+        def mean_at(scale: float, cost: str = cost) -> float:
             tables[scale] = damage_at(scale)
-            return mean(tables[scale], column)
+            return mean(tables[scale], COSTS[cost])
 
         of_cost = {}
         # From the largest on: the first λ that is tried, and each that solves a budget, lies above those of the next.
         for budget in sorted(budgets_of_cost, reverse=True):
-            before, known = len(tables), {scale: _finite(mean(table, column)) for scale, table in tables.items()}
-            scale = solve(mean_at, math.log(budget) if cost == "perplexity" else budget, most, known)
+            if cost == KEPT:
+                before, known = len(lost), lost
+                scale = solve_steps(lost_at, budget, most, known)
+                if scale is not None and scale not in tables:
+                    tables[scale] = damage_at(scale)
+            else:
+                before, known = len(tables), {at: _finite(mean(table, COSTS[cost])) for at, table in tables.items()}
+                scale = solve(mean_at, math.log(budget) if cost == "perplexity" else budget, most, known)
             kl = math.nan if scale is None else mean(tables[scale], "kl")
-            label, passes = budget_label(cost, budget), len(tables) - before
+            label, passes = budget_label(cost, budget), len(known) - before
             of_cost[label] = Strength(scale, kl, passes)
             reached = f"not reached up to λ = {most:g}" if scale is None else f"λ = {scale:.4g}, KL {kl:.4g}"
-            say(f"budget {label}: {reached}, after {passes} passes over the calibration texts")
+            over = "the questions about what is kept" if cost == KEPT else "the calibration texts"
+            say(f"budget {label}: {reached}, after {passes} passes over {over}")
         strengths |= dict(reversed(of_cost.items()))
     return strengths
 
@@ -90,13 +103,15 @@ def measure(
     configured: float,
     checkpoint: Checkpoint,
     base_states: Mapping[str, torch.Tensor],
+    accuracy_kept: Callable[[], float] | None,
 ) -> tuple["Damage", dict[str, Strength]]:
     """Return the Damage to the fluency texts, and the Strength of each budget by its label, as an earlier job kept it.
 
     `texts` are those of the tables calibration and fluency, `reading` how they are read, and `base_states` what
     `Damage` takes of each, if anything. `section` is that of the configuration, `configured` its factor λ: of its sign
-    are all, and where wanted it stands first, under an empty label. The base model, whose `edited` is None, stands
-    under that label alone.
+    are all, and where wanted it stands first, under an empty label. `accuracy_kept` returns the accuracy of the model
+    as it is on what is kept, if that is a cost. The base model, whose `edited` is None, stands under the empty label
+    alone.
     """
     if edited is not None:
         edited.set_scale(0)
@@ -111,16 +126,21 @@ def measure(
     if (kept := checkpoint.kept()) is not None:
         return held_out, {label: Strength(*strength) for label, strength in kept.facts.items()}
     calibration = of_table("calibration")
+    base_accuracy = accuracy_kept() if KEPT in section else math.nan
 
     def damage_at(scale: float) -> pd.DataFrame:
         edited.set_scale(math.copysign(scale, configured))
         return calibration()
 
+    def lost_at(scale: float) -> float:
+        edited.set_scale(math.copysign(scale, configured))
+        return _finite(base_accuracy - accuracy_kept())
+
     strengths = {}
     if section["as_trained"]:
         strengths[""] = Strength(configured, mean(damage_at(abs(configured)), "kl"), 1)
-    costs = {cost: section[cost] for cost in COSTS if cost in section}
-    for label, strength in solve_all(damage_at, costs, section["most"]).items():
+    costs = {cost: section[cost] for cost in (*COSTS, KEPT) if cost in section}
+    for label, strength in solve_all(damage_at, lost_at, costs, section["most"]).items():
         signed = None if strength.scale is None else math.copysign(strength.scale, configured)
         strengths[label] = strength._replace(scale=signed)
     checkpoint.keep(State(facts=strengths))
@@ -149,6 +169,27 @@ def solve(damage: Callable[[float], float], budget: float, most: float, known: d
         if passes < MOST_PASSES:
             scale = min(_next(points, reached, budget, halve=passes in HALVING), most)
             known[scale] = _finite(damage(scale))
+    return None
+
+
+def solve_steps(lost: Callable[[float], float], budget: float, most: float, known: dict[float, float]) -> float | None:
+    """Return the smallest λ found, at most `most`, at which `lost(λ)` is at least `budget`; None for none.
+
+    What is lost of a share of questions rises by steps, so a budget is hardly ever met. λ is bracketed from 1 on, by a
+    factor of 2, and the bracket halved in log λ until it is TOLERANCE wide, for MOST_PASSES at most. `known` is as
+    `solve` has it.
+    """
+    for passes in range(MOST_PASSES + 1):
+        high = min((scale for scale, value in known.items() if value >= budget), default=math.inf)
+        low = max((scale for scale in known if scale < high), default=0.0)
+        if high <= low * (1 + TOLERANCE) or (passes == MOST_PASSES and high < math.inf):
+            return high
+        if low == most:
+            return None
+        if passes < MOST_PASSES:
+            middle = math.sqrt(low * high) if low else high / 2
+            scale = min(2 * low or 1.0, most) if high == math.inf else middle
+            known[scale] = lost(scale)
     return None
 
 
@@ -270,7 +311,7 @@ class Damage:
             return kept
         states = self._base_states[number][at : at + chunk]
         log_probabilities = self._logits(states, of_base=True).float().log_softmax(dim=-1)
-        if sum(map(torch.numel, self._base_kept.values())) + log_probabilities.numel() <= KEPT:
+        if sum(map(torch.numel, self._base_kept.values())) + log_probabilities.numel() <= KEPT_NUMBERS:
             self._base_kept[number, at] = log_probabilities
         return log_probabilities
 

@@ -3,15 +3,16 @@
 import dataclasses
 import importlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
+from spunge.core.errors import InputError
 from spunge.datasets import tables
-from spunge.evaluation import budget, cli, fluency, generation
+from spunge.evaluation import budget, cli, fluency, generation, knowledge
 from spunge.evaluation.statistics import Metric
 from spunge.experiment.options import make
 from spunge.models.edited_model import EditedModel
@@ -60,18 +61,40 @@ def at_budgets(
     configured: float,
     checkpoint: Checkpoint,
     base_states: str | None = None,
+    kept: Callable[[], float] | None = None,
 ) -> tuple[Measure, dict[str, budget.Strength]]:
     """Return the measure of the damage, and the λ of each budget, as `budget.measure` does.
 
-    `paths` are those of the tables calibration and fluency, `reading` the options of the evaluation fluency, and
-    `base_states` the file that `write_base_states` made of the same.
+    `paths` are those of the tables calibration and fluency, `reading` the options of the evaluation fluency,
+    `base_states` the file that `write_base_states` made of the same, and `kept` what `accuracy_kept` returns.
     """
     texts, options = _read_texts(paths, reading)
     states = load_file(base_states) if base_states else {}
     damage, strengths = budget.measure(
-        model, edited, tokenizer, texts, options, section, configured, checkpoint, states
+        model, edited, tokenizer, texts, options, section, configured, checkpoint, states, kept
     )
     return partial(cli.scores_once, name="budget", score=damage), strengths
+
+
+def accuracy_kept(
+    model: torch.nn.Module, tokenizer, path: str | os.PathLike, forget: Collection[str], asking: Mapping
+) -> Callable[[], float]:
+    """Return a function that gives the model's accuracy on what is kept, the mean over its attributes.
+
+    `path` is a questions table that no result counts, `forget` the attributes to forget, `asking` the options of the
+    evaluation knowledge. Raises InputError where no question is about anything else.
+    """
+    questions = tables.read("questions", path)
+    questions = questions[~questions["attribute"].isin(forget)]
+    if questions.empty:
+        raise InputError(f"{path} asks about nothing but what is to be forgotten, so no budget can be of what is kept")
+    options = dataclasses.asdict(make("evaluations.knowledge", knowledge.Options, asking))
+
+    def accuracy() -> float:
+        scores = knowledge.score(model, tokenizer, questions, **options)
+        return scores.groupby("attribute")["accuracy"].mean().mean()
+
+    return accuracy
 
 
 def write_base_states(

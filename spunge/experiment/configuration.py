@@ -305,9 +305,13 @@ def _check_budgets(config: Mapping) -> None:
     if (section := config.get("budgets")) is None:
         return
     at = "configuration: budgets"
-    costs = {cost: section[cost] for cost in ("kl", "perplexity") if cost in section}
+    costs = {cost: section[cost] for cost in ("kl", "perplexity", "kept") if cost in section}
     if not costs:
-        raise InputError(f"{at} names no budget; give it kl or perplexity")
+        raise InputError(f"{at} names no budget; give it kl, perplexity or kept")
+    if "kept" in costs and not config["data"]["validation"]:
+        raise InputError(f"{at}.kept needs data.validation, or λ would be set by what is reported; 0.33, say")
+    if "kept" in costs and "knowledge" not in config["evaluations"]:
+        raise InputError(f"{at}.kept needs evaluations.knowledge, which says how questions are asked")
     for cost, values in costs.items():
         labels = [budget_label(cost, value) for value in values]
         if twice := [label for label in labels if labels.count(label) > 1]:

@@ -29,7 +29,7 @@ from spunge.experiment.records import (
 )
 
 TOXICITY = ("toxicity", "toxicity_neutral")
-COSTS = ("kl", "perplexity")  # what can be a budget
+COSTS = ("kl", "perplexity", "kept")  # what can be a budget
 FIGURES = Path(__file__).parents[2] / "rules" / "figures.json"
 
 

@@ -210,6 +210,9 @@ class Budgets(Section):
     perplexity: Distinct[Annotated[float, Field(gt=1)]] = optional(
         description="Perplexity of the table `calibration` as a multiple of the base model's; 1.1, say."
     )
+    kept: Distinct[Annotated[float, Field(gt=0, lt=1)]] = optional(
+        description="Accuracy that is lost on what is kept, by the questions of `data.validation`; 0.05, say."
+    )
     as_trained: bool = Field(False, description="Evaluate every candidate at the configured factor λ besides.")
     most: float = Field(4.0, gt=0, description="The largest factor λ to try; a budget may not be reached.")
 

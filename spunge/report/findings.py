@@ -60,7 +60,11 @@ from spunge.report.wording import sentence
 
 # The counts of data that the page shows, and those that tell of tables whose right answers mostly stand at one place.
 DATA = ("forget_texts", "toxic_prompts", "neutral_prompts", "questions", "subjects")
-COSTS = {"kl": "KL of {} per token", "perplexity": "perplexity {} times the base model's"}
+COSTS = {
+    "kl": "KL of {} per token",
+    "perplexity": "perplexity {} times the base model's",
+    "kept": "loss of {} in accuracy on what is kept, validation part",
+}
 MOST_NAMED = 4  # attributes whose visits are told one by one
 ANSWER_PLACES = ("commonest_answer_place", "commonest_answer_place_rephrased")
 

@@ -151,7 +151,7 @@ def solved(model, tokenizer, budgets, most=4.0):
         model.set_scale(scale)
         return damage()
 
-    return budget.solve_all(at, budgets, most)
+    return budget.solve_all(at, lambda scale: 0.0, budgets, most)
 
 
 def test_solved_factors_do_the_damage_of_their_budgets(tiny_base, tokenizer, vector):
@@ -330,6 +330,15 @@ def test_a_jump_over_the_budget_is_not_reached():
     known = {}
     assert budget.solve(lambda scale: 0.001 if scale < 0.5 else 1.0, 0.01, 4.0, known) is None
     assert len(known) == budget.MOST_PASSES
+
+
+@pytest.mark.parametrize("step", [0.05, 0.3, 1.0, 1.7, 3.9])
+def test_the_factor_at_which_a_share_of_questions_is_lost_is_found_within_the_tolerance(step):
+    """Of 40 questions two are lost from the step on, a third and fourth far beyond."""
+    known = {}
+    scale = budget.solve_steps(lambda scale: 0.05 * (scale >= step) + 0.05 * (scale >= 3 * step), 0.04, 4.0, known)
+    assert step <= scale <= step * 1.1 and len(known) <= budget.MOST_PASSES
+    assert budget.solve_steps(lambda scale: 0.05 * (scale >= step), 0.06, 4.0, {}) is None
 
 
 def test_the_smallest_known_factor_is_taken():

@@ -849,12 +849,13 @@ def test_activations_depend_on_layers_and_texts_alone():
 
 
 BUDGET_MISTAKES = {
-    "none": ({}, "configuration: budgets names no budget; give it kl or perplexity"),
+    "none": ({}, "configuration: budgets names no budget; give it kl, perplexity or kept"),
     "unknown cost": ({"kll": [0.1]}, "has an unknown key `kll`; did you mean `kl`?"),
     "zero": ({"kl": [0]}, "budgets.kl.0"),
     "negative": ({"kl": [-0.1]}, "budgets.kl.0"),
     "no more perplexity than the base's": ({"perplexity": [1]}, "budgets.perplexity.0"),
     "not a list": ({"kl": 0.1}, "budgets.kl is 0.1; it must be array"),
+    "all that is kept": ({"kept": [1]}, "budgets.kept.0"),
     "one label for two": ({"kl": [0.1, 0.10000001]}, "budgets.kl has several that are called kl=0.1; leave one"),
 }
 
@@ -862,6 +863,15 @@ BUDGET_MISTAKES = {
 @pytest.mark.parametrize(("section", "expected"), BUDGET_MISTAKES.values(), ids=BUDGET_MISTAKES.keys())
 def test_budgets_that_nothing_can_be_evaluated_at_are_refused(section, expected):
     assert expected in sentence(default() | {"budgets": section})
+
+
+def test_a_budget_of_what_is_kept_needs_questions_that_are_not_reported():
+    config = default() | {"budgets": {"kept": [0.05]}}
+    check(copy.deepcopy(config))
+    config["data"]["validation"] = 0
+    assert sentence(config) == (
+        "configuration: budgets.kept needs data.validation, or λ would be set by what is reported; 0.33, say"
+    )
 
 
 def test_what_budgets_can_do_is_said():

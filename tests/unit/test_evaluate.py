@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from spunge.evaluation.budget import TOLERANCE
 from spunge.models import task_vector
 
 PROJECT = Path(__file__).parents[2]
@@ -143,6 +145,28 @@ def test_the_base_models_states_computed_once_for_all_candidates_change_nothing(
     for tables_shared, tables_alone in zip(shared[:2], alone[:2], strict=True):
         for name, table in tables_alone.items():
             pd.testing.assert_frame_equal(tables_shared[name], table, rtol=0, atol=0)
+
+
+def test_a_budget_of_what_is_kept_is_met_by_the_smallest_factor_that_loses_it(
+    quick_python, tiny_base, folder, tmp_path
+):
+    data, section = tmp_path / "data", {"kept": [0.1], "as_trained": False, "most": 4.0}
+    shutil.copytree(folder, data)
+    questions = pd.read_parquet(folder / "knowledge.parquet")
+    each = pd.concat([questions.assign(answer=answer, attribute="Asia") for answer in range(4)], ignore_index=True)
+    each.to_parquet(data / "knowledge.parquet")
+    evaluate(quick_python, tiny_base, data, ["knowledge"], tmp_path / "each")
+    right = pd.read_parquet(tmp_path / "each" / "knowledge.parquet")["accuracy"] == 1
+    each[right].to_parquet(data / "knowledge.parquet")  # what the base model knows; the same is asked as what is kept
+    asked = f"--kept={data / 'knowledge.parquet'}"
+    scores, rows, strengths, _ = at_budgets(quick_python, tiny_base, data, tmp_path / "at", 0.3, section, asked)
+    assert right.sum() == 4 and scores["knowledge"]["accuracy"].mean() <= 0.75
+    assert set(scores["knowledge"]["budget"]) == {"kept=0.1"}
+    assert rows["budget"].set_index("metric")["value"]["kl"] > 0
+    below = strengths["kept=0.1"] / (1 + 2 * TOLERANCE)
+    further = [f"--task-vector={data / '0.3.safetensors'}", f"--scale={below!r}"]
+    assert run(quick_python, tiny_base, data, ["knowledge"], tmp_path / "below", *further).returncode == 0
+    assert pd.read_parquet(tmp_path / "below" / "knowledge.parquet")["accuracy"].mean() == 1
 
 
 def test_the_base_model_is_the_same_at_every_budget(quick_python, tiny_base, folder, tmp_path):

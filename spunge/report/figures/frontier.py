@@ -39,7 +39,11 @@ those.
 """
 EVERY_BUDGET = True  # the other figures are of the means over the budgets
 
-COSTS = {"kl": "KL from the base model, nats per token", "perplexity": "perplexity, of the base model's"}
+COSTS = {
+    "kl": "KL from the base model, nats per token",
+    "perplexity": "perplexity, of the base model's",
+    "kept": "accuracy lost on what is kept, validation part",
+}
 
 
 def draw(evaluations: pandas.DataFrame) -> Figure:
