@@ -31,6 +31,8 @@ TARGETS = {
     ("lora_load", "time, files not cached"): 1,
     ("lora_load", "peak memory"): 0.8,
     ("generation", "scored continuations"): 3,
+    ("budget", "time"): 1.5,
+    ("budget", "peak memory"): 1,
     # gpu.sh
     ("rmu_step_7b_gpu", "time per step"): 5,
     ("rmu_memory_7b_gpu", "peak memory"): 4,

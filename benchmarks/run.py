@@ -17,7 +17,7 @@ RMU = ("rmu_step", "rmu_step_cached"), ("rmu_memory",)
 TIES = ("ties_rmu_3", "ties_rmu_8", "ties_full_3")
 MEMORY = ("ties_memory_3", "ties_full_memory_3")
 DISK = ("disk_rmu", "disk_lora")
-NAMES = [*RMU[0], *RMU[1], *TIES, *MEMORY, "ties_memory_by_size", *DISK, "lora_load", "generation"]
+NAMES = [*RMU[0], *RMU[1], *TIES, *MEMORY, "ties_memory_by_size", *DISK, "lora_load", "generation", "budget"]
 
 
 def default_model() -> Path:
@@ -36,12 +36,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, help="SmolLM2's folder, if not the one that `snakemake base_model` makes")
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"some of: {', '.join(NAMES)}")
     parser.add_argument("--steps", type=int, default=10, help="RMU steps of each run")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each merge, and of the generation")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each merge, generation and budget")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results.csv")
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        from benchmarks import disk, figure, generation, merged_lora, results, rmu, ties
+        from benchmarks import budget, disk, figure, generation, merged_lora, results, rmu, ties
         from spunge.models import task_vector
         from spunge.models.task_vector import BaseModel
         from spunge.report.figures import style
@@ -64,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
             (("disk_lora",), lambda: disk.lora(base)),
             (("lora_load",), lambda: merged_lora.loading(base, arguments.repeats)),
             (("generation",), lambda: generation.throughput(base, arguments.repeats)),
+            (("budget",), lambda: budget.solving(base, arguments.repeats)),
         ]
         commit = task_vector.commit()  # before results.csv changes
         table = results.read(arguments.output)

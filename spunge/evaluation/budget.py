@@ -86,7 +86,7 @@ def solve_all(
             kl = math.nan if scale is None else mean(tables[scale], "kl")
             label, passes = budget_label(cost, budget), len(known) - before
             of_cost[label] = Strength(scale, kl, passes)
-            reached = f"not reached up to λ = {most:g}" if scale is None else f"λ = {scale:.4g}, KL {kl:.4g}"
+            reached = f"met by no λ up to {most:g}" if scale is None else f"λ = {scale:.4g}, KL {kl:.4g}"
             over = "the questions about what is kept" if cost == KEPT else "the calibration texts"
             say(f"budget {label}: {reached}, after {passes} passes over {over}")
         strengths |= dict(reversed(of_cost.items()))
