@@ -3,6 +3,7 @@ rule merge:
         script=source_file(SCRIPTS / "merge.py"),
         library=library("merge.py"),
         task_vectors=JOBS.shard_task_vectors,
+        tuning=JOBS.merge_tuning if GRID.tunes_merges else [],
         attributes=ATTRIBUTES,
     output:
         task_vector=f"{RESULTS}/merged/{{merge}}/task_vector.safetensors",
@@ -25,6 +26,6 @@ rule merge:
     shell:
         python(
             "--merge {params.kind} --options <(printf '%s' {params.options:q}) --attributes {input.attributes:q}"
-            " --candidate {params.candidate:q} --task-vectors @<(printf '%s\\n' {input.task_vectors:q})"
+            " --tuning {input.tuning:q} --candidate {params.candidate:q} --task-vectors @<(printf '%s\\n' {input.task_vectors:q})"
             " --output {output.task_vector:q} --diagnostics {output.diagnostics:q}"
         )

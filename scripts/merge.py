@@ -12,6 +12,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--merge", required=True, help="the merge's kind")
     parser.add_argument("--options", required=True, help="its options, a JSON file; weights as a list")
+    parser.add_argument("--tuning", nargs="?", help="tuning.csv, whose choice for the arm replaces options, if any")
     parser.add_argument("--attributes", required=True, help="all attributes to forget, JSON")
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
     parser.add_argument("--task-vectors", required=True, nargs="+", help="one for each shard of the split, in order")
@@ -24,13 +25,15 @@ def main(argv: list[str] | None = None) -> int:
 
         from spunge.core.files import attributes_to_forget, read_json, sha256, whole_file
         from spunge.evaluation import descriptive_rows
-        from spunge.experiment import splits
+        from spunge.experiment import records, splits, tuning
         from spunge.merging import driver, recipe, registry
         from spunge.merging.shards import Survey
         from spunge.models import task_vector
 
         kind, seed = arguments.merge, int(arguments.candidate["seed"])
-        options = registry.options(kind, read_json(arguments.options))
+        arm = arguments.candidate["method"], arguments.candidate["split"]
+        tuned = records.merge_options(tuning.chosen(arguments.tuning, *arm)) if arguments.tuning else {}
+        options = registry.options(kind, read_json(arguments.options) | tuned)
         parts = splits.parts(attributes_to_forget(arguments.attributes), arguments.candidate["split"])
         paths = dict(zip(parts, arguments.task_vectors, strict=True))
         vectors = {shard: task_vector.read(path) for shard, path in paths.items()}

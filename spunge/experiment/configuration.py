@@ -18,7 +18,7 @@ from spunge.core.errors import InputError
 from spunge.core.slugs import folded
 from spunge.core.tidy import RESERVED
 from spunge.experiment import yaml_values
-from spunge.experiment.records import budget_label
+from spunge.experiment.records import OF_MERGE, budget_label
 from spunge.experiment.splits import ORDERED
 
 SCHEMA = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
@@ -343,24 +343,27 @@ def _check_tuning(config: Mapping) -> None:
     if both := sorted({*section["seeds"]} & {*config["seeds"]}):
         raise InputError(f"{at}.seeds has {both[0]}, which seeds has too; trials need seeds of their own")
     for name, values in lists.items():
-        _check_tune(f"configuration: methods.{name}.tune", config["methods"][name], values)
+        _check_tune(f"configuration: methods.{name}.tune", config, config["methods"][name], values)
 
 
-def _check_tune(at: str, section: Mapping, lists: Mapping) -> None:
-    """Check that a method has the options that it is to be tuned by, and that they fit."""
+def _check_tune(at: str, config: Mapping, section: Mapping, lists: Mapping) -> None:
+    """Check that a method, or the merge of its shards, has the options that it is tuned by, and that they fit."""
     if section["method"] in ("checkpoint", "random_vector"):
         raise InputError(f"{at}: a {section['method']} has no options that could be tuned; remove it")
-    known = options_of("methods", section["method"])
+    of_method = options_of("methods", section["method"])
     for key, values in lists.items():
-        if section["method"] in ("file", "command"):
+        known, kind, option = of_method, section["method"], key
+        if key.startswith(OF_MERGE) and section["merges"]:
+            kind, option = section["merges"][0], key.removeprefix(OF_MERGE)
+            known = options_of("merges", config["merges"][kind]["merge"])
+            known = {name: one for name, one in known.items() if name != "weights"}  # they name attributes
+        elif kind in ("file", "command"):
             continue
-        if key not in known:
-            raise InputError(
-                f"{at} has the option `{key}`, which {section['method']} has not; it has {', '.join(known)}"
-            )
-        if section.get("cache_activations") and known[key].get("frozen_activations"):
+        if option not in known:
+            raise InputError(f"{at} has the option `{option}`, which {kind} has not; it has {', '.join(known)}")
+        if section.get("cache_activations") and known[option].get("frozen_activations"):
             raise InputError(f"{at}.{key} changes what cache_activations keeps; leave one of the two out")
-        validator = _Validator(known[key] | {"$defs": schema()["$defs"]})
+        validator = _Validator(known[option] | {"$defs": schema()["$defs"]})
         for value in values:
             if (error := best_match(validator.iter_errors(value))) is not None:
                 raise InputError(_sentence(error).replace("configuration", f"{at}.{key}", 1))

@@ -9,7 +9,6 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from spunge.experiment import configuration, splits
@@ -23,6 +22,8 @@ from spunge.experiment.records import (
     Run,
     Shard,
     budget_label,
+    merge_options,
+    method_options,
     parse_budget,
     scaled_options,
     shards,
@@ -177,28 +178,42 @@ class Grid:
         combinations = itertools.product(*lists.values()) if lists else ()
         return {str(number): dict(zip(lists, values, strict=True)) for number, values in enumerate(combinations)}
 
+    def trained_in(self, method: str, trial: str) -> str:
+        """Return the trial whose runs a trial of a method takes: the first that differs by the merge alone."""
+        trials = self.trials(method)
+        options = method_options(trials[trial])
+        return next(number for number, tried in trials.items() if method_options(tried) == options)
+
     def trial_runs(self) -> list[Run]:
         """Return the runs that tuning needs: trials × splits × its seeds × shards; none where it was done before."""
-        if not self.tuning or self.tuning["file"]:
-            return []
         return [
-            Run(method, split, shard, str(seed), trial)
-            for method in self.trained
-            for trial in self.trials(method)
-            for split in self.splits_of(method)
-            for seed in self.tuning["seeds"]
-            for shard in self.shards(split)
+            Run(candidate.method, candidate.split, shard, candidate.seed, candidate.trial)
+            for candidate in self.trial_candidates()
+            if self.trained_in(candidate.method, candidate.trial) == candidate.trial
+            for shard in self.shards(candidate.split)
         ]
 
     def trial_candidates(self) -> list[Candidate]:
-        """Return what tuning chooses from: each trial of each arm, shards by the first of the method's merges."""
-        chosen = {}
-        for run in self.trial_runs():
-            candidate = Candidate.of(run)
-            if run.split not in splits.UNDIVIDED:
-                candidate = replace(candidate, shard="", merge=self.methods[run.method]["merges"][0])
-            chosen[candidate] = None
-        return list(chosen)
+        """Return what tuning chooses from: each trial of each arm, shards by the first of the method's merges.
+
+        Trials that differ by the merge alone are one where nothing is merged.
+        """
+        if not self.tuning or self.tuning["file"]:
+            return []
+        return [
+            Candidate(method, split, merge=merge, seed=str(seed), trial=trial)
+            for method in self.trained
+            for trial in self.trials(method)
+            for split in self.splits_of(method)
+            for merge in ([""] if split in splits.UNDIVIDED else self.methods[method]["merges"][:1])
+            if merge or self.trained_in(method, trial) == trial
+            for seed in self.tuning["seeds"]
+        ]
+
+    @property
+    def tunes_merges(self) -> bool:
+        """Whether an option of a merge is tuned."""
+        return any(merge_options(section.get("tune", {})) for section in self.methods.values())
 
     @property
     def tuning_budgets(self) -> dict[str, object]:
@@ -263,7 +278,7 @@ class Grid:
     def options(self, run: Run) -> dict[str, object]:
         """Return the method's options for a run; on several attributes it takes as many steps as their shards would."""
         options = self.method_options(run.method)
-        options |= self.trials(run.method)[run.trial] if run.trial else {}
+        options |= method_options(self.trials(run.method)[run.trial]) if run.trial else {}
         return scaled_options(options, run.split, run.shard, self.attributes)
 
     def method_options(self, method: str) -> dict[str, object]:

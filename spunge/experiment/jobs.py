@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from spunge.core import files, slugs
-from spunge.experiment import configuration, sources
+from spunge.experiment import configuration, records, sources
 from spunge.experiment.grid import Grid
 from spunge.experiment.records import BASE, Candidate, Merge, Run
 
@@ -118,8 +118,9 @@ class Jobs:
         grid, trials = self.grid, {}
         for candidate in grid.trial_candidates():
             arm = {"method": candidate.method, "split": candidate.split, "trial": int(candidate.trial)}
+            tried = grid.trials(candidate.method)[candidate.trial]
             described = arm | {
-                "options": grid.trials(candidate.method)[candidate.trial],
+                "options": tried if candidate.merge else records.method_options(tried),
                 "budget": grid.middle_budget,
                 "seeds": [],
                 "steps": 0,
@@ -218,11 +219,22 @@ class Jobs:
 
     def merge_options(self, wildcards: SimpleNamespace) -> str:
         """Return the merge's options; weights as a list, one for each attribute (and each shard of a random split)."""
-        merge = Merge.parse(wildcards.merge).merge
-        options = {key: value for key, value in self.grid.configuration["merges"][merge].items() if key != "merge"}
+        record = Merge.parse(wildcards.merge)
+        configured = self.grid.configuration["merges"][record.merge]
+        options = {key: value for key, value in configured.items() if key != "merge"}
         if "weights" in options:
-            options["weights"] = configuration.shard_weights(merge, options["weights"], list(self.grid.attributes))
+            weights = configuration.shard_weights(record.merge, options["weights"], list(self.grid.attributes))
+            options["weights"] = weights
+        if record.trial:
+            options |= records.merge_options(self.grid.trials(record.method)[record.trial])
         return json.dumps(options)
+
+    def merge_tuning(self, wildcards: SimpleNamespace) -> object:
+        """Return the table of what tuning chose for the first merge of a method, if that is tuned; none for others."""
+        merge = Merge.parse(wildcards.merge)
+        section = self.grid.methods[merge.method]
+        tuned = merge.merge == section["merges"][0] and records.merge_options(section.get("tune", {}))
+        return self.tuning_table if tuned and not merge.trial else []
 
     def merge_description(self, wildcards: SimpleNamespace) -> str:
         """Return a merge's columns of evaluations.csv."""
@@ -231,8 +243,9 @@ class Jobs:
     def shard_task_vectors(self, wildcards: SimpleNamespace) -> list[str]:
         """Return the task vectors that are merged, in the order of the split's shards."""
         merge = Merge.parse(wildcards.merge)
-        shards = self.grid.shards(merge.split)
-        runs = (Run(merge.method, merge.split, shard, merge.seed, merge.trial) for shard in shards)
+        shards, trial = self.grid.shards(merge.split), merge.trial
+        trial = self.grid.trained_in(merge.method, trial) if trial else ""
+        runs = (Run(merge.method, merge.split, shard, merge.seed, trial) for shard in shards)
         return [f"{self.results}/{run.task_vector}" for run in runs]
 
     # Evaluating

@@ -20,6 +20,7 @@ from spunge.experiment import splits
 
 ALL_SEEDS = "all"
 SCALED_BY_SHARD = ("steps", "warmup_steps")  # options of a run that grow with its shard
+OF_MERGE = "merge."  # in `tune`, before an option of the merge that a method's shards are tried with
 
 
 def budget_label(cost: str, budget: float) -> str:
@@ -74,6 +75,16 @@ def shards(attributes: tuple[str, ...], split: str) -> dict[str, Shard]:
     made = splits.parts(attributes, split)
     paths = slugs.slugs(made) if split == "attribute" else {part: part for part in made}
     return {paths[part]: Shard(part, tuple(of)) for part, of in made.items()}
+
+
+def method_options(tried: Mapping[str, object]) -> dict[str, object]:
+    """Return which of the options that are tried together are the method's."""
+    return {key: value for key, value in tried.items() if not key.startswith(OF_MERGE)}
+
+
+def merge_options(tried: Mapping[str, object]) -> dict[str, object]:
+    """Return which of the options that are tried together are the merge's, by its own names."""
+    return {key.removeprefix(OF_MERGE): value for key, value in tried.items() if key.startswith(OF_MERGE)}
 
 
 def scaled_options(

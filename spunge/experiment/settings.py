@@ -112,8 +112,9 @@ class Method(Section):
     )
     tune: dict[str, Annotated[list, Field(min_length=1, json_schema_extra={"uniqueItems": True})]] = optional(
         min_length=1,
-        description="Values of the method's own options; every arm (joint, random, attribute …) is tried with each "
-        "combination, and takes the one that leaves least on the validation part at the middle budget.",
+        description="Values of the method's own options, or, as `merge.density`, of its first merge's; every arm "
+        "(joint, random, attribute …) is tried with each combination, and takes the one that leaves least on the "
+        "validation part at the middle budget.",
     )
     steps_of_shards: Literal["equal", "proportional"] = Field(
         "equal",

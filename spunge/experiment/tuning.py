@@ -1,8 +1,8 @@
 """Tuning: of each arm's trials, the one whose options its reported runs take.
 
-Every arm of a method, a split of the forget texts, is tried with the same options on seeds that nothing else has. A
-trial is judged at one damage budget by what is left of what was to be forgotten, on questions or prompts that no result
-counts.
+Every arm of a method, a split of the forget texts, is tried with the same options on seeds that nothing else has; an
+arm of shards with those of its merge besides. A trial is judged at one damage budget by what is left of what was to be
+forgotten, on questions or prompts that no result counts.
 """
 
 import json
@@ -100,7 +100,8 @@ def options_of_run(
     """
     _, split = arm
     if table:
-        options = {**options, **records.scaled_options(chosen(table, *arm), split, shard, texts)}
+        tuned = records.method_options(chosen(table, *arm))
+        options = {**options, **records.scaled_options(tuned, split, shard, texts)}
     if steps_of_shards == "proportional":
         options = records.proportional_options(options, split, shard, texts)
     return dict(options)

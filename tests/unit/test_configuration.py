@@ -901,6 +901,14 @@ TUNING_MISTAKES = {
         lambda config: config["methods"]["rmu"]["tune"].update(beta=[1]),
         "methods.rmu.tune has the option `beta`, which rmu has not; it has steps, ",
     ),
+    "of another merge": (
+        lambda config: config["methods"]["rmu"]["tune"].update({"merge.norm": [1]}),
+        "methods.rmu.tune has the option `norm`, which ties has not; it has scale, density, ",
+    ),
+    "of what doesn't fit the merge": (
+        lambda config: config["methods"]["rmu"]["tune"].update({"merge.density": [2]}),
+        "methods.rmu.tune.merge.density: 2 is greater than the maximum of 1",
+    ),
     "of what doesn't fit": (
         lambda config: config["methods"]["rmu"]["tune"].update(learning_rate=[0]),
         "methods.rmu.tune.learning_rate: 0 is less than or equal to the minimum of 0",

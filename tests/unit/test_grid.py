@@ -1,9 +1,11 @@
 """The grid: every record's path gives it back, and a small grid is the one written out by hand."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -12,6 +14,7 @@ from spunge.core.errors import InputError
 from spunge.core.tidy import CANDIDATE_COLUMNS
 from spunge.experiment.configuration import check
 from spunge.experiment.grid import Grid
+from spunge.experiment.jobs import Jobs
 from spunge.experiment.records import (
     BASE,
     Candidate,
@@ -144,6 +147,31 @@ def test_every_arm_has_the_same_trials_on_seeds_of_their_own():
     for record in (*grid.trial_runs(), *tried):
         assert type(record).parse(record.path) == record
         assert re.fullmatch(grid.patterns["candidate" if isinstance(record, Candidate) else "run"], record.path)
+
+
+def test_trials_that_differ_by_the_merge_alone_share_their_runs():
+    grid = tuned(seeds=[7])
+    grid.methods["rmu"]["tune"] = {"alpha": [1, 10], "merge.density": [0.2, 0.8]}
+    tried = grid.trial_candidates()
+    trials = {split: [one.trial for one in tried if one.split == split] for split in ("joint", "attribute", "random")}
+    assert trials == {"joint": ["0", "2"], "attribute": ["0", "1", "2", "3"], "random": ["0", "1", "2", "3"]}
+    assert len(grid.trial_runs()) == len(set(grid.trial_runs())) == (1 + 2 + 2) * 2
+    jobs = Jobs(grid, PROJECT)
+    of_merge = SimpleNamespace(merge="rmu/attribute/merge/ties/seed7/trial3")
+    assert jobs.shard_task_vectors(of_merge) == [
+        f"results/small/unlearned/rmu/attribute/shard/{shard}/seed7/trial2/task_vector.safetensors"
+        for shard in grid.shards("attribute")
+    ]
+    assert json.loads(jobs.merge_options(of_merge))["density"] == 0.8
+    options = grid.options(Run.parse("rmu/attribute/shard/ties/seed7/trial2"))
+    assert options["alpha"] == 10 and not [name for name in options if "density" in name]
+    described = {(one["split"], one["trial"]): one for one in json.loads(jobs.trials())}
+    assert described["joint", 2]["options"] == {"alpha": 10}
+    assert described["attribute", 3]["options"] == {"alpha": 10, "merge.density": 0.8}
+    steps = [described["attribute", trial]["steps"] for trial in range(4)]
+    assert steps == [6, 0, 6, 0]  # what runs are shared is counted once
+    reported = SimpleNamespace(merge="rmu/attribute/merge/ties/seed0")
+    assert jobs.merge_tuning(reported) == "results/small/tuning.csv" and jobs.merge_tuning(of_merge) == []
 
 
 def test_what_stands_in_evaluations_csv():

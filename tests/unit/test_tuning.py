@@ -34,6 +34,7 @@ def tried(tmp_path):
         trials, outcomes, budgets = [], [], []
         for (split, trial), of_seeds in values.items():
             options = {"steps": 10 * (trial + 1), "mask": True}
+            options |= {"merge.density": 0.5} if split == "attribute" else {}
             described = {"method": "rmu", "split": split, "trial": trial, "options": options, "budget": "kl=0.03"}
             trials.append(described | {"seeds": SEEDS, "steps": 40})
             for seed, value in zip(SEEDS, of_seeds, strict=True):
@@ -69,7 +70,9 @@ def test_runs_take_the_options_of_their_arm(tried, tmp_path):
     path = tmp_path / "tuning.csv"
     tuning.choose(*tried(VALUES)).to_csv(path, index=False)
     assert tuning.chosen(path, "rmu", "joint") == {"steps": 10, "mask": True}
-    assert tuning.chosen(path, "rmu", "attribute") == {"steps": 30, "mask": True}
+    assert tuning.chosen(path, "rmu", "attribute") == {"steps": 30, "mask": True, "merge.density": 0.5}
+    of_run = tuning.options_of_run({"alpha": 2}, ("rmu", "attribute"), "a", {"a": 3}, path)
+    assert of_run == {"alpha": 2, "steps": 30, "mask": True}  # a run's method knows nothing of a density
     # What was chosen is for one attribute; a run on three takes as many steps as their shards would.
     scaled = records.scaled_options({"steps": 10, "mask": True}, "joint", "all", ["a", "b", "c"])
     assert scaled == {"steps": 30, "mask": True}

@@ -8,16 +8,18 @@ import pytest
 from workspace import RETAIN, configuration, sentences
 
 from spunge.experiment import tuning
+from spunge.models import task_vector
 
 ARMS = ("joint", "balanced", "sequential", "attribute", "random")
-STEPS = [2, 3]
+STEPS, DENSITIES = [2, 3], [0.3, 1.0]
+MERGED = ("attribute", "random")
 
 
 def tuned(**changes):
     """The tiny experiment with one method, tuned by its steps; one topic is retained, another one held out."""
     config = configuration()
     del config["methods"]["rmu-strong"]
-    config["methods"]["rmu"]["tune"] = {"steps": STEPS}
+    config["methods"]["rmu"]["tune"] = {"steps": STEPS, "merge.density": DENSITIES}
     config["data"] |= {"validation": 0.34, "held_out": RETAIN[1:]}
     config |= {"splits": list(ARMS), "budgets": {"kl": [0.0001, 0.001, 0.01]}, "single_shards": False}
     return config | {"tuning": {"seeds": [7]} | changes}
@@ -43,15 +45,23 @@ def table(whole):
 def test_every_arm_has_the_same_trials_and_takes_the_best(whole, table):
     assert set(table["split"]) == set(ARMS)
     for arm, of_arm in table.groupby("split"):
-        assert of_arm["options"].map(json.loads).tolist() == [{"steps": steps} for steps in STEPS]
+        tried = [{"steps": steps, "merge.density": density} for steps in STEPS for density in DENSITIES]
+        if arm not in MERGED:
+            tried = [{"steps": steps} for steps in STEPS]
+        assert of_arm["options"].map(json.loads).tolist() == tried
         chosen = of_arm[of_arm["chosen"] == 1]
         assert chosen["value"].tolist() == [of_arm["value"].min()]
         # Two attributes: all at once take twice a shard's steps, which stand in the run's table of losses.
-        steps = json.loads(chosen["options"].iloc[0])["steps"]
+        options = json.loads(chosen["options"].iloc[0])
+        steps = options["steps"]
+        if arm in MERGED:
+            merged = task_vector.read(whole.results / "merged/rmu" / arm / "merge/ties/seed0/task_vector.safetensors")
+            assert merged.provenance["options"]["density"] == options["merge.density"]
         of_arm_runs = list((whole.results / "unlearned/rmu" / arm).rglob("seed0/training.csv"))
         taken = [pd.read_csv(path).query("metric == 'forget_loss'")["n"].max() for path in of_arm_runs]
-        assert taken == ([steps] * 2 if arm in ("attribute", "random") else [2 * steps])
-    assert set(table["steps"]) == {2 * steps for steps in STEPS}
+        assert taken == ([steps] * 2 if arm in MERGED else [2 * steps])
+    # Trials that differ by the merge alone share their runs.
+    assert table.groupby("split")["steps"].sum().to_dict() == dict.fromkeys(ARMS, 2 * sum(STEPS))
 
 
 @pytest.mark.slow
