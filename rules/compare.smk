@@ -3,7 +3,6 @@
 rule compare:
     input:
         script=source_file(SCRIPTS / "compare.py"),
-        library=library("compare.py"),
         scores=JOBS.scores,
         attributes=ATTRIBUTES,
     output:
@@ -18,6 +17,7 @@ rule compare:
         mem_mb=growing(4000),
         runtime=growing(30),
     params:
+        library=library("compare.py"),
         metrics=JOBS.metrics,
     message:
         "Combine the seeds and compare the candidates' {wildcards.evaluation}"
@@ -31,7 +31,6 @@ rule compare:
 rule gather:
     input:
         script=source_file(SCRIPTS / "gather.py"),
-        library=library("gather.py"),
         rows=JOBS.rows,
     output:
         report(
@@ -46,6 +45,8 @@ rule gather:
     resources:
         mem_mb=growing(4000),
         runtime=growing(30),
+    params:
+        library=library("gather.py"),
     message:
         "Gather all evaluations in one table"
     shell:

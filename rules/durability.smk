@@ -8,7 +8,6 @@ KNOWLEDGE_BATCH_SIZE = config["evaluations"].get("knowledge", {}).get("batch_siz
 rule draw_durability:
     input:
         script=source_file(SCRIPTS / "draw_durability.py"),
-        library=library("draw_durability.py"),
         forget=FORGET,
         retain=RETAIN,
         questions=QUESTIONS,
@@ -30,6 +29,7 @@ rule draw_durability:
         mem_mb=growing(4000),
         runtime=growing(30),
     params:
+        library=library("draw_durability.py"),
         experiment=GRID.experiment,
         texts=max(RELEARN.get("texts", [0])),
         most=json.dumps(GRID.durability.get("questions")),
@@ -50,7 +50,6 @@ rule draw_durability:
 rule as_unlearned:
     input:
         script=source_file(SCRIPTS / "as_unlearned.py"),
-        library=library("as_unlearned.py"),
         questions=f"{DURABILITY_DATA}/questions.parquet",
         knowledge=f"{CANDIDATE_DIR}/knowledge.parquet",
         attributes=ATTRIBUTES,
@@ -67,6 +66,7 @@ rule as_unlearned:
         mem_mb=growing(2000),
         runtime=growing(10),
     params:
+        library=library("as_unlearned.py"),
         candidate=JOBS.description,
         budget=JOBS.budget,
     message:
@@ -82,7 +82,6 @@ rule as_unlearned:
 rule relearn:
     input:
         script=source_file(SCRIPTS / "relearn.py"),
-        library=library("relearn.py"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         merged=MERGED,
@@ -105,6 +104,7 @@ rule relearn:
         mem_mb=growing(MEMORY),
         runtime=growing(240),
     params:
+        library=library("relearn.py"),
         evaluations=GRID.attacks["relearn"],
         options=json.dumps(RELEARN),
         batch_size=KNOWLEDGE_BATCH_SIZE,
@@ -131,7 +131,6 @@ rule relearn:
 rule quantise:
     input:
         script=source_file(SCRIPTS / "quantise.py"),
-        library=library("quantise.py"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         merged=MERGED,
@@ -153,6 +152,7 @@ rule quantise:
         mem_mb=growing(MEMORY),
         runtime=growing(120),
     params:
+        library=library("quantise.py"),
         evaluations=GRID.attacks["quantise"],
         bits=GRID.durability.get("quantise", []),
         batch_size=KNOWLEDGE_BATCH_SIZE,
@@ -177,7 +177,6 @@ rule quantise:
 rule rephrase:
     input:
         script=source_file(SCRIPTS / "rephrase.py"),
-        library=library("rephrase.py"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         merged=MERGED,
@@ -200,6 +199,7 @@ rule rephrase:
         mem_mb=growing(MEMORY),
         runtime=growing(120),
     params:
+        library=library("rephrase.py"),
         evaluations=GRID.attacks["rephrase"],
         batch_size=KNOWLEDGE_BATCH_SIZE,
         candidate=JOBS.description,
@@ -223,7 +223,6 @@ rule rephrase:
 rule base_activations:
     input:
         script=source_file(SCRIPTS / "base_activations.py"),
-        library=library("base_activations.py"),
         base=JOBS.model,
         texts=f"{DURABILITY_DATA}/sampled.parquet",
     output:
@@ -240,6 +239,7 @@ rule base_activations:
         mem_mb=growing(MEMORY),
         runtime=growing(60),
     params:
+        library=library("base_activations.py"),
         dtype=DTYPE,
     message:
         "Compute the base model's activations on the texts to forget"
@@ -250,7 +250,6 @@ rule base_activations:
 rule ablate:
     input:
         script=source_file(SCRIPTS / "ablate.py"),
-        library=library("ablate.py"),
         base=JOBS.model,
         base_activations=JOBS.base_activations,
         task_vector=JOBS.task_vector,
@@ -274,6 +273,7 @@ rule ablate:
         mem_mb=growing(MEMORY),
         runtime=growing(120),
     params:
+        library=library("ablate.py"),
         batch_size=KNOWLEDGE_BATCH_SIZE,
         candidate=JOBS.description,
         scale=JOBS.scale,

@@ -13,7 +13,6 @@ ruleorder: evaluate > generate
 rule base_states:
     input:
         script=source_file(SCRIPTS / "base_states.py"),
-        library=library("base_states.py"),
         base=JOBS.model,
         damaged=[CALIBRATION, FLUENCY],
     output:
@@ -30,6 +29,7 @@ rule base_states:
         mem_mb=growing(MEMORY),
         runtime=growing(60),
     params:
+        library=library("base_states.py"),
         reading=json.dumps(config["evaluations"].get("fluency", {})),
         dtype=DTYPE,
     message:
@@ -45,8 +45,7 @@ rule base_states:
 rule evaluate:
     input:
         script=source_file(SCRIPTS / "evaluate.py"),
-        library=library("evaluate.py"),
-        evaluations=JOBS.evaluation_files,
+        evaluations=[source_file(path) for path in JOBS.evaluation_files],
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         merged=MERGED,
@@ -74,6 +73,8 @@ rule evaluate:
         mem_mb=growing(MEMORY),
         runtime=growing(240),
     params:
+        library=library("evaluate.py"),
+        evaluation_libraries=[sources.fingerprint(path) for path in JOBS.evaluation_files],
         evaluations=json.dumps({name: config["evaluations"][name] for name in GRID.of_a_model}),
         generation=GENERATION,
         budgets=JOBS.budgets,
@@ -101,7 +102,6 @@ rule evaluate:
 rule generate:
     input:
         script=source_file(SCRIPTS / "generate_with_vllm.py"),
-        library=library("generate_with_vllm.py"),
         card=source_file(PROJECT / "spunge" / "export" / "card.md"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
@@ -122,6 +122,7 @@ rule generate:
         mem_mb=growing(12000 + MEMORY),
         runtime=growing(120),
     params:
+        library=library("generate_with_vllm.py"),
         generation=GENERATION,
         scale=JOBS.scale,
         dtype=DTYPE,
@@ -140,7 +141,6 @@ rule generate:
 rule score_toxicity:
     input:
         script=source_file(SCRIPTS / "score_toxicity.py"),
-        library=library("score_toxicity.py"),
         continuations=CONTINUATIONS,
         prompts=JOBS.prompts,
         classifiers=JOBS.classifier_files,
@@ -160,6 +160,7 @@ rule score_toxicity:
         mem_mb=growing(MEMORY),
         runtime=growing(60),
     params:
+        library=library("score_toxicity.py"),
         classifiers=lambda wildcards: json.dumps(JOBS.classifiers),  # sources may have braces
         files=JOBS.classifier_arguments,
         threshold=TOXICITY["threshold"] if TOXICITY else 0,
@@ -181,7 +182,6 @@ rule score_toxicity:
 rule benchmarks:
     input:
         script=source_file(SCRIPTS / "run_benchmarks.py"),
-        library=library("run_benchmarks.py"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         merged=MERGED,
@@ -203,6 +203,7 @@ rule benchmarks:
         mem_mb=growing(12000 + MEMORY),
         runtime=growing(720),
     params:
+        library=library("run_benchmarks.py"),
         options=lambda wildcards: json.dumps(config["evaluations"]["benchmarks"]),  # attributes may have braces
         candidate=JOBS.description,
         scale=JOBS.scale,

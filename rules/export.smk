@@ -2,7 +2,6 @@
 rule export:
     input:
         script=source_file(SCRIPTS / "export.py"),
-        library=library("export.py"),
         card=source_file(PROJECT / "spunge" / "export" / "card.md"),
         base=JOBS.model,
         task_vector=JOBS.task_vector,
@@ -21,6 +20,7 @@ rule export:
         mem_mb=growing(8000),
         runtime=growing(60),
     params:
+        library=library("export.py"),
         scale=JOBS.scale,
         dtype=config["export"]["dtype"] or "",
         max_shard_size=config["export"]["max_shard_size"],

@@ -7,9 +7,7 @@ FIGURES = collect("{results}/figures/{figure}.{suffix}", results=RESULTS, figure
 rule figure:
     input:
         script=source_file(SCRIPTS / "figure.py"),
-        library=library("figure.py"),
         figure=source_file(PROJECT / "spunge" / "report" / "figures" / "{figure}.py"),
-        figure_library=JOBS.figure_library,
         evaluations=EVALUATIONS,
     output:
         pdf=f"{RESULTS}/figures/{{figure}}.pdf",
@@ -29,6 +27,8 @@ rule figure:
         mem_mb=growing(2000),
         runtime=growing(10),
     params:
+        library=library("figure.py"),
+        figure_library=JOBS.figure_library,
         caption=lambda wildcards: GRID.figures[wildcards.figure],
     message:
         "Draw {wildcards.figure}"
@@ -42,7 +42,6 @@ rule figure:
 rule summary:
     input:
         script=source_file(SCRIPTS / "summarise.py"),
-        library=library("summarise.py"),
         evaluations=EVALUATIONS,
     output:
         csv=f"{RESULTS}/summary.csv",
@@ -63,6 +62,8 @@ rule summary:
     resources:
         mem_mb=growing(2000),
         runtime=growing(10),
+    params:
+        library=library("summarise.py"),
     message:
         "Write the summary table"
     shell:
@@ -75,7 +76,6 @@ rule summary:
 rule findings:
     input:
         script=source_file(SCRIPTS / "findings.py"),
-        library=library("findings.py"),
         template=source_file(PROJECT / "report" / "findings.html"),
         sentences=source_file(PROJECT / "spunge" / "report" / "findings.txt"),
         evaluations=EVALUATIONS,
@@ -93,6 +93,8 @@ rule findings:
     resources:
         mem_mb=growing(2000),
         runtime=growing(10),
+    params:
+        library=library("findings.py"),
     message:
         "Say what was found"
     shell:
@@ -105,7 +107,6 @@ rule findings:
 rule comparison:
     input:
         script=source_file(SCRIPTS / "comparison_page.py"),
-        library=library("comparison_page.py"),
         template=source_file(PROJECT / "report" / "comparison.html"),
         anchors=source_file(PROJECT / "report" / "anchors.csv"),
         evaluations=EVALUATIONS,
@@ -126,6 +127,7 @@ rule comparison:
         mem_mb=growing(2000),
         runtime=growing(10),
     params:
+        library=library("comparison_page.py"),
         model=lambda wildcards: config["model"]["source"],  # may have braces
     message:
         "Put published numbers beside ours"

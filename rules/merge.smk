@@ -1,7 +1,6 @@
 rule merge:
     input:
         script=source_file(SCRIPTS / "merge.py"),
-        library=library("merge.py"),
         task_vectors=JOBS.shard_task_vectors,
         tuning=JOBS.merge_tuning if GRID.tunes_merges else [],
         attributes=ATTRIBUTES,
@@ -18,6 +17,7 @@ rule merge:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
+        library=library("merge.py"),
         kind=JOBS.merge_kind,
         options=JOBS.merge_options,
         candidate=JOBS.merge_description,

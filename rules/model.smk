@@ -1,7 +1,6 @@
 rule model:
     input:
         script=source_file(SCRIPTS / "prepare_model.py"),
-        library=library("prepare_model.py"),
         wheel=JOBS.model_wheel,
         files=JOBS.model_files,
     output:
@@ -16,6 +15,7 @@ rule model:
         mem_mb=growing(8000),
         runtime=growing(120),
     params:
+        library=library("prepare_model.py"),
         source=lookup(dpath="{model}/source", within=JOBS.models),
         revision=lookup(dpath="{model}/revision", within=JOBS.models),
         member=lookup(dpath="{model}/file", within=JOBS.models),

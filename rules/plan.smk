@@ -7,7 +7,6 @@ localrules:
 rule plan:
     input:
         script=source_file(SCRIPTS / "plan.py"),
-        library=library("plan.py"),
         template=source_file(PROJECT / "report" / "plan.txt"),
     log:
         f"{LOGS}/plan.log",
@@ -17,6 +16,7 @@ rule plan:
         mem_mb=500,
         runtime=5,
     params:
+        library=library("plan.py"),
         config=lambda wildcards: json.dumps(config),  # a plain value would have braces expanded
     message:
         "Plan the run"

@@ -3,9 +3,7 @@
 rule activations:
     input:
         script=source_file(SCRIPTS / "cache_activations.py"),
-        library=library("cache_activations.py"),
         method=JOBS.method_file,
-        method_library=JOBS.method_library,
         base=JOBS.model,
         forget=FORGET,
         retain=RETAIN,
@@ -24,6 +22,8 @@ rule activations:
         mem_mb=growing(JOBS.memory if GRID.sets("memory") else MEMORY),
         runtime=growing(60),
     params:
+        library=library("cache_activations.py"),
+        method_library=JOBS.method_library,
         options=JOBS.activation_options,
     message:
         "Compute what the layers that {wildcards.method} leaves alone make of every text"
@@ -38,9 +38,7 @@ rule activations:
 rule unlearn:
     input:
         script=source_file(SCRIPTS / "unlearn.py"),
-        library=library("unlearn.py"),
         method=JOBS.method_file,
-        method_library=JOBS.method_library,
         base=JOBS.model,
         shards=JOBS.partition,
         retain=RETAIN,
@@ -65,6 +63,8 @@ rule unlearn:
         mem_mb=growing(JOBS.memory if GRID.sets("memory") else MEMORY),
         runtime=growing(120),
     params:
+        library=library("unlearn.py"),
+        method_library=JOBS.method_library,
         options=JOBS.run_options,
         steps_of_shards=JOBS.steps_of_shards if GRID.sets("steps_of_shards", but="equal") else "equal",
         run=JOBS.run_description,
@@ -91,7 +91,6 @@ rule unlearn:
 rule choose:
     input:
         script=source_file(SCRIPTS / "choose.py"),
-        library=library("choose.py"),
         outcomes=JOBS.trial_rows("toxicity" if GRID.toxicity else "knowledge"),
         budgets=JOBS.trial_rows("budget"),
     output:
@@ -106,6 +105,7 @@ rule choose:
         mem_mb=growing(2000),
         runtime=growing(10),
     params:
+        library=library("choose.py"),
         trials=lambda wildcards: JOBS.trials(),  # options may have braces
         metric=JOBS.tuning_metric,
     message:

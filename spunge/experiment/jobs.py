@@ -50,10 +50,6 @@ class Jobs:
         }
         self.model = f"resources/models/{model_folder(configured['model'])}"
 
-    def used_files(self, path: Path) -> list:
-        """Return the files that a script, or a file that is imported by its name, uses: a change in one is seen."""
-        return [self._source(used) for used in sources.of(path)]
-
     # Data and models
 
     @property
@@ -163,9 +159,9 @@ class Jobs:
         like = self.grid.methods[run.method].get("norms_of")
         return f"{self.results}/{replace(run, method=like).task_vector}" if like else []
 
-    def method_library(self, wildcards: SimpleNamespace) -> object:
-        """Return the files that the method's own one uses."""
-        return self.used_files(self._method_path(wildcards))
+    def method_library(self, wildcards: SimpleNamespace) -> str:
+        """Return a text that is another one where what the method's file imports has changed."""
+        return sources.fingerprint(self._method_path(wildcards))
 
     def method_file(self, wildcards: SimpleNamespace) -> object:
         """Return the file that holds the method: one of ours by its name, or the user's."""
@@ -301,11 +297,10 @@ class Jobs:
         """Return a candidate's columns of evaluations.csv."""
         return json.dumps(self.grid.describe(Candidate.parse(wildcards.candidate)))
 
-    def evaluation_files(self, wildcards: object) -> object:
-        """Return the files that hold a model's evaluations, and those that they use."""
-        folder = self.project / "spunge" / "evaluation"
-        named = [folder / f"{name}.py" for name in self.grid.of_a_model]
-        return [file for path in named for file in (self._source(path), *self.used_files(path))]
+    @property
+    def evaluation_files(self) -> list[Path]:
+        """The files that hold a model's evaluations."""
+        return [self.project / "spunge" / "evaluation" / f"{name}.py" for name in self.grid.of_a_model]
 
     def metrics(self, wildcards: SimpleNamespace) -> str:
         """Return an evaluation's METRICS; null where its score table says which they are."""
@@ -335,9 +330,9 @@ class Jobs:
 
     # What is compared, gathered and drawn
 
-    def figure_library(self, wildcards: SimpleNamespace) -> object:
-        """Return the files that a figure's own one uses."""
-        return self.used_files(self.project / "spunge" / "report" / "figures" / f"{wildcards.figure}.py")
+    def figure_library(self, wildcards: SimpleNamespace) -> str:
+        """Return a text that is another one where what the figure's file imports has changed."""
+        return sources.fingerprint(self.project / "spunge" / "report" / "figures" / f"{wildcards.figure}.py")
 
     def scores(self, wildcards: SimpleNamespace) -> list[str]:
         """Return the scores of all candidates that have an evaluation."""

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from spunge.core.files import sha256, text_sha256
+
 PROJECT = Path(__file__).parents[2]
 LISTED = PROJECT / "rules" / "library.json"
 CHOSEN = ("methods", "report/figures", "datasets", "evaluation")  # folders of which a job uses one file
@@ -110,6 +112,13 @@ def of(path: Path) -> list[Path]:
         return used(path)
     except (OSError, SyntaxError, ValueError):
         return []
+
+
+@functools.cache
+def fingerprint(path: Path) -> str:
+    """Return a text that is another one where a file that this one uses has changed; the file itself doesn't count."""
+    contents = "".join(map(sha256, of(path)))
+    return f"what {path.name} imports: {text_sha256(contents)[:16]}"
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""A rule's inputs name the library files that its script uses, or a change in one would not rerun the rule."""
+"""A rule's parameters tell what its script imports, or a change in that would not rerun the rule."""
 
 import json
 import re
@@ -19,8 +19,8 @@ def rules():
 
 
 @pytest.mark.parametrize(("rule", "script"), rules())
-def test_a_rule_has_the_library_files_of_its_script(rule, script):
-    assert f'library=library("{script}"' in rule
+def test_a_rule_has_the_library_of_its_script(rule, script):
+    assert f'library=library("{script}"' in rule.partition("params:")[2]
 
 
 def test_the_lists_are_those_of_the_imports():
@@ -73,6 +73,17 @@ def test_packages_that_only_have_a_docstring_do_not_count(written):
         "spunge/evaluation/fluency.py"
     }
     assert "spunge/evaluation/__init__.py" not in written(method="from spunge.evaluation import fluency")
+
+
+def test_a_fingerprint_changes_with_what_is_imported(written, tmp_path):
+    written(method="import losses", losses="from more import rate", more="rate = 1")
+    method, fingerprint = tmp_path / "method.py", sources.fingerprint.__wrapped__
+    before = fingerprint(method)
+    method.write_text("import losses\n\nchanged = True")  # an input of its own
+    (tmp_path / "another.py").write_text("rate = 2")
+    assert fingerprint(method) == before
+    (tmp_path / "more.py").write_text("rate = 2")
+    assert fingerprint(method) != before
 
 
 def test_a_file_that_is_not_there_or_is_no_python_uses_nothing(written, tmp_path):

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
-from workspace import PROJECT
+from workspace import PROJECT, edited
 
 from spunge.models import task_vector
 
@@ -14,15 +14,19 @@ METHOD = '''
 """Take a share of the weights of one layer away."""
 
 import dataclasses
+import sys
 
 from spunge.methods import Unlearned
 from spunge.models.task_vector import TensorFolder
+
+sys.path.append(__file__.rpartition("/")[0])
+import layers
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     share: float
-    layer: int = 1
+    layer: int = layers.FIRST
 
 
 def unlearn(run, options):
@@ -50,6 +54,7 @@ def finished(tmp_path_factory, prepared):
     workspace = prepared.copy(tmp_path_factory.mktemp("doors") / "workspace")
     outside = tmp_path_factory.mktemp("elsewhere")
     (outside / "shrink.py").write_text(METHOD)
+    (outside / "layers.py").write_text("FIRST = 1\n")
     (outside / "two.yaml").write_text(TWO_PROCESSES)
     model = AutoModelForCausalLM.from_pretrained(workspace / "model")
     for number, part in enumerate(("all", "rivers", "dances")):
@@ -114,6 +119,16 @@ def test_what_the_doors_changed(finished):
         for run in ("joint", "attribute/shard/rivers")
     ]
     assert steps == [4, 2]
+
+
+def test_what_a_file_of_the_users_imports_reruns_its_method_alone(finished):
+    workspace, outside = finished
+    with edited(outside / "layers.py", "1", "2"):
+        jobs = workspace.dry_run("results/tiny/evaluations.csv")
+    trained = [job for job in jobs if job.startswith("Unlearn")]
+    runs = ("attribute/shard/dances", "attribute/shard/rivers", "joint")
+    assert trained == [f"Unlearn shrink/{run}/seed0" for run in runs]
+    assert workspace.dry_run("results/tiny/evaluations.csv") is None
 
 
 def test_a_variant_costs_no_training_and_is_the_scaled_vector(finished):
