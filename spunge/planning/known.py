@@ -3,7 +3,6 @@
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,16 +57,15 @@ class Table(NamedTuple):
     longest: float = math.nan
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """What the arithmetic rests on."""
 
     dtype: str
     shape: ModelShape = UNKNOWN
     origin: str = ""  # of `shape`, or why it isn't known
     attributes: Sequence[str] | None = None  # None where only the data can say which
-    texts: Mapping[str, int] = field(default_factory=dict)  # to forget, by attribute
-    tables: Mapping[str, Table] = field(default_factory=dict)
+    texts: Mapping[str, int] = {}  # to forget, by attribute
+    tables: Mapping[str, Table] = {}
 
     @property
     def device(self) -> str:

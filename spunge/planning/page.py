@@ -29,15 +29,8 @@ def page(configured: Mapping, facts: Facts, kinds: Sequence[Kind], template: str
     ]
     rows.append(_row("all", [kind.jobs for kind in kinds], "", "", total, ""))
     table = tabulate([HEADERS, *rows], tablefmt="plain", disable_numparse=True, colalign=ALIGNMENT, maxcolwidths=WIDTHS)
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    text = environment.from_string(template).render(
-        configured=configured,
-        facts=facts,
-        table=table.splitlines(),
-        notes=numbers,
-        total=total,
-        estimate=estimate,
-        size=size,
+    text = jinja2.Template(template, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True).render(
+        configured=configured, facts=facts, table=table, notes=numbers, total=total, estimate=estimate, size=size
     )
     return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="   ") for line in text.split("\n"))
 

@@ -147,10 +147,10 @@ def test_budgets_are_solved_and_evaluated_at_one_by_one():
     tables = {"fluency": Table(200), "calibration": Table(100)}
     options = {"fluency": {"batch_size": 8, "max_tokens": 256}}
     start, once = estimate(tables=tables).evaluate(options).seconds
-    cost = estimate(tables=tables).evaluate(options, 3, as_trained=False)
+    cost = estimate(tables=tables).evaluate(options, ["kl0.1", "kl0.2", "kl0.4"])
     assert sum(cost.seconds) == pytest.approx(start + once * (3 + 1) + once / 2 * (9 + 1))
     assert cost.work == "at 3 λ, 10 passes over 100 texts, 200 texts"
-    with_trained = estimate(tables=tables).evaluate(options, 3, as_trained=True)
+    with_trained = estimate(tables=tables).evaluate(options, ["", "kl0.1", "kl0.2", "kl0.4"])
     assert sum(with_trained.seconds) == pytest.approx(sum(cost.seconds) + once + once / 2)
 
 
