@@ -140,11 +140,10 @@ class Plan:
             yield self._kind("score toxicity", judged, cost, "score_toxicity")
         if grid.durability:
             yield self._kind("durability, preparation", 1 + attacked, Cost(), "draw_durability", "as_unlearned")
-            if grid.attacks["ablate"]:
-                base = no_arithmetic("base_activations")
-                yield self._kind("durability, base_activations", 1, base, "base_activations")
-            for rule in (rule for rule, names in grid.attacks.items() if names):
-                yield self._kind(f"durability, {rule}", attacked, no_arithmetic(rule), rule)
+            jobs = {"base_activations": 1} if grid.attacks["ablate"] else {}
+            jobs |= {rule: attacked for rule, names in grid.attacks.items() if names}
+            for rule, many in jobs.items():
+                yield self._kind(f"durability, {rule}", many, no_arithmetic(rule), rule)
         rules = ["gather", "summary", "findings"]
         rules += ["choose"] if grid.trial_candidates() else []
         rules += ["comparison"] if toxicity or benchmarks else []
