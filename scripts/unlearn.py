@@ -40,41 +40,26 @@ def main(argv: list[str] | None = None) -> int:
 
         method = methods.load(arguments.method)
         texts = {entry["attribute"]: entry["texts"] for entry in read_json(arguments.attributes)}
-        arm, shard = (arguments.run["method"], arguments.run["split"]), arguments.forget.stem
-        chosen = arguments.tuning, arguments.steps_of_shards
-        given = tuning.options_of_run(arguments.options, arm, shard, texts, *chosen)
-        options, attributes = methods.options(method, given), list(texts)
-        base = task_vector.BaseModel.open(arguments.base)
-        identity = resume.identity(
-            {
-                "options": dataclasses.asdict(options),
-                "run": {key: arguments.run[key] for key in ("seed", "split")} | {"shard": shard},
-                "attributes": attributes,
-                "steps_of_shards": arguments.steps_of_shards,
-                "device": base_model.device(),
-            },
-            base.folder,
-            [__file__, arguments.method, arguments.forget, arguments.retain],
-            filter(None, [arguments.activations, arguments.norms_of]),
+        run = methods.Run.of_files(
+            arguments.forget,
+            arguments.retain,
+            arguments.run,
+            base=task_vector.BaseModel.open(arguments.base),
+            device=base_model.device(),
+            all_attributes=list(texts),
+            steps_of_shards=arguments.steps_of_shards,
+            activations=arguments.activations,
+            norms_of=task_vector.read(arguments.norms_of) if arguments.norms_of else None,
         )
+        arm, chosen = (arguments.run["method"], run.split), (arguments.tuning, run.steps_of_shards)
+        given = tuning.options_of_run(arguments.options, arm, run.shard, texts, *chosen)
+        options = methods.options(method, given)
+        identity = methods.identity(run, options, [__file__, arguments.method], arguments.norms_of)
         with (
             scratch_folder(Path(arguments.task_vector).parent / ".scratch") as scratch,
             resume.Checkpoint(arguments.unfinished, identity, arguments.save_every) as checkpoint,
         ):
-            run = methods.Run.of_files(
-                arguments.forget,
-                arguments.retain,
-                arguments.run,
-                base=base,
-                device=base_model.device(),
-                all_attributes=attributes,
-                steps_of_shards=arguments.steps_of_shards,
-                activations=arguments.activations,
-                norms_of=task_vector.read(arguments.norms_of) if arguments.norms_of else None,
-                scratch=scratch,
-                checkpoint=checkpoint,
-            )
-            unlearned = method.unlearn(run, options)
+            unlearned = method.unlearn(dataclasses.replace(run, scratch=scratch, checkpoint=checkpoint), options)
             if unlearned is None:  # launched over several devices, one process of them writes
                 return
             with whole_file(arguments.training) as temporary:

@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +17,7 @@ from spunge.core.errors import InputError
 from spunge.core.files import sha256
 from spunge.experiment.options import make
 from spunge.models import task_vector
+from spunge.training import resume
 from spunge.training.run import Run, Unlearned
 
 
@@ -73,6 +74,17 @@ def options(module: ModuleType, given: Mapping[str, object]) -> object:
 def recorded(options: object) -> dict[str, object]:
     """Return a method's options for provenance: their fields, or what `recorded` gives where some are secrets."""
     return options.recorded() if hasattr(options, "recorded") else dataclasses.asdict(options)
+
+
+def identity(run: Run, options: object, code: Iterable[str | Path], norms_of: str | Path | None) -> str:
+    """Return the identity of a run's job, as `resume.identity` does; the run has to have its files.
+
+    `code` are the files of the job's own, `norms_of` the file of the run's `norms_of`, if it has one.
+    """
+    facts = {name: getattr(run, name) for name in ("seed", "split", "shard", "steps_of_shards", "device")}
+    facts |= {"options": dataclasses.asdict(options), "attributes": run.all_attributes}
+    large = filter(None, [run.activations, norms_of])
+    return resume.identity(facts, run.base.folder, [*code, run.forget_file, run.retain_file], large)
 
 
 def provenance(run: Run, method: Path, options: object) -> dict:
