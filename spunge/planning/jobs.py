@@ -64,7 +64,7 @@ class Plan:
 
     def kinds(self) -> list[Kind]:
         """Return the kinds of jobs in the order of the run."""
-        return [*self._preparation(), *self._training(), *self._evaluation()]
+        return [kind for kind in [*self._preparation(), *self._training(), *self._evaluation()] if kind.jobs]
 
     def _kind(self, label: str, number: float, cost: Cost, *rules: str) -> Kind:
         """Return a kind of jobs; `rules` are theirs, or of a rule's jobs these alone: `unlearn/rmu/joint`."""
@@ -121,16 +121,17 @@ class Plan:
     def _evaluation(self) -> Iterator[Kind]:
         """Yield the jobs that evaluate all candidates, and what is made of that."""
         grid, evaluations, toxicity = self.grid, self.grid.configuration["evaluations"], self.grid.toxicity
-        number, attacked = self._number(grid.candidates()), len(grid.attacked())
-        judged = number + self._number(grid.trial_candidates())
+        reported, trials, attacked = grid.candidates(), grid.trial_candidates(), len(grid.attacked())
+        number, judged = self._number(reported), self._number(reported + trials)
         asked = {name: evaluations[name] for name in grid.of_a_model}
         if toxicity and toxicity["generator"] == "vllm":
             yield self._kind("generate", judged, no_arithmetic("vllm"), "generate")
         elif toxicity:
             asked |= {"toxicity": toxicity}
-        yield self._kind("evaluate", judged, self.estimate.evaluate(asked, grid.budgets), "evaluate")
-        if grid.shares_base_states:
-            yield self._kind("evaluate, base_states", 1, no_arithmetic("base_states"), "base_states")
+        for label, group, budgets in (("", reported, grid.budgets), (", trials", trials, [grid.middle_budget])):
+            cost, paths = self.estimate.evaluate(asked, budgets), [f"evaluate/{one.path}" for one in group]
+            yield self._kind(f"evaluate{label}", self._number(group), cost, *paths)
+        yield self._kind("base_states", int(grid.shares_base_states), no_arithmetic("base_states"), "base_states")
         if benchmarks := evaluations.get("benchmarks"):
             cost = self.estimate.evaluate({"benchmarks": benchmarks})
             cost = replace(cost, download=UNKNOWN * (not benchmarks["mirror"]))
@@ -144,8 +145,7 @@ class Plan:
             jobs |= {rule: attacked for rule, names in grid.attacks.items() if names}
             for rule, many in jobs.items():
                 yield self._kind(f"durability, {rule}", many, no_arithmetic(rule), rule)
-        rules = ["gather", "summary", "findings"]
-        rules += ["choose"] if grid.trial_candidates() else []
+        rules = ["gather", "summary", "findings", *(["choose"] if trials else [])]
         rules += ["comparison"] if toxicity or benchmarks else []
         number = len(rules) + len(grid.evaluation_names + grid.attack_names) + len(grid.figures)
         yield self._kind("tables, figures", number, Cost(), *rules, "compare", "figure")
