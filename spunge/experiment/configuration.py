@@ -495,16 +495,29 @@ def wheels(config: Mapping) -> dict[str, str]:
     for name, section in classifiers.items():
         if "wheel" in section:
             named[section["wheel"]] = f"evaluations.toxicity.classifiers.{name}"
-    source = config["model"]["source"]
-    return named | ({source.removeprefix("wheel:"): "model.source"} if source.startswith("wheel:") else {})
+    key = "model.parts" if config["model"]["parts"] else "model.source"
+    return named | dict.fromkeys(gguf_parts(config["model"]), key)
+
+
+def gguf_parts(model: Mapping) -> dict[str, str]:
+    """Return the wheels whose files together are a model's GGUF file, and the file in each; none of other models."""
+    if not model["source"].startswith("wheel:"):
+        return {}
+    return dict(model.get("parts") or {model["source"].removeprefix("wheel:"): model["file"]})
 
 
 def _check_wheels(config: Mapping) -> None:
-    source = config["model"]["source"]
-    if source.startswith("wheel:") and not config["model"]["file"]:
+    model, at = config["model"], "configuration: model"
+    is_wheel = model["source"].startswith("wheel:")
+    if is_wheel and not model["file"] and not model["parts"]:
         raise InputError(
-            f"configuration: model.source is {source}, so model.file must name the GGUF file in that wheel"
+            f"{at}.source is {model['source']}, so model.file must name the GGUF file in that wheel, or model.parts "
+            "its parts in several"
         )
+    if model["parts"] and (not is_wheel or model["file"]):
+        raise InputError(f"{at}.parts make a GGUF file, so model.source is `wheel:` and a name; leave model.file out")
+    if model["parts"] and not model["sha256"]:
+        raise InputError(f"{at}.parts needs model.sha256, that of the file which they make together")
     for requirement, key in wheels(config).items():
         if requirement not in config["wheels"]:
             raise InputError(f"configuration: {key} names {requirement}, but `wheels` has no SHA-256 for it")

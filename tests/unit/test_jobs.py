@@ -151,12 +151,25 @@ def test_models_and_wheels():
     base, net = made.models
     assert (made.models[base]["kind"], made.models[net]["kind"]) == ("", "--classifier")
     assert made.model == f"resources/models/{base}"
-    assert made.model_wheel(SimpleNamespace(model=base)) == "resources/wheels/words==1.0.whl"
-    assert (made.model_wheel(SimpleNamespace(model=net)), made.model_files(SimpleNamespace(model=net))) == ([], [])
+    assert made.model_wheels(SimpleNamespace(model=base)) == ["resources/wheels/words==1.0.whl"]
+    assert made.model_members(SimpleNamespace(model=base)) == ["m.gguf"]
+    assert (made.model_wheels(SimpleNamespace(model=net)), made.model_files(SimpleNamespace(model=net))) == ([], [])
     files = made.classifier_files(None)
     assert files == ["resources/wheels/words==1.0.whl", f"resources/models/{net}"]
     arguments = made.classifier_arguments(None, SimpleNamespace(classifiers=files))
     assert arguments == [f"--file=list={files[0]}", f"--file=net={files[1]}"]
+
+
+def test_a_model_in_parts_is_taken_from_its_wheels_in_order():
+    parts = {"b==1.0": "b/m.gguf.part0", "a==1.0": "a/m.gguf.part1"}
+    model = {"source": "wheel:m", "parts": parts, "sha256": "1" * 64}
+    made = jobs(model=model, wheels=dict.fromkeys(parts, "0" * 64))
+    [base] = made.models
+    assert made.model_wheels(SimpleNamespace(model=base)) == [f"resources/wheels/{name}==1.0.whl" for name in "ba"]
+    assert made.model_members(SimpleNamespace(model=base)) == list(parts.values())
+    assert made.models[base]["sha256"] == "1" * 64
+    other = jobs(model=model | {"sha256": "2" * 64}, wheels=dict.fromkeys(parts, "0" * 64))
+    assert [*other.models] != [base], "another file is another model"
 
 
 def test_a_local_model_and_the_users_tables_are_seen(tmp_path):

@@ -74,16 +74,31 @@ def test_members_and_read(index):
 
 
 def test_extract_writes_where_it_is_told_to(index, tmp_path):
-    wheels.extract(index, "toy_data/data/a.bin", tmp_path / "out" / "a.bin")
+    wheels.extract({index: "toy_data/data/a.bin"}, tmp_path / "out" / "a.bin")
     assert (tmp_path / "out" / "a.bin").read_bytes() == CONTENT
-    wheels.extract(index, "../escaped", tmp_path / "out" / "kept")
+    wheels.extract({index: "../escaped"}, tmp_path / "out" / "kept")
     assert (tmp_path / "out" / "kept").exists()
     assert not (tmp_path / "escaped").exists()
 
 
+def test_a_file_in_several_wheels_is_joined_in_their_order_and_checked(index, tmp_path):
+    other = index.with_name("other.whl")
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("b.bin", b"the end")
+    whole = tmp_path / "whole.bin"
+    whole.write_bytes(CONTENT + b"the end")
+    parts = {index: "toy_data/data/a.bin", other: "b.bin"}
+    wheels.extract(parts, tmp_path / "joined.bin", sha256(whole))
+    assert (tmp_path / "joined.bin").read_bytes() == whole.read_bytes()
+    turned = dict(reversed(parts.items()))
+    with pytest.raises(InputError, match=r"b.bin, toy_data/data/a.bin together have SHA-256 \w{64}, but \w{64} is"):
+        wheels.extract(turned, tmp_path / "turned.bin", sha256(whole))
+    assert not (tmp_path / "turned.bin").exists()
+
+
 def test_missing_member_and_missing_wheel(index, tmp_path):
     with pytest.raises(InputError, match=r"holds no file toy_data/data/c.bin"):
-        wheels.extract(index, "toy_data/data/c.bin", tmp_path / "c.bin")
+        wheels.extract({index: "toy_data/data/c.bin"}, tmp_path / "c.bin")
     assert not (tmp_path / "c.bin").exists()
     with pytest.raises(InputError, match=r"none.whl is not there"):
         wheels.read(tmp_path / "none.whl", ["x"])
@@ -97,5 +112,5 @@ def test_truncated_and_corrupt_wheels(index, tmp_path):
     corrupt.write_bytes(whole[: start + 20] + bytes(40) + whole[start + 60 :])
     for path in (truncated, corrupt):
         with pytest.raises(InputError, match=f"{path.name} is truncated or not a wheel"):
-            wheels.extract(path, "toy_data/data/a.bin", tmp_path / "a.bin")
+            wheels.extract({path: "toy_data/data/a.bin"}, tmp_path / "a.bin")
         assert not (tmp_path / "a.bin").exists()
