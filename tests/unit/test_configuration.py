@@ -108,7 +108,8 @@ def test_defaults_are_filled_at_every_depth():
     check(config)
     assert config["splits"] == ["joint", "attribute", "random"]
     memory = {"memory": 4000, "gpu_memory": 0}
-    assert config["model"] == {"source": "some/model", "revision": None, "file": None, "dtype": "float32", **memory}
+    absent = dict.fromkeys(("revision", "file", "parts", "sha256"))
+    assert config["model"] == {"source": "some/model", "dtype": "float32", **absent, **memory}
     assert config["data"] == {
         "dataset": "country_capitals",
         "forget": "all",
