@@ -21,7 +21,7 @@ BUDGETS = {"kl": [0.003, 0.01, 0.03]}
 MOST = 4.0
 LAYERS = (7, 8, 9)  # as the default experiment's RMU trains
 SIZE = 0.04  # of an entry of the edit: the budgets lie between λ = 0.2 and 1
-TEXTS = [". ".join(PROMPTS[start:] + PROMPTS[:start]) for start in range(0, len(PROMPTS), 2)]  # cut to MOST_TOKENS
+TEXTS = [". ".join(PROMPTS[start:] + PROMPTS[:start]) for start in range(0, len(PROMPTS), 4)]  # cut to MOST_TOKENS
 MOST_TOKENS = 64
 BATCH = 8
 AGREEING = 0.02  # relative, of λ: either way solves a budget within 2 % of KL, which is about the square of λ
