@@ -35,6 +35,7 @@ IN_CACHE = 2**20  # logits of each model that are compared at once: memory is sl
 TEXTS = ("calibration", "fluency")  # the tables whose texts set λ, and tell the damage
 COSTS = {"kl": "kl", "perplexity": "excess_loss"}  # costs of texts, and the column whose mean each limits
 KEPT = "kept"  # the cost that questions measure
+ROUNDING = 1e-9  # of a difference of accuracies
 
 
 class Strength(NamedTuple):
@@ -180,7 +181,7 @@ def solve_steps(lost: Callable[[float], float], budget: float, most: float, know
     `solve` has it.
     """
     for passes in range(MOST_PASSES + 1):
-        high = min((scale for scale, value in known.items() if value >= budget), default=math.inf)
+        high = min((scale for scale, value in known.items() if value > budget - ROUNDING), default=math.inf)
         low = max((scale for scale in known if scale < high), default=0.0)
         if high <= low * (1 + TOLERANCE) or (passes == MOST_PASSES and high < math.inf):
             return high

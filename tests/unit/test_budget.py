@@ -339,6 +339,8 @@ def test_the_factor_at_which_a_share_of_questions_is_lost_is_found_within_the_to
     scale = budget.solve_steps(lambda scale: 0.05 * (scale >= step) + 0.05 * (scale >= 3 * step), 0.04, 4.0, known)
     assert step <= scale <= step * 1.1 and len(known) <= budget.MOST_PASSES
     assert budget.solve_steps(lambda scale: 0.05 * (scale >= step), 0.06, 4.0, {}) is None
+    assert 0.95 - 0.9 < 0.05  # by rounding, but it is as much
+    assert budget.solve_steps(lambda scale: 0.95 - 0.9 if scale >= step else 0.0, 0.05, 4.0, {}) <= step * 1.1
 
 
 def test_the_smallest_known_factor_is_taken():
