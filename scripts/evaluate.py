@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        from spunge.core.files import whole_file
+        from spunge.core.files import attributes_to_forget, whole_file
         from spunge.evaluation import budget, candidate, descriptive_rows
         from spunge.training import resume
 
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
                 of_budgets = [arguments.damaged, reading, arguments.budgets, arguments.scale, kept.nested("strengths")]
                 of_budgets.append(arguments.base_states)
                 if arguments.kept:
-                    forget = [entry["attribute"] for entry in json.loads(arguments.attributes.read_text())]
+                    forget = attributes_to_forget(arguments.attributes)
                     asking = arguments.evaluations["knowledge"]
                     of_budgets.append(candidate.accuracy_kept(model, tokenizer, arguments.kept, forget, asking))
                 measures["budget"], strengths = candidate.at_budgets(model, edited, tokenizer, *of_budgets)

@@ -18,7 +18,7 @@ import torch
 
 from spunge.core.errors import InputError
 from spunge.core.progress import say
-from spunge.experiment.records import budget_label
+from spunge.experiment.records import COSTS, budget_label
 from spunge.models import base_model
 from spunge.models.edited_model import EditedModel
 from spunge.training.batches import pad
@@ -33,7 +33,7 @@ LOGITS = 2**25  # of each model at once: what memory they take
 KEPT_NUMBERS = 2**28  # log-probabilities of the base model, for each table of texts: 1 GiB
 IN_CACHE = 2**20  # logits of each model that are compared at once: memory is slower than a core
 TEXTS = ("calibration", "fluency")  # the tables whose texts set λ, and tell the damage
-COSTS = {"kl": "kl", "perplexity": "excess_loss"}  # costs of texts, and the column whose mean each limits
+COLUMNS = {"kl": "kl", "perplexity": "excess_loss"}  # of the costs of texts: the one whose mean each limits
 KEPT = "kept"  # the cost that questions measure
 ROUNDING = 1e-9  # of a difference of accuracies
 
@@ -71,7 +71,7 @@ def solve_all(
 
         def mean_at(scale: float, cost: str = cost) -> float:
             tables[scale] = damage_at(scale)
-            return mean(tables[scale], COSTS[cost])
+            return mean(tables[scale], COLUMNS[cost])
 
         of_cost = {}
         # From the largest on: the first λ that is tried, and each that solves a budget, lies above those of the next.
@@ -82,7 +82,7 @@ def solve_all(
                 if scale is not None and scale not in tables:
                     tables[scale] = damage_at(scale)
             else:
-                before, known = len(tables), {at: _finite(mean(table, COSTS[cost])) for at, table in tables.items()}
+                before, known = len(tables), {at: _finite(mean(table, COLUMNS[cost])) for at, table in tables.items()}
                 scale = solve(mean_at, math.log(budget) if cost == "perplexity" else budget, most, known)
             kl = math.nan if scale is None else mean(tables[scale], "kl")
             label, passes = budget_label(cost, budget), len(known) - before
@@ -140,7 +140,7 @@ def measure(
     strengths = {}
     if section["as_trained"]:
         strengths[""] = Strength(configured, mean(damage_at(abs(configured)), "kl"), 1)
-    costs = {cost: section[cost] for cost in (*COSTS, KEPT) if cost in section}
+    costs = {cost: section[cost] for cost in COSTS if cost in section}
     for label, strength in solve_all(damage_at, lost_at, costs, section["most"]).items():
         signed = None if strength.scale is None else math.copysign(strength.scale, configured)
         strengths[label] = strength._replace(scale=signed)

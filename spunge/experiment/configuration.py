@@ -18,7 +18,7 @@ from spunge.core.errors import InputError
 from spunge.core.slugs import folded
 from spunge.core.tidy import RESERVED
 from spunge.experiment import yaml_values
-from spunge.experiment.records import OF_MERGE, budget_label
+from spunge.experiment.records import COSTS, OF_MERGE, budget_label
 from spunge.experiment.splits import ORDERED
 
 SCHEMA = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
@@ -305,7 +305,7 @@ def _check_budgets(config: Mapping) -> None:
     if (section := config.get("budgets")) is None:
         return
     at = "configuration: budgets"
-    costs = {cost: section[cost] for cost in ("kl", "perplexity", "kept") if cost in section}
+    costs = {cost: section[cost] for cost in COSTS if cost in section}
     if not costs:
         raise InputError(f"{at} names no budget; give it kl, perplexity or kept")
     if "kept" in costs and not config["data"]["validation"]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from spunge.experiment import configuration, splits
 from spunge.experiment.records import (
     BASE,
+    COSTS,
     SPLIT,
     UNDIVIDED,
     Candidate,
@@ -30,7 +31,6 @@ from spunge.experiment.records import (
 )
 
 TOXICITY = ("toxicity", "toxicity_neutral")
-COSTS = ("kl", "perplexity", "kept")  # what can be a budget
 FIGURES = Path(__file__).parents[2] / "rules" / "figures.json"
 
 

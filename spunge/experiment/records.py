@@ -19,6 +19,7 @@ from spunge.core.errors import InputError
 from spunge.experiment import splits
 
 ALL_SEEDS = "all"
+COSTS = ("kl", "perplexity", "kept")  # what can be a budget
 SCALED_BY_SHARD = ("steps", "warmup_steps")  # options of a run that grow with its shard
 OF_MERGE = "merge."  # in `tune`, before an option of the merge that a method's shards are tried with
 
