@@ -26,13 +26,14 @@ def throughput(base: BaseModel, repeats: int) -> list[results.Row]:
     _check_greedy(model, tokenizer)
 
     def together() -> None:
-        score(generation.continue_prompts(model, tokenizer, PROMPTS, options)["text"].tolist())
+        texts = generation.continue_prompts(model, tokenizer, PROMPTS, options)["text"].tolist()
+        score(texts, [""] * len(texts))
 
     def one_at_a_time() -> None:
         for prompt in PROMPTS:
             sampling = {"do_sample": True, "top_p": options.top_p, "top_k": 0, "temperature": options.temperature}
             for text in _plain(model, tokenizer, prompt, num_return_sequences=options.samples, **sampling):
-                score([text])
+                score([text], [""])
 
     seconds = measure.alternately({"ours": together, "reference": one_at_a_time}, repeats)
     rates = {way: len(PROMPTS) * options.samples / taken for way, taken in seconds.items()}

@@ -7,6 +7,7 @@ VALIDATION = {
     table: f"{RESULTS}/data/validation/{table}.parquet" if table in GRID.tables and config["data"]["validation"] else []
     for table in ("questions", "prompts")
 }
+BENIGN = f"{RESULTS}/data/benign.parquet" if "benign" in GRID.tables else []
 REPHRASED = f"{RESULTS}/data/rephrased.parquet" if "rephrased" in GRID.tables else []
 CALIBRATION = f"{RESULTS}/data/calibration.parquet" if GRID.costs else []
 FLUENCY = f"{RESULTS}/data/fluency.parquet"
@@ -56,6 +57,7 @@ rule data:
         retain=RETAIN,
         questions=QUESTIONS,
         prompts=PROMPTS,
+        benign=BENIGN,
         rephrased=REPHRASED,
         fluency=FLUENCY,
         calibration=CALIBRATION,
@@ -100,7 +102,7 @@ rule data:
             " --minimum-texts {params.minimum_texts} --needed-by {params.needed_by:q} {params.wheels:q}"
             " --forget-output {output.forget:q} --retain-output {output.retain:q}"
             " --questions-output {output.questions:q} --prompts-output {output.prompts:q}"
-            " --rephrased-output {output.rephrased:q} --fluency-output {output.fluency:q}"
+            " --benign-output {output.benign:q} --rephrased-output {output.rephrased:q} --fluency-output {output.fluency:q}"
             " --calibration-output {output.calibration:q}"
             " --validation-questions-output {output.validation_questions:q}"
             " --validation-prompts-output {output.validation_prompts:q}"

@@ -163,17 +163,49 @@ rule score_toxicity:
         library=library("score_toxicity.py"),
         classifiers=lambda wildcards: json.dumps(JOBS.classifiers),  # sources may have braces
         files=JOBS.classifier_arguments,
-        threshold=TOXICITY["threshold"] if TOXICITY else 0,
         candidate=JOBS.description,
     message:
         "Score what {wildcards.candidate} wrote"
     shell:
         on_gpus(
             "--continuations {input.continuations:q} --prompts {input.prompts:q}"
-            " --classifiers {params.classifiers:q} {params.files:q} --threshold {params.threshold}"
+            " --classifiers {params.classifiers:q} {params.files:q}"
             " --candidate {params.candidate:q} --attributes {input.attributes:q}"
             " --toxic-scores {output.scores[0]:q} --toxic-rows {output.rows[0]:q}"
             " --neutral-scores {output.scores[1]:q} --neutral-rows {output.rows[1]:q}"
+        )
+
+
+# What the classifiers miss stands beside every result that rests on them.
+rule validate_classifiers:
+    input:
+        script=source_file(SCRIPTS / "validate_classifiers.py"),
+        rated=JOBS.rated_texts,
+        classifiers=JOBS.classifier_files,
+    output:
+        f"{RESULTS}/evaluations/classifiers.csv",
+    log:
+        f"{LOGS}/validate_classifiers.log",
+    benchmark:
+        f"{BENCHMARKS}/validate_classifiers.tsv"
+    conda:
+        ENVS / "evaluate.yaml"
+    resources:
+        gpu=int("huggingface" in [one["classifier"] for one in JOBS.classifiers.values()]),
+        gpu_mem_mb=GPU_MEMORY,
+        mem_mb=growing(MEMORY),
+        runtime=growing(30),
+    params:
+        library=library("validate_classifiers.py"),
+        classifiers=lambda wildcards: json.dumps(JOBS.classifiers),  # sources may have braces
+        files=JOBS.classifier_arguments,
+        experiment=GRID.experiment,
+    message:
+        "Try the classifiers on rated texts"
+    shell:
+        on_gpus(
+            "--rated {input.rated:q} --classifiers {params.classifiers:q} {params.files:q}"
+            " --experiment {params.experiment} --output {output:q}"
         )
 
 

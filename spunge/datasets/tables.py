@@ -8,14 +8,15 @@
 | fluency | text: held-out prose |
 | calibration | text: neutral prose whose damage sets λ (`budgets`), of another domain than the others if possible |
 | prompts | prompt, attribute (empty for one of no group), kind (`toxic` or `neutral`), by choice cluster and part |
+| benign | text, attribute (one to forget), by choice cluster: what may be said of it all the same |
 | rephrased | as questions, with their attributes and subjects: the same facts asked for in other words |
 
 A subject is what a row is about; a cluster is what shares an answer or a source, a country for its cities: intervals
 count clusters. Without one, each subject (or prompt) is its own. A part is `validation`, by which options are chosen,
 or `test`, which is reported; rows of a cluster have the same.
 
-A source may lack questions, prompts and rephrased: an evaluation that needs them then can't be configured. For one that
-lacks calibration, half of the fluency texts are taken.
+A source may lack questions, prompts, benign and rephrased: an evaluation that needs them then can't be configured. For
+one that lacks calibration, half of the fluency texts are taken.
 
 Forget texts may be toxic or hazardous: messages name rows (counted from 1) and numbers, never a text.
 """
@@ -45,6 +46,7 @@ COLUMNS = {
     "fluency": ("text",),
     "calibration": ("text",),
     "prompts": ("prompt", "attribute", "kind"),
+    "benign": ("text", "attribute"),
     "rephrased": ("question", "choices", "answer", "attribute", "subject"),
 }
 OPTIONAL = {
@@ -52,6 +54,7 @@ OPTIONAL = {
     "retain": ("attribute",),
     "questions": ("cluster", "part"),
     "prompts": ("cluster", "part"),
+    "benign": ("cluster",),
     "rephrased": ("cluster", "part"),
 }
 ASKED = ("questions", "rephrased")
@@ -72,6 +75,7 @@ class Tables:
     prompts: pd.DataFrame | None = None
     rephrased: pd.DataFrame | None = None
     calibration: pd.DataFrame | None = None
+    benign: pd.DataFrame | None = None
 
     def present(self) -> dict[str, pd.DataFrame]:
         """Return the tables that there are, by name."""
@@ -321,7 +325,7 @@ def check_leakage(tables: Tables) -> None:
     a million texts.
     """
     measured = {"questions": "question", "rephrased": "question", "prompts": "prompt"}
-    measured |= {"fluency": "text", "calibration": "text"}
+    measured |= {"fluency": "text", "calibration": "text", "benign": "text"}
     held_out = {name: frame[measured[name]] for name, frame in tables.present().items() if name in measured}
     for table, texts in {"forget": tables.forget["text"], "retain": tables.retain["text"]}.items():
         patterns = [pattern for values in held_out.values() for pattern in values.unique()]

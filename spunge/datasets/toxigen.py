@@ -119,7 +119,7 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     groups = list(GROUPS) if forget == "all" else list(forget)
     if unknown := [group for group in groups if group not in GROUPS]:
         raise InputError(f"toxigen has no group {listed(unknown)}; it has {', '.join(GROUPS)}")
-    lines = {(group, kind): read_prompts(group, kind, options) for group in groups for kind in KINDS}
+    lines = {(group, kind): read_prompts(GROUPS[group].prompts, kind, options) for group in groups for kind in KINDS}
     prompts = draw_prompts(lines, options)
     generations = read_generations(groups, options)
     check_origin(generations, lines, options)
@@ -150,7 +150,7 @@ def bare(text: str) -> str:
 
 
 def read_prompts(group: str, kind: str, options: Options) -> list[str]:
-    """Return the different prompts of one kind about a group in the file's order, with real line breaks.
+    """Return the different prompts of one kind about a group (its Group.prompts) in the file's order, with line breaks.
 
     A mirror may have them as Parquet, as the hub does, or as the authors' text files, one prompt a line.
     """
@@ -173,7 +173,7 @@ def read_prompts(group: str, kind: str, options: Options) -> list[str]:
 
 def prompts_file(group: str, kind: str) -> str:
     """Return the name of the file with the prompts of one kind about a group, without what tells its format."""
-    return f"prompts/{KINDS[kind]}_{GROUPS[group].prompts}_1k"
+    return f"prompts/{KINDS[kind]}_{group}_1k"
 
 
 def draw_prompts(lines: Mapping[tuple[str, str], Sequence[str]], options: Options) -> pd.DataFrame:
@@ -240,7 +240,7 @@ def check_origin(generations: pd.DataFrame, lines: Mapping[tuple[str, str], Sequ
         if kind == "toxic" and origins.isdisjoint(map(bare, prompts_of_group)):
             raise InputError(
                 f"{options.mirror or HUB}: none of the generations in {TRAIN} comes from a prompt in "
-                f"{prompts_file(group, kind)}, so held-out prompts can't be kept out of what is "
+                f"{prompts_file(GROUPS[group].prompts, kind)}, so held-out prompts can't be kept out of what is "
                 "forgotten; take both files from one version of the data"
             )
 

@@ -1,15 +1,17 @@
-"""Toxicity classifiers: each a function from texts to scores between 0 and 1, made from its options.
+"""Toxicity classifiers: each a function from texts, and the attributes they are about, to scores between 0 and 1.
 
 - profanity_check: a linear model on word counts, trained on 200,000 labelled comments (alt-profanity-check, MIT); the
   package holds it, so nothing is downloaded.
 - word_list: the severest of a text's words that stand in a list rated by people; independent of any training data.
+- tox_block: an LSTM with a label for each of six kinds of toxicity, an attribute's own among them.
 - huggingface: a sequence classification model, such as tomh/toxigen_roberta.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -18,7 +20,8 @@ from spunge.core.errors import InputError
 from spunge.core.progress import Progress
 from spunge.experiment.options import Count, Natural, Text, checked, make
 
-Classifier = Callable[[Sequence[str]], np.ndarray]
+# An attribute is that of the prompt which a text continues; "" has none.
+Classifier = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 
 
 @checked
@@ -31,6 +34,20 @@ class WordList:
     """Which words."""
 
     wheel: Annotated[str, Field(description="The wheel, of `wheels`, that holds the words.")]
+
+
+ToxBlockLabel = Literal["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
+
+
+@checked
+class ToxBlock:
+    """Which of the six labels counts."""
+
+    wheel: Annotated[str, Field(description="The wheel, of `wheels`, that holds the network.")]
+    label: Annotated[ToxBlockLabel, Field(description="Label that texts are scored by.")] = "toxic"
+    labels: Annotated[
+        Mapping[str, ToxBlockLabel], Field(description="Attributes whose texts are scored by another label.")
+    ] = dataclasses.field(default_factory=dict)
 
 
 @checked
@@ -55,7 +72,7 @@ def profanity_check(options: ProfanityCheck, file: Path | None, device: str) -> 
     """Return the classifier of alt-profanity-check: the probability that a text is offensive or profane."""
     import profanity_check as package
 
-    return lambda texts: np.asarray(package.predict_prob(list(texts)), dtype=float)
+    return lambda texts, attributes: np.asarray(package.predict_prob(list(texts)), dtype=float)
 
 
 def word_list(options: WordList, file: Path | None, device: str) -> Classifier:
@@ -84,9 +101,26 @@ def by_severity(severities: Mapping[str, float]) -> Classifier:
     words = sorted(severest, key=len, reverse=True)
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)")
 
-    def score(texts: Sequence[str]) -> np.ndarray:
+    def score(texts: Sequence[str], attributes: Sequence[str]) -> np.ndarray:
         matches = [[severest[word] for word in pattern.findall(text.lower())] for text in texts]
         return np.array([max(matched_severities, default=0.0) / MOST_SEVERE for matched_severities in matches])
+
+    return score
+
+
+def tox_block(options: ToxBlock, file: Path | None, device: str) -> Classifier:
+    """Return the classifier of tox-block, from its wheel `file`: the probability of the label that fits the attribute.
+
+    Raises InputError where the wheel is another version's.
+    """
+    from spunge.evaluation.tox_block import LABELS
+    from spunge.evaluation.tox_block import ToxBlock as Network
+
+    network = Network(file, device)
+
+    def score(texts: Sequence[str], attributes: Sequence[str]) -> np.ndarray:
+        columns = [LABELS.index(options.labels.get(attribute, options.label)) for attribute in attributes]
+        return network.probabilities(texts)[np.arange(len(texts)), columns]
 
     return score
 
@@ -123,7 +157,7 @@ def huggingface(options: HuggingFace, file: Path | None, device: str) -> Classif
     probabilities = torch.sigmoid if alone else lambda logits: logits.softmax(dim=-1)
 
     @torch.no_grad()
-    def score(texts: Sequence[str]) -> np.ndarray:
+    def score(texts: Sequence[str], attributes: Sequence[str]) -> np.ndarray:
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         scores = np.zeros(len(texts))
         progress = Progress(options.source, len(texts))
@@ -147,12 +181,22 @@ def huggingface(options: HuggingFace, file: Path | None, device: str) -> Classif
 KINDS = {
     "profanity_check": (ProfanityCheck, profanity_check),
     "word_list": (WordList, word_list),
+    "tox_block": (ToxBlock, tox_block),
     "huggingface": (HuggingFace, huggingface),
 }
+
+
+def load_all(
+    sections: Mapping[str, Mapping], files: Sequence[str], device: str
+) -> tuple[dict[str, Classifier], dict[str, float]]:
+    """Return the classifiers and their thresholds by name; `files` has NAME=PATH of those made of a wheel or folder."""
+    paths = {name: Path(path) for name, path in (file.split("=", 1) for file in files)}
+    made = {name: load(name, section, paths.get(name), device) for name, section in sections.items()}
+    return made, {name: section["threshold"] for name, section in sections.items()}
 
 
 def load(name: str, section: Mapping, file: Path | None, device: str) -> Classifier:
     """Return the classifier that a section of the configuration describes; `file` is its wheel or model folder."""
     options, make_classifier = KINDS[section["classifier"]]
-    given = {key: value for key, value in section.items() if key != "classifier"}
+    given = {key: value for key, value in section.items() if key not in ("classifier", "threshold")}
     return make_classifier(make(name, options, given), file, device)

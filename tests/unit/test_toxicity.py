@@ -32,17 +32,18 @@ CONTINUATIONS = pd.DataFrame(
 STRICT = {" a dull day a dull day": 0.875, " a dull day": 0.5, " rains": 0.25, " go out": 0.0, " go home": 0.0625}
 
 
-def strict(texts):
+def strict(texts, attributes):
     """Finds what says nothing the most toxic of all: this must not count."""
     return np.array([STRICT.get(text, 1.0) for text in texts])
 
 
-def mild(texts):
+def mild(texts, attributes):
     return np.array([0.75 if "rain" in text else 0.125 for text in texts])
 
 
 def score(continuations=CONTINUATIONS, classifiers=None, threshold=0.5, prompts=PROMPTS):
-    return toxicity.score(continuations, prompts, classifiers or {"strict": strict, "mild": mild}, threshold)
+    classifiers = classifiers or {"strict": strict, "mild": mild}
+    return toxicity.score(continuations, prompts, classifiers, dict.fromkeys(classifiers, threshold))
 
 
 def test_every_number_by_hand():
@@ -90,7 +91,7 @@ def test_prompts_may_have_different_numbers_of_samples():
 
 def test_texts_without_a_word_score_nothing_whatever_the_classifier_says():
     silent = CONTINUATIONS.assign(text=["", " ", "\n", "...", "!?", "--", "“”", "\u200b", "🎉"])
-    scores = score(silent, {"strict": strict, "none": lambda texts: np.full(len(texts), np.nan)})
+    scores = score(silent, {"strict": strict, "none": lambda texts, attributes: np.full(len(texts), np.nan)})
     assert scores["empty"].tolist() == [3, 3, 3]
     for column in ("toxic_strict", "score_strict", "maximum_strict", "any_strict", "score_none"):
         assert scores[column].tolist() == [0, 0, 0]
@@ -128,7 +129,7 @@ def test_distinct(texts, size, expected):
 
 @pytest.mark.parametrize("value", [1.0001, -0.0001, float("nan"), float("inf")])
 def test_scores_that_are_no_probabilities_are_refused(value):
-    def broken(texts):
+    def broken(texts, attributes):
         return np.where(np.array(texts) == " rains", value, 0.5)
 
     with pytest.raises(InputError, match="the classifier odd gave scores outside 0 to 1 or none") as refused:
