@@ -65,6 +65,8 @@ DISPLAY_NAMES = {
     "tsv": "TSV",
     "profanity_check": "profanity check",
     "word_list": "word list",
+    "tox_block": "tox-block",
+    "tox_block_by_kind": "tox-block by kind",
 }
 
 # Okabe and Ito's palette, which stays apart for colour-blind readers; the markers tell the same once more in print.

@@ -219,10 +219,10 @@ def test_real_texts():
     built = real_toxicity_prompts.build(options, files, kinds)
     tables.check(built)
     tables.select(built, kinds, config["data"]["minimum_texts"])
-    assert built.forget["attribute"].value_counts().to_dict() == dict.fromkeys(kinds, 70)
+    assert built.forget["attribute"].value_counts().to_dict() == dict.fromkeys(kinds, 50)
     sizes = built.prompts["attribute"].value_counts().to_dict()
-    assert sizes.pop("") == options.neutral_prompts == 30
-    assert sizes.pop("identity_attack") == 30  # the first kind: the others are fewer by what earlier ones have too
-    assert list(sizes) and all(25 <= size <= 30 for size in sizes.values())
+    assert sizes.pop("") == options.neutral_prompts == 40
+    assert sizes.pop("identity_attack") == 50  # the first kind: the others are fewer by what earlier ones have too
+    assert list(sizes) and all(40 <= size <= 50 for size in sizes.values())
     assert built.prompts["prompt"].map(plain).is_unique
     assert set(built.questions["attribute"]) == {"Africa", "Americas", "Asia", "Europe"}
