@@ -17,6 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     cli.add_model(parser)
     cli.add_budget(parser)
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
+    parser.add_argument("--base-scores", nargs="?", help="scores of the base model, unless it is asked now, Parquet")
     parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
     parser.add_argument("--scores", required=True, help="scores of all questions, Parquet")
     parser.add_argument("--rows", required=True, help="estimates as rows of evaluations.csv")
@@ -38,7 +39,10 @@ def main(argv: list[str] | None = None) -> int:
         scores, results = cli.stacked([]), {}
         if cli.scale(arguments) is not None:
             scores, results = benchmarks.score(*cli.load_model(arguments), options)
-        scores = cli.described(scores.assign(budget=arguments.budget), arguments.candidate)
+        base = pd.read_parquet(arguments.base_scores) if arguments.base_scores else scores
+        chance = benchmarks.at_chance(base, [entry["attribute"] for entry in forget])
+        scores = scores.assign(budget=arguments.budget, at_chance=scores["attribute"].isin(chance))
+        scores = cli.described(scores, arguments.candidate)
         rows = [statistics.estimates(scores, "benchmarks", statistics.attributes(scores, forget))]
         if not arguments.candidate["method"]:  # all candidates are asked the same
             rows.append(descriptive_rows.tasks(arguments.candidate["experiment"], scores, options.forget))

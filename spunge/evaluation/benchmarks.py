@@ -7,7 +7,7 @@ says what is asked and how it is scored.
 import difflib
 import importlib.metadata
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +15,7 @@ from typing import Annotated
 import pandas as pd
 import torch
 from pydantic import Field
+from scipy.stats import ttest_1samp
 
 from spunge.core.errors import InputError
 from spunge.core.progress import say
@@ -68,9 +69,10 @@ def score(model: torch.nn.Module, tokenizer, options: Options) -> tuple[pd.DataF
     """Ask all questions of all tasks; return the scores, and what lm-eval itself says of its results.
 
     Scores have one row per question: attribute (the attribute to forget, or the task), subject (task and number of the
-    question), accuracy (0 … 1, NaN where the model's numbers weren't finite), cut (1 where the question's start was
-    left out, else 0), part_of. The questions of a group occur twice: once as the group's, and once as their subtask's,
-    with the group as `part_of`. Raises InputError for what lm-eval has not, cannot score by question, or cannot load.
+    question), accuracy (0 … 1, NaN where the model's numbers weren't finite), chance (what guessing gives), cut (1
+    where the question's start was left out, else 0), part_of. The questions of a group occur twice: once as the
+    group's, and once as their subtask's, with the group as `part_of`. Raises InputError for what lm-eval has not,
+    cannot score by question, or cannot load.
     """
     from lm_eval import evaluate
 
@@ -98,6 +100,19 @@ def score(model: torch.nn.Module, tokenizer, options: Options) -> tuple[pd.DataF
             scores += [frame.assign(attribute=leaf, part_of=name) for leaf, frame in scores_by_task.items()]
         keep(kept, results, options, metric, scores_by_task)
     return pd.concat(scores, ignore_index=True), kept
+
+
+def at_chance(scores: pd.DataFrame, forget: Collection[str]) -> list[str]:
+    """Return the tasks of what is kept that the base model isn't shown to answer better than by guessing.
+
+    `scores` are its own, as `score` returns them; a 95 % interval (t) over questions decides. Where that is true of all
+    tasks, none is returned, since a mean over none would tell nothing.
+    """
+    kept = scores[(scores["part_of"] == "") & ~scores["attribute"].isin(forget)]
+    above = (kept["accuracy"] - kept["chance"]).groupby(kept["attribute"], sort=False)
+    lowest = {name: ttest_1samp(of_task, 0).confidence_interval().low for name, of_task in above}
+    found = [name for name, low in lowest.items() if low <= 0]
+    return found if len(found) < len(lowest) else []
 
 
 def check_forgotten(options: Options, attributes: Sequence[str]) -> None:
@@ -289,7 +304,7 @@ def accuracy_metric(name: str, loaded: Mapping[str, dict]) -> str:
 
 
 def per_question(task: str, asked, samples: list[dict], metric: str, cut: set[str]) -> pd.DataFrame:
-    """Return subject, accuracy and cut of one task's samples, as lm-eval logs them, in the data's order.
+    """Return subject, accuracy, chance and cut of one task's samples, as lm-eval logs them, in the data's order.
 
     `asked` is lm-eval's task, `metric` what counts, `cut` the contexts whose start was left out. Where a task reads its
     answers in several ways (filters), the first of them counts.
@@ -304,6 +319,7 @@ def per_question(task: str, asked, samples: list[dict], metric: str, cut: set[st
             "accuracy": float("nan")
             if any(NO_TEXT in written for written in sample["resps"])
             else sample_score(asked, sample, metric),
+            "chance": 1 / len(asked.doc_to_choice(sample["doc"])) if asked.OUTPUT_TYPE == "multiple_choice" else 0.0,
             "cut": is_cut(sample, cut),
         }
         for sample in first_filter

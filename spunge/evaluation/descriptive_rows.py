@@ -89,12 +89,17 @@ def tasks(experiment: str, scores: pd.DataFrame, forget: Mapping[str, str]) -> p
     """Return tidy rows (COLUMNS) with the number of questions of each of lm-eval's tasks, from the base model's scores.
 
     `scores` are those of benchmarks, `forget` tells the task that asks about an attribute. The metric names the task;
-    the group that a subtask is part of stands as shard.
+    the group that a subtask is part of stands as shard. Tasks that the base model answers `at_chance` have such a row.
     """
     counts = scores.groupby(["attribute", "part_of"], sort=False).size()
     rows = [
         {"attribute": name, "shard": group, "metric": f"questions_{forget.get(name, name)}", "value": count, "n": count}
         for (name, group), count in counts.items()
+    ]
+    guessed = scores[scores["at_chance"]].groupby("attribute", sort=False)["chance"].agg(["mean", "size"])
+    rows += [
+        {"attribute": name, "metric": "at_chance", "value": chance, "n": count}
+        for name, chance, count in guessed.itertuples()
     ]
     return _table(_base(experiment), "task", rows)
 

@@ -96,9 +96,11 @@ class Attributes:
 def attributes(scores: pd.DataFrame, forget: Sequence[Mapping]) -> Attributes:
     """Return the Attributes of `scores`: of those asked about, the ones in `forget`, and all others to retain.
 
-    What is `part_of` a group of tasks is neither, since the group's questions are the same.
+    What is `part_of` a group of tasks is neither, since the group's questions are the same; nor is a task that the base
+    model answers `at_chance`.
     """
     whole = scores[scores["part_of"] == ""] if "part_of" in scores else scores
+    whole = whole[~whole["at_chance"].astype(bool)] if "at_chance" in whole else whole
     asked = list(whole["attribute"].unique())
     to_forget = tuple(entry["attribute"] for entry in forget if entry["attribute"] in asked)
     return Attributes(to_forget, tuple(name for name in asked if name and name not in to_forget))

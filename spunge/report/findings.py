@@ -44,6 +44,7 @@ from spunge.report.results_table import (
     retain_attributes,
     seeds,
     tasks,
+    tasks_at_chance,
 )
 from spunge.report.verdict import (
     BETTER,
@@ -253,6 +254,7 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         classifiers=[display_name(name) for name in scored],
         judges=judges(evaluations),
         asked=source,
+        at_chance=tasks_at_chance(evaluations),
         budgets=budgets_in_words(budgets(evaluations)),
         unreached=unreached(evaluations),
         decisive=decisive.outcome.name,

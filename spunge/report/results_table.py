@@ -235,8 +235,14 @@ def capability_from(evaluations: pandas.DataFrame) -> str:
 
 def tasks(evaluations: pandas.DataFrame) -> dict[str, Task]:
     """Return the tasks of benchmarks by the attribute they stand for, which is their name or an attribute to forget."""
-    rows = evaluations[evaluations["evaluation"] == "task"]
+    rows = evaluations[(evaluations["evaluation"] == "task") & evaluations["metric"].str.startswith(QUESTIONS)]
     return {row.attribute: Task(row.metric.removeprefix(QUESTIONS), row.shard, int(row.n)) for row in rows.itertuples()}
+
+
+def tasks_at_chance(evaluations: pandas.DataFrame) -> list[str]:
+    """Return the tasks of benchmarks that the base model answers no better than by guessing; they count in no mean."""
+    rows = evaluations[(evaluations["evaluation"] == "task") & (evaluations["metric"] == "at_chance")]
+    return list(rows["attribute"])
 
 
 def held_out_attributes(evaluations: pandas.DataFrame) -> list[str]:

@@ -342,11 +342,46 @@ def test_means_over_what_is_kept_leave_subtasks_out(scored, stem):
     assert values["retain mean"] == pytest.approx(own[list(attributes.retain)].mean())
     assert values["forget mean"] == pytest.approx(own[["bio", "cyber"]].mean())
     assert set(stem) <= set(values.index), "each is told all the same"
-    told = descriptive_rows.tasks("tiny", scores, FORGET).set_index("attribute")
+    told = descriptive_rows.tasks("tiny", scores.assign(at_chance=False), FORGET).set_index("attribute")
     assert told.loc["bio", ["metric", "shard", "n"]].tolist() == ["questions_wmdp_bio", "", 9]
     assert told.loc["mmlu_astronomy", "metric"] == "questions_mmlu_astronomy"
     assert set(told.index[told["shard"] == "mmlu_stem"]) == set(stem)
     assert told.loc[stem, "n"].sum() == told.loc["mmlu_stem", "n"]
+
+
+def test_chance_is_what_guessing_gives(scored):
+    chance = scored[0].groupby("attribute")["chance"].agg(["min", "max"])
+    for task, choices in {"bio": 4, "piqa": 2, "boolq": 2, "winogrande": 2, "hellaswag": 4}.items():
+        assert chance.loc[task].tolist() == [1 / choices] * 2
+    assert chance.loc["gsm8k"].tolist() == [0, 0]
+
+
+def guessed(**right):
+    """Scores of a hundred questions of four choices each, of which so many are right."""
+    rows = [
+        (task, float(number < of_task), 0.25, "group" if task == "part" else "")
+        for task, of_task in right.items()
+        for number in range(100)
+    ]
+    return pd.DataFrame(rows, columns=["attribute", "accuracy", "chance", "part_of"])
+
+
+def test_tasks_that_are_no_better_than_guessing():
+    """Of 100 questions with four choices, 33 right are 25 within 1.98 standard errors (4.73 points), 36 aren't."""
+    scores = guessed(bio=20, low=15, near=33, far=36, part=25)
+    assert benchmarks.at_chance(scores, ["bio"]) == ["low", "near"]
+    assert benchmarks.at_chance(guessed(bio=90, low=15, near=33), ["bio"]) == [], "else no mean would be left"
+    broken = guessed(far=60, broken=20)
+    broken.loc[broken["attribute"] == "broken", "accuracy"] = float("nan")
+    assert benchmarks.at_chance(broken, []) == [], "a mean with it is no number, as it should be"
+
+
+def test_what_is_guessed_counts_in_no_mean():
+    scores = guessed(bio=20, low=15, far=40)
+    scores = scores.assign(at_chance=scores["attribute"].isin(benchmarks.at_chance(scores, ["bio"])))
+    assert statistics.attributes(scores, [{"attribute": "bio"}]).retain == ("far",)
+    told = descriptive_rows.tasks("tiny", scores, {}).query("metric == 'at_chance'")
+    assert told[["attribute", "value", "n"]].to_numpy().tolist() == [["low", 0.25, 100]]
 
 
 # Configuration

@@ -22,17 +22,19 @@ from spunge.report.results_table import (
     forget_attributes,
     measured,
     tasks,
+    tasks_at_chance,
 )
 
 WHEN = {"benchmarks": True}
 CAPTION = """\
 The change in accuracy from the base model, task by task (lm-evaluation-harness), for each way to split the texts to
 forget, seeds combined; lines are 95 % intervals that draw questions and seeds again. One panel per family of methods,
-at λ = 1 or its λ nearest to 1, and merge. Numbers at the names are the base model's accuracies in percent. Crosses mark
-broken models, and the word “broken” stands where one has no number. On grey, in bold: what is to be forgotten, where a
-fall is wanted, and the subjects of a group that lie next to it, which a method harms first where it forgets too widely.
-Of the other subjects those are shown that changed most for any model here: being picked for it, part of their change is
-chance, all the more as most have a few hundred questions or fewer.
+at λ = 1 or its λ nearest to 1, and merge. Numbers at the names are the base model's accuracies in percent, “chance”
+marks where it isn't shown to do better than by guessing. Crosses mark broken models, and the word “broken” stands
+where one has no number. On grey, in bold: what is to be forgotten, where a fall is wanted, and the subjects of a group
+that lie next to it, which a method harms first where it forgets too widely. Of the other subjects those are shown that
+changed most for any model here: being picked for it, part of their change is chance, all the more as most have a few
+hundred questions or fewer.
 """
 
 # The subjects next to a hazardous domain, by the task that asks about the domain; the choice is this project's.
@@ -75,12 +77,14 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     everyone = list(dict.fromkeys(candidate for _, shown in panels for candidate in shown))
     groups, broken_paths = sections(evaluations, change, everyone), broken_reasons(evaluations, everyone)
 
+    guessed = tasks_at_chance(evaluations)
     rows, headings, place = [], [], 0.0
     for heading, shown_tasks, standing_out in groups:
         headings.append((place, heading))
         for name, attribute in shown_tasks:
             place += 1
             value = estimate(accuracy, base, attribute).value if base else math.nan
+            name = f"{name} (chance)" if attribute in guessed else name
             label = f"{name}  {100 * value:.0f}" if math.isfinite(value) else name
             rows.append((place, label, attribute, standing_out))
         place += 1.4
