@@ -253,11 +253,14 @@ def test_rivals_are_named():
 
 
 def test_attacks_are_on_the_methods_named_for_it():
-    grid = grid_of(PROJECT / "experiments" / "geography-smollm2.yaml")
+    experiment = PROJECT / "experiments" / "geography-smollm2.yaml"
+    configured = yaml.safe_load(experiment.read_text(encoding="utf-8"))["methods"]
+    grid = grid_of(experiment, methods=configured | {"rmu": configured["rmu"] | {"shards": [2]}})
+    assert "shards" in grid.figures
     assert {one.method for one in grid.attacked()} == {"", "rmu"}
-    assert {one.split for one in grid.attacked()} == {"", "joint", "attribute", "random"}
+    assert {one.split for one in grid.attacked()} == {"", "joint", "balanced", "sequential", "attribute", "random"}
     assert "attribute-2" in {one.split for one in grid.candidates()}
-    assert len(grid.evaluated("ablated")) == len(grid.attacked()) == 1 + 3 * 3
+    assert len(grid.evaluated("ablated")) == len(grid.attacked()) == 1 + 3 * 5
 
 
 def test_a_run_on_several_attributes_takes_as_many_steps():
@@ -304,7 +307,7 @@ ALWAYS = {"training", "merging"}
     ("experiment", "expected"),
     {
         "config": {"frontier", "tradeoff", "overview", "attributes", "radar"},
-        "experiments/geography-smollm2": {"tradeoff", "overview", "attributes", "radar", "durability", "shards"},
+        "experiments/geography-smollm2": {"frontier", "tradeoff", "overview", "attributes", "radar", "durability"},
         "experiments/toxicity-smollm2": {"frontier", "toxicity_radar", "toxicity_overview"},
         "experiments/wmdp-zephyr-7b": {"tradeoff", "overview", "attributes", "radar", "benchmarks"},
     }.items(),
