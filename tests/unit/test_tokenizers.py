@@ -270,7 +270,7 @@ def test_classifier_without_padding_scores_each_text_by_itself(tiny_folder, tmp_
     tokenizer.save_pretrained(tmp_path)
     options = HuggingFace(source="tiny", label=1, batch_size=3)
     texts = [*TEXTS, "the market " * 20]
-    found = huggingface(options, tmp_path, "cpu")(texts)
+    found = huggingface(options, tmp_path, "cpu")(texts, [""] * len(texts))
     for text, score in zip(texts, found, strict=True):
         tokens = torch.tensor([tokenizer(text)["input_ids"][:18]])
         with torch.no_grad():
