@@ -36,6 +36,7 @@ class WordList:
     wheel: Annotated[str, Field(description="The wheel, of `wheels`, that holds the words.")]
 
 
+# In the order of the network's outputs.
 ToxBlockLabel = Literal["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
 
 

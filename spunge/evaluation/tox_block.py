@@ -9,14 +9,16 @@ import io
 import pickletools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 
 from spunge.core import wheels
 from spunge.core.errors import InputError
+from spunge.evaluation.classifiers import ToxBlockLabel
 
-LABELS = ("toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate")
+LABELS = get_args(ToxBlockLabel)
 WEIGHTS, VOCABULARY = (f"tox_block/trained_models/{name}" for name in ("lstm_model_0.1.2.h5", "encoder_0.1.2.pkl"))
 # Between which the package's `rescale` takes each label's probability to lie (RESCALE_PROBA in its config.py).
 LOWEST = (0.002116, 0.000011, 0.000347, 0.000040, 0.000373, 0.000074)

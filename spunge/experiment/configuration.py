@@ -243,9 +243,7 @@ def _check_foreign(at: str, section: Mapping, kind_of: str) -> None:
     """Check that a section has no option of another kind of method, merge or classifier."""
     kind = section[KIND_KEYS[kind_of]]
     options = options_of(kind_of, kind)
-    common = workflow_keys() if kind_of == "methods" else {KIND_KEYS[kind_of]}
-    common |= {"threshold"} if kind_of == "classifiers" else set()
-    if foreign := sorted(section.keys() - common - options.keys()):
+    if foreign := sorted(section.keys() - workflow_keys(kind_of) - options.keys()):
         has = ", ".join(sorted(options)) or "none"
         raise InputError(f"{at} has the option `{foreign[0]}`, which {kind} has not; it has {has}")
 
@@ -460,9 +458,12 @@ def generation_options(toxicity: Mapping) -> dict:
 
 
 @functools.cache
-def workflow_keys() -> frozenset[str]:
-    """Return the keys of a method's section that the workflow reads: all but the method's own options."""
-    return frozenset(schema()["properties"]["methods"]["additionalProperties"]["properties"])
+def workflow_keys(kind_of: str = "methods") -> frozenset[str]:
+    """Return the keys that the workflow reads of a method's (merge's, classifier's) section: all but its options."""
+    sections = schema()["properties"]
+    if kind_of == "classifiers":
+        sections = sections["evaluations"]["properties"]["toxicity"]["properties"]
+    return frozenset(sections[kind_of]["additionalProperties"]["properties"])
 
 
 def activation_options(section: Mapping[str, object], dtype: str) -> dict[str, object]:
