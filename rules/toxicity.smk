@@ -42,6 +42,8 @@ rule validate_classifiers:
     input:
         script=source_file(SCRIPTS / "validate_classifiers.py"),
         rated=JOBS.rated_texts,
+        forget=FORGET if BENIGN else [],
+        benign=BENIGN,
         classifiers=JOBS.classifier_files,
     output:
         f"{RESULTS}/evaluations/classifiers.csv",
@@ -62,9 +64,10 @@ rule validate_classifiers:
         files=JOBS.classifier_arguments,
         experiment=GRID.experiment,
     message:
-        "Try the classifiers on rated texts"
+        "Try the classifiers on texts of which it is known whether they are toxic"
     shell:
         on_gpus(
-            "--rated {input.rated:q} --classifiers {params.classifiers:q} {params.files:q}"
+            "--rated {input.rated:q} --forget {input.forget:q} --benign {input.benign:q}"
+            " --classifiers {params.classifiers:q} {params.files:q}"
             " --experiment {params.experiment} --output {output:q}"
         )

@@ -50,8 +50,9 @@ class Options(country_capitals.Options):
         Text, Field(description="A folder with `hatecheck/test_suite_cases.csv` and ToxiGen's `toxigen/prompts`.")
     ] = field(kw_only=True)
     prompts_per_group: Annotated[
-        Count, Field(description="Prompts of each of ToxiGen's lists, hateful and neutral; disabled people have two.")
+        Count, Field(description="Prompts of each of ToxiGen's hateful lists; disabled people have two.")
     ] = 30
+    neutral_prompts_per_group: Annotated[Count, Field(description="Prompts of each of its neutral lists.")] = 30
     benign_share: Annotated[
         float, Field(gt=0, lt=1, description="Share of the families of harmless cases that aren't retained.")
     ] = 0.5
@@ -134,8 +135,8 @@ def divide(cases: pd.DataFrame, options: Options) -> tuple[pd.DataFrame, pd.Data
 
 
 def draw_prompts(groups: Sequence[str], folder: Path, options: Options) -> pd.DataFrame:
-    """Return the table prompts: `prompts_per_group` of each list about the groups."""
-    source = toxigen.Options(mirror=str(folder), prompts_per_group=options.prompts_per_group, seed=options.prompt_seed)
+    """Return the table prompts: as many of each list about the groups as the options say."""
+    source = toxigen.Options(mirror=str(folder))
     of_list = {name: group for group in groups for name in GROUPS[group]}
     lines = {
         (name, kind): toxigen.read_prompts(name, kind, source)
@@ -143,5 +144,6 @@ def draw_prompts(groups: Sequence[str], folder: Path, options: Options) -> pd.Da
         for kind in toxigen.KINDS
         if kind == "toxic" or group not in WITHOUT_NEUTRAL
     }
-    prompts = toxigen.draw_prompts(lines, source)
+    per_group = {"toxic": options.prompts_per_group, "neutral": options.neutral_prompts_per_group}
+    prompts = toxigen.draw_prompts(lines, per_group, options.prompt_seed)
     return prompts.assign(attribute=prompts["attribute"].map(of_list))

@@ -120,7 +120,7 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     if unknown := [group for group in groups if group not in GROUPS]:
         raise InputError(f"toxigen has no group {listed(unknown)}; it has {', '.join(GROUPS)}")
     lines = {(group, kind): read_prompts(GROUPS[group].prompts, kind, options) for group in groups for kind in KINDS}
-    prompts = draw_prompts(lines, options)
+    prompts = draw_prompts(lines, dict.fromkeys(KINDS, options.prompts_per_group), options.seed)
     generations = read_generations(groups, options)
     check_origin(generations, lines, options)
     texts = generations[generations["toxic"]] if options.labels == "prompts" else read_annotated(groups, options)
@@ -176,19 +176,21 @@ def prompts_file(group: str, kind: str) -> str:
     return f"prompts/{KINDS[kind]}_{group}_1k"
 
 
-def draw_prompts(lines: Mapping[tuple[str, str], Sequence[str]], options: Options) -> pd.DataFrame:
-    """Return the table prompts: of each group and kind (the keys) `prompts_per_group` prompts, drawn by the seed.
+def draw_prompts(
+    lines: Mapping[tuple[str, str], Sequence[str]], per_group: Mapping[str, int], seed: int
+) -> pd.DataFrame:
+    """Return the table prompts: of each group and kind (the keys) as many as `per_group` has for the kind.
 
     Prompts of the same sentences are a cluster.
     """
     rows = []
     for (group, kind), prompts_of_group in lines.items():
-        if len(prompts_of_group) < options.prompts_per_group:
+        if len(prompts_of_group) < per_group[kind]:
             raise InputError(
-                f"toxigen has {len(prompts_of_group)} different {kind} prompts for {group}, prompts_per_group is "
-                f"{options.prompts_per_group}; lower it"
+                f"toxigen has {len(prompts_of_group)} different {kind} prompts for {group}, but {per_group[kind]} are "
+                "wanted per group; lower that"
             )
-        drawn = random.Random(f"{options.seed} {kind} {group}").sample(prompts_of_group, options.prompts_per_group)
+        drawn = random.Random(f"{seed} {kind} {group}").sample(prompts_of_group, per_group[kind])
         rows += [(prompt, group, kind, sentences(prompt)) for prompt in drawn]
     prompts = pd.DataFrame(rows, columns=["prompt", "attribute", "kind", "sentences"])
     return prompts.assign(cluster=pd.factorize(prompts.pop("sentences"))[0].astype(str))

@@ -80,9 +80,9 @@ def tuning(experiment: str, table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def classifiers(experiment: str, rows: list[dict]) -> pd.DataFrame:
-    """Return tidy rows (COLUMNS) with what toxicity classifiers make of rated texts (rated_texts.validate)."""
-    return _table(_base(experiment), "classifier", rows)
+def classifiers(experiment: str, evaluation: str, rows: list[dict]) -> pd.DataFrame:
+    """Return tidy rows (COLUMNS) with what toxicity classifiers make of known texts (rated_texts.py)."""
+    return _table(_base(experiment), evaluation, rows)
 
 
 def tasks(experiment: str, scores: pd.DataFrame, forget: Mapping[str, str]) -> pd.DataFrame:

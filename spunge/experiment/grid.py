@@ -107,6 +107,11 @@ class Grid:
         return needed_by | ({"rephrased": "durability.rephrase"} if self.durability.get("rephrase") else {})
 
     @property
+    def validates_classifiers(self) -> bool:
+        """Whether there are texts to try the toxicity classifiers on: rated ones, or benign ones."""
+        return bool(self.toxicity) and ("rated_texts" in self.toxicity or "benign" in self.tables)
+
+    @property
     def figures(self) -> dict[str, str]:
         """The captions of the figures that are drawn, by their names."""
         there = {*self.configuration["evaluations"], *(["shards"] if self.sets("shards") else [])}

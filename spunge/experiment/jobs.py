@@ -323,9 +323,11 @@ class Jobs:
         mirror = self.grid.configuration["evaluations"]["benchmarks"]["mirror"] or ""
         return f"resources/mirrors/{mirror.removeprefix('wheel:')}" if mirror.startswith("wheel:") else []
 
-    def rated_texts(self, wildcards: object) -> str:
-        """Return the wheel with the texts that classifiers are tried on."""
-        return f"resources/wheels/{self.grid.toxicity['rated_texts']}.whl"
+    @property
+    def rated_texts(self) -> str | list:
+        """The wheel with the rated texts that classifiers are tried on, if any."""
+        wheel = (self.grid.toxicity or {}).get("rated_texts")
+        return f"resources/wheels/{wheel}.whl" if wheel else []
 
     @property
     def classifier_gpus(self) -> int:
@@ -372,7 +374,7 @@ class Jobs:
         """Return the tables that make up evaluations.csv, in its order."""
         grid, results = self.grid, self.results
         tables = [f"{results}/data/data.csv"]
-        tables += [f"{results}/evaluations/classifiers.csv"] if "rated_texts" in (grid.toxicity or {}) else []
+        tables += [f"{results}/evaluations/classifiers.csv"] if grid.validates_classifiers else []
         tables += [f"{results}/evaluations/{evaluation.path}.csv" for evaluation in grid.evaluations_as_trained()]
         tables += [f"{results}/data/durability/durability.csv"] if grid.durability else []
         tables += [f"{results}/evaluations/{evaluation.path}.csv" for evaluation in grid.evaluations_after_attacks()]

@@ -141,7 +141,7 @@ class Plan:
         if toxicity:
             cost = no_arithmetic("classifiers") if len(self.jobs.models) > 1 else Cost()  # some are models, too
             yield self._kind("score toxicity", judged, cost, "score_toxicity")
-            yield self._kind("validate classifiers", int("rated_texts" in toxicity), cost, "validate_classifiers")
+            yield self._kind("validate classifiers", int(self.grid.validates_classifiers), cost, "validate_classifiers")
         if grid.durability:
             yield self._kind("durability, preparation", 1 + attacked, Cost(), "draw_durability", "as_unlearned")
             jobs = {"base_activations": 1} if grid.attacks["ablate"] else {}

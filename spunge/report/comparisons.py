@@ -54,6 +54,8 @@ class Measure(NamedTuple):
 
 
 PERPLEXITY = Measure("perplexity", "fluency", "perplexity", "", -1, "of held-out prose")
+# Of harmless texts about what was to be forgotten: a model that can't write these any more refuses too much.
+BENIGN = Measure("perplexity of benign texts", "benign", "perplexity", FORGET_MEAN, -1, "of harmless texts")
 # The accuracy that is left on what was to be forgotten. Where toxicity was measured, the toxic share of all toxic
 # prompts by the first classifier is in its place.
 FORGOTTEN = Measure("forget mean accuracy", "knowledge", "accuracy", FORGET_MEAN, -1)
@@ -184,7 +186,7 @@ def _costs(evaluations: pandas.DataFrame) -> tuple[Measure, ...]:
         kept._replace(name=f"accuracy, held out: {attribute}", attribute=attribute)
         for attribute in held_out_attributes(evaluations)
     ]
-    return tuple(cost for cost in (PERPLEXITY, kept, *held_out) if _is_measured(evaluations, cost))
+    return tuple(cost for cost in (PERPLEXITY, BENIGN, kept, *held_out) if _is_measured(evaluations, cost))
 
 
 def _is_measured(evaluations: pandas.DataFrame, measure: Measure) -> bool:

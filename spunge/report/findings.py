@@ -12,6 +12,7 @@ from spunge.experiment.records import parse_budget
 from spunge.report import power, results_table, summary
 from spunge.report.comparisons import (
     AT_EQUAL_DAMAGE,
+    BENIGN,
     CAPABILITY,
     PERPLEXITY,
     Comparison,
@@ -169,7 +170,7 @@ def _rival_facts(
     if judged_as == RIVAL_BROKEN:
         reason = comparison.broken[comparison.rival(candidate, rival).path]
     costs = []
-    for measure in (PERPLEXITY, capability(evaluations)):
+    for measure in (PERPLEXITY, BENIGN, capability(evaluations)):
         difference = comparison.difference(candidate, measure, rival)
         unequal = direction(difference) in (HIGHER, LOWER)
         if unequal if comparison.decisive else not math.isnan(difference.value):
@@ -252,7 +253,8 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
             metric for metric in DATA if metric in data or not (scored or "prompts" in metric or source == "benchmarks")
         ],
         classifiers=[display_name(name) for name in scored],
-        judges=judges(evaluations),
+        judges=judges(evaluations, "classifier"),
+        judges_of_data=judges(evaluations, "classifier_benign"),
         asked=source,
         at_chance=tasks_at_chance(evaluations),
         budgets=budgets_in_words(budgets(evaluations)),
@@ -303,17 +305,21 @@ def tuning(evaluations: pandas.DataFrame) -> list[dict]:
     return arms
 
 
-def judges(evaluations: pandas.DataFrame) -> list[dict]:
-    """Return of each kind of toxicity that classifiers were tried on: kind, texts, and AUC and missed by classifier."""
-    rows = evaluations[evaluations["evaluation"] == "classifier"]
+def judges(evaluations: pandas.DataFrame, evaluation: str) -> list[dict]:
+    """Return what classifiers made of known texts: kind, texts, and by classifier AUC, missed and false alarms.
+
+    `evaluation` is `classifier` (rated texts by kind) or `classifier_benign` (the experiment's, all and by attribute).
+    """
+    rows = evaluations[evaluations["evaluation"] == evaluation]
     kinds = []
     for kind, of_kind in rows.groupby("attribute", sort=False):
         found = of_kind.set_index("metric")
         estimates = {}
         for name in [metric.removeprefix("auc_") for metric in found.index if metric.startswith("auc_")]:
-            auc, missed = found.loc[f"auc_{name}"], found.loc[f"missed_{name}"]
+            auc = found.loc[f"auc_{name}"]
             within = f"{auc['value']:.2f} [{auc['low']:.2f}, {auc['high']:.2f}]"
-            estimates[display_name(name)] = within, _percent(missed["value"])
+            shares = [found["value"].get(f"{metric}_{name}", math.nan) for metric in ("missed", "false_alarms")]
+            estimates[display_name(name)] = within, *map(_percent, shares)
         kinds.append({"kind": kind.replace("_", " "), "texts": int(of_kind["n"].iloc[0]), "estimates": estimates})
     return kinds
 

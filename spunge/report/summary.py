@@ -132,6 +132,7 @@ def _of_toxicity(evaluations: pandas.DataFrame) -> list[Quantity]:
     for name in (first, *others):
         title, heading = f"toxic share: {FORGET_MEAN} ({name})", f"toxic, {display_name(name)} ↓"
         columns.append(quantity(title, heading, "toxicity", TOXIC_SHARE + name, FORGET_MEAN))
+    columns.append(quantity(f"toxic share: {WORST_FORGET}", "worst attribute ↓", "toxicity", share, WORST_FORGET))
     neutral, maximum = neutral_overall(evaluations), expected_maximum_toxicity(evaluations)
     columns += [
         quantity(maximum, f"{maximum} ↓", "toxicity", f"expected_maximum_toxicity_{first}", FORGET_MEAN, False),
@@ -139,6 +140,7 @@ def _of_toxicity(evaluations: pandas.DataFrame) -> list[Quantity]:
         quantity("toxic share: neutral prompts", "toxic, neutral prompts ↓", "toxicity_neutral", share, neutral),
         quantity("distinct-2", "distinct-2 ↑", "toxicity", "distinct_2", FORGET_MEAN, False, interval=False),
         quantity("perplexity", "perplexity ↓", "fluency", "perplexity", "", False),
+        quantity("perplexity: benign", "perplexity, benign texts ↓", "benign", "perplexity", FORGET_MEAN, False),
     ]
     for mean, arrow in MEANS:
         heading = f"general capability {arrow}" if mean == RETAIN_MEAN else f"accuracy, {mean} {arrow}"

@@ -14,6 +14,7 @@ from spunge.datasets import hatecheck, tables
 PLANTS = ["oak", "elm", "ash", "fir", "yew", "ivy", "fern"]
 OPTIONS = {
     "prompts_per_group": 6,
+    "neutral_prompts_per_group": 5,
     "retain_passages": 20,
     "fluency_passages": 10,
     "calibration_passages": 10,
@@ -100,7 +101,7 @@ def test_prompts_are_those_of_the_lists_about_the_groups(mirror, wheel_files):
     assert counts == {
         ("trans people", "toxic"): 6,
         ("disabled people", "toxic"): 12,  # of two lists
-        ("disabled people", "neutral"): 12,
+        ("disabled people", "neutral"): 10,
     }
     assert prompts.loc[prompts["attribute"] == "trans people", "prompt"].str.contains("trans").all()
 
@@ -117,7 +118,7 @@ def test_groups_that_are_not_forgotten_are_left_out(mirror, wheel_files):
         ({"forget": ["elves"]}, "hatecheck has no group elves; it has Muslims, black people, disabled people"),
         ({"mirror": "/nowhere"}, "/nowhere/hatecheck/test_suite_cases.csv is not there; docs/hate-groups.md says"),
         ({"benign_share": 0.01}, "no case of Muslims.* is left for benign; take another share"),
-        ({"prompts_per_group": 99}, "toxigen has 16 different toxic prompts for muslim, prompts_per_group is 99"),
+        ({"prompts_per_group": 99}, "toxigen has 16 different toxic prompts for muslim, but 99 are wanted per group"),
     ],
 )
 def test_what_there_is_not_is_refused(mirror, wheel_files, changes, message):

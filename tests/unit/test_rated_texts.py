@@ -33,6 +33,18 @@ def test_area_is_the_share_of_pairs_in_the_right_order():
     assert len(rows) == 2 * len(rated_texts.KINDS)
 
 
+def test_harmless_texts_are_told_from_those_to_forget_by_attribute_and_in_all():
+    forget = pd.DataFrame({"text": ["a", "a", "b", "b"], "attribute": ["oak", "oak", "elm", "elm"]})
+    benign = pd.DataFrame({"text": ["c", "d", "d", "e"], "attribute": ["oak", "elm", "elm", "oak"]})
+    rows = rated_texts.tell_apart(forget, benign, {"judge": scores}, {"judge": 0.4})
+    by_metric = pd.DataFrame(rows).set_index(["attribute", "metric"])["value"]
+    # a before c, both d and e; b level with c, before both d, behind e.
+    assert by_metric["", "auc_judge"] == pytest.approx(6.5 / 8)
+    assert (by_metric["oak", "auc_judge"], by_metric["elm", "auc_judge"]) == (1, 1)
+    assert (by_metric["", "missed_judge"], by_metric["", "false_alarms_judge"]) == (1 / 2, 1 / 4)
+    assert (by_metric["oak", "false_alarms_judge"], by_metric["elm", "missed_judge"]) == (1 / 2, 1)
+
+
 def test_equal_scores_count_half():
     area, _, _ = rated_texts.area_under_curve(np.array([0.5, 0.5]), np.array([0.5, 0.2]))
     assert area == pytest.approx(3 / 4)

@@ -90,7 +90,9 @@ def test_as_many_texts_as_are_left(mirror):
     assert built.forget["text"].str.fullmatch("Visitors sat under fern .*").all()
     with pytest.raises(InputError, match=r"toxigen has \d+ texts of women to forget .*, texts_per_group is 200; lower"):
         build(mirror, ["women"], texts_per_group=200)
-    with pytest.raises(InputError, match="has 16 different toxic prompts for women, prompts_per_group is 17; lower it"):
+    with pytest.raises(
+        InputError, match="has 16 different toxic prompts for women, but 17 are wanted per group; lower that"
+    ):
         build(mirror, ["women"], prompts_per_group=17)
 
 
@@ -139,7 +141,7 @@ def test_both_spellings_of_a_group_in_the_annotated_test_file(mirror):
 
 def test_prompts_of_the_same_sentences_are_a_cluster():
     lines = {("women", "toxic"): ["- one\n- two\n-", "- two\n- one\n-", "- one\n- three\n-"]}
-    prompts = toxigen.draw_prompts(lines, toxigen.Options(prompts_per_group=3))
+    prompts = toxigen.draw_prompts(lines, {"toxic": 3, "neutral": 3}, seed=0)
     cluster_of = dict(zip(prompts["prompt"], prompts["cluster"], strict=True))
     first, shuffled, other = (cluster_of[prompt] for prompt in lines["women", "toxic"])
     assert first == shuffled != other
