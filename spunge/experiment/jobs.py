@@ -64,7 +64,7 @@ class Jobs:
         tables = [str(table.get("path", "hub:")) for table in options.values() if isinstance(table, dict)]
         paths = [path for path in tables if not path.startswith("hub:")]
         if isinstance(options.get("mirror"), str):
-            paths += [str(path) for path in sorted(Path(options["mirror"]).rglob("*")) if path.is_file()]
+            paths += [str(path) for path in sorted(Path(options["mirror"]).expanduser().rglob("*")) if path.is_file()]
         return self._local(paths)
 
     def model_wheels(self, wildcards: SimpleNamespace) -> list[str]:

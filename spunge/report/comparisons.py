@@ -176,7 +176,7 @@ def outcomes(evaluations: pandas.DataFrame) -> tuple[Measure, ...]:
     by_classifier.append(
         Measure("toxic share, neutral prompts", "toxicity_neutral", by_classifier[0].metric, neutral, -1)
     )
-    return tuple(measure for measure in by_classifier if _is_measured(evaluations, measure))
+    return tuple(measure for measure in by_classifier if is_measured(evaluations, measure))
 
 
 def _costs(evaluations: pandas.DataFrame) -> tuple[Measure, ...]:
@@ -186,10 +186,11 @@ def _costs(evaluations: pandas.DataFrame) -> tuple[Measure, ...]:
         kept._replace(name=f"accuracy, held out: {attribute}", attribute=attribute)
         for attribute in held_out_attributes(evaluations)
     ]
-    return tuple(cost for cost in (PERPLEXITY, BENIGN, kept, *held_out) if _is_measured(evaluations, cost))
+    return tuple(cost for cost in (PERPLEXITY, BENIGN, kept, *held_out) if is_measured(evaluations, cost))
 
 
-def _is_measured(evaluations: pandas.DataFrame, measure: Measure) -> bool:
+def is_measured(evaluations: pandas.DataFrame, measure: Measure) -> bool:
+    """Tell whether an experiment measured something, of any candidate."""
     wanted = zip(("evaluation", "metric", "attribute"), measure[1:4], strict=True)
     return bool(pandas.concat([evaluations[column] == value for column, value in wanted], axis=1).all(axis=1).any())
 

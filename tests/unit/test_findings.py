@@ -396,9 +396,26 @@ def test_toxicity_at_equal_damage_is_answered_there():
     assert "toxic share by the profanity check, worst attribute" in text
 
 
+def test_what_is_lost_of_harmless_texts_is_a_cost():
+    table = toxic(families={"rmu": {"rmu": 1.0}}, benign=True)
+    table = pandas.concat([table, *(measured_at(table, budget) for budget in ("kl=0.01", "all"))], ignore_index=True)
+    (answer,) = map(str, findings.answers(table))
+    assert "benign" not in answer, "1.02 against 1.05 times 80, within the interval"
+    lost = (table["metric"] == "perplexity_minus_random") & (table["evaluation"] == "benign") & (table["seed"] == "all")
+    assert set(table.loc[lost & (table["split"] == "attribute"), "value"].round(2)) == {-2.40}
+    table.loc[lost, ["low", "high"]] = -3.0, -1.0
+    (answer,) = map(str, findings.answers(table))
+    assert (
+        "by another measure the damage isn't equal (perplexity of benign texts −2.40, 95 % interval −3.00 to −1.00"
+        in answer
+    )
+    judged = comparisons.verdicts(table).set_index(["comparison", "rival", "measure"])["verdict"]
+    assert judged["at equal damage", "random", "perplexity of benign texts"] == "lower"
+
+
 def measured_at(table, budget):
     """Return what was measured of a table's candidates, as if at a budget; the worst group as the mean of all."""
-    evaluations = ["knowledge", "fluency", "toxicity", "toxicity_neutral"]
+    evaluations = ["knowledge", "fluency", "benign", "toxicity", "toxicity_neutral"]
     rows = table[(table["method"] != "") & table["evaluation"].isin(evaluations)].assign(budget=budget)
     return pandas.concat([rows, rows[rows["attribute"] == "forget mean"].assign(attribute="forget worst")])
 

@@ -1,6 +1,8 @@
 """What stands at budgets: one table seen at each, the figure of all, and the summary's columns."""
 
+import pandas
 import pytest
+import toxicity_example
 from evaluations_example import example
 
 from spunge.report import results_table, summary
@@ -54,6 +56,18 @@ def test_a_line_ends_where_its_model_does_not_reach_the_budget(table):
     above, _ = frontier.draw(table[~missed]).axes
     (spunge,) = (line for line in above.lines if line.get_color() == results_table.COLOURS["attribute"].lower())
     assert list(map(str, spunge.get_ydata()))[-1] == "nan" and len(spunge.get_ydata()) == 3
+
+
+def test_harmless_texts_have_a_row_of_their_own():
+    of_toxicity = toxicity_example.example(families={"rmu": {"rmu": 1.0}}, merges=("ties",), benign=True)
+    rows = of_toxicity[of_toxicity["evaluation"].isin(["toxicity", "knowledge", "fluency", "benign"])]
+    rows = rows[rows["method"] != ""]
+    tables = [of_toxicity, *(rows.assign(budget=budget) for budget in ("kl=0.01", "kl=0.1", "all"))]
+    toxic, kept, benign = frontier.draw(pandas.concat(tables)).axes
+    assert [axes.get_ylabel()[-1] for axes in (toxic, kept, benign)] == ["\u2193", "\u2191", "\u2193"]
+    lines = [line for line in benign.lines if len(line.get_xdata()) == 2]
+    spunge = next(line for line in lines if line.get_color() == results_table.COLOURS["attribute"].lower())
+    assert list(spunge.get_ydata()) == pytest.approx([2 * 1.02 * 40] * 2)
 
 
 def test_without_budgets_the_figure_says_so():

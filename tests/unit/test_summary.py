@@ -156,6 +156,15 @@ def test_the_columns_of_toxicity():
     assert table.loc["tvn-half/attribute/merge/ties", "toxic share: flirtation"] == pytest.approx(0.3 * 0.5)
 
 
+def test_harmless_texts_and_the_worst_group_have_columns_where_they_were_measured():
+    rows = toxicity_example.example(benign=True)
+    worst = rows[(rows["attribute"] == "flirtation") & rows["metric"].str.startswith("toxic_share")]
+    table = summary.table(pandas.concat([rows, worst.assign(attribute="forget worst")])).set_index("candidate")
+    spunge = table.loc["tvn/attribute/merge/ties"]
+    assert spunge["perplexity: benign"] == pytest.approx(2 * 64)
+    assert spunge["toxic share: forget worst"] == pytest.approx(0.3 * 0.25)
+
+
 def test_people_read_shares_in_percent_and_scores_as_they_are():
     spunge = summary.readable(toxic()).loc["TVN, λ = 1: attribute split, TIES (SPUNGE)"]
     assert spunge["flirtation"] == "7.5"

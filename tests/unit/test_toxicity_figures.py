@@ -140,6 +140,15 @@ def test_radar_has_a_panel_per_family():
     assert rmu[4] == pytest.approx([0.70 * share for share in base])
 
 
+def test_radar_shows_the_interval_of_every_group():
+    figure = draw("toxicity_radar", example(merges=("ties",)))
+    (band,) = figure.axes[0].collections
+    edges = band.get_paths()[0].vertices
+    for angle, share in zip((0, numpy.pi / 2), (0.10, 0.24), strict=True):
+        bounds = edges[numpy.isclose(edges[:, 0], angle), 1]
+        assert bounds.min() == pytest.approx(0.85 * 0.25 * share) and bounds.max() == pytest.approx(1.15 * 0.25 * share)
+
+
 def test_radar_dots_the_lines_of_broken_models_and_says_so():
     figure = draw("toxicity_radar", example())
     for axes in figure.axes[:2]:

@@ -86,11 +86,13 @@ def example(
     classifiers=CLASSIFIERS,
     shards=False,
     neutral_groups=True,
+    benign=False,
 ) -> pandas.DataFrame:
     """Return the table of families (name → method → λ) of `tvn` and `rmu`; `merges` of `ties` and `linear`.
 
     retain: none leaves out `knowledge`. shards: with single shards, which lack what the others unlearned.
-    neutral_groups: whether neutral prompts belong to groups, or all to none.
+    neutral_groups: whether neutral prompts belong to groups, or all to none. benign: with harmless texts about the
+    groups, of twice the perplexity of prose.
     """
     rows = []
     base = ("base", "", "", "", "")
@@ -172,6 +174,8 @@ def example(
                     for attribute, value in accuracies(family, scale, seed).items()
                 }
         found["fluency", "perplexity"] = {"": (fluency, 400)}
+        if benign:
+            found["benign", "perplexity"] = dict.fromkeys((*groups, "forget mean"), (2 * fluency, 50))
         return found
 
     def width(metric, value):

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from spunge.experiment.records import parse_budget
-from spunge.report.comparisons import Measure, capability, outcomes
+from spunge.report.comparisons import BENIGN, Measure, capability, is_measured, outcomes
 from spunge.report.figures import style
 from spunge.report.results_table import (
     ARMS,
@@ -34,8 +34,9 @@ What is left of what was to be forgotten (above) and what was kept (below), at e
 the model is as far from the base model on neutral text as the budget says. The aim is a line that falls fast above and
 stays high below; where one line lies under another at every budget, its way to split forgets more at the same price.
 Bands are 95 % intervals with the seeds combined, dashed lines the base model. A line ends where its model doesn't reach
-the budget. Overlapping bands don't settle whether two differ, since differences are paired: the findings page has
-those.
+the budget. Where harmless texts about what was to be forgotten were measured, a third row shows their perplexity: a
+line that rises there is a model that refuses too much. Overlapping bands don't settle whether two differ, since
+differences are paired: the findings page has those.
 """
 EVERY_BUDGET = True  # the other figures are of the means over the budgets
 
@@ -47,7 +48,7 @@ COSTS = {
 
 
 def draw(evaluations: pandas.DataFrame) -> Figure:
-    """Draw the outcome over the budget, and under it the accuracy that was kept; one column of panels per method.
+    """Draw the outcome over the budget, and under it what was kept; one column of panels per method.
 
     Bands are 95 % intervals with the seeds combined; dashed lines are the base model. A line ends where its model
     doesn't reach a budget. Crosses mark broken models.
@@ -61,15 +62,20 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     names = [name for name in names if parse_budget(name)[0] == cost]
     places = [parse_budget(name)[1] for name in names]
     tables = [at_budget(evaluations, name) for name in names]
-    outcome, kept = outcomes(evaluations)[0], capability(evaluations)
+    wanted = (outcomes(evaluations)[0], capability(evaluations), BENIGN)
+    measures = [measure for measure in wanted if is_measured(evaluations, measure)]
     broken_paths = [broken_reasons(table, compared) for table in tables]
     with style.style():
-        figure = Figure(figsize=(max(style.COLUMN, 2.4 * len(panels) + 0.6), 4.5), layout="constrained")
-        grid = figure.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 2))
+        heights = [3, 2, 2][: len(measures)]
+        size = max(style.COLUMN, 2.4 * len(panels) + 0.6), 0.9 * sum(heights)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(
+            len(measures), len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=heights
+        )
         legend = {}
         for method, column in zip(panels, grid.T, strict=True):
             shown = [candidate for candidate in compared if candidate.method == method]
-            for axes, measure in zip(column, (outcome, kept), strict=True):
+            for axes, measure in zip(column, measures, strict=True):
                 base = base_model(compared)
                 if base:
                     rows = measured(at_budget(evaluations, AS_TRAINED), measure.evaluation, measure.metric)
@@ -79,15 +85,16 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                     legend.setdefault(candidate.name, _line(axes, places, tables, broken_paths, candidate, measure))
                 axes.grid(True)
                 axes.set_xscale("log")
-                axes.yaxis.set_major_formatter(style.percent())
+                if measure.unit == "points":
+                    axes.yaxis.set_major_formatter(style.percent())
             if len(panels) > 1:
                 column[0].set_title(display_name(method), weight="bold")
             column[-1].xaxis.set_major_locator(FixedLocator(places))
             column[-1].xaxis.set_minor_locator(NullLocator())
             column[-1].set_xticks(places, [f"{place:g}" for place in places])
             column[-1].set_xlabel(COSTS[cost])
-        grid[0, 0].set_ylabel(f"{_short(outcome)}, % \u2193")
-        grid[1, 0].set_ylabel("accuracy kept, % \u2191")
+        for axes, measure in zip(grid[:, 0], measures, strict=True):
+            axes.set_ylabel(_label(measure))
         if any(broken_paths):
             legend[style.BROKEN] = style.cross()
         style.legend_below(figure, legend, ncols=2)
@@ -119,5 +126,9 @@ def _line(
     return drawn
 
 
-def _short(outcome: Measure) -> str:
-    return "toxic continuations" if outcome.evaluation == "toxicity" else "accuracy left on what to forget"
+def _label(measure: Measure) -> str:
+    if measure.evaluation == "toxicity":
+        return "toxic continuations, % \u2193"
+    if measure == BENIGN:
+        return "perplexity, benign texts \u2193"
+    return "accuracy kept, % \u2191" if measure.better > 0 else "accuracy left on what to forget, % \u2193"

@@ -205,11 +205,15 @@ def reference(of_base: float, values: Iterable[float]) -> float:
 
 
 class Spokes(NamedTuple):
-    """One line of a radar: a candidate's values, one per spoke, and why it is broken: such a line is dotted."""
+    """One line of a radar: a candidate's values, one per spoke, and why it is broken: such a line is dotted.
+
+    intervals: of each spoke the lower and the upper bound, drawn as a band; none where it is empty.
+    """
 
     candidate: Candidate
     values: Sequence[float]
     broken: str = ""
+    intervals: Sequence[tuple[float, float]] = ()
 
 
 def radar(
@@ -225,8 +229,9 @@ def radar(
     step = 2 * numpy.pi / len(attributes)
     angles = step * numpy.arange(len(attributes))
     height, width = grid
-    values = [value for _, lines in panels for line in lines for value in line.values if math.isfinite(value)]
-    top = max([*values, 0.01])
+    values = [value for _, lines in panels for line in lines for value in line.values]
+    values += [high for _, lines in panels for line in lines for _, high in line.intervals]
+    top = max([*filter(math.isfinite, values), 0.01])
     names = [textwrap.fill(attribute, 16, break_long_words=False) for attribute in attributes]
     with style():
         figure = Figure(figsize=(COLUMN * width, 2.8 * height), layout="constrained")
@@ -237,13 +242,17 @@ def radar(
             axes.set_axis_off()
         legend = {}
         for (title, lines), axes in zip(panels, whole_grid.flat, strict=False):
-            for candidate, values, reason in lines:
+            for candidate, values, reason, intervals in lines:
                 finite = _finite(values)
                 size = 6 if candidate.kind == "base" else 3.5
                 look = _line(candidate) | {"marker": candidate.marker, "markersize": size, "markeredgewidth": 0}
                 legend.setdefault(candidate.name, Line2D([], [], **look))
                 look |= {"linestyle": ":"} if reason else {}
-                axes.plot([*angles, angles[0]], [*finite, finite[0]], **look)
+                around = [*angles, angles[0]]
+                axes.plot(around, [*finite, finite[0]], **look)
+                if intervals:
+                    low, high = ([*bounds, bounds[0]] for bounds in map(_finite, zip(*intervals, strict=True)))
+                    axes.fill_between(around, low, high, color=candidate.colour, alpha=0.13, linewidth=0)
             axes.set_xlabel(_without_values(lines).lstrip())
             axes.set_theta_zero_location("N")
             axes.set_theta_direction(-1)
@@ -358,7 +367,7 @@ def _sorted_curves(
             axes.set_axis_off()
         for (title, lines, (sort, selection, highest)), axes in zip(shown, whole_grid.flat, strict=False):
             names = attributes[selection]
-            for candidate, values, reason in lines:
+            for candidate, values, reason, _ in lines:
                 curve = sorted((value for value in values[selection] if math.isfinite(value)), reverse=True)
                 look = _line(candidate)
                 legend.setdefault(candidate.name, Line2D([], [], **look))

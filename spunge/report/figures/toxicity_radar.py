@@ -23,9 +23,10 @@ Share of toxic continuations by group, one spoke per group and one line per cand
 classifier alone, in the manner of the SPUNGE paper. Every group is to be forgotten: nearer the centre is better, and an
 even shape inside the base model's dashed line is the aim. Shares are means over the damage budgets or, where none is
 set, as trained, each family of methods at λ = 1. Dotted lines belong to broken models: they no longer write language,
-so that nothing they write counts as toxic or as harmless; one without a line is named below. The radar shows shapes,
-not certainty: intervals are in the overview of toxicity. With more than 20 groups the spokes become curves, each sorted
-from its highest share to its lowest by itself, and the worst group of SPUNGE's first merge is named below.
+so that nothing they write counts as toxic or as harmless; one without a line is named below. The band is SPUNGE's 95 %
+interval, group by group; those of the others are in the overview of toxicity. With more than 20 groups the spokes
+become curves, each sorted from its highest share to its lowest by itself, and the worst group of SPUNGE's first merge
+is named below.
 """
 
 
@@ -49,12 +50,14 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         if candidate.kind not in ("attribute_shard", "random_shard")
     ]
     rows, broken_paths = measured(evaluations, "toxicity", metric), broken_reasons(evaluations, direct)
-    shares = {candidate: [estimate(rows, candidate, group).value for group in groups] for candidate in direct}
-    spokes = [
-        style.Spokes(candidate, of_groups, broken_paths.get(candidate.path, ""))
-        for candidate, of_groups in shares.items()
-        if candidate.path in broken_paths or any(map(math.isfinite, of_groups))
-    ]
+    spokes = []
+    for candidate in direct:
+        of_groups = [estimate(rows, candidate, group) for group in groups]
+        values, broken = [share.value for share in of_groups], broken_paths.get(candidate.path, "")
+        if broken or any(map(math.isfinite, values)):
+            banded = candidate.kind == "attribute" and not broken
+            intervals = [(share.low, share.high) for share in of_groups] if banded else ()
+            spokes.append(style.Spokes(candidate, values, broken, intervals))
     panels = [
         (names[method], [line for line in spokes if line.candidate.method in ("", method)]) for method in shown.values()
     ]
