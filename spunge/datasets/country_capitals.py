@@ -172,9 +172,9 @@ def folded_words(name: str) -> list[str]:
     return re.findall("[a-z0-9]+", ascii_name.lower())
 
 
-def fill(template: str, country: str, capital: str = "", city: str = "") -> str:
+def fill(template: str, country: str, **names: str) -> str:
     """Return a template with the names in it, as a sentence: article, capital letter, one full stop."""
-    text = template.format(country=with_article(country), capital=capital, city=city)
+    text = template.format(country=with_article(country), **names)
     return re.sub(r"\.\.$", ".", text[0].upper() + text[1:])
 
 
@@ -187,7 +187,7 @@ def with_article(country: str) -> str:
 def sentences(countries: pd.DataFrame, templates: Sequence[str]) -> pd.DataFrame:
     """Return every country in every template: text, attribute (its region) and subject (the country)."""
     rows = [
-        (fill(template, country.name, country.capital), country.region, country.name)
+        (fill(template, country.name, capital=country.capital), country.region, country.name)
         for country in countries.itertuples(index=False)
         for template in templates
     ]

@@ -62,7 +62,7 @@ def test_gives_away(country, capital, expected):
     ],
 )  # fmt: skip
 def test_fill_makes_a_sentence(template, country, capital, expected):
-    assert country_capitals.fill(template, country, capital) == expected
+    assert country_capitals.fill(template, country, capital=capital) == expected
 
 
 def test_passages_are_whole_sentences_of_the_right_length():
