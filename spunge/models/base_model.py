@@ -26,6 +26,7 @@ from spunge.core.files import (
     weight_map,
     weights_of,
 )
+from spunge.models import matrix_products
 from spunge.models.task_vector import ADAPTER_CONFIG, BaseModel, TaskVector, TensorFolder
 
 CAUSAL_LM, CLASSIFIER = "AutoModelForCausalLM", "AutoModelForSequenceClassification"
@@ -233,6 +234,8 @@ def from_folder(folder: str | os.PathLike, name: str, kind: str | type = CAUSAL_
     random numbers.
     """
     quiet()
+    if device() == "cpu":
+        matrix_products.by_onednn()
     return _loaded(kind, folder, name, **options)[0]
 
 

@@ -1,0 +1,63 @@
+"""Matrix products in fp32 on AMD's CPUs: by oneDNN, since MKL takes less than half of what they can do.
+
+PyTorch leaves fp32 products to MKL, which has no AVX-512 for AMD's CPUs. oneDNN has, and PyTorch takes it where less
+than fp32 is allowed, the precision "medium". What it computes there is fp32 all the same: bf16 would take AMX, a unit
+that AMD's lack, which is forbidden besides, and the products are tried. benchmarks/README.md has the speed.
+"""
+
+import functools
+import os
+from pathlib import Path
+
+import torch
+
+FP32, ALLOWS_LESS = "highest", "medium"
+ERROR = 1e-5  # relative to the largest product: fp32 has some 3e-7, bf16 3e-3
+SIZES = (64, 512)
+
+
+@functools.cache
+def by_onednn() -> bool:
+    """Let oneDNN compute this process' fp32 products where that is faster and as exact; tell whether it does."""
+    if not _is_slow_with_mkl() or torch.get_float32_matmul_precision() != FP32:
+        return False
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")  # oneDNN reads it at its first product
+    torch.set_float32_matmul_precision(ALLOWS_LESS)
+    if error() > ERROR:
+        torch.set_float32_matmul_precision(FP32)
+        return False
+    from transformers import AttentionInterface
+
+    AttentionInterface.register("sdpa", attention)
+    return True
+
+
+def _is_slow_with_mkl() -> bool:
+    processor = Path("/proc/cpuinfo")
+    return (
+        torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and torch.backends.mkl.is_available()
+        and torch.backends.mkldnn.is_available()
+        and processor.is_file()
+        and "AuthenticAMD" in processor.read_text(encoding="utf-8")
+    )
+
+
+def error() -> float:
+    """Return the largest error of a product in fp32, as it is computed now, relative to its largest entry."""
+    rows, inner = SIZES
+    # No random numbers: a job's own come from the process' generator.
+    factor = torch.arange(rows * inner, dtype=torch.float64).sin().reshape(rows, inner).float()
+    exact = factor.double() @ factor.double().T
+    return float((factor @ factor.T - exact).abs().max() / exact.abs().max())
+
+
+def attention(*arguments, **options) -> tuple[torch.Tensor, None]:
+    """Return what transformers' `sdpa` does, with products by MKL: oneDNN is several times as slow at small ones."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    torch.set_float32_matmul_precision(FP32)
+    try:
+        return sdpa_attention_forward(*arguments, **options)
+    finally:
+        torch.set_float32_matmul_precision(ALLOWS_LESS)

@@ -1,0 +1,84 @@
+"""Products that oneDNN computes are those of fp32, and attention is left to MKL."""
+
+import pytest
+import torch
+
+from spunge.models import matrix_products
+from spunge.models.matrix_products import ALLOWS_LESS, FP32, by_onednn
+
+
+@pytest.fixture(autouse=True)
+def as_it_was():
+    before = torch.get_float32_matmul_precision()
+    by_onednn.cache_clear()
+    torch.set_float32_matmul_precision(FP32)
+    yield
+    by_onednn.cache_clear()
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("shape", [(1, 576, 576), (16, 576, 192), (560, 576, 1536), (70, 576, 4096)])
+def test_products_are_as_exact_as_fp32(shape):
+    by_onednn()
+    rows, inner, columns = shape
+    generator = torch.Generator().manual_seed(0)
+    inputs, weight = torch.randn(rows, inner, generator=generator), torch.randn(columns, inner, generator=generator)
+    inputs.requires_grad_(True)
+    outputs = torch.nn.functional.linear(inputs, weight)
+    exact = inputs.detach().double() @ weight.double().T
+    # Of 576 products some 1e-6 of their size; bf16 would be off by a hundredth.
+    assert (outputs - exact).abs().max() < 1e-4 * exact.abs().max() / 10
+    outputs.backward(outputs.detach())
+    gradient = outputs.detach().double() @ weight.double()
+    assert (inputs.grad - gradient).abs().max() < 1e-5 * gradient.abs().max()
+
+
+def test_less_than_fp32_is_never_taken(monkeypatch):
+    monkeypatch.setattr(matrix_products, "_is_slow_with_mkl", lambda: True)
+    monkeypatch.setattr(matrix_products, "error", lambda: 3e-3)
+    assert not by_onednn() and torch.get_float32_matmul_precision() == FP32
+
+
+def test_a_precision_that_somebody_chose_stays(monkeypatch):
+    monkeypatch.setattr(matrix_products, "_is_slow_with_mkl", lambda: True)
+    torch.set_float32_matmul_precision("high")
+    assert not by_onednn() and torch.get_float32_matmul_precision() == "high"
+
+
+def test_other_processors_are_left_alone(monkeypatch):
+    monkeypatch.setattr(matrix_products, "_is_slow_with_mkl", lambda: False)
+    assert not by_onednn() and torch.get_float32_matmul_precision() == FP32
+
+
+def test_the_process_random_numbers_stay():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    by_onednn()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_bf16_would_be_seen():
+    factor = torch.arange(64 * 512, dtype=torch.float64).sin().reshape(64, 512).float().bfloat16()
+    product = (factor @ factor.T).double()
+    exact = factor.double() @ factor.double().T
+    assert (product - exact).abs().max() / exact.abs().max() > 100 * matrix_products.ERROR
+    assert matrix_products.error() < matrix_products.ERROR / 10
+
+
+def test_attention_has_full_precision_and_gives_it_back(monkeypatch):
+    seen = []
+
+    def forward(*arguments, **options):
+        seen.append((torch.get_float32_matmul_precision(), arguments, options))
+        if options.get("fail"):
+            raise RuntimeError
+        return "attended", None
+
+    monkeypatch.setattr("transformers.integrations.sdpa_attention.sdpa_attention_forward", forward)
+    torch.set_float32_matmul_precision(ALLOWS_LESS)
+    assert matrix_products.attention("module", 1, scaling=2) == ("attended", None)
+    with pytest.raises(RuntimeError):
+        matrix_products.attention(fail=True)
+    assert [precision for precision, *_ in seen] == [FP32, FP32]
+    assert seen[0][1:] == (("module", 1), {"scaling": 2})
+    assert torch.get_float32_matmul_precision() == ALLOWS_LESS
