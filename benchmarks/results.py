@@ -33,6 +33,7 @@ TARGETS = {
     ("generation", "scored continuations"): 3,
     ("budget", "time"): 1.5,
     ("budget", "peak memory"): 1,
+    ("matrix_products", "time of a pass"): 1,
     # gpu.sh
     ("rmu_step_7b_gpu", "time per step"): 5,
     ("rmu_memory_7b_gpu", "peak memory"): 4,

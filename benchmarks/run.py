@@ -17,7 +17,18 @@ RMU = ("rmu_step", "rmu_step_cached"), ("rmu_memory",)
 TIES = ("ties_rmu_3", "ties_rmu_8", "ties_full_3")
 MEMORY = ("ties_memory_3", "ties_full_memory_3")
 DISK = ("disk_rmu", "disk_lora")
-NAMES = [*RMU[0], *RMU[1], *TIES, *MEMORY, "ties_memory_by_size", *DISK, "lora_load", "generation", "budget"]
+NAMES = [
+    *RMU[0],
+    *RMU[1],
+    *TIES,
+    *MEMORY,
+    "ties_memory_by_size",
+    *DISK,
+    "lora_load",
+    "generation",
+    "budget",
+    "matrix_products",
+]
 
 
 def default_model() -> Path:
@@ -41,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        from benchmarks import budget, disk, figure, generation, merged_lora, results, rmu, ties
+        from benchmarks import budget, disk, figure, generation, matrix_products, merged_lora, results, rmu, ties
         from spunge.models import task_vector
         from spunge.models.task_vector import BaseModel
         from spunge.report.figures import style
@@ -65,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
             (("lora_load",), lambda: merged_lora.loading(base, arguments.repeats)),
             (("generation",), lambda: generation.throughput(base, arguments.repeats)),
             (("budget",), lambda: budget.solving(base, arguments.repeats)),
+            (("matrix_products",), lambda: matrix_products.forward(base, arguments.repeats)),
         ]
         commit = task_vector.commit()  # before results.csv changes
         table = results.read(arguments.output)

@@ -52,12 +52,24 @@ def error() -> float:
     return float((factor @ factor.T - exact).abs().max() / exact.abs().max())
 
 
-def attention(*arguments, **options) -> tuple[torch.Tensor, None]:
-    """Return what transformers' `sdpa` does, with products by MKL: oneDNN is several times as slow at small ones."""
+def attention(
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *arguments, **options
+) -> tuple[torch.Tensor, None]:
+    """Return what transformers' `sdpa` does, with products by MKL: oneDNN is several times as slow at small ones.
+
+    So are those of its backward pass.
+    """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(FP32)
     try:
-        return sdpa_attention_forward(*arguments, **options)
+        attended, weights = sdpa_attention_forward(module, query, key, value, *arguments, **options)
     finally:
-        torch.set_float32_matmul_precision(ALLOWS_LESS)
+        torch.set_float32_matmul_precision(before)
+    if attended.requires_grad:
+        attended.register_hook(lambda _: torch.set_float32_matmul_precision(FP32))
+        for states in (query, key, value):
+            if states.requires_grad:
+                states.register_hook(lambda _: torch.set_float32_matmul_precision(before))
+    return attended, weights

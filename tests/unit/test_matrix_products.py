@@ -65,20 +65,41 @@ def test_bf16_would_be_seen():
     assert matrix_products.error() < matrix_products.ERROR / 10
 
 
-def test_attention_has_full_precision_and_gives_it_back(monkeypatch):
+def test_attention_has_full_precision_forward_and_back_and_gives_it_back(monkeypatch):
     seen = []
 
-    def forward(*arguments, **options):
-        seen.append((torch.get_float32_matmul_precision(), arguments, options))
-        if options.get("fail"):
-            raise RuntimeError
-        return "attended", None
+    class Attend(torch.autograd.Function):
+        @staticmethod
+        def forward(_, query, key, value):
+            seen.append(torch.get_float32_matmul_precision())
+            return query + key + value
+
+        @staticmethod
+        def backward(_, gradient):
+            seen.append(torch.get_float32_matmul_precision())
+            return gradient, gradient, gradient
+
+    def forward(module, query, key, value, mask, scaling):
+        assert (module, mask, scaling) == ("module", None, 2)
+        return Attend.apply(query, key, value), None
 
     monkeypatch.setattr("transformers.integrations.sdpa_attention.sdpa_attention_forward", forward)
     torch.set_float32_matmul_precision(ALLOWS_LESS)
-    assert matrix_products.attention("module", 1, scaling=2) == ("attended", None)
+    states = [torch.ones(3, requires_grad=wanted) for wanted in (False, True, True)]
+    attended, _ = matrix_products.attention("module", *(2 * state for state in states), None, scaling=2)
+    assert torch.get_float32_matmul_precision() == ALLOWS_LESS
+    attended.sum().backward()
+    assert torch.get_float32_matmul_precision() == ALLOWS_LESS
+    assert seen == [FP32, FP32]
+    assert [state.grad is None for state in states] == [True, False, False]
+
+
+def test_attention_that_fails_gives_the_precision_back(monkeypatch):
+    def forward(*_, **__):
+        raise RuntimeError
+
+    monkeypatch.setattr("transformers.integrations.sdpa_attention.sdpa_attention_forward", forward)
+    torch.set_float32_matmul_precision(ALLOWS_LESS)
     with pytest.raises(RuntimeError):
-        matrix_products.attention(fail=True)
-    assert [precision for precision, *_ in seen] == [FP32, FP32]
-    assert seen[0][1:] == (("module", 1), {"scaling": 2})
+        matrix_products.attention("module", *[torch.ones(1)] * 3)
     assert torch.get_float32_matmul_precision() == ALLOWS_LESS
