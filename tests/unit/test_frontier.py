@@ -5,7 +5,7 @@ import pytest
 import toxicity_example
 from evaluations_example import example
 
-from spunge.report import results_table, summary
+from spunge.report import comparisons, results_table, summary
 from spunge.report.figures import frontier
 
 BUDGETS = ("kl=0.01", "kl=0.03", "kl=0.1")
@@ -58,16 +58,29 @@ def test_a_line_ends_where_its_model_does_not_reach_the_budget(table):
     assert list(map(str, spunge.get_ydata()))[-1] == "nan" and len(spunge.get_ydata()) == 3
 
 
+def toxic_at_budgets():
+    table = toxicity_example.example(families={"rmu": {"rmu": 1.0}}, merges=("ties",), benign=True)
+    rows = table[table["evaluation"].isin(["toxicity", "knowledge", "fluency", "benign"]) & (table["method"] != "")]
+    return pandas.concat([table, *(rows.assign(budget=budget) for budget in ("kl=0.01", "kl=0.1", "all"))])
+
+
 def test_harmless_texts_have_a_row_of_their_own():
-    of_toxicity = toxicity_example.example(families={"rmu": {"rmu": 1.0}}, merges=("ties",), benign=True)
-    rows = of_toxicity[of_toxicity["evaluation"].isin(["toxicity", "knowledge", "fluency", "benign"])]
-    rows = rows[rows["method"] != ""]
-    tables = [of_toxicity, *(rows.assign(budget=budget) for budget in ("kl=0.01", "kl=0.1", "all"))]
-    toxic, kept, benign = frontier.draw(pandas.concat(tables)).axes
+    toxic, kept, benign = frontier.draw(toxic_at_budgets()).axes
     assert [axes.get_ylabel()[-1] for axes in (toxic, kept, benign)] == ["\u2193", "\u2191", "\u2193"]
     lines = [line for line in benign.lines if len(line.get_xdata()) == 2]
     spunge = next(line for line in lines if line.get_color() == results_table.COLOURS["attribute"].lower())
     assert list(spunge.get_ydata()) == pytest.approx([2 * 1.02 * 40] * 2)
+
+
+def test_benchmarks_at_one_budget_leave_the_line_to_questions_at_all():
+    table = toxic_at_budgets()
+    asked = table[(table["evaluation"] == "knowledge") & (table["budget"] != "kl=0.1")]
+    both = pandas.concat([table, asked.assign(evaluation="benchmarks", value=0.5)])
+    assert comparisons.capability(both).evaluation == "benchmarks"
+    of_questions, of_both = (
+        [list(line.get_ydata()) for line in frontier.draw(rows).axes[1].lines] for rows in (table, both)
+    )
+    assert of_both == of_questions
 
 
 def test_without_budgets_the_figure_says_so():

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from spunge.experiment.records import parse_budget
-from spunge.report.comparisons import BENIGN, Measure, capability, is_measured, outcomes
+from spunge.report.comparisons import BENIGN, CAPABILITY, Measure, capability, is_measured, outcomes
 from spunge.report.figures import style
 from spunge.report.results_table import (
     ARMS,
@@ -62,7 +62,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     names = [name for name in names if parse_budget(name)[0] == cost]
     places = [parse_budget(name)[1] for name in names]
     tables = [at_budget(evaluations, name) for name in names]
-    wanted = (outcomes(evaluations)[0], capability(evaluations), BENIGN)
+    wanted = (outcomes(evaluations)[0], _kept(evaluations, names), BENIGN)
     measures = [measure for measure in wanted if is_measured(evaluations, measure)]
     broken_paths = [broken_reasons(table, compared) for table in tables]
     with style.style():
@@ -124,6 +124,14 @@ def _line(
         if style.shown_broken(candidate, estimated, broken):
             style.cross_out(axes, place, estimated.value, candidate.colour)
     return drawn
+
+
+def _kept(evaluations: pandas.DataFrame, budgets: Sequence[str]) -> Measure:
+    """Return the measure of what was kept; benchmarks that were asked at one budget make no line, so others do."""
+    asked_at = evaluations.loc[evaluations["metric"] == "accuracy"].groupby("evaluation")["budget"].unique()
+    measures = (capability(evaluations), CAPABILITY)
+    whole = (measure for measure in measures if {*budgets} <= {*asked_at.get(measure.evaluation, ())})
+    return next(whole, measures[0])
 
 
 def _label(measure: Measure) -> str:
