@@ -281,7 +281,8 @@ MISTAKES = {
         ("data", "dataset"),
         "capitals",
         "configuration: data.dataset is 'capitals'; "
-        "it can be 'cities', 'country_capitals', 'hatecheck', 'real_toxicity_prompts', 'table', 'toxigen', 'wmdp'",
+        "it can be 'cities', 'country_capitals', 'country_facts', 'hatecheck', 'real_toxicity_prompts', 'table', "
+        "'toxigen', 'wmdp'",
     ),
     "unknown method": (
         ("methods", "rmu", "method"),
@@ -728,6 +729,7 @@ def options_made(module_or_merge):
     if isinstance(module_or_merge, registry.Merge):
         return module_or_merge.options()
     needed = {"cities": {"cities": {"Asia": 1}}, "table": OWN_TABLES, "hatecheck": {"mirror": "."}}
+    needed["country_facts"] = {"attribute": "region", "regions": ["Asia"]}
     return module_or_merge.Options(**needed.get(module_or_merge.__name__.rpartition(".")[2], {}))
 
 
@@ -745,7 +747,8 @@ def test_defaults_of_the_schema_are_those_of_the_code(section, kind):
     defaults = configuration.option_defaults(section, kind)
     assert defaults == {name: made[name] for name in defaults}
     # What must be given has no default, a preset is no field, and a method's dtype is the model's.
-    assert made.keys() - defaults.keys() <= {"dtype", "cities", "forget", "retain", "fluency", "mirror"}
+    given = {"dtype", "cities", "forget", "retain", "fluency", "mirror", "attribute", "regions"}
+    assert made.keys() - defaults.keys() <= given
     assert list(Draft202012Validator(SCHEMA["$defs"][f"{section}.{kind}"]).iter_errors(without_none(made))) == []
 
 
