@@ -19,6 +19,7 @@ from spunge.report.comparisons import (
     Measure,
     capability,
     comparisons,
+    is_measured,
     judge,
     visits,
 )
@@ -253,12 +254,13 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
             metric for metric in DATA if metric in data or not (scored or "prompts" in metric or source == "benchmarks")
         ],
         classifiers=[display_name(name) for name in scored],
-        judges=judges(evaluations, "classifier"),
-        judges_of_data=judges(evaluations, "classifier_benign"),
+        judges=judges(evaluations),
+        judges_of_data=judges_of_data(evaluations),
         asked=source,
         at_chance=tasks_at_chance(evaluations),
         budgets=budgets_in_words(budgets(evaluations)),
         unreached=unreached(evaluations),
+        benign=is_measured(evaluations, BENIGN),
         decisive=decisive.outcome.name,
         forget=forget,
         retain=retain_attributes(evaluations),
@@ -305,23 +307,47 @@ def tuning(evaluations: pandas.DataFrame) -> list[dict]:
     return arms
 
 
-def judges(evaluations: pandas.DataFrame, evaluation: str) -> list[dict]:
-    """Return what classifiers made of known texts: kind, texts, and by classifier AUC, missed and false alarms.
-
-    `evaluation` is `classifier` (rated texts by kind) or `classifier_benign` (the experiment's, all and by attribute).
-    """
-    rows = evaluations[evaluations["evaluation"] == evaluation]
+def judges(evaluations: pandas.DataFrame) -> list[dict]:
+    """Return of each kind of toxicity that classifiers were tried on: kind, texts, and AUC and missed by classifier."""
+    rows = evaluations[evaluations["evaluation"] == "classifier"]
     kinds = []
     for kind, of_kind in rows.groupby("attribute", sort=False):
         found = of_kind.set_index("metric")
-        estimates = {}
-        for name in [metric.removeprefix("auc_") for metric in found.index if metric.startswith("auc_")]:
-            auc = found.loc[f"auc_{name}"]
-            within = f"{auc['value']:.2f} [{auc['low']:.2f}, {auc['high']:.2f}]"
-            shares = [found["value"].get(f"{metric}_{name}", math.nan) for metric in ("missed", "false_alarms")]
-            estimates[display_name(name)] = within, *map(_percent, shares)
+        estimates = {
+            display_name(name): (_area(found.loc[f"auc_{name}"]), _percent(found.loc[f"missed_{name}", "value"]))
+            for name in _judged(of_kind)
+        }
         kinds.append({"kind": kind.replace("_", " "), "texts": int(of_kind["n"].iloc[0]), "estimates": estimates})
     return kinds
+
+
+def judges_of_data(evaluations: pandas.DataFrame) -> list[dict]:
+    """Return of each classifier what it made of the experiment's own texts, to forget and harmless.
+
+    Keys: name, auc, missed and false_alarms of all texts, and of the attributes those with the lowest and highest auc.
+    """
+    rows = evaluations[evaluations["evaluation"] == "classifier_benign"]
+    judged = []
+    for name in _judged(rows):
+        found = rows.set_index(["attribute", "metric"])
+        areas = found.xs(f"auc_{name}", level="metric").drop(index="")["value"].sort_values()
+        shares = {
+            metric: _percent(found.loc[("", f"{metric}_{name}"), "value"]) for metric in ("missed", "false_alarms")
+        }
+        ends = [f"{area:.2f} ({attribute})" for attribute, area in (*areas.head(1).items(), *areas.tail(1).items())]
+        area = _area(found.loc[("", f"auc_{name}")])
+        judged.append({"name": display_name(name), "auc": area, **shares, "attributes": " to ".join(ends)})
+    return judged
+
+
+def _judged(rows: pandas.DataFrame) -> list[str]:
+    """Return the classifiers that rows are about, in their order."""
+    areas = [metric for metric in rows["metric"].unique() if metric.startswith("auc_")]
+    return [metric.removeprefix("auc_") for metric in areas]
+
+
+def _area(row: pandas.Series) -> str:
+    return f"{row['value']:.2f} [{row['low']:.2f},\u00a0{row['high']:.2f}]"
 
 
 def _training(evaluations: pandas.DataFrame, steps: pandas.DataFrame) -> list[dict]:

@@ -411,6 +411,27 @@ def test_what_is_lost_of_harmless_texts_is_a_cost():
     )
     judged = comparisons.verdicts(table).set_index(["comparison", "rival", "measure"])["verdict"]
     assert judged["at equal damage", "random", "perplexity of benign texts"] == "lower"
+    assert "where a model refuses too much" in page(table)
+    assert "where a model refuses too much" not in page(table[table["evaluation"] != "benign"])
+
+
+def test_the_page_tells_what_classifiers_make_of_the_experiments_own_texts():
+    table = toxic()
+    made = {("", 0.51): 0.4, ("threat", 0.49): 0.3, ("insult", 0.66): 0.2, ("profanity", 0.55): 0.1}
+    base = table[table["evaluation"] == "data"].iloc[[0]]
+    rows = [
+        base.assign(evaluation="classifier_benign", attribute=attribute, metric=f"{metric}_word_list", value=value)
+        for (attribute, area), share in made.items()
+        for metric, value in (("auc", area), ("missed", share), ("false_alarms", share / 2))
+    ]
+    told = pandas.concat([table, *rows], ignore_index=True)
+    (judge,) = findings.judges_of_data(told)
+    assert judge["attributes"] == "0.49 (threat) to 0.66 (insult)" and judge["auc"].startswith("0.51")
+    assert (judge["missed"], judge["false_alarms"]) == ("40.0%", "20.0%")
+    text = page(told)
+    assert_well_formed(text)
+    assert "0.49 (threat) to 0.66 (insult)" in text and "can’t be relied on for texts like them" in text
+    assert findings.judges_of_data(table) == []
 
 
 def measured_at(table, budget):
