@@ -5,8 +5,10 @@ says what is asked and how it is scored.
 """
 
 import difflib
+import functools
 import importlib.metadata
 import logging
+import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
@@ -175,6 +177,8 @@ def _configure(manager, name: str, fewshot: int | None, options: Options) -> Non
             raise InputError(f"{AT}: the task {name} doesn't say where its data are, so that no mirror can have them")
         folder = _mirrored(name, config["dataset_path"], options.mirror)
         changes["dataset_path"] = str(folder)
+        # The cache of `datasets` knows a folder by its name alone, and would give another mirror's questions.
+        changes["dataset_kwargs"] = {**(config.get("dataset_kwargs") or {}), "cache_dir": _cache(options.mirror).name}
         splits = _splits(folder, config.get("dataset_name"))
         if splits and (training := config.get("training_split")) and training not in splits:
             # Examples then come from what is asked, but for the question itself: that is lm-eval's own way.
@@ -187,6 +191,12 @@ def _configure(manager, name: str, fewshot: int | None, options: Options) -> Non
         changes["num_fewshot"] = fewshot
     if changes:
         manager.task_index[name] = replace(entry, yaml_path=None, cfg=config | changes)
+
+
+@functools.cache
+def _cache(mirror: str) -> tempfile.TemporaryDirectory:
+    """Return a folder, for this process alone, in which `datasets` keeps what it makes of a mirror's files."""
+    return tempfile.TemporaryDirectory(prefix="spunge-", ignore_cleanup_errors=True)
 
 
 def _mirrored(task: str, dataset: str, mirror: str) -> Path:

