@@ -6,7 +6,10 @@ directions. A merge that looks at entries one by one can't see that; this one ma
 
 import torch
 
+from spunge.models.matrix_products import by_mkl
 
+
+@by_mkl()
 def merge(matrices: list[torch.Tensor], weights: tuple[float, ...] | None = None) -> torch.Tensor:
     """Merge matrices of shape (rows, columns) into one.
 

@@ -5,8 +5,10 @@ than fp32 is allowed, the precision "medium". What it computes there is fp32 all
 that AMD's lack, which is forbidden besides, and the products are tried. benchmarks/README.md has the speed.
 """
 
+import contextlib
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -52,6 +54,17 @@ def error() -> float:
     return float((factor @ factor.T - exact).abs().max() / exact.abs().max())
 
 
+@contextlib.contextmanager
+def by_mkl() -> Iterator[None]:
+    """Leave products to MKL meanwhile: what several jobs compute must be the same whether they have a model or not."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(FP32)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def attention(
     module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *arguments, **options
 ) -> tuple[torch.Tensor, None]:
@@ -62,11 +75,8 @@ def attention(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(FP32)
-    try:
+    with by_mkl():
         attended, weights = sdpa_attention_forward(module, query, key, value, *arguments, **options)
-    finally:
-        torch.set_float32_matmul_precision(before)
     if attended.requires_grad:
         attended.register_hook(lambda _: torch.set_float32_matmul_precision(FP32))
         for states in (query, key, value):

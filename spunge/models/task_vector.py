@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from spunge.core import safetensors_writer
 from spunge.core.errors import InputError
 from spunge.core.files import INDEX, json_object, weight_map, weights_of
+from spunge.models.matrix_products import by_mkl
 
 FLOATS = {"F64", "F32", "F16", "BF16"}
 METADATA_KEY = "spunge"
@@ -38,6 +39,7 @@ LORA_FIELDS |= {"target_modules", "exclude_modules", "layers_to_transform", "lay
 LORA_FIELDS |= {"init_lora_weights", "eva_config", "loftq_config", "corda_config", "lora_ga_config"}
 LORA_FIELDS |= {"megatron_core", "qalora_group_size"}
 # The other initialisations subtract the first B · A from the base's own weights, or quantize these.
+ROWS = 16  # of the product of an adapter's factors that are computed at once
 LORA_INITS = {"true", "false", "none", "gaussian", "orthogonal", "eva", "mica"}
 
 
@@ -238,8 +240,8 @@ class LoraAdapter(TaskVector):
         return self.config.get(field)
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        a, b, scaling = self._factors(name)
-        delta = (b @ a).mul_(scaling)
+        number = self._shapes[name][1 if self.transposed else 0]
+        delta = self._rows(name)(0, number)
         return delta.T.contiguous() if self.transposed else delta
 
     def entries(self, name: str) -> Callable[[int, int], torch.Tensor]:
@@ -247,17 +249,32 @@ class LoraAdapter(TaskVector):
         columns = self._shapes[name][1]
         if self.transposed or 1 in self._shapes[name]:
             return super().entries(name)
-        a, b, scaling = self._factors(name)
-        kept = torch.empty(0)  # new memory for each product would take longer than the product
+        rows = self._rows(name)
 
         def read(first: int, last: int) -> torch.Tensor:
-            # Two rows at least: a product with a vector is computed in another way, with other roundings.
-            end = max(-(-last // columns), 2)
-            start = min(first // columns, end - 2)
-            delta = torch.mm(b[start:end], a, out=kept.resize_(end - start, columns)).mul_(scaling)
-            return delta.view(-1)[first - start * columns : last - start * columns]
+            start = first // columns
+            return rows(start, -(-last // columns)).view(-1)[first - start * columns : last - start * columns]
 
         return read
+
+    def _rows(self, name: str) -> Callable[[int, int], torch.Tensor]:
+        """Return what gives some rows of scaling · B · A, in memory that the next call takes again.
+
+        It computes ROWS of them at once, whichever are asked for: how a row is rounded depends on how many there are.
+        """
+        a, b, scaling = self._factors(name)
+        padded = torch.nn.functional.pad(b, (0, 0, 0, -len(b) % ROWS))
+        kept = torch.empty(0)  # new memory for each product would take longer than the product
+
+        def rows(start: int, end: int) -> torch.Tensor:
+            first, last = start // ROWS * ROWS, -(-end // ROWS) * ROWS
+            delta = kept.resize_(last - first, a.shape[1])
+            with by_mkl():
+                for left, product in zip(padded[first:last].split(ROWS), delta.split(ROWS), strict=True):
+                    torch.mm(left, a, out=product)
+            return delta[start - first : end - first].mul_(scaling)
+
+        return rows
 
     def _factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor, float]:
         if name not in self._shapes:

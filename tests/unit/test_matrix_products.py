@@ -94,6 +94,13 @@ def test_attention_has_full_precision_forward_and_back_and_gives_it_back(monkeyp
     assert [state.grad is None for state in states] == [True, False, False]
 
 
+def test_mkl_alone_gives_the_precision_back():
+    torch.set_float32_matmul_precision(ALLOWS_LESS)
+    with matrix_products.by_mkl():
+        assert torch.get_float32_matmul_precision() == FP32
+    assert torch.get_float32_matmul_precision() == ALLOWS_LESS
+
+
 def test_attention_that_fails_gives_the_precision_back(monkeypatch):
     def forward(*_, **__):
         raise RuntimeError
