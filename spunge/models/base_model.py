@@ -234,7 +234,7 @@ def from_folder(folder: str | os.PathLike, name: str, kind: str | type = CAUSAL_
     random numbers.
     """
     quiet()
-    if device() == "cpu":
+    if device() == "cpu" and options.get("dtype") == torch.float32:  # in half precision it would slow oneDNN down
         matrix_products.by_onednn()
     return _loaded(kind, folder, name, **options)[0]
 

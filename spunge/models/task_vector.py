@@ -39,8 +39,8 @@ LORA_FIELDS |= {"target_modules", "exclude_modules", "layers_to_transform", "lay
 LORA_FIELDS |= {"init_lora_weights", "eva_config", "loftq_config", "corda_config", "lora_ga_config"}
 LORA_FIELDS |= {"megatron_core", "qalora_group_size"}
 # The other initialisations subtract the first B · A from the base's own weights, or quantize these.
-ROWS = 16  # of the product of an adapter's factors that are computed at once
 LORA_INITS = {"true", "false", "none", "gaussian", "orthogonal", "eva", "mica"}
+ROWS = 16  # of the product of an adapter's factors that are computed at once
 
 
 @dataclass(frozen=True)

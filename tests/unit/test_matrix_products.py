@@ -1,9 +1,10 @@
 """Products that oneDNN computes are those of fp32, and attention is left to MKL."""
 
 import pytest
+import tiny_model
 import torch
 
-from spunge.models import matrix_products
+from spunge.models import base_model, matrix_products
 from spunge.models.matrix_products import ALLOWS_LESS, FP32, by_onednn
 
 
@@ -48,6 +49,16 @@ def test_a_precision_that_somebody_chose_stays(monkeypatch):
 def test_other_processors_are_left_alone(monkeypatch):
     monkeypatch.setattr(matrix_products, "_is_slow_with_mkl", lambda: False)
     assert not by_onednn() and torch.get_float32_matmul_precision() == FP32
+
+
+@pytest.mark.parametrize(("dtype", "asked"), [(torch.float32, 1), (torch.bfloat16, 0)])
+def test_models_in_half_precision_are_left_alone(tmp_path, monkeypatch, dtype, asked):
+    calls = []
+    monkeypatch.setattr(matrix_products, "by_onednn", lambda: calls.append(dtype))
+    monkeypatch.setattr(base_model, "device", lambda: "cpu")
+    tiny_model.build(tmp_path / "model")
+    base_model.from_folder(tmp_path / "model", "tiny", dtype=dtype)
+    assert len(calls) == asked
 
 
 def test_the_process_random_numbers_stay():
