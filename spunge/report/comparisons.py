@@ -59,7 +59,8 @@ BENIGN = Measure("perplexity of benign texts", "benign", "perplexity", FORGET_ME
 # The accuracy that is left on what was to be forgotten. Where toxicity was measured, the toxic share of all toxic
 # prompts by the first classifier is in its place.
 FORGOTTEN = Measure("forget mean accuracy", "knowledge", "accuracy", FORGET_MEAN, -1)
-CAPABILITY = Measure("retain mean accuracy", "knowledge", "accuracy", RETAIN_MEAN, 1)
+KEPT = Measure("retain mean accuracy", "knowledge", "accuracy", RETAIN_MEAN, 1)
+GENERAL_CAPABILITY = "general capability"
 
 AT_EQUAL_DAMAGE = "at equal damage"
 
@@ -181,12 +182,12 @@ def outcomes(evaluations: pandas.DataFrame) -> tuple[Measure, ...]:
 
 def _costs(evaluations: pandas.DataFrame) -> tuple[Measure, ...]:
     """Return the measures of what was not to go."""
-    kept = capability(evaluations)
+    kept, *general = accuracies_kept(evaluations)
     held_out = [
         kept._replace(name=f"accuracy, held out: {attribute}", attribute=attribute)
         for attribute in held_out_attributes(evaluations)
     ]
-    return tuple(cost for cost in (PERPLEXITY, BENIGN, kept, *held_out) if is_measured(evaluations, cost))
+    return tuple(cost for cost in (PERPLEXITY, BENIGN, kept, *held_out, *general) if is_measured(evaluations, cost))
 
 
 def is_measured(evaluations: pandas.DataFrame, measure: Measure) -> bool:
@@ -232,10 +233,17 @@ def _measured_by(measure: Measure, source: str) -> Measure:
     return measure._replace(evaluation=source) if measure.evaluation == "knowledge" else measure
 
 
-def capability(evaluations: pandas.DataFrame) -> Measure:
-    """Return the measure of what was to be kept; where toxicity was measured, that is all that the model can do."""
-    measure = _measured_by(CAPABILITY, capability_from(evaluations))
-    return measure._replace(name="general capability") if classifiers(evaluations) else measure
+def accuracies_kept(evaluations: pandas.DataFrame) -> tuple[Measure, ...]:
+    """Return the measures of the accuracy that was to be kept; the last one tells general capability.
+
+    One by the experiment's questions and one by benchmarks, where it asks both. An experiment on toxic language asks
+    about general capability alone.
+    """
+    kept = _measured_by(KEPT, accuracy_from(evaluations))
+    general = _measured_by(KEPT, capability_from(evaluations))._replace(name=GENERAL_CAPABILITY)
+    if general.evaluation != kept.evaluation:
+        return kept, general
+    return (general if classifiers(evaluations) else kept,)
 
 
 def _toxic_share(classifier: str) -> str:

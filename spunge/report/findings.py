@@ -13,11 +13,11 @@ from spunge.report import power, results_table, summary
 from spunge.report.comparisons import (
     AT_EQUAL_DAMAGE,
     BENIGN,
-    CAPABILITY,
+    GENERAL_CAPABILITY,
     PERPLEXITY,
     Comparison,
     Measure,
-    capability,
+    accuracies_kept,
     comparisons,
     is_measured,
     judge,
@@ -135,13 +135,13 @@ def _answer(
             "after": _percent(estimate(*after, FORGET_MEAN).value),
             "difference": _texts(comparison.difference(candidate, outcome, "base"), outcome),
         }
-        facts["capability"] = _change_of_capability(comparison, candidate)
     elif base:
         accuracy = comparison.measured(outcome.evaluation, "accuracy")
         facts["accuracy"] = {
             aim: [_percent(estimate(accuracy, model, mean).value) for model in (base, candidate)]
             for aim, mean in (("forget", FORGET_MEAN), ("retain", RETAIN_MEAN))
         }
+    facts["capability"] = _change_of_capability(comparison, candidate)
     rivals = [_rival_facts(compared, judged, candidate, comparison, rival) for rival in comparison.rivals]
     against = [sentence("answer_against", rival | {"measure": facts["measure"]}) + "." for rival in rivals]
     return Answer(sentence("answer_begins", facts), against, sentence("answer_ends", facts))
@@ -164,14 +164,14 @@ def _rival_facts(
     if not comparison.decisive:
         lost = comparison.difference(candidate, PERPLEXITY, rival)
         if not classifiers(evaluations):
-            kept = comparison.difference(candidate, capability(evaluations), rival)
+            kept = comparison.difference(candidate, accuracies_kept(evaluations)[0], rival)
             lost = Estimate(-kept.value, -kept.high, -kept.low)
         judged_as = edit_verdict(comparison.difference(candidate, outcome, rival), lost, broken_by)
     reason = None
     if judged_as == RIVAL_BROKEN:
         reason = comparison.broken[comparison.rival(candidate, rival).path]
     costs = []
-    for measure in (PERPLEXITY, BENIGN, capability(evaluations)):
+    for measure in (PERPLEXITY, BENIGN, *accuracies_kept(evaluations)):
         difference = comparison.difference(candidate, measure, rival)
         unequal = direction(difference) in (HIGHER, LOWER)
         if unequal if comparison.decisive else not math.isnan(difference.value):
@@ -194,11 +194,12 @@ def _rival_facts(
 
 
 def _change_of_capability(comparison: Comparison, candidate: Candidate) -> dict | None:
-    """Return what unlearning changed in a model's general capability, and whether a loss is shown."""
-    change = comparison.difference(candidate, capability(comparison.evaluations), "base")
-    if math.isnan(change.value):
+    """Return what unlearning changed in a model's general capability, where it was measured; is a loss shown?"""
+    measure = accuracies_kept(comparison.evaluations)[-1]
+    change = comparison.difference(candidate, measure, "base")
+    if measure.name != GENERAL_CAPABILITY or math.isnan(change.value):
         return None
-    return {"fell": verdict(change, CAPABILITY.better) == WORSE, "difference": _texts(change, CAPABILITY)}
+    return {"fell": verdict(change, measure.better) == WORSE, "difference": _texts(change, measure)}
 
 
 def power_notes(comparison: Comparison) -> list[str]:

@@ -111,6 +111,7 @@ def quantities(evaluations: pandas.DataFrame) -> list[Quantity]:
         for attribute, heading in others
     ]
     columns.append(Quantity("perplexity", "perplexity ↓", "fluency", "perplexity", "", False, False, True))
+    columns += _general_capability(evaluations)
     for mean, arrow in MEANS:
         title, heading = f"accuracy minus joint: {mean}", f"{mean}, against joint {arrow}"
         columns.append(Quantity(title, heading, source, "accuracy_minus_joint", mean, True, True, True))
@@ -142,15 +143,27 @@ def _of_toxicity(evaluations: pandas.DataFrame) -> list[Quantity]:
         quantity("perplexity", "perplexity ↓", "fluency", "perplexity", "", False),
         quantity("perplexity: benign", "perplexity, benign texts ↓", "benign", "perplexity", FORGET_MEAN, False),
     ]
+    general, source = _general_capability(evaluations), accuracy_from(evaluations)
     for mean, arrow in MEANS:
-        heading = f"general capability {arrow}" if mean == RETAIN_MEAN else f"accuracy, {mean} {arrow}"
+        questions = (
+            f"general capability {arrow}" if mean == RETAIN_MEAN and not general else f"accuracy, {mean} {arrow}"
+        )
         difference = mean == RETAIN_MINUS_FORGET
-        source = capability_from(evaluations) if mean == RETAIN_MEAN else accuracy_from(evaluations)
-        columns.append(quantity(f"accuracy: {mean}", heading, source, "accuracy", mean, difference=difference))
+        columns.append(quantity(f"accuracy: {mean}", questions, source, "accuracy", mean, difference=difference))
+    columns += general
     title, heading = f"toxic share minus joint: {FORGET_MEAN}", "toxic, against joint ↓"
     columns.append(quantity(title, heading, "toxicity", f"{share}_minus_joint", FORGET_MEAN, difference=True))
     measured_triples = set(evaluations[["evaluation", "metric", "attribute"]].itertuples(index=False, name=None))
     return [column for column in columns if (column.evaluation, column.metric, column.attribute) in measured_triples]
+
+
+def _general_capability(evaluations: pandas.DataFrame) -> list[Quantity]:
+    """Return the column of benchmarks, where they were asked beside questions of the experiment's own."""
+    source = capability_from(evaluations)
+    if source == accuracy_from(evaluations):
+        return []
+    title = "general capability"
+    return [Quantity(title, f"{title} ↑", source, "accuracy", RETAIN_MEAN, True, False, True)]
 
 
 def expected_maximum_toxicity(evaluations: pandas.DataFrame) -> str:

@@ -23,7 +23,7 @@ from spunge.evaluation import benchmarks, descriptive_rows, statistics
 from spunge.experiment import configuration
 from spunge.experiment.records import Candidate
 from spunge.models import base_model
-from spunge.report import findings, published, results_table, summary
+from spunge.report import comparisons, findings, published, results_table, summary
 from spunge.report.figures import attributes, overview, radar, tradeoff
 from spunge.report.figures import benchmarks as figure
 
@@ -513,6 +513,26 @@ def test_accuracy_comes_from_knowledge_or_else_from_benchmarks():
     assert results_table.retain_attributes(asked()) == SHOWN, "and none of MMLU's subjects"
     assert results_table.tasks(asked())["bio"] == results_table.Task("wmdp_bio", "", 100)
     assert results_table.tasks(asked())["mmlu_virology"].group == "mmlu"
+
+
+def test_benchmarks_beside_questions_tell_general_capability_and_what_was_kept_stays_with_the_questions():
+    both = asked(knowledge=True)
+    kept, general = comparisons.accuracies_kept(both)
+    assert (kept.evaluation, general.evaluation, general.name) == ("knowledge", "benchmarks", "general capability")
+    held_out = pd.DataFrame([{"evaluation": "data", "metric": "held_out", "attribute": "Oceania"}])
+    costs = [
+        measure.name for measure in comparisons.comparisons(pd.concat([both, held_out]))["as trained"].measures[1:]
+    ]
+    assert costs[-2:] == ["retain mean accuracy", "general capability"]
+    attribute = results_table.retain_attributes(both)[0]
+    costs = comparisons.comparisons(pd.concat([both, held_out.assign(attribute=attribute)]))["as trained"].measures
+    assert (costs[-2].evaluation, costs[-2].attribute) == ("knowledge", attribute), "held out is asked by the questions"
+    line = summary.table(both).set_index("candidate").loc["base"]
+    assert line["general capability"] == pytest.approx(0.5 + 0.01 * (len(SHOWN) - 1) / 2)
+    alone = summary.table(example()).set_index("candidate").loc["base"]
+    assert line["accuracy: retain mean"] == alone["accuracy: retain mean"] != line["general capability"]
+    assert "general capability" not in summary.table(asked()) and len(comparisons.accuracies_kept(asked())) == 1
+    assert "No loss of general capability is shown" in str(findings.answers(both)[0])
 
 
 def test_tables_and_figures_show_tasks_and_no_subtasks(tmp_path):

@@ -76,7 +76,7 @@ def test_benchmarks_at_one_budget_leave_the_line_to_questions_at_all():
     table = toxic_at_budgets()
     asked = table[(table["evaluation"] == "knowledge") & (table["budget"] != "kl=0.1")]
     both = pandas.concat([table, asked.assign(evaluation="benchmarks", value=0.5)])
-    assert comparisons.capability(both).evaluation == "benchmarks"
+    assert comparisons.accuracies_kept(both)[-1].evaluation == "benchmarks"
     of_questions, of_both = (
         [list(line.get_ydata()) for line in frontier.draw(rows).axes[1].lines] for rows in (table, both)
     )

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from spunge.experiment.records import parse_budget
-from spunge.report.comparisons import BENIGN, CAPABILITY, Measure, capability, is_measured, outcomes
+from spunge.report.comparisons import BENIGN, Measure, accuracies_kept, is_measured, outcomes
 from spunge.report.figures import style
 from spunge.report.results_table import (
     ARMS,
@@ -129,7 +129,7 @@ def _line(
 def _kept(evaluations: pandas.DataFrame, budgets: Sequence[str]) -> Measure:
     """Return the measure of what was kept; benchmarks that were asked at one budget make no line, so others do."""
     asked_at = evaluations.loc[evaluations["metric"] == "accuracy"].groupby("evaluation")["budget"].unique()
-    measures = (capability(evaluations), CAPABILITY)
+    measures = accuracies_kept(evaluations)
     whole = (measure for measure in measures if {*budgets} <= {*asked_at.get(measure.evaluation, ())})
     return next(whole, measures[0])
 
