@@ -39,6 +39,7 @@ rule all:
         EVALUATIONS,
         SUMMARY,
         FINDINGS,
+        EXPLORE,
         COMPARISON,
         FIGURES,
 
@@ -47,6 +48,7 @@ rule tables:
     input:
         SUMMARY,
         FINDINGS,
+        EXPLORE,
         COMPARISON,
 
 

@@ -1,5 +1,6 @@
 SUMMARY = [f"{RESULTS}/summary.{suffix}" for suffix in ("csv", "md", "tex", "html")]
 FINDINGS = f"{RESULTS}/findings.html"
+EXPLORE = f"{RESULTS}/explore.html"
 COMPARISON = f"{RESULTS}/comparison.html" if TOXICITY or "benchmarks" in config["evaluations"] else []
 FIGURES = collect("{results}/figures/{figure}.{suffix}", results=RESULTS, figure=[*GRID.figures], suffix=["pdf", "png"])
 
@@ -100,6 +101,36 @@ rule findings:
     shell:
         python(
             "--evaluations {input.evaluations:q} --figure {input.figure:q} --template {input.template:q}"
+            " --html {output:q}"
+        )
+
+
+rule explore:
+    input:
+        script=source_file(SCRIPTS / "explore.py"),
+        template=source_file(PROJECT / "report" / "explore.html"),
+        functions=source_file(PROJECT / "report" / "explore.js"),
+        evaluations=EVALUATIONS,
+    output:
+        report(
+            EXPLORE, category="Findings", caption=CAPTIONS / "explore.rst", labels={"page": "walk through the results"}
+        ),
+    log:
+        f"{LOGS}/explore.log",
+    benchmark:
+        f"{BENCHMARKS}/explore.tsv"
+    conda:
+        ENVS / "report.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(10),
+    params:
+        library=library("explore.py"),
+    message:
+        "Make the page to walk through the results"
+    shell:
+        python(
+            "--evaluations {input.evaluations:q} --template {input.template:q} --script {input.functions:q}"
             " --html {output:q}"
         )
 

@@ -148,7 +148,7 @@ class Plan:
             jobs |= {rule: attacked for rule, names in grid.attacks.items() if names}
             for rule, many in jobs.items():
                 yield self._kind(f"durability, {rule}", many, no_arithmetic(rule), rule)
-        rules = ["gather", "summary", "findings", *(["choose"] if trials else [])]
+        rules = ["gather", "summary", "findings", "explore", *(["choose"] if trials else [])]
         rules += ["comparison"] if toxicity or benchmarks else []
         number = len(rules) + len(grid.evaluation_names + grid.attack_names) + len(grid.figures)
         yield self._kind("tables, figures", number, Cost(), *rules, "compare", "figure")

@@ -100,6 +100,14 @@ ARMS = {
 }
 
 
+# What can be a damage budget, for axes.
+COSTS = {
+    "kl": "KL from the base model, nats per token",
+    "perplexity": "perplexity, of the base model's",
+    "kept": "accuracy lost on what is kept, validation part",
+}
+
+
 class Task(NamedTuple):
     """One of lm-eval's tasks: its name there, the group that it is part of (or ""), the number of its questions."""
 

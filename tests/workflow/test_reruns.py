@@ -7,6 +7,7 @@ from workspace import FORGET, configuration, edited
 
 FIGURES = ["attributes", "merging", "overview", "radar", "tradeoff", "training"]
 GATHERED = ["Gather all evaluations in one table", "Say what was found", "Write the summary table"]
+GATHERED += ["Make the page to walk through the results"]
 GATHERED += [f"Draw {figure}" for figure in FIGURES]
 COMPARED = [f"Combine the seeds and compare the candidates' {name}" for name in ("fluency", "knowledge")] + GATHERED
 SHARDS = [f"attribute/shard/{topic}" for topic in FORGET]
@@ -126,7 +127,8 @@ def test_changed_figure_redraws_that_figure(changing, project, figure):
         ("spunge/report/findings.py", ["Say what was found"]),
         ("report/findings.html", ["Say what was found"]),
         ("spunge/report/findings.txt", ["Say what was found"]),
-        ("spunge/report/summary.py", ["Say what was found", "Write the summary table"]),
+        ("spunge/report/explore.py", ["Make the page to walk through the results"]),
+        ("spunge/report/summary.py", GATHERED[1:4]),
         ("scripts/gather.py", GATHERED),
         ("scripts/compare.py", COMPARED),
     ],

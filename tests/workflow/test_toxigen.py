@@ -49,6 +49,7 @@ ALWAYS = ["toxicity_radar", "toxicity_overview", "training", "merging"]
 FIGURES = {ZEPHYR: ["frontier", *ALWAYS], LLAMA: ["toxicity_tradeoff", "benchmarks", *ALWAYS]}
 BUDGETS = ["kl=0.01", "kl=0.1"]
 GATHERED = ["Gather all evaluations in one table", "Say what was found", "Write the summary table"]
+GATHERED += ["Make the page to walk through the results"]
 GATHERED += ["Put published numbers beside ours"]
 TOXICITY = ["toxicity", "toxicity_neutral"]
 

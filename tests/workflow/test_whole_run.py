@@ -34,6 +34,7 @@ JOBS = {
     "figure": 6,
     "summary": 1,
     "findings": 1,
+    "explore": 1,
 }
 MEANS = ["forget mean", "retain mean", "retain minus forget"]
 QUESTIONS = {topic: len(names) for topic, names in NAMES.items()}
@@ -75,7 +76,12 @@ def test_every_job_ran_once_with_its_log_and_benchmark(finished):
 
 
 def test_everything_asked_for_is_there(finished):
-    expected = {"evaluations.csv", "findings.html", *(f"summary.{suffix}" for suffix in ("csv", "md", "tex", "html"))}
+    expected = {
+        "evaluations.csv",
+        "findings.html",
+        "explore.html",
+        *(f"summary.{suffix}" for suffix in ("csv", "md", "tex", "html")),
+    }
     expected |= {f"figures/{figure}.{suffix}" for figure in FIGURES for suffix in ("pdf", "png")}
     for path in expected:
         assert (finished.results / path).stat().st_size > 100, path
@@ -211,7 +217,13 @@ def test_report_holds_figures_tables_and_captions(finished, tmp_path, project):
     done = finished.snakemake("--report", tmp_path / "report.html")
     assert done.returncode == 0, done.stdout
     page = (tmp_path / "report.html").read_text()
-    for path in [*(f"figures/{figure}.png" for figure in FIGURES), "summary.html", "findings.html", "evaluations.csv"]:
+    for path in [
+        *(f"figures/{figure}.png" for figure in FIGURES),
+        "summary.html",
+        "findings.html",
+        "explore.html",
+        "evaluations.csv",
+    ]:
         assert f"results/tiny/{path}" in page, path
     images = re.findall(r"data:image/png;charset=utf8;filename=(\w+).png;base64,iVBOR", page)
     assert sorted(images) == sorted(FIGURES)

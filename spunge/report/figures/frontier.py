@@ -15,6 +15,7 @@ from spunge.report.figures import style
 from spunge.report.results_table import (
     ARMS,
     AS_TRAINED,
+    COSTS,
     Candidate,
     at_budget,
     base_model,
@@ -39,12 +40,6 @@ line that rises there is a model that refuses too much. Overlapping bands don't 
 differences are paired: the findings page has those.
 """
 EVERY_BUDGET = True  # the other figures are of the means over the budgets
-
-COSTS = {
-    "kl": "KL from the base model, nats per token",
-    "perplexity": "perplexity, of the base model's",
-    "kept": "accuracy lost on what is kept, validation part",
-}
 
 
 def draw(evaluations: pandas.DataFrame) -> Figure:
