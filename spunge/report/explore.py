@@ -4,6 +4,7 @@ Made by Bokeh, which has charts, tables and their filters in one library, and wh
 page loads nothing.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -51,7 +52,6 @@ from spunge.report.results_table import (
     families,
     headline,
     measured,
-    methods,
     without_seed,
 )
 
@@ -64,7 +64,8 @@ BOKEH_MARKERS = {
     "attribute": "circle",
 }
 # Rows of these describe the experiment, not a model.
-DESCRIPTIONS = ("data", "training", "tuning", "method", "task", "classifier", "classifier_benign", "merging")
+DESCRIPTIONS = ("data", "durability", "training", "merge", "edit", "tuning", "method", "task")
+DESCRIPTIONS += ("classifier", "classifier_benign")
 WIDE = {"sizing_mode": "stretch_width"}
 WRAPPED = {"flex-wrap": "wrap"}  # what finds no room in a row goes to the next one
 HEADINGS = {
@@ -183,9 +184,10 @@ def _frontier(evaluations: pandas.DataFrame) -> LayoutDOM | None:
             chart.x_range = charts[0].x_range
         charts.append(chart)
         views.append(shown)
-    for arm, others in ((arm, shown.get(arm, [])) for shown in views[1:] for arm in views[0]):
-        for renderer, other in zip(views[0][arm], others, strict=False):
-            renderer.js_link("visible", other, "visible")
+    for shown, others in itertools.permutations(views, 2):
+        for arm, renderers in shown.items():
+            for renderer, other in zip(renderers, others[arm], strict=True):
+                renderer.js_link("visible", other, "visible")
     chosen = {
         "method": list(dict.fromkeys(candidate.method for candidate in compared)),
         "merge": list(dict.fromkeys(candidate.merge for candidate in compared if candidate.merge)),
@@ -211,7 +213,7 @@ def _chart(
     """Return a chart with a line for each candidate, and each arm's marks: lines, intervals, points."""
     measure, scale = panel.measure, 100 if panel.measure.unit == "points" else 1
     places = [parse_budget(name)[1] for name in names]
-    tables_at = [measured(at_budget(evaluations, name), measure.evaluation, measure.metric) for name in names]
+    tables_at = {name: measured(at_budget(evaluations, name), measure.evaluation, measure.metric) for name in names}
     chart = figure(
         x_axis_type="log", height=380, min_width=330, tools="pan,box_zoom,reset,save", toolbar_location="above", **WIDE
     )
@@ -219,54 +221,55 @@ def _chart(
     chart.yaxis.axis_label = panel.label
     chart.xaxis.ticker = places
     chart.xaxis.major_label_overrides = {place: f"{place:g}" for place in places}
-    chart.xgrid.grid_line_color = None
+    chart.xgrid.grid_line_color = chart.axis.minor_tick_line_color = None
     base = base_model(candidates(evaluations))
     if base:
         of_base = estimate(measured(evaluations, measure.evaluation, measure.metric), base, measure.attribute)
         if math.isfinite(of_base.value):
             chart.add_layout(Span(location=of_base.value * scale, dimension="width", line_dash="dashed"))
-    method, merges = methods(evaluations)[0], [candidate.merge for candidate in compared if candidate.merge]
+    arms = [arm for arm in ARMS if any(candidate.kind == arm for candidate in compared)]
     marks: dict[str, list] = {}
-    points = []
-    for arm in ARMS:
+    for number, arm in enumerate(arms):
         of_arm = [candidate for candidate in compared if candidate.kind == arm]
-        if not of_arm:
-            continue
-        rows, lines = [], []
-        for candidate in of_arm:
-            shown = candidate.method == method and candidate.merge in ("", *merges[:1])
-            facts = (candidate.label, candidate.method, candidate.merge, candidate.colour, shown)
-            values = [
-                tuple(number * scale for number in estimate(table, candidate, measure.attribute)) for table in tables_at
-            ]
-            rows += [(*facts, f"{place:g}", place, *value) for place, value in zip(places, values, strict=True)]
-            lines.append((*facts, places, [value for value, _, _ in values]))
-        facts = ["model", "method", "merge", "colour", "shown"]
-        of_points = pandas.DataFrame(rows, columns=[*facts, "budget", "x", "y", "low", "high"])
-        of_lines = pandas.DataFrame(lines, columns=[*facts, "xs", "ys"])
-        at = {"source": ColumnDataSource(of_points.to_dict("list")), "view": _view(of_points), "color": "colour"}
-        whiskers = chart.segment("x", "low", "x", "high", alpha=0.35, line_width=1.5, **at)
-        drawn = chart.multi_line(
-            "xs",
-            "ys",
-            source=ColumnDataSource(of_lines.to_dict("list")),
-            view=_view(of_lines),
-            color="colour",
-            line_width=1.5,
-        )
-        dots = chart.scatter("x", "y", size=8, marker=BOKEH_MARKERS[arm], **at)
-        points.append(dots)
+        beside = 1.03 ** (number - (len(arms) - 1) / 2)  # so that the arms' intervals don't lie on one another
+        rows, lines = _marks(of_arm, tables_at, measure, scale)
+        rows["x"] = [place * beside for place in places] * len(of_arm)
+        lines["xs"] = [[place * beside for place in places]] * len(of_arm)
+        source, view = ColumnDataSource(rows), _view(rows, compared)
+        whiskers = chart.segment("x", "low", "x", "high", source=source, view=view, color="colour", alpha=0.5)
+        line = {"source": ColumnDataSource(lines), "view": _view(lines, compared), "color": "colour"}
+        drawn = chart.multi_line("xs", "ys", line_width=1.5, **line)
+        dots = chart.scatter("x", "y", size=8, marker=BOKEH_MARKERS[arm], source=source, view=view, color="colour")
         marks[arm] = [drawn, whiskers, dots]
     tips = [("model", "@model"), ("budget", "@budget"), (panel.label, "@y{0.0} [@low{0.0}, @high{0.0}]")]
-    chart.add_tools(HoverTool(renderers=points, tooltips=tips))
+    chart.add_tools(HoverTool(renderers=[dots for _, _, dots in marks.values()], tooltips=tips))
     items = [LegendItem(label=ARMS[arm], renderers=of_arm) for arm, of_arm in marks.items()]
     chart.add_layout(Legend(items=items, click_policy="hide", label_text_font_size="9pt", ncols=2), "below")
     return chart, marks
 
 
-def _view(rows: pandas.DataFrame) -> CDSView:
-    """Return which rows of a chart are shown at first: those of the first method and merge."""
-    return CDSView(filter=BooleanFilter(rows["shown"].tolist()))
+def _marks(
+    compared: Sequence[Candidate], tables_at: Mapping[str, pandas.DataFrame], measure: Measure, scale: int
+) -> tuple[dict[str, list], dict[str, list]]:
+    """Return candidates' points, one at each budget, and their lines, one each: column → values."""
+    points, lines = [], []
+    for candidate in compared:
+        facts = {"model": candidate.label, "method": candidate.method, "merge": candidate.merge}
+        facts["colour"] = candidate.colour
+        of_candidate = []
+        for budget, table in tables_at.items():
+            value, low, high = (number * scale for number in estimate(table, candidate, measure.attribute))
+            of_candidate.append(facts | {"budget": budget, "y": value, "low": low, "high": high})
+        points += of_candidate
+        lines.append(facts | {"ys": [point["y"] for point in of_candidate]})
+    return pandas.DataFrame(points).to_dict("list"), pandas.DataFrame(lines).to_dict("list")
+
+
+def _view(marks: Mapping[str, list], compared: Sequence[Candidate]) -> CDSView:
+    """Return which marks are shown at first: those of the first method and merge."""
+    method, merges = compared[0].method, [candidate.merge for candidate in compared if candidate.merge]
+    pairs = zip(marks["method"], marks["merge"], strict=True)
+    return CDSView(filter=BooleanFilter([pair[0] == method and pair[1] in ("", *merges[:1]) for pair in pairs]))
 
 
 # -- tables

@@ -218,7 +218,7 @@ def test_pointing_at_a_mark_tells_its_numbers_and_hidden_arms_are_hidden_in_all_
         return { told, hidden: ofType("GlyphRenderer").filter((one) => !one.visible).length }
         """,
     )
-    assert seen["told"][:2] == [SPUNGE, "0.03"]
+    assert seen["told"][:2] == [SPUNGE, "kl=0.03"]
     assert re.fullmatch(r"25\.\d \[\d+\.\d, \d+\.\d\]", seen["told"][2])
     assert seen["hidden"] == 2, "its points in both charts"
 
