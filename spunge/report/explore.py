@@ -215,7 +215,7 @@ def _chart(
     places = [parse_budget(name)[1] for name in names]
     tables_at = {name: measured(at_budget(evaluations, name), measure.evaluation, measure.metric) for name in names}
     chart = figure(
-        x_axis_type="log", height=380, min_width=330, tools="pan,box_zoom,reset,save", toolbar_location="above", **WIDE
+        x_axis_type="log", height=440, min_width=330, tools="pan,box_zoom,reset,save", toolbar_location="above", **WIDE
     )
     chart.toolbar.logo = None
     chart.yaxis.axis_label = panel.label

@@ -368,7 +368,10 @@ def _training(evaluations: pandas.DataFrame, steps: pandas.DataFrame) -> list[di
 
 def _visits(of_attributes: pandas.Series) -> str:
     """Write visits of a text: one number where all attributes have the same, and the range where they are many."""
-    texts = {attribute: f"{number:.1f}" for attribute, number in of_attributes.sort_values().items()}
+    texts = {
+        name: f"{number:.1f}" if number >= 1 else f"{number:.1g}"
+        for name, number in of_attributes.sort_values().items()
+    }
     lowest, *_, highest = [*texts.values()] * 2
     if lowest == highest:
         return lowest

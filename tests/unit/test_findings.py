@@ -256,8 +256,8 @@ def with_visits(table, counts):
 def test_visits_of_a_text_are_told_for_every_split():
     """336 texts of each attribute; the random split has two shards, each with as many rows."""
     counts = {"joint": {"Africa": 336, "Asia": 336}, "balanced": {"Africa": 168, "Asia": 504}}
-    counts["random"] = {"Africa": 420, "Asia": 84}
-    table = with_visits(example(ordered=("balanced",)), counts)
+    counts |= {"random": {"Africa": 420, "Asia": 84}, "sequential": {"Africa": 13, "Asia": 13}}
+    table = with_visits(example(ordered=("balanced", "sequential")), counts)
     seen = comparisons.visits(table)
     assert seen.loc[("rmu", "joint")].to_dict() == {"Africa": 1.0, "Asia": 1.0}
     assert seen.loc[("rmu", "random")].to_dict() == {"Africa": 2.5, "Asia": 0.5}
@@ -266,6 +266,7 @@ def test_visits_of_a_text_are_told_for_every_split():
     )
     assert ("joint", "120", "1.0") in cells
     assert ("balanced", "120", "Africa 0.5, Asia 1.5") in cells
+    assert ("sequential", "120", "0.04") in cells
     assert ("attribute", "120", "not known") in cells
 
 
