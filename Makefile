@@ -35,8 +35,11 @@ demo: .venv/installed
 	@if test ! -f $(REPORT) || test -n "$$(find $(RESULTS) Snakefile rules report -newer $(REPORT) -type f -print -quit)"; \
 	  then $(SNAKEMAKE) --report $(REPORT); fi
 	@echo
-	@echo "Done. Look at"
+	@$(BIN)/python -m spunge.report.answer $(RESULTS)/evaluations.csv
+	@echo
+	@echo "With intervals, and more to see:"
 	@echo "  $(REPORT)       everything on one page, for a browser"
+	@echo "  $(RESULTS)/explore.html      every number to point at, filter and compare"
 	@echo "  $(RESULTS)/summary.md        the candidates side by side"
 	@echo "  $(RESULTS)/figures/          as PDF and PNG"
 	@echo "  $(RESULTS)/evaluations.csv   every number, with its interval"
