@@ -13,7 +13,7 @@ specification.loader.exec_module(generate)
 
 ENVIRONMENTS = generate.environments()
 # The rest of what snakemake itself runs and reads: pinned, but in no rule's environment.
-WORKFLOW = {"snakemake", "jsonschema", "PyYAML"}
+WORKFLOW = {"snakemake", "snakemake-logger-plugin-rich", "jsonschema", "PyYAML"}
 TOOLS = {"ruff", "snakefmt", "import-linter", "pytest-xdist"}
 
 
