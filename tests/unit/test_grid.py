@@ -307,7 +307,8 @@ ALWAYS = {"training", "merging"}
     ("experiment", "expected"),
     {
         "config": {"frontier", "tradeoff", "overview", "attributes", "radar"},
-        "experiments/geography-smollm2": {"frontier", "tradeoff", "overview", "attributes", "radar", "durability"},
+        "experiments/geography-smollm2": {"frontier", "tradeoff", "overview", "attributes", "radar"}
+        | {"durability", "shards", "benchmarks"},
         "experiments/toxicity-smollm2": {"frontier", "toxicity_radar", "toxicity_overview"},
         "experiments/wmdp-zephyr-7b": {"tradeoff", "overview", "attributes", "radar", "benchmarks"},
     }.items(),
