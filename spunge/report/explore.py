@@ -105,7 +105,6 @@ def page(evaluations: pandas.DataFrame, template: str, script: str) -> str:
         scripts=scripts,
         script=script,
         parts={"frontier": ""} | divs,
-        budgets=bool(budgets(evaluations)),
         sources=_sources(evaluations),
     )
 
