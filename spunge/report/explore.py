@@ -134,7 +134,7 @@ def tables(evaluations: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.Data
     }
     subtracted = [paths.get(pair) for pair in zip(differences["candidate"], rival[rival != ""], strict=True)]
     differences = differences.assign(rival=[names.get(path) for path in subtracted]).dropna(subset="rival")
-    common = ["budget", "value", "low", "high", "attribute", "metric", "evaluation"]
+    common = ["budget", "evaluation", "value", "low", "high", "attribute", "metric"]
     return numbers[["model", *common, "n"]], differences[["model", "rival", *common, "p", "n"]]
 
 
