@@ -246,5 +246,26 @@ def accuracies_kept(evaluations: pandas.DataFrame) -> tuple[Measure, ...]:
     return (general if classifiers(evaluations) else kept,)
 
 
+def over_budgets(evaluations: pandas.DataFrame, names: Sequence[str]) -> list[Measure]:
+    """Return what is shown over the damage budgets: the outcome, what was kept, and harmless texts if measured.
+
+    Benchmarks that were asked at one budget make no line, so what was kept is told by questions that were asked at all.
+    """
+    asked_at = evaluations.loc[evaluations["metric"] == "accuracy"].groupby("evaluation")["budget"].unique()
+    kept = accuracies_kept(evaluations)
+    whole = (measure for measure in kept if {*names} <= {*asked_at.get(measure.evaluation, ())})
+    wanted = (outcomes(evaluations)[0], next(whole, kept[0]), BENIGN)
+    return [measure for measure in wanted if is_measured(evaluations, measure)]
+
+
+def axis_label(measure: Measure) -> str:
+    """Return what an axis of such a measure says."""
+    if measure.evaluation == "toxicity":
+        return "toxic continuations, % \u2193"
+    if measure == BENIGN:
+        return "perplexity, benign texts \u2193"
+    return "accuracy kept, % \u2191" if measure.better > 0 else "accuracy left on what to forget, % \u2193"
+
+
 def _toxic_share(classifier: str) -> str:
     return f"toxic share by the {display_name(classifier)}"

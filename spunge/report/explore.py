@@ -7,7 +7,6 @@ page loads nothing.
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import jinja2
 import numpy
@@ -36,7 +35,7 @@ from bokeh.resources import INLINE
 
 from spunge.experiment import records
 from spunge.experiment.records import parse_budget
-from spunge.report.comparisons import BENIGN, Measure, accuracies_kept, is_measured, outcomes
+from spunge.report.comparisons import Measure, axis_label, outcomes, over_budgets
 from spunge.report.results_table import (
     ARMS,
     AS_TRAINED,
@@ -46,6 +45,7 @@ from spunge.report.results_table import (
     Candidate,
     at_budget,
     base_model,
+    broken_reasons,
     budgets,
     candidates,
     estimate,
@@ -75,6 +75,7 @@ HEADINGS = {
     "evaluation": "evaluation",
     "attribute": "attribute",
     "metric": "metric",
+    "note": "note",
     "value": "value",
     "low": "from (95 %)",
     "high": "to",
@@ -82,7 +83,7 @@ HEADINGS = {
     "n": "n",
 }
 WIDTHS = {"model": 260, "rival": 260, "metric": 190, "budget": 160}  # of columns, in pixels
-TEXTS = ("model", "rival", "budget", "evaluation", "attribute", "metric")
+TEXTS = ("model", "rival", "budget", "evaluation", "attribute", "metric", "note")
 
 
 def page(evaluations: pandas.DataFrame, template: str, script: str) -> str:
@@ -113,14 +114,18 @@ def tables(evaluations: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.Data
     """Return every number of every model, seeds together, and every difference that was computed, for people.
 
     Columns of both: model, budget, evaluation, attribute, metric, value, low, high, n; of differences also rival, which
-    was subtracted, and p.
+    was subtracted, and p. `note` says that a model is broken there, in a difference either one.
     """
     rows = evaluations[(evaluations["seed"] == COMBINED) & ~evaluations["evaluation"].isin(DESCRIPTIONS)]
     rows = rows.assign(candidate=without_seed(rows))
     of_base = rows["candidate"] == "base"
     # The base model is the same at each budget. The means over them come first, since answers rest on these.
     at = sorted(rows.loc[~of_base, "budget"].unique(), key=lambda budget: budget != COMBINED) or [AS_TRAINED]
+    known = candidates(evaluations, grouped=True)
+    broken = {_budget(label): broken_reasons(at_budget(evaluations, label), known) for label in at}
     rows = pandas.concat([rows[(rows["budget"] == label) | of_base].assign(budget=_budget(label)) for label in at])
+    pairs = zip(rows["budget"], rows["candidate"], strict=True)
+    rows["note"] = [_note(broken[budget], path) for budget, path in pairs]
     names, first = _names(evaluations, rows["candidate"].unique()), outcomes(evaluations)[0].evaluation
     model = pandas.Categorical(rows["candidate"].map(names), list(names.values()))
     rows = rows.assign(model=model, last=rows["evaluation"] != first).sort_values(["model", "last"], kind="stable")
@@ -133,9 +138,17 @@ def tables(evaluations: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.Data
         for name, other in records.Candidate.parse(path).rivals.items()
     }
     subtracted = [paths.get(pair) for pair in zip(differences["candidate"], rival[rival != ""], strict=True)]
-    differences = differences.assign(rival=[names.get(path) for path in subtracted]).dropna(subset="rival")
-    common = ["budget", "evaluation", "value", "low", "high", "attribute", "metric"]
+    of_rival = [_note(broken[budget], path) for budget, path in zip(differences["budget"], subtracted, strict=True)]
+    notes = [note or other for note, other in zip(differences["note"], of_rival, strict=True)]
+    differences = differences.assign(rival=[names.get(path) for path in subtracted], note=notes)
+    common = ["budget", "evaluation", "value", "low", "high", "attribute", "metric", "note"]
+    differences = differences.dropna(subset="rival")
     return numbers[["model", *common, "n"]], differences[["model", "rival", *common, "p", "n"]]
+
+
+def _note(broken: Mapping[str, str], path: str) -> str:
+    """Return what is to be said of a model that writes no language any more: its numbers are no success."""
+    return f"broken: {broken[path]}" if path in broken else ""
 
 
 def _budget(label: str) -> str:
@@ -145,26 +158,11 @@ def _budget(label: str) -> str:
 def _names(evaluations: pandas.DataFrame, paths: Iterable[str]) -> dict[str, str]:
     """Return what people read for each candidate, in the order of tables; last, by path, those without accuracy."""
     labels = {candidate.path: candidate.label for candidate in candidates(evaluations, grouped=True)}
-    there = set(paths)
-    return {path: labels[path] for path in labels if path in there} | {path: path for path in there - set(labels)}
+    there = dict.fromkeys(paths)
+    return {path: labels[path] for path in labels if path in there} | {path: labels.get(path, path) for path in there}
 
 
 # -- the frontier
-
-
-class Panel(NamedTuple):
-    """One chart: what is measured, and the label of its axis."""
-
-    measure: Measure
-    label: str
-
-
-def _panels(evaluations: pandas.DataFrame) -> list[Panel]:
-    outcome = outcomes(evaluations)[0]
-    left = "toxic continuations, %" if outcome.evaluation == "toxicity" else "accuracy left on what to forget, %"
-    panels = [Panel(outcome, left), Panel(accuracies_kept(evaluations)[0], "accuracy kept, %")]
-    panels.append(Panel(BENIGN, "perplexity, harmless texts"))
-    return [panel for panel in panels if is_measured(evaluations, panel.measure)]
 
 
 def _frontier(evaluations: pandas.DataFrame) -> LayoutDOM | None:
@@ -176,8 +174,8 @@ def _frontier(evaluations: pandas.DataFrame) -> LayoutDOM | None:
     cost, _ = parse_budget(names[0])
     names = [name for name in names if parse_budget(name)[0] == cost]
     charts, views = [], []
-    for panel in _panels(evaluations):
-        chart, shown = _chart(evaluations, panel, names, compared)
+    for measure in over_budgets(evaluations, names):
+        chart, shown = _chart(evaluations, measure, names, compared)
         chart.xaxis.axis_label = COSTS[cost]
         if charts:
             chart.x_range = charts[0].x_range
@@ -207,17 +205,17 @@ def _frontier(evaluations: pandas.DataFrame) -> LayoutDOM | None:
 
 
 def _chart(
-    evaluations: pandas.DataFrame, panel: Panel, names: Sequence[str], compared: Sequence[Candidate]
+    evaluations: pandas.DataFrame, measure: Measure, names: Sequence[str], compared: Sequence[Candidate]
 ) -> tuple[figure, dict[str, list]]:
     """Return a chart with a line for each candidate, and each arm's marks: lines, intervals, points."""
-    measure, scale = panel.measure, 100 if panel.measure.unit == "points" else 1
+    scale = 100 if measure.unit == "points" else 1
     places = [parse_budget(name)[1] for name in names]
-    tables_at = {name: measured(at_budget(evaluations, name), measure.evaluation, measure.metric) for name in names}
+    tables_at = {name: at_budget(evaluations, name) for name in names}
     chart = figure(
         x_axis_type="log", height=440, min_width=330, tools="pan,box_zoom,reset,save", toolbar_location="above", **WIDE
     )
     chart.toolbar.logo = None
-    chart.yaxis.axis_label = panel.label
+    chart.yaxis.axis_label = axis_label(measure)
     chart.xaxis.ticker = places
     chart.xaxis.major_label_overrides = {place: f"{place:g}" for place in places}
     chart.xgrid.grid_line_color = chart.axis.minor_tick_line_color = None
@@ -240,7 +238,7 @@ def _chart(
         drawn = chart.multi_line("xs", "ys", line_width=1.5, **line)
         dots = chart.scatter("x", "y", size=8, marker=BOKEH_MARKERS[arm], source=source, view=view, color="colour")
         marks[arm] = [drawn, whiskers, dots]
-    tips = [("model", "@model"), ("budget", "@budget"), (panel.label, "@y{0.0} [@low{0.0}, @high{0.0}]")]
+    tips = [("model", "@model"), ("budget", "@budget"), ("value", "@y{0.0} [@low{0.0}, @high{0.0}]"), ("note", "@note")]
     chart.add_tools(HoverTool(renderers=[dots for _, _, dots in marks.values()], tooltips=tips))
     items = [LegendItem(label=ARMS[arm], renderers=of_arm) for arm, of_arm in marks.items()]
     chart.add_layout(Legend(items=items, click_policy="hide", label_text_font_size="9pt", ncols=2), "below")
@@ -252,13 +250,18 @@ def _marks(
 ) -> tuple[dict[str, list], dict[str, list]]:
     """Return candidates' points, one at each budget, and their lines, one each: column → values."""
     points, lines = [], []
+    at_each = [
+        (budget, measured(table, measure.evaluation, measure.metric), broken_reasons(table, compared))
+        for budget, table in tables_at.items()
+    ]
     for candidate in compared:
         facts = {"model": candidate.label, "method": candidate.method, "merge": candidate.merge}
         facts["colour"] = candidate.colour
         of_candidate = []
-        for budget, table in tables_at.items():
-            value, low, high = (number * scale for number in estimate(table, candidate, measure.attribute))
-            of_candidate.append(facts | {"budget": budget, "y": value, "low": low, "high": high})
+        for budget, rows, broken in at_each:
+            value, low, high = (number * scale for number in estimate(rows, candidate, measure.attribute))
+            note = _note(broken, candidate.path)
+            of_candidate.append(facts | {"budget": budget, "y": value, "low": low, "high": high, "note": note})
         points += of_candidate
         lines.append(facts | {"ys": [point["y"] for point in of_candidate]})
     return pandas.DataFrame(points).to_dict("list"), pandas.DataFrame(lines).to_dict("list")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas
 import pytest
+import toxicity_example
 from evaluations_example import example
 
 from spunge.experiment.records import Candidate
@@ -123,6 +124,15 @@ def test_each_model_leads_to_its_files(template):
             assert f'href="{record.source("rmu").task_vector}"' in page
             assert f'href="evaluations/{record.path}"' in page
             assert f"spunge.export.provenance results/example {record.path}<" in page
+
+
+def test_a_broken_model_is_called_so_beside_its_numbers_and_differences():
+    numbers, differences = explore.tables(toxicity_example.example())
+    broken = numbers[numbers["note"] != ""]
+    assert set(broken["model"]) == {"TVN: joint (all at once)", "RMU: joint (all at once)"}
+    assert broken["note"].str.startswith("broken: ").all()
+    against = differences[differences["rival"].isin(set(broken["model"]))]
+    assert len(against) and (against["note"] != "").all()
 
 
 @needs_browser

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from spunge.experiment.records import parse_budget
-from spunge.report.comparisons import BENIGN, Measure, accuracies_kept, is_measured, outcomes
+from spunge.report.comparisons import Measure, axis_label, over_budgets
 from spunge.report.figures import style
 from spunge.report.results_table import (
     ARMS,
@@ -57,8 +57,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     names = [name for name in names if parse_budget(name)[0] == cost]
     places = [parse_budget(name)[1] for name in names]
     tables = [at_budget(evaluations, name) for name in names]
-    wanted = (outcomes(evaluations)[0], _kept(evaluations, names), BENIGN)
-    measures = [measure for measure in wanted if is_measured(evaluations, measure)]
+    measures = over_budgets(evaluations, names)
     broken_paths = [broken_reasons(table, compared) for table in tables]
     with style.style():
         heights = [3, 2, 2][: len(measures)]
@@ -89,7 +88,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             column[-1].set_xticks(places, [f"{place:g}" for place in places])
             column[-1].set_xlabel(COSTS[cost])
         for axes, measure in zip(grid[:, 0], measures, strict=True):
-            axes.set_ylabel(_label(measure))
+            axes.set_ylabel(axis_label(measure))
         if any(broken_paths):
             legend[style.BROKEN] = style.cross()
         style.legend_below(figure, legend, ncols=2)
@@ -119,19 +118,3 @@ def _line(
         if style.shown_broken(candidate, estimated, broken):
             style.cross_out(axes, place, estimated.value, candidate.colour)
     return drawn
-
-
-def _kept(evaluations: pandas.DataFrame, budgets: Sequence[str]) -> Measure:
-    """Return the measure of what was kept; benchmarks that were asked at one budget make no line, so others do."""
-    asked_at = evaluations.loc[evaluations["metric"] == "accuracy"].groupby("evaluation")["budget"].unique()
-    measures = accuracies_kept(evaluations)
-    whole = (measure for measure in measures if {*budgets} <= {*asked_at.get(measure.evaluation, ())})
-    return next(whole, measures[0])
-
-
-def _label(measure: Measure) -> str:
-    if measure.evaluation == "toxicity":
-        return "toxic continuations, % \u2193"
-    if measure == BENIGN:
-        return "perplexity, benign texts \u2193"
-    return "accuracy kept, % \u2191" if measure.better > 0 else "accuracy left on what to forget, % \u2193"
