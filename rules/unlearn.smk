@@ -91,6 +91,7 @@ rule unlearn:
 rule choose:
     input:
         script=source_file(SCRIPTS / "choose.py"),
+        attributes=DISCOVERED,  # `trials` depends on it
         outcomes=JOBS.trial_rows("toxicity" if GRID.toxicity else "knowledge"),
         budgets=JOBS.trial_rows("budget"),
     output:

@@ -90,6 +90,18 @@ def test_what_is_held_out_is_not_trained_on_and_told_apart(whole):
     assert f"held out: {RETAIN[1]}" in (whole.results / "summary.md").read_text(encoding="utf-8")
 
 
+def test_shards_that_only_the_data_know_are_tuned_too(prepared, tmp_path):
+    workspace = prepared.copy(tmp_path / "my work")
+    config = tuned()
+    workspace.configure(config, data=config["data"] | {"forget": "all", "held_out": []})
+    done = workspace.snakemake("results/tiny/data/discovered.json")
+    assert done.returncode == 0, done.stdout
+    jobs = workspace.dry_run("results/tiny/tuning.csv")
+    assert [job for job in jobs if job.startswith("Choose")]
+    # Of each trial joint, balanced and one after another are one run, the two others two shards each.
+    assert len([job for job in jobs if job.startswith("Unlearn") and "trial" in job]) == len(STEPS) * 7
+
+
 @pytest.mark.slow
 def test_a_table_of_an_earlier_run_gives_the_same_numbers_without_trials(whole, tmp_path):
     again = whole.copy(tmp_path / "my work")
