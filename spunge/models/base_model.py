@@ -162,6 +162,23 @@ def _convert_gguf(parts: Mapping[Path, str], sha256: str | None, folder: Path) -
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     gguf.unlink()
+    name_as_before_5(folder)
+
+
+def name_as_before_5(folder: Path) -> None:
+    """Name what transformers 5 calls otherwise as it was called before, too: other tools still have older versions.
+
+    They would take another rotary base in silence, and find no tokenizer of that class. Version 5 reads both names.
+    """
+    config, tokenizer = (json_object(folder / name) for name in ("config.json", "tokenizer_config.json"))
+    rotary = dict(config.get("rope_parameters") or {})
+    if "rope_theta" in rotary:  # else the rotary embeddings differ from layer to layer
+        config["rope_theta"] = rotary.pop("rope_theta")
+        config |= {} if rotary.get("rope_type", "default") == "default" else {"rope_scaling": rotary}
+    if tokenizer.get("tokenizer_class") == "TokenizersBackend":
+        tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+    for name, entries in {"config.json": config, "tokenizer_config.json": tokenizer}.items():
+        (folder / name).write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _manifest(folder: Path, source: str, revision: str | None, kind: str) -> dict:

@@ -267,3 +267,30 @@ def test_tiny_model_has_the_same_bytes_for_the_same_seed(tmp_path, tiny_folder):
     tiny_model.build(tmp_path)
     for path in tiny_folder.iterdir():
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("rotary", "named_before"),
+    [
+        ({"rope_type": "default", "rope_theta": 123.0}, {"rope_theta": 123.0}),
+        (
+            {"rope_type": "linear", "rope_theta": 77.0, "factor": 2.0},
+            {"rope_theta": 77.0, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        ),
+    ],
+)
+def test_a_converted_model_is_named_as_before_transformers_5_too(hub, rotary, named_before):
+    """4.45 takes 10,000 for a rotary base that it doesn't find, and knows no class TokenizersBackend."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    for name, changes in {
+        "config.json": {"rope_parameters": rotary},
+        "tokenizer_config.json": {"tokenizer_class": "TokenizersBackend"},
+    }.items():
+        (hub / name).write_text(json.dumps(json.loads((hub / name).read_text()) | changes))
+    before = AutoConfig.from_pretrained(hub).rope_parameters, AutoTokenizer.from_pretrained(hub)("a  river")
+    base_model.name_as_before_5(hub)
+    config = json.loads((hub / "config.json").read_text())
+    assert {key: config[key] for key in ("rope_theta", "rope_scaling") if key in config} == named_before
+    assert json.loads((hub / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert (AutoConfig.from_pretrained(hub).rope_parameters, AutoTokenizer.from_pretrained(hub)("a  river")) == before
