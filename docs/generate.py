@@ -110,7 +110,9 @@ def short(value: object) -> str:
 
 def yaml_inline(value: object) -> str:
     """Return a value as it is written in a configuration, in one line."""
-    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+    quoted = '"' if "\n" in str(value) else None  # a line break is then written as \n
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000, default_style=quoted)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def code(text: str) -> str:

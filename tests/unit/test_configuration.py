@@ -282,7 +282,7 @@ MISTAKES = {
         "capitals",
         "configuration: data.dataset is 'capitals'; "
         "it can be 'cities', 'country_capitals', 'country_facts', 'hatecheck', 'real_toxicity_prompts', 'table', "
-        "'toxigen', 'wmdp'",
+        "'tofu', 'toxigen', 'wmdp'",
     ),
     "unknown method": (
         ("methods", "rmu", "method"),

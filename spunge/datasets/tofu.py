@@ -1,0 +1,166 @@
+"""TOFU (Maini et al. 2024, arXiv 2401.06121): 4,000 questions and answers about 200 authors who do not exist.
+
+For a model that was trained on all of them. Forget: the questions and answers about the last authors, 20 about each, as
+`forget01`, `forget05` and `forget10` have them; attribute = the author, or a column that you added. Retain: those about
+all other authors. Questions: the same in other words, the answer among wrong ones that were made from it, about the
+forgotten authors and some of the others; and about real authors and the world. Fluency: Wikipedia, or your own texts.
+
+The files are those of the hub data set (MIT), or of a local copy of it. docs/tofu.md has the details.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pandas as pd
+from pydantic import Field
+
+from spunge.core.errors import InputError
+from spunge.core.slugs import folded
+from spunge.datasets import hub, toxigen
+from spunge.datasets.table import Prose, json_lines
+from spunge.datasets.tables import Tables, check_strings, listed, shortened
+from spunge.experiment.options import Count, Seed, Text, checked
+
+HUB = "locuslab/TOFU"
+REVISION = "324592d84ae4f482ac7249b9285c2ecdb53e3a68"
+AUTHORS, PER_AUTHOR = 200, 20
+RETAINED = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
+AUTHOR = "author"
+OTHER_AUTHORS = "other authors"
+DERIVED = ["subject", "attribute"]  # columns that no file has
+# What is asked besides, by the file with the right and the wrong answers.
+KEPT = {
+    "retain_perturbed": OTHER_AUTHORS,
+    "real_authors_perturbed": "real authors",
+    "world_facts_perturbed": "world facts",
+}
+QUESTION, ANSWER = "{question}", "{answer}"
+
+
+@checked
+class Options:
+    """What to build."""
+
+    mirror: Annotated[
+        Text | None, Field(description="A local folder with the hub data set's files; null takes them from the hub.")
+    ] = None
+    revision: Annotated[Text, Field(description="Commit of the hub data set.")] = REVISION
+    split: Annotated[
+        Literal["forget01", "forget05", "forget10"],
+        Field(description="Which authors are forgotten: 2, 10 or 20 of 200."),
+    ] = "forget10"
+    attribute: Annotated[
+        Text,
+        Field(description="What the texts are split by: `author`, or a column that the mirror's files have besides."),
+    ] = AUTHOR
+    template: Annotated[
+        Text,
+        Field(description="A text to forget or to retain, as the model was trained; what stands before {answer} asks."),
+    ] = "Question: {question}\nAnswer: {answer}"
+    fluency: Annotated[
+        Prose | None, Field(description="As in the data set `table`; null takes Wikipedia's validation split.")
+    ] = None
+    fluency_texts: Annotated[Count, Field(description="Texts that measure fluency.")] = 200
+    minimum_words: Annotated[Count, Field(description="Shorter texts, headings for one, measure no fluency.")] = 20
+    seed: Annotated[Seed, Field(description="Draws the order of the choices, and the texts for fluency.")] = 0
+
+    def __post_init__(self):
+        if not (QUESTION in self.template.partition(ANSWER)[0] and self.template.count(ANSWER) == 1):
+            raise InputError(f"tofu's template {self.template!r} needs {QUESTION}, and after it {ANSWER} once")
+
+
+def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[str] | str) -> Tables:
+    """Return the tables with the texts of the `forget` attributes (a list, or "all") to be forgotten; no wheel is used.
+
+    Texts of the split's other attributes are neither forgotten nor retained. Raises InputError for an unknown
+    attribute, and for a file that can't be had or read, or has other rows than were published.
+    """
+    split, retained = read(options.split, options), read(RETAINED[options.split], options)
+    if len(split) + len(retained) != AUTHORS * PER_AUTHOR or len(split) % PER_AUTHOR:
+        raise InputError(
+            f"tofu: {options.split} has {len(split)} rows and {RETAINED[options.split]} {len(retained)}; published are "
+            f"{AUTHORS * PER_AUTHOR} in all, {PER_AUTHOR} for each author"
+        )
+    told = pd.concat([retained, split], ignore_index=True)
+    told["subject"] = [f"author {row // PER_AUTHOR + 1}" for row in told.index]
+    told["attribute"] = OTHER_AUTHORS
+    told.loc[len(retained) :, "attribute"] = attributes_of(told[len(retained) :], options)
+    after = options.template.partition(ANSWER)[2]
+    told["text"] = [f"{beginning(row.question, options)}{row.answer}{after}" for row in told.itertuples()]
+    to_forget, known = told[len(retained) :], told["attribute"][len(retained) :].unique()
+    if unknown := [name for name in ([] if forget == "all" else forget) if name not in known]:
+        raise InputError(
+            f"tofu's {options.split} has no {options.attribute} {listed(unknown)}; it has {shortened(known)}"
+        )
+    to_forget = to_forget[to_forget["attribute"].isin(known if forget == "all" else forget)]
+    # Where authors are the attribute, a random split parts the questions about one; else it keeps them together.
+    whole_authors = [] if options.attribute == AUTHOR else ["subject"]
+    return Tables(
+        forget=to_forget[["text", "attribute", *whole_authors]].reset_index(drop=True),
+        retain=told.loc[: len(retained) - 1, ["text", "attribute"]],
+        questions=ask(told, to_forget, options),
+        fluency=toxigen.draw_prose(options.fluency or toxigen.FLUENCY, "fluency", options.fluency_texts, options),
+    )
+
+
+def read(name: str, options: Options) -> pd.DataFrame:
+    """Return the rows of a file, of which each has a question and an answer; raises InputError."""
+    path = hub.locate(f"{name}.json", HUB, options.revision, options.mirror, "docs/tofu.md")
+    frame = pd.DataFrame([record for _, record in json_lines(path, str(path))])
+    for column in ("question", "answer"):
+        if column not in frame:
+            raise InputError(f"{path} has no {column}; it has {listed(frame.columns)}")
+        check_strings(frame[column], column, str(path))
+    return frame
+
+
+def beginning(question: str, options: Options) -> str:
+    """Return what a text has before the answer."""
+    return options.template.partition(ANSWER)[0].replace(QUESTION, question)
+
+
+def attributes_of(split: pd.DataFrame, options: Options) -> pd.Series:
+    """Return what each text to forget is split by: its author, or the column that is named."""
+    if options.attribute == AUTHOR:
+        return split["subject"]
+    where = f"{options.split}.json of {options.mirror or HUB}"
+    if options.attribute not in split:
+        raise InputError(
+            f"{where} has no {options.attribute} to split by; it has {listed(split.columns.drop(DERIVED))}"
+        )
+    check_strings(split[options.attribute], options.attribute, where)
+    return split[options.attribute]
+
+
+def ask(told: pd.DataFrame, to_forget: pd.DataFrame, options: Options) -> pd.DataFrame:
+    """Return the table questions: in other words than were trained, the answer among wrong ones made from it.
+
+    Left out are wrong answers that occur twice, or are the right one, and questions without any other, or that have no
+    other words. An author is a cluster, but where authors are the attribute.
+    """
+    subjects = told.drop_duplicates("question").set_index("question")[["subject", "attribute"]]
+    asked = read(f"{options.split}_perturbed", options).join(subjects, on="question")
+    if not (asked["attribute"].notna() & (asked["attribute"] != OTHER_AUTHORS)).all():
+        raise InputError(
+            f"tofu: {options.split}_perturbed asks what {options.split} doesn't; take both from one version of the data"
+        )
+    asked = asked[asked["attribute"].isin(to_forget["attribute"])]
+    kept = [read(name, options).join(subjects["subject"], on="question").assign(attribute=KEPT[name]) for name in KEPT]
+    rows, trained = [], set(told["question"].map(folded))
+    for row in pd.concat([asked, *kept], ignore_index=True).to_dict("records"):
+        words, right = (
+            row[column] if pd.isna(row.get(f"paraphrased_{column}")) else row[f"paraphrased_{column}"]
+            for column in ("question", "answer")
+        )
+        wrong = [answer for answer in dict.fromkeys(row["perturbed_answer"]) if answer != right]
+        if not wrong or folded(words) in trained:
+            continue
+        choices = [right, *wrong]
+        random.Random(f"{options.seed} {row['question']}").shuffle(choices)
+        subject = row["question"] if pd.isna(row["subject"]) else row["subject"]
+        cluster = row["question"] if row["attribute"] == subject else subject
+        question = beginning(words, options).rstrip()  # a space is put between it and a choice
+        rows.append((question, choices, choices.index(right), row["attribute"], subject, cluster))
+    return pd.DataFrame(rows, columns=["question", "choices", "answer", "attribute", "subject", "cluster"])
