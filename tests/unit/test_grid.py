@@ -309,7 +309,7 @@ ALWAYS = {"training", "merging"}
         "config": {"frontier", "tradeoff", "overview", "attributes", "radar"},
         "experiments/geography-smollm2": {"frontier", "tradeoff", "overview", "attributes", "radar"}
         | {"durability", "shards", "benchmarks"},
-        "experiments/toxicity-smollm2": {"frontier", "toxicity_radar", "toxicity_overview"},
+        "experiments/toxicity-smollm2": {"frontier", "toxicity_radar", "toxicity_overview", "benchmarks"},
         "experiments/wmdp-zephyr-7b": {"tradeoff", "overview", "attributes", "radar", "benchmarks"},
     }.items(),
 )
