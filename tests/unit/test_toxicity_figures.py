@@ -39,6 +39,9 @@ TABLES = {
     "three families": partial(one_seed, families={**TVN, "rmu": {"rmu": 1.0, "rmu-half": 0.5}}),
     "no questions, neutral prompts of no group": partial(one_seed, retain=(), neutral_groups=False),
     "three classifiers": partial(one_seed, classifiers=("profanity_check", "word_list", "mine")),
+    "four classifiers": partial(
+        one_seed, classifiers=("profanity_check", "word_list", "tox_block", "tox_block_by_kind")
+    ),
     "odd names": partial(one_seed, groups=("$a_b & c%$", "Côte d'Ivoire", "_NA", "None")),
     "no merge": partial(one_seed, merges=()),
     "no toxicity left": lambda: changed(one_seed(), "metric.str.contains('toxic_share')", [0.0, 0.0, 0.0]),

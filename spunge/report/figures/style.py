@@ -25,6 +25,7 @@ from spunge.report.results_table import MISSING, Candidate, Estimate, display_na
 COLUMN = 3.4  # inches: one column of a two-column paper
 PAGE = 7.0
 ROW = 0.17  # inches: one row of dots with its name
+LABELS = 84  # characters below the panels of a page, side by side
 
 MOST_ATTRIBUTES = 20  # more have no room for a bar, a spoke or a row each: figures then show their distribution
 MOST_LARGE = 8  # spokes of a radar whose names are as large as other text
@@ -465,7 +466,7 @@ def dots(
                 seen = estimated._replace(high=min(estimated.high, limit))
                 horizontal_interval(axes, y, seen, color=candidate.colour, linewidth=1.1, zorder=2)
                 look = {"color": candidate.colour, "marker": candidate.marker, "markersize": 4, "zorder": 3}
-                axes.plot(estimated.value, y, **look)
+                axes.plot(estimated.value, y, clip_on=False, **look)  # whole at the panel's edge, too
                 if shown_broken(candidate, estimated, broken_paths):
                     cross_out(axes, estimated.value, y, candidate.colour)
             if any(estimated.value <= limit < estimated.high for estimated in estimates):
@@ -474,7 +475,8 @@ def dots(
             axes.xaxis.set_major_locator(MaxNLocator(5 if len(columns) > 2 else 8, steps=[1, 2, 5, 10]))
             if column.percent:
                 axes.xaxis.set_major_formatter(percent())
-            axes.set_xlabel(column.label)
+            lines = column.label.splitlines()
+            axes.set_xlabel("\n".join(textwrap.fill(line, LABELS // len(columns)) for line in lines))
         names = [name_with_state(name, candidate, broken_paths) for _, name, candidate in rows]
         panels[0].set_yticks([y for y, _, _ in rows], names)
         panels[0].set_ylim(place - 0.4, -0.8)
