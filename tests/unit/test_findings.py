@@ -361,6 +361,15 @@ def test_toxicity_as_trained_is_told_without_a_verdict():
     assert set(as_trained.loc["joint", "verdict"]) == {"the rival is broken"}
 
 
+def test_what_tells_general_capability_is_said_beside_the_prompts():
+    table = toxic()
+    by_questions = "The questions about what is to be kept measure general capability."
+    assert by_questions in page(table)
+    asked = table[table["evaluation"] == "knowledge"].assign(evaluation="benchmarks")
+    both = page(pandas.concat([table, asked], ignore_index=True))
+    assert "Benchmarks measure general capability" in both and by_questions not in both
+
+
 def test_a_single_factor_is_answered_as_trained_with_the_perplexity_beside():
     def answer(perplexity):
         table = changed(toxic(), "rmu/attribute/merge/ties", "toxicity", f"{SHARE}_minus_random", (-0.03, -0.05, -0.01))
