@@ -20,7 +20,7 @@ from spunge.core.errors import InputError
 from spunge.core.slugs import folded
 from spunge.datasets import hub, toxigen
 from spunge.datasets.table import Prose, json_lines
-from spunge.datasets.tables import Tables, check_strings, listed, shortened
+from spunge.datasets.tables import Tables, check_present, check_strings, listed, shortened
 from spunge.experiment.options import Count, Seed, Text, checked
 
 HUB = "locuslab/TOFU"
@@ -37,6 +37,7 @@ KEPT = {
     "world_facts_perturbed": "world facts",
 }
 QUESTION, ANSWER = "{question}", "{answer}"
+WRONG = "perturbed_answer"  # a list
 
 
 @checked
@@ -105,14 +106,14 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     )
 
 
-def read(name: str, options: Options) -> pd.DataFrame:
-    """Return the rows of a file, of which each has a question and an answer; raises InputError."""
+def read(name: str, options: Options, *further: str) -> pd.DataFrame:
+    """Return the rows of a file, each with a question, an answer and the `further` columns; raises InputError."""
     path = hub.locate(f"{name}.json", HUB, options.revision, options.mirror, "docs/tofu.md")
     frame = pd.DataFrame([record for _, record in json_lines(path, str(path))])
-    for column in ("question", "answer"):
+    for column in ("question", "answer", *further):
         if column not in frame:
             raise InputError(f"{path} has no {column}; it has {listed(frame.columns)}")
-        check_strings(frame[column], column, str(path))
+        (check_present if column in further else check_strings)(frame[column], column, str(path))
     return frame
 
 
@@ -141,20 +142,23 @@ def ask(told: pd.DataFrame, to_forget: pd.DataFrame, options: Options) -> pd.Dat
     other words. An author is a cluster, but where authors are the attribute.
     """
     subjects = told.drop_duplicates("question").set_index("question")[["subject", "attribute"]]
-    asked = read(f"{options.split}_perturbed", options).join(subjects, on="question")
+    asked = read(f"{options.split}_perturbed", options, WRONG).join(subjects, on="question")
     if not (asked["attribute"].notna() & (asked["attribute"] != OTHER_AUTHORS)).all():
         raise InputError(
             f"tofu: {options.split}_perturbed asks what {options.split} doesn't; take both from one version of the data"
         )
     asked = asked[asked["attribute"].isin(to_forget["attribute"])]
-    kept = [read(name, options).join(subjects["subject"], on="question").assign(attribute=KEPT[name]) for name in KEPT]
+    kept = [
+        read(name, options, WRONG).join(subjects["subject"], on="question").assign(attribute=attribute)
+        for name, attribute in KEPT.items()
+    ]
     rows, trained = [], set(told["question"].map(folded))
     for row in pd.concat([asked, *kept], ignore_index=True).to_dict("records"):
         words, right = (
             row[column] if pd.isna(row.get(f"paraphrased_{column}")) else row[f"paraphrased_{column}"]
             for column in ("question", "answer")
         )
-        wrong = [answer for answer in dict.fromkeys(row["perturbed_answer"]) if answer != right]
+        wrong = [answer for answer in dict.fromkeys(row[WRONG]) if answer != right]
         if not wrong or folded(words) in trained:
             continue
         choices = [right, *wrong]

@@ -142,6 +142,11 @@ def test_a_question_that_has_no_other_words_is_left_out(tmp_path):
         ({"split": "forget05"}, {}, r"forget05\.json is not there; docs/tofu\.md says which files"),
         ({}, {"forget10_perturbed": perturbed(pairs([3]))}, r"forget10_perturbed asks what forget10 doesn't"),
         ({}, {"forget10": [{"question": "Why?"}]}, r"forget10\.json has no answer; it has question"),
+        (
+            {},
+            {"world_facts_perturbed": general("river")},
+            r"world_facts_perturbed\.json has no perturbed_answer; it has",
+        ),
         ({"fluency_texts": 10}, {}, r"has 9 different texts .* fluency_texts is 10; lower it"),
     ],
 )
