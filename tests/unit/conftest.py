@@ -2,6 +2,7 @@
 
 import signal
 
+import pandas as pd
 import pytest
 import tiny_model
 
@@ -33,3 +34,29 @@ def tiny_base(tiny_folder):
     from spunge.models import base_model
 
     return base_model.prepare(str(tiny_folder), tiny_folder.with_name("prepared"))
+
+
+@pytest.fixture
+def run_in(tiny_base):
+    """Return a function that makes a shard's run, with its files in a folder, as scripts/unlearn.py does."""
+    from spunge import methods
+
+    def make(folder, forget, retain, label):
+        (folder / "scratch").mkdir(parents=True)
+        pd.DataFrame({"text": forget, "attribute": "a"}).to_parquet(folder / "forget.parquet")
+        pd.DataFrame({"text": retain}).to_parquet(folder / "retain.parquet")
+        return methods.Run(
+            tiny_base,
+            forget,
+            retain,
+            seed=3,
+            device="cpu",
+            label=label,
+            split="attribute",
+            shard="a",
+            forget_file=folder / "forget.parquet",
+            retain_file=folder / "retain.parquet",
+            scratch=folder / "scratch",
+        )
+
+    return make

@@ -9,7 +9,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,24 +26,8 @@ RETAIN = ["a river runs through the city", "past old houses and a market", "peop
 
 
 @pytest.fixture
-def run(tiny_base, tmp_path):
-    """A run with its files and scratch folder, as scripts/unlearn.py makes it."""
-    pd.DataFrame({"text": FORGET, "attribute": "a"}).to_parquet(tmp_path / "forget.parquet")
-    pd.DataFrame({"text": RETAIN}).to_parquet(tmp_path / "retain.parquet")
-    (tmp_path / "scratch").mkdir()
-    return methods.Run(
-        tiny_base,
-        FORGET,
-        RETAIN,
-        seed=3,
-        device="cpu",
-        label="mine/attribute/shard/a/seed3",
-        split="attribute",
-        shard="a",
-        forget_file=tmp_path / "forget.parquet",
-        retain_file=tmp_path / "retain.parquet",
-        scratch=tmp_path / "scratch",
-    )
+def run(run_in, tmp_path):
+    return run_in(tmp_path, FORGET, RETAIN, "mine/attribute/shard/a/seed3")
 
 
 # A Python file

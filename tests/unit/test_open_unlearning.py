@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from spunge import methods
 from spunge.core.errors import InputError
 from spunge.methods import command
 from spunge.models import task_vector
@@ -44,25 +43,10 @@ def clone(tmp_path):
     return tmp_path / "a clone"
 
 
-def unlearn(tiny_base, tmp_path, clone, *further):
+def unlearn(run_in, tmp_path, clone, *further):
     """Run the wrapper through the door for programs, in a folder whose name Hydra could stumble over."""
     folder = tmp_path / "Joan's, =x\\"
-    folder.mkdir()
-    for name in ("forget", "retain"):
-        pd.DataFrame({"text": ["the capital of Kenya is Nairobi"]}).to_parquet(folder / f"{name}.parquet")
-    run = methods.Run(
-        tiny_base,
-        [],
-        [],
-        seed=3,
-        device="cpu",
-        label="NPO/attribute/shard/a/seed3",
-        split="attribute",
-        shard="a",
-        forget_file=folder / "forget.parquet",
-        retain_file=folder / "retain.parquet",
-        scratch=folder,
-    )
+    run = run_in(folder, ["the capital of Kenya is Nairobi"], ["a river runs"], "NPO/attribute/shard/a/seed3")
     words = (
         f"'{sys.executable}' '{WRAPPER}' --repository '{clone}' --trainer NPO --base {{base}} --forget {{forget}}"
         " --retain {retain} --output {output} --steps {steps} --seed {seed} --learning-rate 1e-4"
@@ -70,8 +54,8 @@ def unlearn(tiny_base, tmp_path, clone, *further):
     return folder, command.unlearn(run, command.Options(command=" ".join([words, *further]), steps=7))
 
 
-def test_what_a_program_is_told_becomes_overrides(tiny_base, tmp_path, clone):
-    folder, unlearned = unlearn(tiny_base, tmp_path, clone, "trainer.method_args.beta=0.5")
+def test_what_a_program_is_told_becomes_overrides(tiny_base, run_in, tmp_path, clone):
+    folder, unlearned = unlearn(run_in, tmp_path, clone, "trainer.method_args.beta=0.5")
     told = pd.read_json(clone / "told.json", typ="series")
     assert told["folder"] == str(clone)
     assert told["arguments"][:4] == ["--config-name=unlearn", "model=Llama-3.2-1B-Instruct", "trainer=NPO", "~eval"]
@@ -91,9 +75,9 @@ def test_what_a_program_is_told_becomes_overrides(tiny_base, tmp_path, clone):
     assert list(unlearned.delta) == ["model.norm.weight"], "its checkpoint is read back"
 
 
-def test_its_failure_is_the_programs(tiny_base, tmp_path, clone):
+def test_its_failure_is_the_programs(run_in, tmp_path, clone):
     with pytest.raises(InputError, match=r"the command of NPO/attribute/shard/a/seed3, .*python.*, ended with code 3"):
-        unlearn(tiny_base, tmp_path, clone, "code=3")
+        unlearn(run_in, tmp_path, clone, "code=3")
 
 
 def test_relative_paths_are_those_of_where_it_is_started(tmp_path, clone, tiny_folder):
