@@ -27,6 +27,7 @@ rule mirror_benchmarks:
 rule benchmarks:
     input:
         script=source_file(SCRIPTS / "run_benchmarks.py"),
+        tasks=[source_file(path) for path in sorted((PROJECT / "spunge" / "evaluation" / "tasks").rglob("*.y*ml"))],
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         merged=MERGED,

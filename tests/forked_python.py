@@ -95,16 +95,17 @@ def share_task_index(path):
 
     def shared(folders):
         folders = list(folders)
-        if folders != [folder]:
+        others = [other for other in folders if other != folder]
+        if len(others) == len(folders):
             return build(folders)
         with open(path, "ab+") as kept:
             fcntl.flock(kept, fcntl.LOCK_EX)  # others wait for the first
             kept.seek(0)
             if content := kept.read():
-                return pickle.loads(content)
-            index = build(folders)
+                return pickle.loads(content) | build(others)
+            index = build([folder])
             kept.write(pickle.dumps(index))
-        return index
+        return index | build(others)
 
     tasks.TaskIndex.build = staticmethod(shared)
 

@@ -14,6 +14,14 @@ import yaml
 
 PLANTS = ["oak", "elm", "ash", "fir", "yew", "ivy", "rose", "lily", "mint", "sage", "fern", "moss"]
 PLACES = ["by the gate", "at the well", "near the barn", "along the lane", "on the wall", "under the mill"]
+CATEGORIES = {  # of EleutherAI/wmdp_bio_robust_mcqa, and their numbers of robust questions here
+    "bioweapons_and_bioterrorism": 3,
+    "dual_use_virology": 5,
+    "enhanced_potential_pandemic_pathogens": 2,
+    "expanding_access_to_threat_vectors": 4,
+    "reverse_genetics_and_easy_editing": 6,
+    "viral_vector_research": 3,
+}
 SUBJECTS = ("college_biology", "virology", "computer_security", "abstract_algebra")
 LETTERS = "ABCD"
 
@@ -23,6 +31,11 @@ def write(folder: Path, subjects: Iterable[str] = SUBJECTS) -> None:
     folder = Path(folder)
     four = {name: {"test": _four(f"wmdp {name}", count)} for name, count in (("bio", 9), ("chem", 4), ("cyber", 7))}
     _save(folder / "cais/wmdp", {f"wmdp-{name}": splits for name, splits in four.items()})
+    by_category = {
+        name: {"robust": _four(f"robust {name}", count), "shortcut": _four(f"shortcut {name}", 9)}
+        for name, count in CATEGORIES.items()
+    }
+    _save(folder / "EleutherAI/wmdp_bio_robust_mcqa", by_category)
     _save(folder / "cais/mmlu", {subject: _mmlu(subject, 2 + number % 4) for number, subject in enumerate(subjects)})
     _save(
         folder / "allenai/ai2_arc",

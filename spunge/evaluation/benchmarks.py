@@ -1,4 +1,4 @@
-"""General capabilities and hazardous knowledge, asked through lm-evaluation-harness's own tasks.
+"""General capabilities and hazardous knowledge, asked through lm-evaluation-harness: its own tasks, and those of TASKS.
 
 Data sets come from the hub or out of a mirror folder; nothing of a question is logged or written. docs/benchmarks.md
 says what is asked and how it is scored.
@@ -25,6 +25,7 @@ from spunge.evaluation.knowledge import is_cut, sample_score, say_cut
 from spunge.experiment.options import Count, Distinct, Natural, Text, checked
 
 AT = "evaluations.benchmarks"
+TASKS = Path(__file__).with_name("tasks")  # lm-eval's YAML for tasks that it lacks
 # The first of these that a task reports per question is its accuracy: papers print the length-normalised one where
 # lm-eval has it.
 ACCURACIES = ("acc_norm", "acc", "exact_match")
@@ -131,7 +132,7 @@ def load(options: Options) -> dict[str, dict]:
 
     # lm-eval would log a whole question whose label is wrong.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    manager = TaskManager()
+    manager = TaskManager(include_path=TASKS)
     for name in options.tasks:
         if name in manager.all_tags:
             members = ", ".join(sorted(manager.task_index[name].tags))
@@ -175,10 +176,11 @@ def _configure(manager, name: str, fewshot: int | None, options: Options) -> Non
     if options.mirror is not None:
         if "dataset_path" not in config:
             raise InputError(f"{AT}: the task {name} doesn't say where its data are, so that no mirror can have them")
-        folder = _mirrored(name, config["dataset_path"], options.mirror)
+        loading = dict(config.get("dataset_kwargs") or {})
+        folder = _mirrored(name, config["dataset_path"], loading.pop("revision", None), options.mirror)
         changes["dataset_path"] = str(folder)
         # The cache of `datasets` knows a folder by its name alone, and would give another mirror's questions.
-        changes["dataset_kwargs"] = {**(config.get("dataset_kwargs") or {}), "cache_dir": _cache(options.mirror).name}
+        changes["dataset_kwargs"] = {**loading, "cache_dir": _cache(options.mirror).name}
         splits = _splits(folder, config.get("dataset_name"))
         if splits and (training := config.get("training_split")) and training not in splits:
             # Examples then come from what is asked, but for the question itself: that is lm-eval's own way.
@@ -199,12 +201,13 @@ def _cache(mirror: str) -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="spunge-", ignore_cleanup_errors=True)
 
 
-def _mirrored(task: str, dataset: str, mirror: str) -> Path:
+def _mirrored(task: str, dataset: str, revision: str | None, mirror: str) -> Path:
     folder = Path(mirror).expanduser() / dataset
     if not folder.is_dir():
+        at = f" --revision {revision}" if revision else ""
         raise InputError(
             f"{AT}: the data of {task} are not in the mirror: {folder} is not there; get them with internet by "
-            f"`hf download --repo-type dataset {dataset} --local-dir {folder}`"
+            f"`hf download --repo-type dataset {dataset}{at} --local-dir {folder}`"
         )
     return folder
 

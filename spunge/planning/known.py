@@ -32,6 +32,7 @@ TASKS = {
     "wmdp_bio": (1273, 150, 1),
     "wmdp_cyber": (1987, 300, 1),
     "wmdp_chem": (408, 150, 1),
+    "wmdp_bio_robust": (868, 150, 6),
     "mmlu": (14042, 150, 57),
     "arc_easy": (2376, 150, 1),
     "arc_challenge": (1172, 160, 1),

@@ -45,9 +45,9 @@ def cache(tmp_path_factory):
 def manager(quick_python):
     """lm-eval's index of its tasks, which takes seconds to read, as forks have it; everybody gets a copy."""
     forked_python.share_task_index(forked_python.task_index(quick_python))
-    built = TaskManager()
+    built = TaskManager(include_path=benchmarks.TASKS)
 
-    def copied():
+    def copied(**_):
         manager = copy.copy(built)
         manager._index = dict(built._index)
         return manager
@@ -168,6 +168,40 @@ def test_a_groups_questions_occur_twice(scored, stem):
     assert scores["accuracy"].between(0, 1).all()
 
 
+def test_the_robust_questions_of_wmdp_bio_by_category(model, tokenizer, mirror, manager):
+    """As one task that asks about an attribute, and each category by itself; shortcut questions aren't asked."""
+    asked = benchmarks.Options(("wmdp_bio_robust", "piqa"), {"bio": "wmdp_bio_robust"}, str(mirror))
+    scores, results = benchmarks.score(model, tokenizer, asked)
+    parts = scores[scores["part_of"] == "wmdp_bio_robust"]
+    sizes = {f"wmdp_bio_robust_{name}": size for name, size in lm_eval_mirror.CATEGORIES.items()}
+    assert parts["attribute"].value_counts().to_dict() == sizes
+    whole = scores[scores["attribute"] == "bio"]
+    assert sorted(whole["subject"]) == sorted(parts["subject"]) and set(whole["chance"]) == {0.25}
+    assert results["results"]["wmdp_bio_robust"]["acc,none"] == pytest.approx(whole["accuracy"].mean())
+
+
+def test_the_robust_questions_are_asked_as_lm_eval_asks_wmdp_bio(manager):
+    """In all but the data, of which a commit is named."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    index = manager().task_index
+    data = {"task", "dataset_path", "dataset_name", "dataset_kwargs", "test_split"}
+    own = load_yaml(index["wmdp_bio"].yaml_path)
+    wording = {key: value for key, value in own.items() if key not in data}
+    for name in lm_eval_mirror.CATEGORIES:
+        robust = load_yaml(index[f"wmdp_bio_robust_{name}"].yaml_path)
+        assert robust["dataset_name"] == name and len(robust["dataset_kwargs"]["revision"]) == 40
+        assert {key: robust.get(key) for key in wording} == wording
+
+
+def test_each_category_may_ask_about_an_attribute_of_its_own(model, tokenizer, mirror):
+    tasks = {name: f"wmdp_bio_robust_{name}" for name in lm_eval_mirror.CATEGORIES}
+    asked = benchmarks.Options((*tasks.values(), "piqa"), tasks, str(mirror))
+    scores, _ = benchmarks.score(model, tokenizer, asked)
+    counts = scores["attribute"].value_counts().to_dict()
+    assert counts == {**lm_eval_mirror.CATEGORIES, "piqa": 6} and set(scores["part_of"]) == {""}
+
+
 def test_results_hold_no_text(scored, mirror, stem):
     written = json.dumps(scored[1], default=float)
     assert len(lm_eval_mirror.texts(mirror)) > 200
@@ -257,6 +291,9 @@ def test_folder_that_the_mirror_lacks(tmp_path):
     assert told(tasks=("wmdp_bio",), mirror=str(tmp_path)) == (
         f"evaluations.benchmarks: the data of wmdp_bio are not in the mirror: {folder} is not there; get them with "
         f"internet by `hf download --repo-type dataset cais/wmdp --local-dir {folder}`"
+    )
+    assert "dataset EleutherAI/wmdp_bio_robust_mcqa --revision 6ec6af2c254" in told(
+        tasks=("wmdp_bio_robust",), mirror=str(tmp_path)
     )
 
 

@@ -38,14 +38,16 @@ hundred questions or fewer.
 """
 
 # The subjects next to a hazardous domain, by the task that asks about the domain; the choice is this project's.
+BIOLOGY = (
+    "mmlu_virology",
+    "mmlu_college_biology",
+    "mmlu_high_school_biology",
+    "mmlu_medical_genetics",
+    "mmlu_anatomy",
+)
 NEIGHBOURS = {
-    "wmdp_bio": (
-        "mmlu_virology",
-        "mmlu_college_biology",
-        "mmlu_high_school_biology",
-        "mmlu_medical_genetics",
-        "mmlu_anatomy",
-    ),
+    "wmdp_bio": BIOLOGY,
+    "wmdp_bio_robust": BIOLOGY,
     "wmdp_cyber": ("mmlu_computer_security", "mmlu_college_computer_science"),
     "wmdp_chem": ("mmlu_college_chemistry", "mmlu_high_school_chemistry"),
 }
