@@ -531,6 +531,8 @@ def _check_wheels(config: Mapping) -> None:
         raise InputError(f"{at}.parts make a GGUF file, so model.source is `wheel:` and a name; leave model.file out")
     if model["parts"] and not model["sha256"]:
         raise InputError(f"{at}.parts needs model.sha256, that of the file which they make together")
+    if model["tokenizer_revision"] and not model["tokenizer"]:
+        raise InputError(f"{at} has a tokenizer_revision, but no tokenizer; name one")
     for requirement, key in wheels(config).items():
         if requirement not in config["wheels"]:
             raise InputError(f"configuration: {key} names {requirement}, but `wheels` has no SHA-256 for it")

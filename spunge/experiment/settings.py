@@ -42,6 +42,11 @@ class Model(Section):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$", max_length=64)] | None = Field(
         None, description="SHA-256 of the GGUF file that `parts` make."
     )
+    tokenizer: Text | None = Field(
+        None,
+        description="Hub id or local folder of a tokenizer that takes the place of the model's own, if it has one.",
+    )
+    tokenizer_revision: str | None = Field(None, description="Branch, tag or commit of a hub tokenizer.")
     dtype: Precision = Field(
         "float32",
         description="Precision of the weights that are not trained; trained weights and task vectors are always fp32.",

