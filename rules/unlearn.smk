@@ -92,7 +92,7 @@ rule choose:
     input:
         script=source_file(SCRIPTS / "choose.py"),
         attributes=DISCOVERED,  # `trials` depends on it
-        outcomes=JOBS.trial_rows("toxicity" if GRID.toxicity else "knowledge"),
+        outcomes=JOBS.trial_rows(JOBS.tuning_evaluation),
         budgets=JOBS.trial_rows("budget"),
     output:
         f"{RESULTS}/tuning.csv",

@@ -8,8 +8,8 @@ import sys
 from spunge.core import errors
 
 TABLES = ("forget", "retain", "fluency")
-OPTIONAL = ("questions", "prompts", "benign", "rephrased")  # not every source has them
-DIVIDED = ("questions", "prompts")
+OPTIONAL = ("questions", "prompts", "benign", "rephrased", "answers")  # not every source has them
+DIVIDED = ("questions", "prompts", "answers")
 
 
 def main(argv: list[str] | None = None) -> int:

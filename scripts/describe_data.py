@@ -14,6 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--attributes", required=True, help="the attributes to forget, JSON")
     parser.add_argument("--forget", required=True, help="the forget texts, Parquet")
     parser.add_argument("--questions", nargs="?", help="the questions, Parquet, if there are any")
+    parser.add_argument("--answers", nargs="?", help="open questions with their answers, Parquet, if there are any")
     parser.add_argument("--prompts", nargs="?", help="the prompts, Parquet, if there are any")
     parser.add_argument("--rephrased", nargs="?", help="the rephrased questions, Parquet, if there are any")
     parser.add_argument("--families", required=True, type=json.loads, help="family and λ of each method, JSON")
@@ -39,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
             for table, frame in (("questions", questions), ("rephrased", rephrased))
             if frame is not None and (commonest := tables.commonest_answer_place(frame))
         }
+        if questions is None and arguments.answers:
+            questions = tables.read("answers", arguments.answers)
         attributes = attributes_to_forget(arguments.attributes)
         tables_read = (forget, questions, prompts)
         data = descriptive_rows.data(arguments.experiment, attributes, *tables_read, places, arguments.held_out)

@@ -10,13 +10,21 @@
 | prompts | prompt, attribute (empty for one of no group), kind (`toxic` or `neutral`), by choice cluster and part |
 | benign | text, attribute (one to forget), by choice cluster: what may be said of it all the same |
 | rephrased | as questions, with their attributes and subjects: the same facts asked for in other words |
+| answers | question, answer, attribute, subject, by choice paraphrase, wrong, retain_model, cluster and part |
+
+In answers the question is all that stands before an answer, and the paraphrase is the answer in other words, missing
+where there is none. `wrong` is a list of answers, of the paraphrase's form or else of the answer's. retain_model is the
+truth ratio of a model that was never trained on what is to be forgotten, NaN where it isn't known.
 
 A subject is what a row is about; a cluster is what shares an answer or a source, a country for its cities: intervals
 count clusters. Without one, each subject (or prompt) is its own. A part is `validation`, by which options are chosen,
 or `test`, which is reported; rows of a cluster have the same.
 
-A source may lack questions, prompts, benign and rephrased: an evaluation that needs them then can't be configured. For
-one that lacks calibration, half of the fluency texts are taken.
+A source may lack questions, prompts, benign, rephrased and answers: an evaluation that needs them then can't be
+configured. For one that lacks calibration, half of the fluency texts are taken.
+
+What answers hold may be trained on, unlike what all other tables measure by: their benchmarks ask whether texts to
+retain are still known.
 
 Forget texts may be toxic or hazardous: messages name rows (counted from 1) and numbers, never a text.
 """
@@ -38,7 +46,12 @@ import pyarrow.parquet as pq
 from spunge.core.errors import InputError
 from spunge.core.files import whole_file
 
-TYPES = {"choices": pa.list_(pa.string()), "answer": pa.int64()}
+STRINGS = pa.list_(pa.string())
+TYPES = {
+    "questions": {"choices": STRINGS, "answer": pa.int64()},
+    "rephrased": {"choices": STRINGS, "answer": pa.int64()},
+    "answers": {"wrong": STRINGS, "retain_model": pa.float64()},
+}
 COLUMNS = {
     "forget": ("text", "attribute"),
     "retain": ("text",),
@@ -48,6 +61,7 @@ COLUMNS = {
     "prompts": ("prompt", "attribute", "kind"),
     "benign": ("text", "attribute"),
     "rephrased": ("question", "choices", "answer", "attribute", "subject"),
+    "answers": ("question", "answer", "attribute", "subject"),
 }
 OPTIONAL = {
     "forget": ("subject",),
@@ -56,8 +70,10 @@ OPTIONAL = {
     "prompts": ("cluster", "part"),
     "benign": ("cluster",),
     "rephrased": ("cluster", "part"),
+    "answers": ("paraphrase", "wrong", "retain_model", "cluster", "part"),
 }
 ASKED = ("questions", "rephrased")
+DIVIDED = ("questions", "prompts", "answers")  # into validation and test
 KINDS = ("toxic", "neutral")
 VALIDATION, TEST = PARTS = ("validation", "test")
 SHOWN = 10
@@ -76,6 +92,7 @@ class Tables:
     rephrased: pd.DataFrame | None = None
     calibration: pd.DataFrame | None = None
     benign: pd.DataFrame | None = None
+    answers: pd.DataFrame | None = None
 
     def present(self) -> dict[str, pd.DataFrame]:
         """Return the tables that there are, by name."""
@@ -86,7 +103,8 @@ class Tables:
 def write(frame: pd.DataFrame, table: str, path: str | os.PathLike) -> None:
     """Write one of the tables as Parquet, whole or not at all; the same rows give the same bytes."""
     columns = [*COLUMNS[table], *(column for column in OPTIONAL.get(table, ()) if column in frame)]
-    schema = pa.schema([(column, TYPES.get(column, pa.string())) for column in columns])
+    types = TYPES.get(table, {})
+    schema = pa.schema([(column, types.get(column, pa.string())) for column in columns])
     arrow = pa.Table.from_pandas(frame[columns], schema=schema, preserve_index=False)
     with whole_file(path) as temporary:
         # pandas' own metadata would tie the bytes to the index of the frame.
@@ -102,8 +120,8 @@ def read(table: str, path: str | os.PathLike) -> pd.DataFrame:
     except pa.ArrowInvalid as error:
         raise InputError(f"{path} is truncated or not a Parquet file; make it again") from error
     check_table(frame, table, path)
-    if "choices" in frame:
-        frame["choices"] = frame["choices"].map(list)
+    for column in {"choices", "wrong"} & {*frame}:
+        frame[column] = frame[column].map(list)
     return frame
 
 
@@ -159,10 +177,14 @@ def check_table(frame: pd.DataFrame, table: str, path: str | os.PathLike | None 
     if frame.empty:
         raise InputError(f"{where} has no rows; at least one is needed")
     for column in [*COLUMNS[table], *(column for column in OPTIONAL.get(table, ()) if column in frame)]:
-        if column == "choices":
-            _check_choices(frame[column], where)
-        elif column == "answer":
+        if column in ("choices", "wrong"):
+            _check_lists(frame[column], where)
+        elif column == "answer" and "choices" in COLUMNS[table]:
             _check_answers(frame, where)
+        elif column == "paraphrase":
+            check_strings(frame[column].fillna("none"), column, where)
+        elif column == "retain_model":
+            _check_truth_ratios(frame[column], where)
         elif (table, column) == ("prompts", "attribute"):
             _check_groups(frame, where)
         elif (table, column) == ("retain", "attribute"):
@@ -192,23 +214,33 @@ def check_present(values: pd.Series, column: str, where: str) -> None:
         raise InputError(f"{where}, column {column}: {rows(missing)} are missing (null or NaN); fill or remove them")
 
 
-def _check_choices(choices: pd.Series, where: str) -> None:
-    check_present(choices, "choices", where)
-    flat = choices.map(list).reset_index(drop=True).explode()
+def _check_lists(lists: pd.Series, where: str) -> None:
+    check_present(lists, lists.name, where)
+    flat = lists.map(list).reset_index(drop=True).explode()
+    what, at_least, few, needed = "an answer", 1, "without an answer", "at least one is needed"
+    if lists.name == "choices":
+        what, at_least, few = "a choice", 2, "with fewer than two choices"
+        needed = "at least two different ones are needed"
     checks = {
-        "with fewer than two choices": choices.map(len).reset_index(drop=True) < 2,
-        "with a choice that is missing, empty or not a string": ~flat.map(
-            lambda choice: isinstance(choice, str) and bool(choice.strip())
+        few: lists.map(len).reset_index(drop=True) < at_least,
+        f"with {what} that is missing, empty or not a string": ~flat.map(
+            lambda text: isinstance(text, str) and bool(text.strip())
         )
         .groupby(level=0)
         .all(),
-        "with the same choice twice": flat.groupby(level=0).nunique(dropna=False) < flat.groupby(level=0).size(),
     }
-    for what, wrong in checks.items():
+    if lists.name == "choices":
+        twice = flat.groupby(level=0).nunique(dropna=False) < flat.groupby(level=0).size()
+        checks["with the same choice twice"] = twice
+    for fault, wrong in checks.items():
         if wrong.any():
-            raise InputError(
-                f"{where}, column choices: {rows(wrong)} come {what}; at least two different ones are needed"
-            )
+            raise InputError(f"{where}, column {lists.name}: {rows(wrong)} come {fault}; {needed}")
+
+
+def _check_truth_ratios(ratios: pd.Series, where: str) -> None:
+    wrong = ~(ratios.isna() | (ratios >= 0) & (ratios < float("inf")))
+    if wrong.any():
+        raise InputError(f"{where}, column retain_model: {rows(wrong)} are no truth ratio, which is 0 or more")
 
 
 def _check_answers(frame: pd.DataFrame, where: str) -> None:
@@ -438,6 +470,8 @@ def select(
         _check_asked(chosen, toxic.unique(), "table prompts has no toxic prompt")
     elif questions is not None:
         _check_asked(chosen, questions["attribute"].unique(), "table questions has no question")
+    elif tables.answers is not None:
+        _check_asked(chosen, tables.answers["attribute"].unique(), "table answers has no question")
     elif tasks:
         _check_asked(chosen, tasks, "evaluations.benchmarks.forget has no task")
     if tables.rephrased is not None:
@@ -486,7 +520,8 @@ def hold_out(tables: Tables, held_out: Collection[str], forget: Collection[str])
     """
     if both := [attribute for attribute in held_out if attribute in set(forget)]:
         raise InputError(f"data.held_out and data.forget both name {shortened(both)}; leave it to one of them")
-    asked = set() if tables.questions is None else set(tables.questions["attribute"])
+    by_table = [tables.present()[name]["attribute"] for name in ("questions", "answers") if name in tables.present()]
+    asked = set().union(*by_table)
     if unasked := [attribute for attribute in held_out if attribute not in asked]:
         raise InputError(
             f"data.held_out names {shortened(unasked)}, which no question asks about; questions ask about "
@@ -510,9 +545,10 @@ def divide(tables: Tables, validation: float) -> tuple[Tables, Tables]:
 
     `validation` is the share of each attribute's clusters that the latter has, at least one and never all, drawn by
     their names alone; with 0 all are of the test. Where a table has parts of its own, these count. Rephrased questions
-    are those of the test. Raises InputError where an attribute has a single cluster, and for parts with a share of 0.
+    and answers have the parts of the questions of the same clusters, if there are questions. Raises InputError where an
+    attribute has a single cluster, and for parts with a share of 0.
     """
-    with_parts = [name for name in ("questions", "prompts") if "part" in tables.present().get(name, ())]
+    with_parts = [name for name in DIVIDED if "part" in tables.present().get(name, ())]
     if not validation:
         if with_parts:
             raise InputError(
@@ -521,12 +557,14 @@ def divide(tables: Tables, validation: float) -> tuple[Tables, Tables]:
             )
         return tables, tables
     parts = {}
-    for name in ("questions", "prompts"):
-        if (frame := tables.present().get(name)) is not None:
+    for name in (*DIVIDED, "rephrased"):
+        if (frame := tables.present().get(name)) is None:
+            continue
+        if name in ("answers", "rephrased") and "questions" in parts:
+            chosen = set(clusters(tables.questions)[parts["questions"] == VALIDATION])
+            parts[name] = clusters(frame).isin(chosen).map({True: VALIDATION, False: TEST})
+        elif name != "rephrased":
             parts[name] = frame["part"] if "part" in frame else _drawn(frame, validation, name)
-    if tables.rephrased is not None and "questions" in parts:
-        chosen = set(clusters(tables.questions)[parts["questions"] == VALIDATION])
-        parts["rephrased"] = clusters(tables.rephrased).isin(chosen).map({True: VALIDATION, False: TEST})
     divided = []
     for part in (TEST, VALIDATION):
         of_part = {}

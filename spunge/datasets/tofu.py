@@ -3,25 +3,28 @@
 For a model that was trained on all of them. Forget: the questions and answers about the last authors, 20 about each, as
 `forget01`, `forget05` and `forget10` have them; attribute = the author, or a column that you added. Retain: those about
 all other authors. Questions: the same in other words, the answer among wrong ones that were made from it, about the
-forgotten authors and some of the others; and about real authors and the world. Fluency: Wikipedia, or your own texts.
+forgotten authors and some of the others; and about real authors and the world. Answers: the same in the words of TOFU's
+own measures, which are the trained ones. Fluency: Wikipedia, or your own texts.
 
 The files are those of the hub data set (MIT), or of a local copy of it. docs/tofu.md has the details.
 """
 
+import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Required
 
 import pandas as pd
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from spunge.core.errors import InputError
 from spunge.core.slugs import folded
 from spunge.datasets import hub, toxigen
 from spunge.datasets.table import Prose, json_lines
 from spunge.datasets.tables import Tables, check_present, check_strings, listed, shortened
-from spunge.experiment.options import Count, Seed, Text, checked
+from spunge.experiment.options import STRICT, Count, Seed, Text, checked
 
 HUB = "locuslab/TOFU"
 REVISION = "324592d84ae4f482ac7249b9285c2ecdb53e3a68"
@@ -38,6 +41,15 @@ KEPT = {
 }
 QUESTION, ANSWER = "{question}", "{answer}"
 WRONG = "perturbed_answer"  # a list
+TRUTH_RATIO = "forget_truth_ratio"  # as OpenUnlearning's logs call it
+
+
+class Logs(TypedDict, total=False):
+    """OpenUnlearning's TOFU_EVAL.json of a model that was never trained on the split, for forget quality."""
+
+    __pydantic_config__ = STRICT
+
+    path: Required[Text]
 
 
 @checked
@@ -60,6 +72,7 @@ class Options:
         Text,
         Field(description="A text to forget or to retain, as the model was trained; what stands before {answer} asks."),
     ] = "Question: {question}\nAnswer: {answer}"
+    retain_logs: Logs | None = None
     fluency: Annotated[
         Prose | None, Field(description="As in the data set `table`; null takes Wikipedia's validation split.")
     ] = None
@@ -102,6 +115,7 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
         forget=to_forget[["text", "attribute", *whole_authors]].reset_index(drop=True),
         retain=told.loc[: len(retained) - 1, ["text", "attribute"]],
         questions=ask(told, to_forget, options),
+        answers=answers(told, to_forget, options),
         fluency=toxigen.draw_prose(options.fluency or toxigen.FLUENCY, "fluency", options.fluency_texts, options),
     )
 
@@ -141,19 +155,8 @@ def ask(told: pd.DataFrame, to_forget: pd.DataFrame, options: Options) -> pd.Dat
     Left out are wrong answers that occur twice, or are the right one, and questions without any other, or that have no
     other words. An author is a cluster, but where authors are the attribute.
     """
-    subjects = told.drop_duplicates("question").set_index("question")[["subject", "attribute"]]
-    asked = read(f"{options.split}_perturbed", options, WRONG).join(subjects, on="question")
-    if not (asked["attribute"].notna() & (asked["attribute"] != OTHER_AUTHORS)).all():
-        raise InputError(
-            f"tofu: {options.split}_perturbed asks what {options.split} doesn't; take both from one version of the data"
-        )
-    asked = asked[asked["attribute"].isin(to_forget["attribute"])]
-    kept = [
-        read(name, options, WRONG).join(subjects["subject"], on="question").assign(attribute=attribute)
-        for name, attribute in KEPT.items()
-    ]
     rows, trained = [], set(told["question"].map(folded))
-    for row in pd.concat([asked, *kept], ignore_index=True).to_dict("records"):
+    for row in perturbed(told, to_forget, options).to_dict("records"):
         words, right = (
             row[column] if pd.isna(row.get(f"paraphrased_{column}")) else row[f"paraphrased_{column}"]
             for column in ("question", "answer")
@@ -163,8 +166,65 @@ def ask(told: pd.DataFrame, to_forget: pd.DataFrame, options: Options) -> pd.Dat
             continue
         choices = [right, *wrong]
         random.Random(f"{options.seed} {row['question']}").shuffle(choices)
-        subject = row["question"] if pd.isna(row["subject"]) else row["subject"]
-        cluster = row["question"] if row["attribute"] == subject else subject
         question = beginning(words, options).rstrip()  # a space is put between it and a choice
-        rows.append((question, choices, choices.index(right), row["attribute"], subject, cluster))
+        rows.append((question, choices, choices.index(right), row["attribute"], row["subject"], row["cluster"]))
     return pd.DataFrame(rows, columns=["question", "choices", "answer", "attribute", "subject", "cluster"])
+
+
+def answers(told: pd.DataFrame, to_forget: pd.DataFrame, options: Options) -> pd.DataFrame:
+    """Return the table answers: TOFU's own questions, with what its measures compare.
+
+    What retain_model says of a row stands there if `retain_logs` are given.
+    """
+    rows, after = perturbed(told, to_forget, options), options.template.partition(ANSWER)[2]
+    return rows.filter(["attribute", "subject", "cluster", "retain_model"]).assign(
+        question=[beginning(question, options) for question in rows["question"]],
+        answer=rows["answer"] + after,
+        paraphrase=rows["paraphrased_answer"] + after,
+        wrong=[[answer + after for answer in answers] for answers in rows[WRONG]],
+    )
+
+
+def perturbed(told: pd.DataFrame, to_forget: pd.DataFrame, options: Options) -> pd.DataFrame:
+    """Return the rows of the files with right and wrong answers: those about what is to be forgotten, then KEPT's.
+
+    Besides the files' columns they have attribute, subject, cluster, and retain_model if there are `retain_logs`. An
+    author is a cluster, but where authors are the attribute.
+    """
+    subjects = told.drop_duplicates("question").set_index("question")[["subject", "attribute"]]
+    asked = read(f"{options.split}_perturbed", options, WRONG).join(subjects, on="question")
+    if not (asked["attribute"].notna() & (asked["attribute"] != OTHER_AUTHORS)).all():
+        raise InputError(
+            f"tofu: {options.split}_perturbed asks what {options.split} doesn't; take both from one version of the data"
+        )
+    if options.retain_logs is not None:
+        asked["retain_model"] = truth_ratios(Path(options.retain_logs["path"]), len(asked))
+    asked = asked[asked["attribute"].isin(to_forget["attribute"])]
+    kept = [
+        read(name, options, WRONG).join(subjects["subject"], on="question").assign(attribute=attribute)
+        for name, attribute in KEPT.items()
+    ]
+    rows = pd.concat([asked, *kept], ignore_index=True)
+    rows["subject"] = rows["subject"].fillna(rows["question"])
+    rows["cluster"] = rows["subject"].where(rows["attribute"] != rows["subject"], rows["question"])
+    return rows.reindex(columns=dict.fromkeys([*rows, "paraphrased_question", "paraphrased_answer"]))
+
+
+def truth_ratios(path: Path, number: int) -> list[float]:
+    """Return the truth ratios of the split's questions, by row, from a file of OpenUnlearning's; raises InputError."""
+    try:
+        logged = json.loads(path.read_text(encoding="utf-8"))[TRUTH_RATIO]["value_by_index"]
+        ratios = [float(logged[str(row)]["score"]) for row in range(number)]
+    except OSError as error:
+        raise InputError(f"data.options.retain_logs: {path} can't be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"data.options.retain_logs: {path} has no score of {TRUTH_RATIO} for each of the {number} rows; give the "
+            "TOFU_EVAL.json that OpenUnlearning wrote for the retain model on this split"
+        ) from error
+    if len(logged) != number:
+        raise InputError(
+            f"data.options.retain_logs: {path} has {len(logged)} scores of {TRUTH_RATIO}, but the split has {number} "
+            "questions; give the file of this split"
+        )
+    return ratios

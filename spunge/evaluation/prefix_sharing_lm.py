@@ -126,6 +126,11 @@ class PrefixSharingLM(HFLM):
         self.cut: set[str] = set()
         self._mask_honoured = True
 
+    def log_likelihoods(self, requests: Sequence[tuple[str, list[int], list[int]]]) -> list[float]:
+        """Return the log-likelihoods in nats of continuations after their contexts: (its text, its tokens, theirs)."""
+        tokens = [((text, ""), context, continuation) for text, context, continuation in requests]
+        return [likelihood for likelihood, _ in self._loglikelihood_tokens(tokens)]
+
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, override_bs: int | None = None):
         self._check_tokens(requests)
         window = getattr(self.model.config.get_text_config(), "sliding_window", None) or self.max_length

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import ks_2samp
 
 from spunge.core.tidy import (
     ALL_BUDGETS,
@@ -34,12 +35,14 @@ from spunge.experiment.records import ALL_SEEDS, BASE, Candidate
 class Metric:
     """A ratio of sums over rows, `total` over `weight` (None counts rows).
 
-    scale: what the estimate is, of those in spunge/evaluation/intervals.py.
+    scale: what the estimate is, of those in spunge/evaluation/intervals.py. of_utility: whether it counts in
+    MODEL_UTILITY.
     """
 
     total: str
     weight: str | None = None
     scale: str = SHARE
+    of_utility: bool = False
 
 
 PERPLEXITY = {"perplexity": Metric("loss", "tokens", EXPONENTIAL)}
@@ -49,6 +52,9 @@ DAMAGE = {  # to the fluency texts, which set no λ
     "top1_agreement": Metric("agreement", "tokens"),
     "perplexity_ratio": Metric("excess_loss", "tokens", EXPONENTIAL),
 }
+# Of TOFU (Maini et al. 2024, arXiv 2401.06121): the harmonic mean of what retained attributes have of some metrics; and
+# the p-value of a Kolmogorov-Smirnov test of truth ratios, those of a model that never knew what is forgotten beside.
+MODEL_UTILITY, FORGET_QUALITY = "model_utility", "forget_quality"
 # Of each classifier; the last two are those of Gehman et al. 2020 ("RealToxicityPrompts").
 TOXICITY = ("toxic_share", "mean_score", "expected_maximum_toxicity", "toxicity_probability")
 
@@ -120,7 +126,11 @@ class Scored:
         attributes: Attributes,
         wanted: Mapping[str, Metric] | None = None,
     ):
-        self.evaluation, self.metrics = evaluation, wanted or metrics(scores)
+        self.evaluation, wanted = evaluation, wanted or metrics(scores)
+        # Without wrong answers there is no truth ratio.
+        self.metrics = {name: metric for name, metric in wanted.items() if metric.total in scores or scores.empty}
+        of_utility = {name for name, metric in wanted.items() if metric.of_utility}
+        self.of_utility = [name in of_utility <= self.metrics.keys() for name in self.metrics]
         self.scale = np.array([[metric.scale] for metric in self.metrics.values()])
         of_attribute, self.asked = pd.factorize(scores["attribute"])
         of_cluster, clusters = pd.factorize(scores["cluster"])
@@ -176,17 +186,23 @@ class Scored:
         signed = rival is not None
         difference = influences - rival if signed else influences
 
-        def tidy(labels: Sequence[str], questions: np.ndarray, of: Influences, starts: Sequence[int], signed: bool):
-            variance = of.variance(starts)
-            interval = variance.interval(of.value, self.scale, signed)
-            p = variance.p_value(of.value, self.scale) if minus else np.nan
-            return self._tidy(described, minus, labels, of.value, *interval, p, questions)
+        def tidy(labels, questions: np.ndarray, of: Influences, starts: Sequence[int], signed: bool, metric: str = ""):
+            variance, scale = of.variance(starts), np.array([[SHARE]]) if metric else self.scale
+            interval = variance.interval(of.value, scale, signed)
+            p = variance.p_value(of.value, scale) if minus else np.nan
+            names = [metric] if metric else [*self.metrics]
+            return self._tidy(described, names, minus, labels, of.value, *interval, p, questions)
 
         yield from tidy(self.asked, self.questions, difference, self.units.starts, signed)
         for label, weights in self.means.items():
             questions = self.questions[weights != 0].sum()
             combined = self.units.combined(difference, weights)
             yield from tidy([label], questions, combined, [0], signed or label == RETAIN_MINUS_FORGET)
+        if RETAIN_MEAN in self.means and any(self.of_utility):
+            utility, questions = self._utility(influences)
+            if signed:
+                utility -= self._utility(rival)[0]
+            yield from tidy([RETAIN_MEAN], questions, utility, [0], signed, MODEL_UTILITY)
         if FORGET_MEAN in self.means:
             worst, questions = self._worst(influences)
             if signed:
@@ -207,7 +223,24 @@ class Scored:
             }
             questions = self.questions[weights != 0].sum()
             for suffix, values in parts.items():
-                yield from self._tidy(described, minus + suffix, [label], values, *[np.nan] * 3, questions)
+                names = [*self.metrics]
+                yield from self._tidy(described, names, minus + suffix, [label], values, *[np.nan] * 3, questions)
+
+    def _utility(self, influences: Influences) -> tuple[Influences, np.ndarray]:
+        """Return the influences on the harmonic mean of the retained attributes' metrics `of_utility`, and questions.
+
+        Its slope by each of n values m is h² / (n m²).
+        """
+        retained = self.means[RETAIN_MEAN] != 0
+        chosen = np.outer(self.of_utility, retained)
+        with np.errstate(all="ignore"):
+            mean = chosen.sum() / np.where(chosen, 1 / influences.value, 0).sum()
+            slopes = np.where(chosen, mean**2 / (chosen.sum() * influences.value**2), 0)
+            parts = self.units.combined(influences, slopes)
+        seeds, units, both, shares = (
+            getattr(parts, name).sum(axis=0, keepdims=True) for name in ("seeds", "units", "both", "shares")
+        )
+        return Influences(np.array([[mean]]), seeds, units, both, shares), self.questions[retained].sum()
 
     def _worst(self, influences: Influences) -> tuple[Influences, np.ndarray]:
         """Return the influences on each metric's largest value among the attributes to forget, and its questions."""
@@ -216,11 +249,16 @@ class Scored:
         return self.units.combined(influences, np.eye(len(self.asked))[largest]), self.questions[largest, None]
 
     def _tidy(
-        self, described: Mapping[str, str], minus: str, labels: Sequence[str], *numbers: np.ndarray | float
+        self,
+        described: Mapping[str, str],
+        metrics: Sequence[str],
+        minus: str,
+        labels: Sequence[str],
+        *numbers: np.ndarray | float,
     ) -> Iterator[tuple]:
         """Yield tidy rows by attribute; the numbers, value to n, have shape (metrics, attributes) or less."""
         start = (*(described[column] for column in CANDIDATE_COLUMNS), self.evaluation)
-        names = [(label, metric + minus) for label in labels for metric in self.metrics]
+        names = [(label, metric + minus) for label in labels for metric in metrics]
         columns = [np.broadcast_to(number, numbers[0].shape).T.ravel().tolist() for number in numbers]
         for name, *row in zip(names, *columns, strict=True):
             yield (*start, *name, *row)
@@ -240,7 +278,9 @@ def estimates(
     for described in scored.described:
         influences = scored.influences([described["candidate"]], described["budget"])
         rows += scored.rows(described, influences)
-    return pd.DataFrame([*rows, *_cut(scores, evaluation)], columns=COLUMNS)
+    tests = forget_qualities(scores)
+    rows += [_forget_quality(described, evaluation, tests, [described["candidate"]]) for described in scored.described]
+    return pd.DataFrame([*filter(None, rows), *_cut(scores, evaluation)], columns=COLUMNS)
 
 
 def _cut(scores: pd.DataFrame, evaluation: str) -> Iterator[tuple]:
@@ -249,6 +289,41 @@ def _cut(scores: pd.DataFrame, evaluation: str) -> Iterator[tuple]:
         for key, cut in scores.groupby([*CANDIDATE_COLUMNS, "attribute"], sort=False)["cut"]:
             if cut.any():
                 yield (*key[:-1], evaluation, key[-1], "cut", cut.sum(), *[np.nan] * 3, len(cut))
+
+
+def forget_qualities(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return TOFU's forget quality by candidate and budget, and the number `n` of questions; none without retain_model.
+
+    It is the p-value of a two-sample Kolmogorov-Smirnov test of the truth ratios, as OpenUnlearning's: high where they
+    can't be told from those of a model that was never trained on what is forgotten. NaN where one is.
+    """
+    if "retain_model" not in scores:
+        return pd.DataFrame(columns=["value", "n"])
+    known = scores[scores["retain_model"].notna()]
+    tested = {
+        key: (ks_2samp(rows["truth_ratio"], rows["retain_model"], nan_policy="propagate").pvalue, len(rows))
+        for key, rows in known.groupby(["candidate", "budget"], sort=False)
+    }
+    return pd.DataFrame.from_dict(tested, orient="index", columns=["value", "n"])
+
+
+def _forget_quality(
+    described: Mapping[str, str], evaluation: str, tests: pd.DataFrame, candidates: Sequence[str]
+) -> tuple | None:
+    """Return the row with the geometric mean of a candidate's seeds' forget quality; None where one has none.
+
+    It has no interval: a p-value is not an estimate of anything.
+    """
+    at_each = [described["budget"]]
+    if at_each == [ALL_BUDGETS]:
+        at_each = [budget for budget in dict.fromkeys(budget for _, budget in tests.index) if budget != AS_TRAINED]
+    wanted = [(candidate, budget) for candidate in candidates for budget in at_each]
+    if not wanted or not all(key in tests.index for key in wanted):
+        return None
+    with np.errstate(divide="ignore"):
+        value = float(np.exp(np.log(tests["value"].loc[wanted].to_numpy(float)).mean()))
+    start = (*(described[column] for column in CANDIDATE_COLUMNS), evaluation)
+    return (*start, FORGET_MEAN, FORGET_QUALITY, value, *[np.nan] * 3, int(tests["n"].loc[wanted].iloc[0]))
 
 
 def comparisons(
@@ -268,7 +343,7 @@ def comparisons(
         Candidate.parse(described["candidate"]): described for described in scored.described if described["method"]
     }
     seeds = sorted({candidate.seed for candidate in of_candidates}, key=int)
-    rows = []
+    rows, tests = [], forget_qualities(scores)
     for label, chosen in [*((seed, [seed]) for seed in seeds), (ALL_SEEDS, seeds)]:
         candidates = {candidate.with_seed(label): described for candidate, described in of_candidates.items()}
         paths = {candidate: [candidate.with_seed(seed).path for seed in chosen] for candidate in candidates}
@@ -279,9 +354,10 @@ def comparisons(
                 described = candidates[candidate] | {"candidate": candidate.path, "seed": label, "budget": budget}
                 if label == ALL_SEEDS or budget == ALL_BUDGETS:
                     rows += scored.rows(described, influences)
+                    rows.append(_forget_quality(described, evaluation, tests, paths[candidate]))
                 for name, rival in candidate.rivals.items():
                     if rival in known:
                         rows += scored.rows(described, influences, known[rival], f"_minus_{name}")
                         if label == ALL_SEEDS and len(seeds) > 1 and "random" in candidate.rivals and rival != BASE:
                             rows += scored.variances(described, influences - known[rival], f"_minus_{name}")
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(filter(None, rows), columns=COLUMNS)

@@ -25,6 +25,7 @@ SCHEMA = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
 
 METHOD_SOURCES = ("method", "file", "command", "checkpoint", "scaled_from")
 # Sections that each have the options of their kind, and the key that says which.
+ASKS = ("knowledge", "answers", "toxicity")  # evaluations that can tell what is left of what was to be forgotten
 KIND_KEYS = {"methods": "method", "merges": "merge", "classifiers": "classifier"}
 
 # Keys of a method's section that had other names once.
@@ -278,7 +279,9 @@ def _check_merges(config: Mapping) -> None:
 def _check_evaluations(config: Mapping) -> None:
     """Check that toxicity is sampled and classified as it can be, and write each classifier's options down."""
     if not config["evaluations"]:
-        raise InputError("configuration: evaluations is empty; name knowledge, fluency, toxicity or benchmarks")
+        raise InputError(
+            "configuration: evaluations is empty; name knowledge, answers, fluency, toxicity or benchmarks"
+        )
     _check_benchmarks(config)
     _check_durability(config)
     if (toxicity := config["evaluations"].get("toxicity")) is None:
@@ -344,8 +347,8 @@ def _check_tuning(config: Mapping) -> None:
         raise InputError(f"{at} needs budgets, since trials are judged at equal damage")
     if not config["data"]["validation"]:
         raise InputError(f"{at} needs data.validation, or options would be chosen by what is reported; 0.33, say")
-    if not config["evaluations"].keys() & {"knowledge", "toxicity"}:
-        raise InputError(f"{at} needs evaluations.knowledge or evaluations.toxicity, which trials are judged by")
+    if not config["evaluations"].keys() & {*ASKS}:
+        raise InputError(f"{at} needs evaluations.knowledge, answers or toxicity, which trials are judged by")
     if both := sorted({*section["seeds"]} & {*config["seeds"]}):
         raise InputError(f"{at}.seeds has {both[0]}, which seeds has too; trials need seeds of their own")
     for name, values in lists.items():
@@ -395,16 +398,16 @@ def _check_benchmarks(config: Mapping) -> None:
         raise InputError(
             f"{at}.forget names {unknown[0]}, which is not among the attributes to forget: {', '.join(forget)}"
         )
-    if not asked and not evaluations.keys() & {"knowledge", "toxicity"}:
+    if not asked and not evaluations.keys() & {*ASKS}:
         raise InputError(
             f"{at}.forget is empty, so nothing asks about what is forgotten; name a task for each attribute, "
-            "or evaluate knowledge or toxicity"
+            "or evaluate knowledge, answers or toxicity"
         )
     missing = [] if forget == "all" else [attribute for attribute in forget if attribute not in asked]
-    if missing and not evaluations.keys() & {"knowledge", "toxicity"}:
+    if missing and not evaluations.keys() & {*ASKS}:
         raise InputError(
             f"{at}.forget has no task for {missing[0]}, so nothing asks whether it was forgotten; name one, "
-            "or evaluate knowledge or toxicity"
+            "or evaluate knowledge, answers or toxicity"
         )
     taken = {*asked, *([] if forget == "all" else forget)}
     if same := [task for task in tasks if task in taken and asked.get(task) != task]:

@@ -53,6 +53,8 @@ class Jobs:
 
     # Data and models
 
+    divided = ("questions", "prompts", "answers")  # tables of which a part is for validation, by which is chosen
+
     @property
     def dataset_file(self) -> Path:
         """The file that holds the data set."""
@@ -129,6 +131,12 @@ class Jobs:
         for run in grid.trial_runs():
             trials[run.method, run.split, int(run.trial)]["steps"] += grid.options(run).get("steps") or 0
         return json.dumps(list(trials.values()))
+
+    @property
+    def tuning_evaluation(self) -> str:
+        """The evaluation that trials are judged by."""
+        configured = self.grid.configuration["evaluations"]
+        return next(name for name in ("toxicity", *configuration.ASKS) if name in configured)
 
     @property
     def tuning_metric(self) -> str:
@@ -285,7 +293,7 @@ class Jobs:
         return self._table("prompts", wildcards)
 
     def _table(self, table: str, wildcards: SimpleNamespace) -> str:
-        is_divided = Candidate.parse(wildcards.candidate).trial and table in ("questions", "prompts")
+        is_divided = Candidate.parse(wildcards.candidate).trial and table in self.divided
         return f"{self.results}/data/{'validation/' * bool(is_divided)}{table}.parquet"
 
     def budgets(self, wildcards: SimpleNamespace) -> str:

@@ -11,6 +11,7 @@ import pandas
 from spunge.core.errors import InputError
 from spunge.report.families import display_names, reference_methods
 from spunge.report.results_table import (
+    ACCURACY_FROM,
     ARMS,
     AS_TRAINED,
     FORGET_MEAN,
@@ -182,7 +183,7 @@ def _measured(evaluations: pandas.DataFrame, candidate: Candidate, row: Row) -> 
     """Fill a row of ours with what was measured of a candidate."""
     _fill_toxicity(evaluations, candidate, row)
     _fill(row, "perplexity", estimate(measured(evaluations, "fluency", "perplexity"), candidate))
-    accuracy = {name: measured(evaluations, name, "accuracy") for name in ("knowledge", "benchmarks")}
+    accuracy = {name: measured(evaluations, name, "accuracy") for name in ACCURACY_FROM}
     _fill(row, "general capability", estimate(accuracy[capability_from(evaluations)], candidate, RETAIN_MEAN))
     named_otherwise = {attribute: task.name for attribute, task in tasks(evaluations).items()}
     for rows in accuracy.values():

@@ -38,7 +38,8 @@ BEFORE = "as_unlearned"  # what every attack on unlearning is compared with
 SOURCES = {"forget": "the same attribute", "other": "another attribute", "unrelated": "unrelated prose"}
 
 # Evaluations of a model as it is, before any attack.
-MODEL_EVALUATIONS = ("knowledge", "benchmarks", "fluency", "toxicity", "toxicity_neutral")
+MODEL_EVALUATIONS = ("knowledge", "answers", "benchmarks", "fluency", "toxicity", "toxicity_neutral")
+ACCURACY_FROM = ("knowledge", "answers", "benchmarks")  # the first of these that there is
 
 # When a model is broken rather than unlearned: it would pass for harmless only because it writes no language any more.
 # The bounds are this project's own, wide enough that no model that still writes prose crosses them.
@@ -231,14 +232,14 @@ def forget_attributes(evaluations: pandas.DataFrame) -> list[str]:
 
 
 def accuracy_from(evaluations: pandas.DataFrame) -> str:
-    """Return the evaluation that accuracy comes from: `knowledge` where it was asked, else `benchmarks`."""
+    """Return the evaluation that accuracy comes from: the first of ACCURACY_FROM that there is."""
     evaluated = set(evaluations["evaluation"].unique())
-    return "benchmarks" if "benchmarks" in evaluated and "knowledge" not in evaluated else "knowledge"
+    return next((name for name in ACCURACY_FROM if name in evaluated), ACCURACY_FROM[0])
 
 
 def capability_from(evaluations: pandas.DataFrame) -> str:
-    """Return the evaluation that tells general capability: `benchmarks` where there is one, else `knowledge`."""
-    return "benchmarks" if (evaluations["evaluation"] == "benchmarks").any() else "knowledge"
+    """Return the evaluation that tells general capability: `benchmarks` where there is one, else as `accuracy_from`."""
+    return "benchmarks" if (evaluations["evaluation"] == "benchmarks").any() else accuracy_from(evaluations)
 
 
 def tasks(evaluations: pandas.DataFrame) -> dict[str, Task]:
@@ -266,7 +267,7 @@ def retain_attributes(evaluations: pandas.DataFrame) -> list[str]:
     """
     source = accuracy_from(evaluations)
     asked = evaluations["evaluation"] == source
-    if source == "knowledge":
+    if source != "benchmarks":
         asked |= (evaluations["evaluation"] == "data") & (evaluations["metric"] == "questions")
     subtasks = [attribute for attribute, task in tasks(evaluations).items() if task.group]
     others = {*forget_attributes(evaluations), *subtasks, *RESERVED, ""}

@@ -710,7 +710,7 @@ def test_toxicity_without_fluency_is_refused():
         "a model that writes nothing sensible isn't safe"
     )
     assert sentence({**default(), "evaluations": {}}) == (
-        "configuration: evaluations is empty; name knowledge, fluency, toxicity or benchmarks"
+        "configuration: evaluations is empty; name knowledge, answers, fluency, toxicity or benchmarks"
     )
 
 

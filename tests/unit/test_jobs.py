@@ -128,7 +128,7 @@ def test_an_evaluation_reads_the_table_that_its_file_names():
     made = jobs(evaluations={"fluency": {}, "knowledge": {}, "durability": {"rephrase": True}})
     assert made.grid.of_a_model == {"fluency": "fluency", "knowledge": "questions"}
     assert made.grid.tables == {"fluency": "fluency", "questions": "knowledge", "rephrased": "durability.rephrase"}
-    perplexity = {"total": "loss", "weight": "tokens", "scale": "exponential"}
+    perplexity = {"total": "loss", "weight": "tokens", "scale": "exponential", "of_utility": False}
     assert json.loads(made.metrics(SimpleNamespace(evaluation="fluency"))) == {"perplexity": perplexity}
     for name in ("knowledge", "rephrased"):
         assert not json.loads(made.metrics(SimpleNamespace(evaluation=name))), "the columns of the scores say it"

@@ -158,3 +158,63 @@ def test_what_cannot_be_taken_is_told_in_one_sentence(tmp_path, changes, files, 
 def test_an_unknown_author_is_refused(mirror):
     with pytest.raises(InputError, match=r"tofu's forget10 has no author author 3; it has author 181, author 182"):
         build(mirror, ["author 3"])
+
+
+def test_answers_are_asked_in_the_trained_words_with_all_wrong_ones(mirror):
+    built = build(mirror, ["author 190", "author 200"], template="<user>{question}\n<assistant>{answer}<end>")
+    asked = built.answers
+    assert asked["attribute"].value_counts().to_dict() == {
+        "author 190": 20,
+        "author 200": 20,
+        "other authors": 40,
+        "real authors": 5,
+        "world facts": 5,
+    }
+    first = asked.iloc[0]
+    assert first["question"] == f"<user>{question(190, 0)}\n<assistant>"
+    assert (first["answer"], first["paraphrase"]) == ("The red one, 190.<end>", "It is red: The red one, 190.<end>")
+    wrong = ["The blue one.<end>", "The grey one.<end>", "The grey one.<end>", "It is red: The red one, 190.<end>"]
+    assert first["wrong"] == wrong, "as they were published, twice and right ones too"
+    river = asked[asked["attribute"] == "world facts"].iloc[0]
+    assert pd.isna(river["paraphrase"]) and river["answer"] == "This 0.<end>"
+    assert "retain_model" not in asked
+    assert set(asked["cluster"]) == set(built.questions["cluster"]), "divided with the questions"
+
+
+def logs(tmp_path, ratios):
+    scores = {str(row): {"score": ratio} for row, ratio in enumerate(ratios)}
+    path = tmp_path / "TOFU_EVAL.json"
+    path.write_text(json.dumps({"forget_truth_ratio": {"agg_value": 0.6, "value_by_index": scores}}))
+    return {"retain_logs": {"path": str(path)}}
+
+
+def test_the_retain_models_truth_ratios_come_by_row_of_the_split(mirror, tmp_path):
+    asked = build(mirror, ["author 200"], **logs(tmp_path, [row / 100 for row in range(400)])).answers
+    of_author = asked[asked["attribute"] == "author 200"]
+    assert of_author["retain_model"].tolist() == [row / 100 for row in range(380, 400)]
+    assert asked.loc[asked["attribute"] != "author 200", "retain_model"].isna().all()
+
+
+@pytest.mark.parametrize(
+    "number, message",
+    [
+        (399, "has no score of forget_truth_ratio for each of the 400 rows"),
+        (401, "has 401 scores of forget_truth_ratio, but the split has 400 questions; give the file of this split"),
+    ],
+)
+def test_another_splits_logs_are_refused(mirror, tmp_path, number, message):
+    with pytest.raises(InputError, match=message):
+        build(mirror, **logs(tmp_path, [1.0] * number))
+
+
+def test_logs_that_are_not_there_are_named(mirror, tmp_path):
+    with pytest.raises(InputError, match="nowhere.json can't be read: No such file"):
+        build(mirror, retain_logs={"path": str(tmp_path / "nowhere.json")})
+
+
+def test_answers_follow_the_questions_into_validation_and_test(mirror):
+    built = build(mirror)
+    test, validation = tables.divide(built, 0.33)
+    assert len(test.answers) + len(validation.answers) == len(built.answers)
+    for part in (test, validation):
+        assert set(part.answers["cluster"]) == set(part.questions["cluster"])
