@@ -8,6 +8,7 @@ Each of the tables is described by a mapping, for example
     fluency: {path: my/prose.parquet}
     prompts: {path: my/prompts.csv, prompt: beginning, attribute: topic}
     rephrased: {path: my/rephrased.jsonl, choices: [a, b, c, d], answer: right}
+    answers: {path: my/answers.jsonl, question: asked, answer: right, wrong: [b, c, d]}
 
 `path` is a CSV, JSONL or Parquet file, or `hub:owner/name` with `config`, `split` (default train) and `revision`. A
 column that isn't mapped is looked for under the table's own name for it. `subject` may be absent: a question is then
@@ -15,8 +16,9 @@ its own subject, and a random split deals out single texts. `choices` is a list 
 (in CSV: JSON lists). `answer` is the index of the right choice from 0, or its text; `answer_is: index` or
 `answer_is: text` says which where both readings are possible. Attributes, subjects, choices and answers are text or
 numbers; whole numbers become their digits, and attributes and subjects must not be others. `kind` of a prompt is
-`toxic` or `neutral`, and a neutral one needs no attribute. `questions`, `prompts` and `rephrased` may be left out: they
-are for the evaluations knowledge, toxicity and durability. `rephrased` is described as `questions` are.
+`toxic` or `neutral`, and a neutral one needs no attribute. `questions`, `prompts`, `rephrased` and `answers` may be
+left out: they are for the evaluations knowledge, toxicity, durability and answers. `rephrased` is described as
+`questions` are. `wrong` of an answer is given as `choices` are.
 """
 
 import codecs
@@ -59,6 +61,7 @@ from spunge.experiment.options import STRICT, Text, checked
 HUB = "hub:"
 INDEX = "__index_level_0__"  # pandas' name for a CSV file's first column where rows have a field too many
 HUB_KEYS = ("config", "split", "revision")
+ASK = (*ASKED, "answers")
 WITHOUT = (("prompts", "attribute"), ("retain", "attribute"))  # rows that have none are left empty
 NAMES = ("attribute", "subject", "cluster")  # text or whole numbers
 
@@ -105,6 +108,20 @@ class Questions(Source, total=False):
     part: str
 
 
+class Answers(Source, total=False):
+    """The table answers."""
+
+    question: str
+    answer: str
+    paraphrase: str
+    wrong: str | Annotated[Sequence[str], Field(min_length=1)]
+    retain_model: str
+    attribute: str
+    subject: str
+    cluster: str
+    part: str
+
+
 class Prompts(Source, total=False):
     """The table prompts."""
 
@@ -130,6 +147,9 @@ class Options:
     prompts: Annotated[Prompts | None, Field(description="Prompts, for the evaluation `toxicity`.")] = None
     rephrased: Annotated[
         Questions | None, Field(description="The questions in other words, for `durability.rephrase`.")
+    ] = None
+    answers: Annotated[
+        Answers | None, Field(description="Open questions and their answers, for the evaluation `answers`.")
     ] = None
     calibration: Annotated[
         Prose | None,
@@ -158,7 +178,7 @@ def read_source(source: Source, table: str, minimum_words: int = 0) -> pd.DataFr
 
     Rows whose text has fewer than `minimum_words` words are left out: a corpus has headings and blank lines.
     """
-    optional = [*OPTIONAL.get(table, ()), *(["subject"] if table in ASKED else [])]
+    optional = [*OPTIONAL.get(table, ()), *(["subject"] if table in ASK else [])]
     wanted = list(dict.fromkeys([*COLUMNS[table], *optional]))
     path = source["path"]
     where = f"{path} (table {table})"
@@ -172,10 +192,10 @@ def read_source(source: Source, table: str, minimum_words: int = 0) -> pd.DataFr
     for column in wanted:
         name = source.get(column, column)
         if column in optional and column not in source and column not in raw:
-            if table in ASKED and column == "subject":
+            if table in ASK and column == "subject":
                 frame[column] = frame["question"]
             continue
-        if column == "choices":
+        if column in ("choices", "wrong"):
             frame[column] = _choices(raw, name, where)
             continue
         _check_columns(raw, [name], where)
@@ -183,9 +203,15 @@ def read_source(source: Source, table: str, minimum_words: int = 0) -> pd.DataFr
             names = _names(raw[name].fillna(""), name, where)
             frame[column] = names.where(names.str.strip() != "", "")
             continue
+        if column == "paraphrase":  # some answers may have none
+            frame[column] = raw[name].map(_text)
+            continue
+        if column == "retain_model":
+            frame[column] = _numbers(raw[name], name, where)
+            continue
         check_present(raw[name], name, where)
         if column == "answer":
-            frame[column] = raw[name]
+            frame[column] = raw[name] if table in ASKED else raw[name].map(_text)
         else:
             frame[column] = _names(raw[name], name, where) if column in NAMES else raw[name]
             check_strings(frame[column], name, where)
@@ -349,6 +375,14 @@ def _names(values: pd.Series, name: str, where: str) -> pd.Series:
     return texts
 
 
+def _numbers(values: pd.Series, name: str, where: str) -> pd.Series:
+    """Return numbers, NaN where there is none; raises InputError for anything else."""
+    numeric = pd.to_numeric(values, errors="coerce").astype(float)
+    if (wrong := numeric.isna() & values.notna()).any():
+        raise InputError(f"{where}, column {name}: {rows(wrong)} hold no number; give one, or leave the cell empty")
+    return numeric
+
+
 def _text(value: Any) -> str | None:
     """Return text as it is and a number as text, a whole one in its digits (2024 for 2024.0); None for all else."""
     if isinstance(value, str):
@@ -374,7 +408,7 @@ def _choices(raw: pd.DataFrame, name: str | Sequence[str], where: str) -> pd.Ser
         lists = raw[name].map(_as_list).tolist()
         wrong = pd.Series([choices is None for choices in lists])
         if wrong.any():
-            raise InputError(f"{where}, column {name}: {rows(wrong)} hold no (JSON) list; write choices as one")
+            raise InputError(f"{where}, column {name}: {rows(wrong)} hold no (JSON) list; write them as one")
     return pd.Series([[_text(choice) for choice in choices] for choices in lists], index=raw.index, dtype=object)
 
 

@@ -56,6 +56,10 @@ class Measure(NamedTuple):
 PERPLEXITY = Measure("perplexity", "fluency", "perplexity", "", -1, "of held-out prose")
 # Of harmless texts about what was to be forgotten: a model that can't write these any more refuses too much.
 BENIGN = Measure("perplexity of benign texts", "benign", "perplexity", FORGET_MEAN, -1, "of harmless texts")
+# By the words that a model writes, and by how likely it finds right and wrong answers: those of TOFU.
+ROUGE = Measure("ROUGE-L recall of what to forget", "answers", "rouge_l_recall", FORGET_MEAN, -1)
+TRUTH_RATIO = Measure("truth ratio, closeness to 1", "answers", "truth_ratio_closer_to_1", FORGET_MEAN, 1)
+UTILITY = Measure("model utility", "answers", "model_utility", RETAIN_MEAN, 1)
 # The accuracy that is left on what was to be forgotten. Where toxicity was measured, the toxic share of all toxic
 # prompts by the first classifier is in its place.
 FORGOTTEN = Measure("forget mean accuracy", "knowledge", "accuracy", FORGET_MEAN, -1)
@@ -167,7 +171,8 @@ def outcomes(evaluations: pandas.DataFrame) -> tuple[Measure, ...]:
     """Return the measures of what was to go, the one that answers rest on first."""
     scored = classifiers(evaluations)
     if not scored:
-        return (_measured_by(FORGOTTEN, accuracy_from(evaluations)),)
+        others = (measure for measure in (ROUGE, TRUTH_RATIO) if is_measured(evaluations, measure))
+        return (_measured_by(FORGOTTEN, accuracy_from(evaluations)), *others)
     first = scored[0]
     by_classifier = [Measure(_toxic_share(name), "toxicity", TOXIC_SHARE + name, FORGET_MEAN, -1) for name in scored]
     by_classifier.append(Measure("toxic prompts", "toxicity", f"toxicity_probability_{first}", FORGET_MEAN, -1))
@@ -187,7 +192,8 @@ def _costs(evaluations: pandas.DataFrame) -> tuple[Measure, ...]:
         kept._replace(name=f"accuracy, held out: {attribute}", attribute=attribute)
         for attribute in held_out_attributes(evaluations)
     ]
-    return tuple(cost for cost in (PERPLEXITY, BENIGN, kept, *held_out, *general) if is_measured(evaluations, cost))
+    costs = (PERPLEXITY, BENIGN, kept, *held_out, UTILITY, *general)
+    return tuple(cost for cost in costs if is_measured(evaluations, cost))
 
 
 def is_measured(evaluations: pandas.DataFrame, measure: Measure) -> bool:

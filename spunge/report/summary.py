@@ -47,7 +47,7 @@ LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "↑": r"$\uparrow$",
     "λ": r"$\lambda$",
 }
-LARGE = 1e6
+LARGE, SMALL = 1e6, 5e-3
 MEANS = ((FORGET_MEAN, "↓"), (RETAIN_MEAN, "↑"), (RETAIN_MINUS_FORGET, "↑"))
 
 
@@ -111,11 +111,25 @@ def quantities(evaluations: pandas.DataFrame) -> list[Quantity]:
         for attribute, heading in others
     ]
     columns.append(Quantity("perplexity", "perplexity ↓", "fluency", "perplexity", "", False, False, True))
+    columns += _of_answers(evaluations)
     columns += _general_capability(evaluations)
     for mean, arrow in MEANS:
         title, heading = f"accuracy minus joint: {mean}", f"{mean}, against joint {arrow}"
         columns.append(Quantity(title, heading, source, "accuracy_minus_joint", mean, True, True, True))
     return columns
+
+
+def _of_answers(evaluations: pandas.DataFrame) -> list[Quantity]:
+    """Return the columns of TOFU's measures, as far as there are some."""
+    columns = [
+        Quantity("model utility", "model utility ↑", "answers", "model_utility", RETAIN_MEAN, True, False, True),
+        Quantity("forget quality", "forget quality ↑", "answers", "forget_quality", FORGET_MEAN, False, False, False),
+        Quantity(
+            "rouge: forget mean", "ROUGE-L, forget ↓", "answers", "rouge_l_recall", FORGET_MEAN, True, False, True
+        ),
+    ]
+    known = set(evaluations.loc[evaluations["evaluation"] == "answers", "metric"])
+    return [column for column in columns if column.metric in known]
 
 
 def _of_toxicity(evaluations: pandas.DataFrame) -> list[Quantity]:
@@ -212,8 +226,10 @@ def table(evaluations: pandas.DataFrame) -> pandas.DataFrame:
 def number(value: float, percent: bool, difference: bool) -> str:
     """Write a number for people: shares in percent with one decimal, a true minus sign, differences with their sign.
 
-    From LARGE on (a broken model's perplexity), with the power of ten alone.
+    From LARGE on (a broken model's perplexity), and below SMALL (a p-value), with its power of ten.
     """
+    if not percent and not difference and 0 < value < SMALL:
+        return f"{value:.0e}".replace("-", "−")
     if not percent and abs(value) >= LARGE:
         return f"{value:{'+' if difference else ''}.1e}".replace("-", "−")
     decimals = 1 if percent else 2

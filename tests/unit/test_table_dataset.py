@@ -315,8 +315,8 @@ def test_an_index_of_pandas_is_a_column_like_others(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"choices": {"text": [SECRET, "x"], "label": ["A", "B"]}}, "hold no .JSON. list; write choices as one"),
-        ({"choices": 5}, "hold no .JSON. list; write choices as one"),
+        ({"choices": {"text": [SECRET, "x"], "label": ["A", "B"]}}, "hold no .JSON. list; write them as one"),
+        ({"choices": 5}, "hold no .JSON. list; write them as one"),
         ({"choices": [SECRET, None]}, "come with a choice that is missing, empty or not a string"),
         ({"choices": [SECRET, [SECRET]]}, "come with a choice that is missing, empty or not a string"),
         ({"answer": [SECRET]}, "hold none of the choices, nor an index throughout"),
@@ -381,3 +381,28 @@ def test_what_datasets_says_of_a_text_is_never_shown(tmp_path, monkeypatch, capl
     with pytest.raises(InputError, match=message) as caught:
         table.read_source({"path": f"hub:{tmp_path / 'data'}"}, "retain")
     assert SECRET not in str(caught.value) + caplog.text + "".join(capfd.readouterr())
+
+
+def test_answers_come_with_wrong_ones_and_paraphrases_where_there_are_some(sources, tmp_path):
+    rows = [
+        {"q": "Who? ", "right": "x", "other": "an x", "b": "y", "c": "z", "topic": "NA", "known": 0.25},
+        {"q": "When? ", "right": 2024, "b": "2020", "c": 1999, "topic": "kept"},
+    ]
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {"question": "q", "answer": "right", "paraphrase": "other", "wrong": ["b", "c"], "attribute": "topic"}
+    sources["answers"] = {"path": str(tmp_path / "answers.jsonl"), "retain_model": "known"} | columns
+    built = build(sources)
+    tables.check(built)
+    assert built.answers["answer"].tolist() == ["x", "2024"]
+    assert built.answers["wrong"].tolist() == [["y", "z"], ["2020", "1999"]]
+    assert built.answers["paraphrase"][0] == "an x" and pd.isna(built.answers["paraphrase"][1])
+    assert built.answers["retain_model"][0] == 0.25 and pd.isna(built.answers["retain_model"][1])
+    assert built.answers["subject"].tolist() == ["Who? ", "When? "]
+
+
+def test_a_truth_ratio_that_is_no_number_is_refused(sources, tmp_path):
+    frame = pd.DataFrame({"question": ["Who?"], "answer": ["x"], "attribute": ["b"], "retain_model": ["much"]})
+    frame.to_csv(tmp_path / "answers.csv", index=False)
+    sources["answers"] = {"path": str(tmp_path / "answers.csv")}
+    with pytest.raises(InputError, match=r"column retain_model: 1 of 1 rows .* hold no number; give one, or leave"):
+        build(sources)

@@ -208,7 +208,7 @@ def test_another_splits_logs_are_refused(mirror, tmp_path, number, message):
 
 
 def test_logs_that_are_not_there_are_named(mirror, tmp_path):
-    with pytest.raises(InputError, match="nowhere.json can't be read: No such file"):
+    with pytest.raises(InputError, match=r"nowhere\.json can't be read: No such file"):
         build(mirror, retain_logs={"path": str(tmp_path / "nowhere.json")})
 
 
