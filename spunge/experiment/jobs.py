@@ -134,9 +134,9 @@ class Jobs:
 
     @property
     def tuning_evaluation(self) -> str:
-        """The evaluation that trials are judged by."""
+        """The evaluation that trials are judged by; empty where none could, and there are none."""
         configured = self.grid.configuration["evaluations"]
-        return next(name for name in ("toxicity", *configuration.ASKS) if name in configured)
+        return next((name for name in ("toxicity", *configuration.ASKS) if name in configured), "")
 
     @property
     def tuning_metric(self) -> str:

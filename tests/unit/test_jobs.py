@@ -160,6 +160,11 @@ def test_models_and_wheels():
     assert arguments == [f"--file=list={files[0]}", f"--file=net={files[1]}"]
 
 
+def test_what_benchmarks_alone_judge_has_no_trials():
+    made = jobs(evaluations={"fluency": {}})
+    assert (made.tuning_evaluation, made.trial_rows(made.tuning_evaluation)) == ("", [])
+
+
 def test_a_model_with_another_tokenizer_is_another_model():
     plain, model = {"source": "some/model"}, {"source": "some/model", "tokenizer": "other/model"}
     [folder] = (made := jobs(model=model)).models
