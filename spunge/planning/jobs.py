@@ -89,7 +89,7 @@ class Plan:
             disk, download = known.model_bytes(source, path, parameters)
             yield self._kind(f"model {Path(source).name}", 1, Cost(disk=[disk], download=[download]), f"model/{folder}")
         hub = "hub:" in json.dumps(data["options"])
-        hub |= data["dataset"] in ("toxigen", "wmdp") and not data["options"].get("mirror")
+        hub |= data["dataset"] in ("muse", "rwku", "tofu", "toxigen", "wmdp") and not data["options"].get("mirror")
         rules = ["data", "data_rows", *(["discover"] if data["forget"] == "all" else [])]
         yield self._kind("data", len(rules), Cost(download=[math.nan] * hub), *rules)
 

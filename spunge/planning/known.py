@@ -53,7 +53,7 @@ DEVICES = {
 }
 
 # Options of data sets that say how many rows a table gets, for each attribute or in all.
-ROWS_FOR_EACH = {"texts_per_group": "forget", "texts_per_attribute": "forget", "texts_per_domain": "forget"}
+ROWS_FOR_EACH = {f"texts_per_{what}": "forget" for what in ("group", "attribute", "domain", "target")}
 ROWS_IN_ALL = {"retain_texts": "retain", "fluency_texts": "fluency", "fluency_passages": "fluency"}
 
 

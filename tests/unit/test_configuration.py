@@ -281,8 +281,8 @@ MISTAKES = {
         ("data", "dataset"),
         "capitals",
         "configuration: data.dataset is 'capitals'; "
-        "it can be 'cities', 'country_capitals', 'country_facts', 'hatecheck', 'real_toxicity_prompts', 'table', "
-        "'tofu', 'toxigen', 'wmdp'",
+        "it can be 'cities', 'country_capitals', 'country_facts', 'hatecheck', 'muse', 'real_toxicity_prompts', "
+        "'rwku', 'table', 'tofu', 'toxigen', 'wmdp'",
     ),
     "unknown method": (
         ("methods", "rmu", "method"),

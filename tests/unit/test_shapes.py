@@ -27,6 +27,7 @@ def test_known_and_unknown_models(tmp_path, monkeypatch):
     shape, _ = shapes.of_source("HuggingFaceH4/zephyr-7b-beta", tmp_path)
     assert shape.parameters == 7_241_732_096
     assert shapes.LLAMA_3_2_1B.parameters == 1_235_814_400
+    assert shapes.LLAMA_3_8B.parameters == 8_030_261_248
     shape, origin = shapes.of_source("wheel:other==1.0", tmp_path)
     assert shape == shapes.UNKNOWN and "before it is prepared" in origin
     monkeypatch.setattr(shapes, "from_hub", lambda source, revision: None)
