@@ -31,8 +31,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 demo: .venv/installed
 	@test -n '$(EXPERIMENT)' || { echo "error: $(CONFIG) names no experiment" >&2; exit 1; }
-# A terminal shows bars, and what jobs say goes to their logs alone; without one there are plain lines.
-	@if test -t 2; then $(SNAKEMAKE) --cores $(CORES) --logger rich >/dev/null; else $(SNAKEMAKE) --cores $(CORES); fi || \
+# A terminal shows bars and the time left, and what jobs say goes to their logs alone; without one there are plain lines.
+	@if test -t 2; then PYTHONPATH=profiles/terminal $(SNAKEMAKE) --cores $(CORES) --logger time-left >/dev/null; \
+	  else $(SNAKEMAKE) --cores $(CORES); fi || \
 	  { $(explain-lock); }
 	@if test ! -f $(REPORT) || test -n "$$(find $(RESULTS) Snakefile rules report -newer $(REPORT) -type f -print -quit)"; \
 	  then $(SNAKEMAKE) --report $(REPORT); fi
