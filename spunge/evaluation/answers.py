@@ -19,13 +19,11 @@ from spunge.core.errors import InputError
 from spunge.datasets.tables import about
 from spunge.evaluation import generation
 from spunge.evaluation.knowledge import say_cut
-from spunge.evaluation.open_ended import first_named
 from spunge.evaluation.statistics import Metric
 from spunge.experiment.options import Count, checked
 
 TABLE = "answers"
 METRICS = {
-    "accuracy": Metric("accuracy"),
     "rouge_l_recall": Metric("rouge_l_recall", of_utility=True),
     "probability": Metric("probability", of_utility=True),
     "truth_ratio_closer_to_1": Metric("truth_ratio_closer_to_1"),
@@ -40,26 +38,38 @@ class Options:
 
     batch_size: Annotated[Count, Field(description="Questions that are asked together.")] = 32
     max_new_tokens: Annotated[Count, Field(description="Tokens that the model writes at most.")] = 200
+    stop_at_newline: Annotated[bool, Field(description="End what it writes before the first line break.")] = False
 
 
 def score(
-    model: torch.nn.Module, tokenizer, answers: pd.DataFrame, batch_size: int, max_new_tokens: int
+    model: torch.nn.Module,
+    tokenizer,
+    answers: pd.DataFrame,
+    batch_size: int,
+    max_new_tokens: int,
+    stop_at_newline: bool = False,
 ) -> pd.DataFrame:
     """Return one row per question, in order: `about`, the columns of METRICS, and cut, as knowledge's.
 
-    accuracy: 1 where the answer's words stand in what the model writes, greedily, else 0. rouge_l_recall: the share of
-    them that stand there in their order, by stems. probability: the answer's, or its share among wrong answers of its
+    rouge_l_recall (Lin 2004): the share of the answer's words that stand, in their order and by stems, in what the
+    model writes, greedily. probability: the answer's, or its share among wrong answers of its
     own form. With wrong answers also truth_ratio R, truth_ratio_closer_to_1 = min(R, 1 / R), high where the model
     prefers none, and truth_ratio_true_better = max(0, 1 − R), high where it prefers the right one; retain_model as in
     the table. NaN where a likelihood isn't finite, or nothing was written for that reason. Raises InputError for an
     answer without tokens. What the models write is not kept.
     """
     likelihoods, cut = mean_log_likelihoods(model, tokenizer, answers, batch_size)
-    options = generation.Options(samples=1, max_new_tokens=max_new_tokens, temperature=0.0, batch_size=batch_size)
+    options = generation.Options(
+        samples=1,
+        max_new_tokens=max_new_tokens,
+        temperature=0.0,
+        batch_size=batch_size,
+        stop_at_newline=stop_at_newline,
+    )
     written = generation.continue_prompts(model, tokenizer, answers["question"].tolist(), options)["text"]
     plain = (without_special_tokens(tokenizer, answer) for answer in answers["answer"])
     scores = [
-        compared(answer, text) | truth(likelihood)
+        {"rouge_l_recall": rouge_l_recall(answer, text)} | truth(likelihood)
         for answer, text, likelihood in zip(plain, written, likelihoods, strict=True)
     ]
     of_retain_model = answers.filter(["retain_model"]).reset_index(drop=True)
@@ -125,12 +135,11 @@ def truth(likelihoods: Mapping[str, Sequence[float]]) -> dict[str, float]:
     }
 
 
-def compared(answer: str, written: str | None) -> dict[str, float]:
-    """Return accuracy and rouge_l_recall (Lin 2004) of what a model wrote; NaN where that is missing."""
+def rouge_l_recall(answer: str, written: str | None) -> float:
+    """Return the ROUGE-L recall of what a model wrote; NaN where that is missing."""
     if pd.isna(written):
-        return {"accuracy": math.nan, "rouge_l_recall": math.nan}
-    recall = RougeScorer(["rougeL"], use_stemmer=True).score(answer, written.strip())["rougeL"].recall
-    return {"accuracy": float(first_named(written, [answer]) == 0), "rouge_l_recall": float(recall)}
+        return math.nan
+    return float(RougeScorer(["rougeL"], use_stemmer=True).score(answer, written.strip())["rougeL"].recall)
 
 
 def without_special_tokens(tokenizer, text: str) -> str:

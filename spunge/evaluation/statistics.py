@@ -208,7 +208,7 @@ class Scored:
             if signed:
                 worst -= self._worst(rival)[0]
             rows = tidy([WORST_FORGET], questions, worst, [0], signed)
-            told = [name == "accuracy" or name.startswith("toxic_share") for name in self.metrics]
+            told = [name in ("accuracy", "rouge_l_recall") or name.startswith("toxic_share") for name in self.metrics]
             yield from itertools.compress(rows, told)
 
     def variances(self, described: Mapping[str, str], difference: Influences, minus: str) -> Iterator[tuple]:

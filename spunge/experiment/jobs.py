@@ -141,7 +141,9 @@ class Jobs:
     @property
     def tuning_metric(self) -> str:
         """The metric that trials are judged by: what is left of what was to be forgotten."""
-        return f"toxic_share_{next(iter(self.classifiers))}" if self.classifiers else "accuracy"
+        if self.classifiers:
+            return f"toxic_share_{next(iter(self.classifiers))}"
+        return "rouge_l_recall" if self.tuning_evaluation == "answers" else "accuracy"
 
     def trial_rows(self, evaluation: str) -> list[str]:
         """Return the estimates of every trial by an evaluation, seed by seed, in the order of `trials`."""

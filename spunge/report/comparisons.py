@@ -12,14 +12,16 @@ from spunge.report import summary
 from spunge.report.families import display_names
 from spunge.report.results_table import (
     AS_TRAINED,
+    ASKED,
     COMBINED,
     FORGET_MEAN,
     RETAIN_MEAN,
     TOXIC_SHARE,
     WORST_FORGET,
+    Asked,
     Candidate,
     Estimate,
-    accuracy_from,
+    asked_by,
     at_budget,
     broken_reasons,
     budgets,
@@ -172,7 +174,8 @@ def outcomes(evaluations: pandas.DataFrame) -> tuple[Measure, ...]:
     scored = classifiers(evaluations)
     if not scored:
         others = (measure for measure in (ROUGE, TRUTH_RATIO) if is_measured(evaluations, measure))
-        return (_measured_by(FORGOTTEN, accuracy_from(evaluations)), *others)
+        first = _measured_by(FORGOTTEN, asked_by(evaluations))
+        return (first, *(measure for measure in others if measure[1:4] != first[1:4]))
     first = scored[0]
     by_classifier = [Measure(_toxic_share(name), "toxicity", TOXIC_SHARE + name, FORGET_MEAN, -1) for name in scored]
     by_classifier.append(Measure("toxic prompts", "toxicity", f"toxicity_probability_{first}", FORGET_MEAN, -1))
@@ -189,7 +192,7 @@ def _costs(evaluations: pandas.DataFrame) -> tuple[Measure, ...]:
     """Return the measures of what was not to go."""
     kept, *general = accuracies_kept(evaluations)
     held_out = [
-        kept._replace(name=f"accuracy, held out: {attribute}", attribute=attribute)
+        kept._replace(name=f"{asked_by(evaluations).name}, held out: {attribute}", attribute=attribute)
         for attribute in held_out_attributes(evaluations)
     ]
     costs = (PERPLEXITY, BENIGN, kept, *held_out, UTILITY, *general)
@@ -234,9 +237,10 @@ def judge(compared: Iterable[Comparison]) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=[*columns, "difference", "low", "high", "p", "seeds", "verdict"])
 
 
-def _measured_by(measure: Measure, source: str) -> Measure:
-    """Return a measure of accuracy as this evaluation has it; others stay as they are."""
-    return measure._replace(evaluation=source) if measure.evaluation == "knowledge" else measure
+def _measured_by(measure: Measure, asked: Asked) -> Measure:
+    """Return FORGOTTEN or KEPT as it was asked."""
+    name = measure.name.replace("accuracy", asked.name)
+    return measure._replace(name=name, evaluation=asked.evaluation, metric=asked.metric)
 
 
 def accuracies_kept(evaluations: pandas.DataFrame) -> tuple[Measure, ...]:
@@ -245,7 +249,7 @@ def accuracies_kept(evaluations: pandas.DataFrame) -> tuple[Measure, ...]:
     One by the experiment's questions and one by benchmarks, where it asks both. An experiment on toxic language asks
     about general capability alone.
     """
-    kept = _measured_by(KEPT, accuracy_from(evaluations))
+    kept = _measured_by(KEPT, asked_by(evaluations))
     general = _measured_by(KEPT, capability_from(evaluations))._replace(name=GENERAL_CAPABILITY)
     if general.evaluation != kept.evaluation:
         return kept, general
@@ -257,9 +261,9 @@ def over_budgets(evaluations: pandas.DataFrame, names: Sequence[str]) -> list[Me
 
     Benchmarks that were asked at one budget make no line, so what was kept is told by questions that were asked at all.
     """
-    asked_at = evaluations.loc[evaluations["metric"] == "accuracy"].groupby("evaluation")["budget"].unique()
+    asked_at = evaluations.groupby(["evaluation", "metric"])["budget"].unique()
     kept = accuracies_kept(evaluations)
-    whole = (measure for measure in kept if {*names} <= {*asked_at.get(measure.evaluation, ())})
+    whole = (measure for measure in kept if {*names} <= {*asked_at.get((measure.evaluation, measure.metric), ())})
     wanted = (outcomes(evaluations)[0], next(whole, kept[0]), BENIGN)
     return [measure for measure in wanted if is_measured(evaluations, measure)]
 
@@ -270,7 +274,8 @@ def axis_label(measure: Measure) -> str:
         return "toxic continuations, % \u2193"
     if measure == BENIGN:
         return "perplexity, benign texts \u2193"
-    return "accuracy kept, % \u2191" if measure.better > 0 else "accuracy left on what to forget, % \u2193"
+    name = next(asked.name for asked in ASKED if asked[:2] == (measure.evaluation, measure.metric))
+    return f"{name} kept, % \u2191" if measure.better > 0 else f"{name} left on what to forget, % \u2193"
 
 
 def _toxic_share(classifier: str) -> str:

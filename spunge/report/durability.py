@@ -17,7 +17,7 @@ from spunge.report.results_table import (
     SOURCES,
     Candidate,
     Estimate,
-    accuracy_from,
+    asked_by,
     broken_reasons,
     candidates,
     display_name,
@@ -80,7 +80,7 @@ def sum_up(lines: Sequence[dict]) -> list[str]:
 
 def by_number_of_shards(evaluations: pandas.DataFrame) -> list[dict]:
     """Return a line for each method, merge and number of shards; none where no method has several numbers of them."""
-    source = accuracy_from(evaluations)
+    source = asked_by(evaluations).evaluation
     compared = candidates(evaluations, grouped=True)
     several = {(candidate.method, candidate.merge) for candidate in compared if candidate.groups}
     rows, reasons = measured(evaluations, source, "accuracy"), broken_reasons(evaluations, compared)

@@ -31,7 +31,7 @@ from spunge.report.results_table import (
     TOXIC_SHARE,
     Candidate,
     Estimate,
-    accuracy_from,
+    asked_by,
     base_model,
     budgets,
     candidates,
@@ -137,8 +137,9 @@ def _answer(
             "difference": _texts(comparison.difference(candidate, outcome, "base"), outcome),
         }
     elif base:
-        accuracy = comparison.measured(outcome.evaluation, "accuracy")
-        facts["accuracy"] = {
+        asked = asked_by(comparison.evaluations)
+        accuracy = comparison.measured(asked.evaluation, asked.metric)
+        facts["accuracy"] = {"name": asked.name} | {
             aim: [_percent(estimate(accuracy, model, mean).value) for model in (base, candidate)]
             for aim, mean in (("forget", FORGET_MEAN), ("retain", RETAIN_MEAN))
         }
@@ -238,7 +239,7 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
     scored = classifiers(evaluations)
     counted = (evaluations["evaluation"] == "data") & evaluations["metric"].isin(DATA)
     data = evaluations[counted].pivot_table(index="attribute", columns="metric", values="value", sort=False)
-    source = accuracy_from(evaluations)
+    source = asked_by(evaluations).evaluation
     if source == "benchmarks":
         asked = {name: task.questions for name, task in tasks(evaluations).items() if not task.group}
         data = data.reindex(data.index.union(list(asked), sort=False))
@@ -259,7 +260,7 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         judges=judges(evaluations),
         judges_of_data=judges_of_data(evaluations),
         asked=source,
-        capability=capability_from(evaluations),
+        capability=capability_from(evaluations).evaluation,
         at_chance=tasks_at_chance(evaluations),
         budgets=budgets_in_words(budgets(evaluations)),
         unreached=unreached(evaluations),

@@ -11,15 +11,15 @@ import pandas
 from spunge.core.errors import InputError
 from spunge.report.families import display_names, reference_methods
 from spunge.report.results_table import (
-    ACCURACY_FROM,
     ARMS,
     AS_TRAINED,
+    ASKED,
     FORGET_MEAN,
     RETAIN_MEAN,
     TOXIC_SHARE,
     Candidate,
     Estimate,
-    accuracy_from,
+    asked_by,
     at_budget,
     base_model,
     broken_reasons,
@@ -164,7 +164,7 @@ def _our_rows(evaluations: pandas.DataFrame, model: str) -> list[Row]:
     evaluations = at_budget(evaluations, AS_TRAINED)  # as published models are
     names, scored = display_names(evaluations), classifiers(evaluations)
     fluency = (evaluations["evaluation"] == "fluency").any()
-    evaluation = "toxicity" if scored else "fluency" if fluency else accuracy_from(evaluations)
+    evaluation = "toxicity" if scored else "fluency" if fluency else asked_by(evaluations).evaluation
     direct = [candidate for candidate in candidates(evaluations, evaluation) if candidate.kind in ("base", *ARMS)]
     base, reasons = base_model(direct), broken_reasons(evaluations, direct)
     rows = [_measured(evaluations, base, Row(model, split=base.name, anchor_method="base"))] if base else []
@@ -183,7 +183,7 @@ def _measured(evaluations: pandas.DataFrame, candidate: Candidate, row: Row) -> 
     """Fill a row of ours with what was measured of a candidate."""
     _fill_toxicity(evaluations, candidate, row)
     _fill(row, "perplexity", estimate(measured(evaluations, "fluency", "perplexity"), candidate))
-    accuracy = {name: measured(evaluations, name, "accuracy") for name in ACCURACY_FROM}
+    accuracy = {asked: measured(evaluations, asked.evaluation, asked.metric) for asked in ASKED}
     _fill(row, "general capability", estimate(accuracy[capability_from(evaluations)], candidate, RETAIN_MEAN))
     named_otherwise = {attribute: task.name for attribute, task in tasks(evaluations).items()}
     for rows in accuracy.values():

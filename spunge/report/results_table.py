@@ -39,7 +39,6 @@ SOURCES = {"forget": "the same attribute", "other": "another attribute", "unrela
 
 # Evaluations of a model as it is, before any attack.
 MODEL_EVALUATIONS = ("knowledge", "answers", "benchmarks", "fluency", "toxicity", "toxicity_neutral")
-ACCURACY_FROM = ("knowledge", "answers", "benchmarks")  # the first of these that there is
 
 # When a model is broken rather than unlearned: it would pass for harmless only because it writes no language any more.
 # The bounds are this project's own, wide enough that no model that still writes prose crosses them.
@@ -125,6 +124,19 @@ class Estimate(NamedTuple):
     high: float
 
 
+class Asked(NamedTuple):
+    """What tells how much a model knows of an attribute: an evaluation, its metric, and what people call that."""
+
+    evaluation: str
+    metric: str
+    name: str
+
+
+ASKED = (
+    Asked("knowledge", "accuracy", "accuracy"),
+    Asked("answers", "rouge_l_recall", "ROUGE-L recall"),
+    Asked("benchmarks", "accuracy", "accuracy"),
+)
 MISSING = Estimate(float("nan"), float("nan"), float("nan"))
 
 
@@ -231,15 +243,15 @@ def forget_attributes(evaluations: pandas.DataFrame) -> list[str]:
     return list(rows["attribute"].unique())
 
 
-def accuracy_from(evaluations: pandas.DataFrame) -> str:
-    """Return the evaluation that accuracy comes from: the first of ACCURACY_FROM that there is."""
+def asked_by(evaluations: pandas.DataFrame) -> Asked:
+    """Return what tells how much is left of what was to be forgotten, and kept: the first of ASKED that there is."""
     evaluated = set(evaluations["evaluation"].unique())
-    return next((name for name in ACCURACY_FROM if name in evaluated), ACCURACY_FROM[0])
+    return next((asked for asked in ASKED if asked.evaluation in evaluated), ASKED[0])
 
 
-def capability_from(evaluations: pandas.DataFrame) -> str:
-    """Return the evaluation that tells general capability: `benchmarks` where there is one, else as `accuracy_from`."""
-    return "benchmarks" if (evaluations["evaluation"] == "benchmarks").any() else accuracy_from(evaluations)
+def capability_from(evaluations: pandas.DataFrame) -> Asked:
+    """Return what tells general capability: `benchmarks` where they were asked, else what `asked_by` returns."""
+    return ASKED[-1] if (evaluations["evaluation"] == "benchmarks").any() else asked_by(evaluations)
 
 
 def tasks(evaluations: pandas.DataFrame) -> dict[str, Task]:
@@ -265,7 +277,7 @@ def retain_attributes(evaluations: pandas.DataFrame) -> list[str]:
 
     A subtask of benchmarks is none: its questions are its group's.
     """
-    source = accuracy_from(evaluations)
+    source = asked_by(evaluations).evaluation
     asked = evaluations["evaluation"] == source
     if source != "benchmarks":
         asked |= (evaluations["evaluation"] == "data") & (evaluations["metric"] == "questions")
@@ -322,10 +334,10 @@ def samples(evaluations: pandas.DataFrame) -> str:
 def candidates(evaluations: pandas.DataFrame, evaluation: str | None = None, grouped: bool = False) -> list[Candidate]:
     """Return the candidates that have rows of this evaluation: base first, SPUNGE last, method after method.
 
-    Without one, those that have an accuracy. With `grouped` also those of splits into fewer shards than there are
+    Without one, those that were asked. With `grouped` also those of splits into fewer shards than there are
     attributes (attribute-2, random-2).
     """
-    evaluation = evaluation or accuracy_from(evaluations)
+    evaluation = evaluation or asked_by(evaluations).evaluation
     order = ["", *methods(evaluations)]
     several = len(order) > 2
     merges, forget = [merge for merge in evaluations["merge"].unique() if merge], forget_attributes(evaluations)

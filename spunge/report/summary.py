@@ -16,7 +16,7 @@ from spunge.report.results_table import (
     WORST_FORGET,
     Candidate,
     Estimate,
-    accuracy_from,
+    asked_by,
     at_budget,
     broken_reasons,
     budgets,
@@ -80,17 +80,17 @@ def quantities(evaluations: pandas.DataFrame) -> list[Quantity]:
     """Return the columns of the summary, in their order; those of the toxicity scenario where toxicity was measured."""
     if classifiers(evaluations):
         return _of_toxicity(evaluations)
-    source = accuracy_from(evaluations)
+    source, metric, name = asked_by(evaluations)
     columns = [
-        Quantity(f"accuracy: {attribute}", attribute, source, "accuracy", attribute, True, False, False)
+        Quantity(f"{name}: {attribute}", attribute, source, metric, attribute, True, False, False)
         for attribute in forget_attributes(evaluations)
     ]
     columns += [
         Quantity(
-            f"accuracy: {FORGET_MEAN} at {budget}",
+            f"{name}: {FORGET_MEAN} at {budget}",
             f"at {budget} ↓",
             source,
-            "accuracy",
+            metric,
             FORGET_MEAN,
             True,
             False,
@@ -101,26 +101,24 @@ def quantities(evaluations: pandas.DataFrame) -> list[Quantity]:
     ]
     for mean, arrow in MEANS:
         difference = mean == RETAIN_MINUS_FORGET
-        columns.append(
-            Quantity(f"accuracy: {mean}", f"{mean} {arrow}", source, "accuracy", mean, True, difference, True)
-        )
+        columns.append(Quantity(f"{name}: {mean}", f"{mean} {arrow}", source, metric, mean, True, difference, True))
     others = [(WORST_FORGET, "worst attribute ↓")]
     others += [(attribute, f"held out: {attribute} ↑") for attribute in held_out_attributes(evaluations)]
     columns += [
-        Quantity(f"accuracy: {attribute}", heading, source, "accuracy", attribute, True, False, True)
+        Quantity(f"{name}: {attribute}", heading, source, metric, attribute, True, False, True)
         for attribute, heading in others
     ]
     columns.append(Quantity("perplexity", "perplexity ↓", "fluency", "perplexity", "", False, False, True))
     columns += _of_answers(evaluations)
     columns += _general_capability(evaluations)
     for mean, arrow in MEANS:
-        title, heading = f"accuracy minus joint: {mean}", f"{mean}, against joint {arrow}"
-        columns.append(Quantity(title, heading, source, "accuracy_minus_joint", mean, True, True, True))
+        title, heading = f"{name} minus joint: {mean}", f"{mean}, against joint {arrow}"
+        columns.append(Quantity(title, heading, source, f"{metric}_minus_joint", mean, True, True, True))
     return columns
 
 
 def _of_answers(evaluations: pandas.DataFrame) -> list[Quantity]:
-    """Return the columns of TOFU's measures, as far as there are some."""
+    """Return the columns of TOFU's measures, as far as there are some beside what `asked_by` names."""
     columns = [
         Quantity("model utility", "model utility ↑", "answers", "model_utility", RETAIN_MEAN, True, False, True),
         Quantity("forget quality", "forget quality ↑", "answers", "forget_quality", FORGET_MEAN, False, False, False),
@@ -129,6 +127,7 @@ def _of_answers(evaluations: pandas.DataFrame) -> list[Quantity]:
         ),
     ]
     known = set(evaluations.loc[evaluations["evaluation"] == "answers", "metric"])
+    known -= {asked_by(evaluations).metric}
     return [column for column in columns if column.metric in known]
 
 
@@ -157,13 +156,14 @@ def _of_toxicity(evaluations: pandas.DataFrame) -> list[Quantity]:
         quantity("perplexity", "perplexity ↓", "fluency", "perplexity", "", False),
         quantity("perplexity: benign", "perplexity, benign texts ↓", "benign", "perplexity", FORGET_MEAN, False),
     ]
-    general, source = _general_capability(evaluations), accuracy_from(evaluations)
+    general, asked = _general_capability(evaluations), asked_by(evaluations)
     for mean, arrow in MEANS:
         questions = (
-            f"general capability {arrow}" if mean == RETAIN_MEAN and not general else f"accuracy, {mean} {arrow}"
+            f"general capability {arrow}" if mean == RETAIN_MEAN and not general else f"{asked.name}, {mean} {arrow}"
         )
         difference = mean == RETAIN_MINUS_FORGET
-        columns.append(quantity(f"accuracy: {mean}", questions, source, "accuracy", mean, difference=difference))
+        title = f"{asked.name}: {mean}"
+        columns.append(quantity(title, questions, asked.evaluation, asked.metric, mean, difference=difference))
     columns += general
     title, heading = f"toxic share minus joint: {FORGET_MEAN}", "toxic, against joint ↓"
     columns.append(quantity(title, heading, "toxicity", f"{share}_minus_joint", FORGET_MEAN, difference=True))
@@ -173,11 +173,11 @@ def _of_toxicity(evaluations: pandas.DataFrame) -> list[Quantity]:
 
 def _general_capability(evaluations: pandas.DataFrame) -> list[Quantity]:
     """Return the column of benchmarks, where they were asked beside questions of the experiment's own."""
-    source = capability_from(evaluations)
-    if source == accuracy_from(evaluations):
+    general = capability_from(evaluations)
+    if general == asked_by(evaluations):
         return []
     title = "general capability"
-    return [Quantity(title, f"{title} ↑", source, "accuracy", RETAIN_MEAN, True, False, True)]
+    return [Quantity(title, f"{title} ↑", general.evaluation, general.metric, RETAIN_MEAN, True, False, True)]
 
 
 def expected_maximum_toxicity(evaluations: pandas.DataFrame) -> str:

@@ -68,16 +68,15 @@ def test_without_wrong_answers_there_is_no_truth_ratio():
 def test_what_is_not_finite_spoils_a_row(spoilt):
     columns = answers.truth({"answer": [-1.0], "paraphrase": [], "wrong": [-1.0, spoilt]})
     assert len(columns) == 4 and all(map(math.isnan, columns.values()))
-    assert all(map(math.isnan, answers.compared("old houses", None).values()))
+    assert math.isnan(answers.rouge_l_recall("old houses", None))
 
 
 def test_rouge_l_recall_by_hand():
     written = "Well, the red one is in Paris now."
-    columns = answers.compared("The red one lives in Paris", written)
-    assert columns["rouge_l_recall"] == pytest.approx(5 / 6), "the, red, one, in, Paris of six"
-    assert columns["accuracy"] == 0
-    assert answers.compared("Paris", written) == {"accuracy": 1.0, "rouge_l_recall": 1.0}
-    assert answers.compared("running rivers", "a river runs")["rouge_l_recall"] == 0.5, "by stems, in their order"
+    recall = answers.rouge_l_recall("The red one lives in Paris", written)
+    assert recall == pytest.approx(5 / 6), "the, red, one, in, Paris of six"
+    assert answers.rouge_l_recall("Paris", written) == 1
+    assert answers.rouge_l_recall("running rivers", "a river runs") == 0.5, "by stems, in their order"
 
 
 def test_likelihoods_are_those_of_a_plain_forward_pass_with_the_end_of_text(model, tokenizer):
@@ -107,7 +106,7 @@ def test_a_table_without_wrong_answers_gives_no_truth_ratio_nor_utility(model, t
     plain = ROWS.drop(columns=["wrong", "paraphrase", "retain_model"])
     scored = answers.score(model, tokenizer, plain, batch_size=2, max_new_tokens=5)
     rows = statistics.estimates(of(scored), "answers", Attributes(("rivers",), ("houses",)), answers.METRICS)
-    assert set(rows["metric"]) == {"accuracy", "rouge_l_recall", "probability"}
+    assert set(rows["metric"]) == {"rouge_l_recall", "probability"}
 
 
 def of(scores, candidate="base", method="", split="", seed="all", budget=""):
@@ -154,8 +153,8 @@ def test_model_utility_is_the_harmonic_mean_of_nine_means():
 def test_of_equal_means_the_model_utility_and_its_interval_are_those_of_each():
     """With one attribute and one metric three times over, the harmonic mean is that metric, and so is its influence."""
     scores = scored(2)[lambda frame: frame["attribute"].isin(["a", "gone"])]
-    for metric in ("rouge_l_recall", "probability", "truth_ratio_true_better"):
-        scores[metric] = scores["accuracy"]
+    for metric in ("probability", "truth_ratio_true_better"):
+        scores[metric] = scores["rouge_l_recall"]
     several = pd.concat([of(scores), *(of(scores, CANDIDATE.format(seed), "npo", "joint", str(seed)) for seed in "01")])
     several.loc[several["seed"] == "1", [*answers.METRICS]] /= 2
     attributes = Attributes(("gone",), ("a",))
@@ -164,7 +163,7 @@ def test_of_equal_means_the_model_utility_and_its_interval_are_those_of_each():
         statistics.comparisons(several, "answers", attributes, answers.METRICS),
     ):
         utility = rows[rows["metric"].str.startswith("model_utility")]
-        single = rows[rows["metric"].str.startswith("accuracy") & (rows["attribute"] == RETAIN_MEAN)]
+        single = rows[rows["metric"].str.startswith("rouge_l_recall") & (rows["attribute"] == RETAIN_MEAN)]
         assert len(utility) == len(single) > 0
         np.testing.assert_allclose(utility[["value", "low", "high", "p"]], single[["value", "low", "high", "p"]])
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 from spunge.report.figures import style
 from spunge.report.results_table import (
     Candidate,
-    accuracy_from,
+    asked_by,
     broken_reasons,
     candidates,
     display_name,
@@ -23,12 +23,13 @@ from spunge.report.results_table import (
 
 WHEN = {"toxicity": False}
 CAPTION = """\
-Accuracy on the questions of each attribute, attributes to forget on the left, attributes to keep on the right; each bar
-is one candidate, seeds combined. Thin black lines are 95 % intervals. Success is low bars on the left, evenly over the
-attributes, and bars as high as the base model's on the right. Crosses mark broken models, and the word “broken” stands
-where one has no number. With more than three single shards, these are left out here and stand in the summary table.
-With more than 20 attributes a box for each candidate stands for all of them: quartiles and median, whiskers from the
-lowest to the highest, and beside it the worst attribute's name; intervals are then in evaluations.csv alone.
+Accuracy on the questions of each attribute, of open questions ROUGE-L recall; attributes to forget on the left,
+attributes to keep on the right; each bar is one candidate, seeds combined. Thin black lines are 95 % intervals. Success
+is low bars on the left, evenly over the attributes, and bars as high as the base model's on the right. Crosses mark
+broken models, and the word “broken” stands where one has no number. With more than three single shards, these are left
+out here and stand in the summary table. With more than 20 attributes a box for each candidate stands for all of them:
+quartiles and median, whiskers from the lowest to the highest, and beside it the worst attribute's name; intervals are
+then in evaluations.csv alone.
 """
 
 MOST_SHARDS = 3  # with more single shards the bars would be too thin to read; the summary table has them all
@@ -41,7 +42,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     Crosses mark broken models; the word stands where one has no bar. More attributes than have room are boxes, one per
     candidate, over all that is to forget and all that is to keep.
     """
-    accuracy = measured(evaluations, accuracy_from(evaluations), "accuracy")
+    asked = asked_by(evaluations)
+    accuracy = measured(evaluations, asked.evaluation, asked.metric)
     compared = candidates(evaluations)
     panels = methods(evaluations)
     if not compared or not panels:
@@ -52,7 +54,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
         evaluations, dict.fromkeys(candidate for shown in groups.values() for candidate in shown)
     )
     if len(forget) + len(retain) > style.MOST_ATTRIBUTES:
-        return _distributions(accuracy, groups, forget, retain, broken_paths)
+        return _distributions(accuracy, asked.name, groups, forget, retain, broken_paths)
     places = [*range(len(forget)), *(len(forget) + GAP + number for number in range(len(retain)))]
     with style.style():
         figure = Figure(figsize=(style.PAGE, 0.7 + 2.1 * len(panels)), layout="constrained")
@@ -72,7 +74,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                         style.cross_out(axes, middle, estimated.value, candidate.colour)
             axes.grid(True, axis="y")
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-            axes.set_ylabel("accuracy" if len(panels) == 1 else f"{display_name(method)}: accuracy")
+            axes.set_ylabel(asked.name if len(panels) == 1 else f"{display_name(method)}: {asked.name}")
             axes.set_ylim(bottom=0)
             axes.set_xlim(places[0] - 0.55, places[-1] + 0.55)
             axes.axvline(len(forget) - 0.5 + GAP / 2, color="#777777", linewidth=0.7, linestyle=(0, (4, 3)))
@@ -101,6 +103,7 @@ def _shown(compared: Sequence[Candidate], method: str) -> list[Candidate]:
 
 def _distributions(
     accuracy: pandas.DataFrame,
+    measure: str,
     panels: dict[str, list[Candidate]],
     forget: list[str],
     retain: list[str],
@@ -108,7 +111,7 @@ def _distributions(
 ) -> Figure:
     """Draw one box per candidate over the attributes of each sort, and name the worst attribute beside it.
 
-    Candidates whose path is in `broken_paths` are named broken.
+    `measure` is what people call `accuracy`. Candidates whose path is in `broken_paths` are named broken.
     """
     sorts = [("to forget", forget, "highest", True), ("to keep", retain, "lowest", False)]
     sorts = [sort for sort in sorts if sort[1]]
@@ -135,5 +138,5 @@ def _distributions(
             if len(panels) > 1:
                 row[0].set_title(display_name(method), loc="left", weight="bold")
         for (sort, attributes, end, _), axes in zip(sorts, grid[-1], strict=True):
-            axes.set_xlabel(f"accuracy on {len(attributes)} attributes {sort}\n(beside: the {end})")
+            axes.set_xlabel(f"{measure} on {len(attributes)} attributes {sort}\n(beside: the {end})")
     return figure

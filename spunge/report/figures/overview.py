@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from spunge.report.figures import style
 from spunge.report.results_table import (
     RETAIN_MINUS_FORGET,
-    accuracy_from,
+    asked_by,
     base_model,
     broken_reasons,
     candidates,
@@ -18,10 +18,10 @@ from spunge.report.results_table import (
 WHEN = {"toxicity": False}
 CAPTION = """\
 Every run on all texts and every merge of every method. Left: mean accuracy on the attributes to keep minus mean
-accuracy on those to forget, in points; further right is better. Right: perplexity of held-out prose; further left is
-better, and a number with an arrow lies beyond the panel (more than ten times the base model's: such a model is broken,
-whatever it seems to have forgotten). Crosses and “broken” mark all models that no longer write language. Bars are 95 %
-intervals with the seeds combined, dashed lines the base model.
+accuracy on those to forget, in points (of open questions ROUGE-L recall); further right is better. Right: perplexity of
+held-out prose; further left is better, and a number with an arrow lies beyond the panel (more than ten times the base
+model's: such a model is broken, whatever it seems to have forgotten). Crosses and “broken” mark all models that no
+longer write language. Bars are 95 % intervals with the seeds combined, dashed lines the base model.
 """
 
 BEYOND = 10  # a perplexity this many times the base model's leaves the panel
@@ -37,9 +37,10 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     if not groups:
         return style.message("This experiment measured nothing of a joint run or a merge.")
     base = base_model(compared)
-    accuracy = measured(evaluations, accuracy_from(evaluations), "accuracy")
+    asked = asked_by(evaluations)
+    accuracy = measured(evaluations, asked.evaluation, asked.metric)
     perplexity = measured(evaluations, "fluency", "perplexity")
-    label = "retain minus forget accuracy, points \u2192"
+    label = f"retain minus forget {asked.name}, points \u2192"
     columns = [
         style.Column(accuracy, RETAIN_MINUS_FORGET, label, percent=True, width=1.6),
         style.Column(perplexity, "", "\u2190 perplexity", limit=BEYOND),

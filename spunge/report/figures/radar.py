@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from spunge.report.figures import style
 from spunge.report.results_table import (
-    accuracy_from,
+    asked_by,
     broken_reasons,
     candidates,
     display_name,
@@ -18,12 +18,12 @@ from spunge.report.results_table import (
 
 WHEN = {"toxicity": False}
 CAPTION = """\
-Accuracy by attribute, one spoke per attribute and one line per candidate, seeds combined, in the manner of the SPUNGE
-paper. Spokes on grey are to be forgotten: there a line should lie near the centre; on white it should stay on the base
-model's dashed line. Dotted lines belong to broken models, and one without a line is named below. The radar shows
-shapes, not certainty: its intervals are in the bars by attribute. With more than 20 attributes the spokes become
-curves, each sorted from its highest accuracy to its lowest by itself, and the worst attribute of SPUNGE's first merge
-is named below.
+Accuracy by attribute (of open questions ROUGE-L recall), one spoke per attribute and one line per candidate, seeds
+combined, in the manner of the SPUNGE paper. Spokes on grey are to be forgotten: there a line should lie near the
+centre; on white it should stay on the base model's dashed line. Dotted lines belong to broken models, and one without a
+line is named below. The radar shows shapes, not certainty: its intervals are in the bars by attribute. With more than
+20 attributes the spokes become curves, each sorted from its highest accuracy to its lowest by itself, and the worst
+attribute of SPUNGE's first merge is named below.
 """
 
 
@@ -32,7 +32,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
 
     The spokes of the forget attributes stand on grey. Lines of broken models are dotted.
     """
-    accuracy = measured(evaluations, accuracy_from(evaluations), "accuracy")
+    asked = asked_by(evaluations)
+    accuracy = measured(evaluations, asked.evaluation, asked.metric)
     shown = [
         candidate for candidate in candidates(evaluations) if candidate.kind not in ("attribute_shard", "random_shard")
     ]

@@ -10,7 +10,7 @@ from spunge.report.figures import style
 from spunge.report.results_table import (
     FORGET_MEAN,
     RETAIN_MEAN,
-    accuracy_from,
+    asked_by,
     broken_reasons,
     candidates,
     display_name,
@@ -22,12 +22,13 @@ from spunge.report.results_table import (
 
 WHEN = {"toxicity": False}
 CAPTION = """\
-Mean accuracy on the attributes to keep (vertical) over mean accuracy on the attributes to forget (horizontal). The aim
-is the upper left: forgets, keeps the rest. Large markers are seeds combined with 95 % intervals in both directions,
-small faint ones are single seeds, and the dashed line is what the base model knew of the rest. Crosses mark broken
-models; those without a place in the panel are named below it. SPUNGE succeeds where its marker lies left of or above
-those of the other ways to split; overlapping bars don't settle this, since differences are paired: the findings page
-has their own intervals. With more than four single shards, these share one colour and go without bars.
+Mean accuracy on the attributes to keep (vertical) over mean accuracy on the attributes to forget (horizontal); of open
+questions, mean ROUGE-L recall. The aim is the upper left: forgets, keeps the rest. Large markers are seeds combined
+with 95 % intervals in both directions, small faint ones are single seeds, and the dashed line is what the base model
+knew of the rest. Crosses mark broken models; those without a place in the panel are named below it. SPUNGE succeeds
+where its marker lies left of or above those of the other ways to split; overlapping bars don't settle this, since
+differences are paired: the findings page has their own intervals. With more than four single shards, these share one
+colour and go without bars.
 """
 
 MOST_SHARDS = 4  # more single shards share one colour and go without intervals, which would cover all else
@@ -41,7 +42,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     Large markers with 95 % bars are seeds combined, small faint ones are single seeds. Crosses mark broken models;
     those without a place are told of under the panel.
     """
-    accuracy = measured(evaluations, accuracy_from(evaluations), "accuracy")
+    asked = asked_by(evaluations)
+    accuracy = measured(evaluations, asked.evaluation, asked.metric)
     compared = candidates(evaluations)
     panels = methods(evaluations)
     if not compared or not panels:
@@ -103,13 +105,13 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))  # 2.5 % would need a decimal
                 axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-            axes.set_xlabel("mean accuracy, forget attributes" + style.not_drawn(lost))
+            axes.set_xlabel(f"mean {asked.name}, forget attributes" + style.not_drawn(lost))
             # The corner is named above the frame, where no marker can ever lie.
             axes.set_title("↖ forgets, keeps the rest", loc="left", color="#555555", style="italic")
             if len(panels) > 1:
                 axes.set_title(display_name(method), loc="right", weight="bold")
         for axes in whole_grid[:, 0]:
-            axes.set_ylabel("mean accuracy, retain attributes")
+            axes.set_ylabel(f"mean {asked.name}, retain attributes")
         if broken_paths:
             legend[style.BROKEN] = style.cross()
         # Two panels side by side have no room for four columns of long names.
