@@ -6,6 +6,7 @@ rule export:
         base=JOBS.model,
         task_vector=JOBS.task_vector,
         merged=MERGED,
+        strengths=STRENGTHS if config["export"]["budget"] else [],
     output:
         directory(f"{RESULTS}/exports/{{candidate}}"),
     log:
@@ -22,6 +23,7 @@ rule export:
     params:
         library=library("export.py"),
         scale=JOBS.scale,
+        budget=config["export"]["budget"] or "",
         dtype=config["export"]["dtype"] or "",
         max_shard_size=config["export"]["max_shard_size"],
     message:
@@ -29,6 +31,6 @@ rule export:
     shell:
         python(
             "--candidate {wildcards.candidate} --base {input.base:q} --task-vector {input.task_vector:q}"
-            " --scale={params.scale} --dtype {params.dtype:q} --max-shard-size {params.max_shard_size:q}"
-            " --output {output:q}"
+            " --scale={params.scale} --strengths {input.strengths:q} --budget={params.budget}"
+            " --dtype {params.dtype:q} --max-shard-size {params.max_shard_size:q} --output {output:q}"
         )

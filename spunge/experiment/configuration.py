@@ -95,6 +95,7 @@ def check(config: dict, from_command_line: Mapping = MappingProxyType({})) -> No
     _check_merges(config)
     _check_evaluations(config)
     _check_budgets(config)
+    _check_export(config)
     _check_tuning(config)
     _check_wheels(config)
 
@@ -328,6 +329,15 @@ def _check_budgets(config: Mapping) -> None:
                 f"{at} sets λ, and methods.{name} is another λ on the runs of {method['scaled_from']}; leave one "
                 "of the two out"
             )
+
+
+def _check_export(config: Mapping) -> None:
+    """Check that candidates are evaluated at the budget of their exports."""
+    budget, budgets = config["export"]["budget"], config.get("budgets", {})
+    labels = [budget_label(cost, value) for cost in COSTS for value in budgets.get(cost, ())]
+    if budget is not None and budget not in labels:
+        there_are = f"it can be {', '.join(labels)}" if labels else "there are no budgets; leave it out"
+        raise InputError(f"configuration: export.budget is {budget!r}; {there_are}")
 
 
 def _check_tuning(config: Mapping) -> None:

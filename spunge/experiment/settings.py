@@ -248,6 +248,11 @@ class Export(Section):
     max_shard_size: Annotated[str, Field(pattern="^[0-9]*[1-9][0-9]*(KB|MB|GB|TB)$")] = Field(
         "5GB", description="A weight file grows no larger than this, but for a single larger tensor."
     )
+    budget: Text | None = Field(
+        None,
+        description="The budget, as `kl=0.03`, at whose λ a candidate is exported, after its evaluation; null takes "
+        "the configured λ.",
+    )
 
 
 class Experiment(Section):

