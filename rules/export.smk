@@ -1,3 +1,10 @@
+EXPORTABLE = GRID.patterns["candidate"].partition("|")[2]  # the base model is a folder already
+
+
+localrules:
+    publish,
+
+
 # Made when asked for by name, since every candidate is as large as the base model.
 rule export:
     input:
@@ -14,7 +21,7 @@ rule export:
     benchmark:
         f"{BENCHMARKS}/export/{{candidate}}.tsv"
     wildcard_constraints:
-        candidate=GRID.patterns["candidate"].partition("|")[2],  # the base model is a folder already
+        candidate=EXPORTABLE,
     conda:
         ENVS / "model.yaml"
     resources:
@@ -33,4 +40,38 @@ rule export:
             "--candidate {wildcards.candidate} --base {input.base:q} --task-vector {input.task_vector:q}"
             " --scale={params.scale} --strengths {input.strengths:q} --budget={params.budget}"
             " --dtype {params.dtype:q} --max-shard-size {params.max_shard_size:q} --output {output:q}"
+        )
+
+
+# Where Snakemake runs, since the network and HF_TOKEN are there; the token is in no input, parameter or command.
+rule publish:
+    input:
+        script=source_file(SCRIPTS / "publish.py"),
+        card=source_file(PROJECT / "spunge" / "export" / "results.md"),
+        exported=rules.export.output,
+        evaluations=EVALUATIONS,
+    output:
+        f"{RESULTS}/published/{{candidate}}.json",
+    log:
+        f"{LOGS}/publish/{{candidate}}.log",
+    benchmark:
+        f"{BENCHMARKS}/publish/{{candidate}}.tsv"
+    wildcard_constraints:
+        candidate=EXPORTABLE,
+    conda:
+        ENVS / "report.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(240),
+    params:
+        library=library("publish.py"),
+        repository=JOBS.repository,
+        budget=config["export"]["budget"] or "",
+        public="" if config["publish"]["private"] else "--public",
+    message:
+        "Publish {wildcards.candidate} in {params.repository}"
+    shell:
+        python(
+            "--candidate {wildcards.candidate} --budget={params.budget} --export {input.exported:q}"
+            " --evaluations {input.evaluations:q} --repository {params.repository:q} {params.public} --output {output:q}"
         )

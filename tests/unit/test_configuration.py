@@ -969,7 +969,7 @@ def test_wheels_that_evaluations_name_need_a_hash():
     check(asked)
 
 
-# Exports
+# Exports and their repositories
 
 
 @pytest.mark.parametrize(
@@ -985,3 +985,20 @@ def test_wheels_that_evaluations_name_need_a_hash():
 )
 def test_an_export_is_made_at_a_budget_that_is_there(budgets, budget, said):
     assert sentence(copy.deepcopy(SMALLEST) | budgets | {"export": {"budget": budget}}) == said
+
+
+@pytest.mark.parametrize("name", ["lab", "lab/a/b", "/model", "lab/", "lab/{seed}", "{experiment}/model", "lab/a b"])
+def test_a_repository_is_an_owner_and_a_name(name):
+    assert sentence(copy.deepcopy(SMALLEST) | {"publish": {"repository": name}}) == (
+        f"configuration: publish.repository is {name!r}; it must be owner/name, of letters, digits, -, _ and ., and "
+        "the name may have {experiment} and {candidate}"
+    )
+
+
+def test_what_is_published_is_private_unless_said_otherwise():
+    config = copy.deepcopy(SMALLEST) | {"publish": {"repository": "lab/{experiment}-{candidate}_v1.0"}}
+    check(config)
+    assert config["publish"]["private"] is True
+    assert "publish.private is 'no'; it must be boolean" in sentence(
+        copy.deepcopy(SMALLEST) | {"publish": {"private": "no"}}
+    )
