@@ -101,7 +101,8 @@ def digests(folder):
 
 
 @pytest.mark.parametrize("way", ["lfs", "xet"])
-def test_an_export_arrives_byte_for_byte_in_a_private_repository(tmp_path, exported, table, way):
+def test_an_export_arrives_byte_for_byte_in_a_private_repository(tmp_path, exported, table, way, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))  # where hf_xet keeps its logs
     folder = tmp_path / "export"
     folder.mkdir()
     for path in exported.iterdir():
