@@ -14,6 +14,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--base", required=True, type=Path, help="the base model's folder")
     parser.add_argument("--task-vector", required=True, help="the candidate's task vector, safetensors")
     parser.add_argument("--scale", type=float, default=1.0, help="the factor λ on the task vector")
+    parser.add_argument("--strengths", nargs="?", help="λ by budget, JSON, in place of the one λ, for a budget")
+    parser.add_argument("--budget", default="", help="whose λ it is then, as in evaluations.csv")
     parser.add_argument("--dtype", nargs="?", help="dtype of the weights; the base model's own where there is none")
     parser.add_argument("--max-shard-size", default="5GB", help="size of a weight file, as 5GB")
     parser.add_argument("--output", required=True, type=Path, help="the candidate's folder")
@@ -22,14 +24,21 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import torch
 
+        from spunge.core.files import read_json
         from spunge.export import folder
         from spunge.merging import recipe
         from spunge.models import task_vector
 
         base = task_vector.BaseModel.open(arguments.base)
         change = recipe.read(arguments.task_vector)
-        if arguments.scale != 1:
-            change = task_vector.Scaled(change, arguments.scale)
+        scale = read_json(arguments.strengths).get(arguments.budget) if arguments.strengths else arguments.scale
+        if scale is None:
+            raise errors.InputError(
+                f"{arguments.candidate} has no λ for {arguments.budget}, which it doesn't reach or wasn't evaluated "
+                "at; set export.budget to another one"
+            )
+        if scale != 1:
+            change = task_vector.Scaled(change, scale)
         dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
         folder.export(base, change, arguments.output, arguments.candidate, dtype, arguments.max_shard_size)
 

@@ -22,7 +22,8 @@ BEFORE_IMPORTS = forked_python.read_by_libraries(os.environ)
 SHARED = pytest.StashKey[str]()
 
 # The files of tests/workflow that use the workspace in which everything has run (its conftest.py).
-USING_FINISHED = ("bad_input", "exported_model", "gpu_jobs", "killed", "reruns", "storage", "tracing", "whole_run")
+USING_FINISHED = ("bad_input", "exported_model", "gpu_jobs", "killed", "published_model", "reruns", "storage")
+USING_FINISHED += ("tracing", "whole_run")
 
 
 @pytest.hookimpl(optionalhook=True)  # of xdist, which pytest can do without

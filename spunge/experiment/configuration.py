@@ -24,6 +24,9 @@ from spunge.experiment.splits import ORDERED
 SCHEMA = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
 
 METHOD_SOURCES = ("method", "file", "command", "checkpoint", "scaled_from")
+# A repository on the hub; `experiment` and `candidate` stand for theirs.
+REPOSITORY = re.compile(r"[A-Za-z0-9_.-]+/(?:[A-Za-z0-9_.-]|\{experiment\}|\{candidate\})+")
+
 # Sections that each have the options of their kind, and the key that says which.
 ASKS = ("knowledge", "answers", "toxicity")  # evaluations that can tell what is left of what was to be forgotten
 KIND_KEYS = {"methods": "method", "merges": "merge", "classifiers": "classifier"}
@@ -96,6 +99,7 @@ def check(config: dict, from_command_line: Mapping = MappingProxyType({})) -> No
     _check_merges(config)
     _check_evaluations(config)
     _check_budgets(config)
+    _check_export(config)
     _check_tuning(config)
     _check_wheels(config)
 
@@ -331,6 +335,21 @@ def _check_budgets(config: Mapping) -> None:
                 f"{at} sets λ, and methods.{name} is another λ on the runs of {method['scaled_from']}; leave one "
                 "of the two out"
             )
+
+
+def _check_export(config: Mapping) -> None:
+    """Check that candidates are evaluated at the budget of their exports, and what a repository is called."""
+    budget, budgets = config["export"]["budget"], config.get("budgets", {})
+    labels = [budget_label(cost, value) for cost in COSTS for value in budgets.get(cost, ())]
+    if budget is not None and budget not in labels:
+        there_are = f"it can be {', '.join(labels)}" if labels else "there are no budgets; leave it out"
+        raise InputError(f"configuration: export.budget is {budget!r}; {there_are}")
+    repository = config["publish"]["repository"]
+    if repository is not None and not REPOSITORY.fullmatch(repository):
+        raise InputError(
+            f"configuration: publish.repository is {repository!r}; it must be owner/name, of letters, digits, -, _ and "
+            "., and the name may have {experiment} and {candidate}"
+        )
 
 
 def _check_tuning(config: Mapping) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from spunge.core import files, slugs
+from spunge.core.errors import InputError
 from spunge.experiment import configuration, records, sources
 from spunge.experiment.grid import Grid
 from spunge.experiment.records import BASE, Candidate, Merge, Run
@@ -285,6 +286,25 @@ class Jobs:
     def scale(self, wildcards: SimpleNamespace) -> float:
         """Return the factor λ on a candidate's task vector."""
         return self.grid.scale(Candidate.parse(wildcards.candidate))
+
+    def repository(self, wildcards: SimpleNamespace) -> str:
+        """Return the repository on the hub that a candidate's export is published in.
+
+        Raises InputError where none is configured, or where nothing is measured at the export's λ.
+        """
+        configured, budget = self.grid.configuration, self.grid.configuration["export"]["budget"]
+        if not (repository := configured["publish"]["repository"]):
+            raise InputError(
+                "configuration: publish.repository is null, so there is nowhere to publish; name one, as in "
+                "OWNER/{experiment}-{candidate}"
+            )
+        if (budget or "") not in self.grid.budgets:
+            raise InputError(
+                "configuration: candidates are evaluated at budgets alone, and exported at the configured λ, at which "
+                f"nothing is measured; set export.budget to one of {', '.join(self.grid.budgets)}, or "
+                "budgets.as_trained to true"
+            )
+        return repository.format(experiment=self.grid.experiment, candidate=wildcards.candidate.replace("/", "-"))
 
     def asked(self, wildcards: SimpleNamespace) -> list[str]:
         """Return the tables that a candidate's evaluations read: those of the validation for a trial."""

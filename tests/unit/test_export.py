@@ -1,5 +1,6 @@
 """Exported candidates: plain transformers and lm-eval load them, mergekit makes the merge again, nothing half-made."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -20,6 +21,11 @@ from spunge.export import card
 from spunge.export import folder as exporting
 from spunge.merging import driver, registry
 from spunge.models import base_model, task_vector
+
+PROJECT = Path(__file__).parents[2]
+specification = importlib.util.spec_from_file_location("export_script", PROJECT / "scripts" / "export.py")
+script = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(script)
 
 DOWN = [f"model.layers.{layer}.mlp.down_proj.weight" for layer in (1, 2)]
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -239,6 +245,21 @@ def test_scale_is_applied_and_told(tmp_path, tiny_base, merged):
     assert "| λ on the whole | `-0.5` |" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_the_script_takes_the_strength_of_a_budget(tmp_path, tiny_base, merged, capsys):
+    (tmp_path / "strengths.json").write_text('{"": 1.0, "kl=0.01": 0.5, "kl=0.1": null}')
+    command = ["--candidate", MERGED, "--base", tiny_base.folder, "--task-vector", merged.path, "--scale=3"]
+    command += ["--strengths", tmp_path / "strengths.json", "--output", tmp_path / "out"]
+    before = load_file(tiny_base.folder / "model.safetensors")[DOWN[0]]
+    assert script.main([*map(str, command), "--budget=kl=0.01"]) == 0
+    assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")[DOWN[0]], before + 0.5 * merged[DOWN[0]])
+    for budget in ("kl=0.1", "kl=1"):
+        assert script.main([*map(str, command), f"--budget={budget}"]) == 1
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            f"error: {MERGED} has no λ for {budget}, which it doesn't reach or wasn't evaluated at; set export.budget "
+            "to another one"
+        )
+
+
 def test_lm_eval_loads_it(tmp_path, tiny_base, merged):
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
@@ -404,7 +425,7 @@ def test_killed_export_leaves_no_folder_and_is_made_again(tmp_path, tiny_base, m
         "export.export(base, t.read(sys.argv[2]), sys.argv[3], 'rmu/joint/seed0', max_shard_size='20KB')\n"
     )
     command = [sys.executable, "-c", slow, tiny_base.folder, merged.path, tmp_path / "out"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     with subprocess.Popen([str(one) for one in command], stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout.readline() == b"one\n"
         process.send_signal(signal.SIGKILL)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from spunge.core.errors import InputError
 from spunge.experiment import sources
 from spunge.experiment.configuration import check
 from spunge.experiment.grid import Grid
@@ -227,3 +228,24 @@ def test_the_plan_counts_the_grid_and_leaves_it_as_it_is(tmp_path, monkeypatch, 
     else:
         assert math.isnan(counted["unlearn rmu: attribute, random"])
         assert counted["evaluate"] == 1 + 2 * 2 * (1 + 2)
+
+
+def test_a_repository_is_named_by_experiment_and_candidate():
+    wildcards = candidate("rmu/attribute/merge/ties/seed0")
+    named = {"publish": {"repository": "lab/{experiment}-{candidate}"}}
+    plain = {name: METHODS[name] for name in ("rmu", "mine")}
+    assert jobs(**named).repository(wildcards) == "lab/small-rmu-attribute-merge-ties-seed0"
+    assert jobs(publish={"repository": "lab/model"}).repository(wildcards) == "lab/model"
+    with pytest.raises(InputError, match=r"publish\.repository is null"):
+        jobs().repository(wildcards)
+    for budgets, export, fits in (
+        ({"kl": [0.1]}, {}, False),
+        ({"kl": [0.1]}, {"budget": "kl=0.1"}, True),
+        ({"kl": [0.1], "as_trained": True}, {}, True),
+    ):
+        made = jobs(methods=plain, budgets=budgets, export=export, **named)
+        if fits:
+            assert made.repository(wildcards).startswith("lab/small-")
+        else:
+            with pytest.raises(InputError, match=r"set export\.budget to one of kl=0\.1, or budgets"):
+                made.repository(wildcards)

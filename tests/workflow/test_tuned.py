@@ -3,8 +3,12 @@
 import json
 import shutil
 
+import hub_stand_in
 import pandas as pd
 import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load, load_file
 from workspace import RETAIN, configuration, sentences
 
 from spunge.experiment import tuning
@@ -120,3 +124,31 @@ def test_a_table_of_an_earlier_run_gives_the_same_numbers_without_trials(whole, 
     (again.results / "unlearned/rmu/balanced/seed0/task_vector.safetensors").unlink()
     told = again.snakemake("results/tiny/unlearned/rmu/balanced/seed0/task_vector.safetensors").stdout
     assert "my tuning.csv has 0 choices for rmu/balanced, and one is needed" in told
+
+
+@pytest.mark.slow
+def test_a_candidate_is_exported_and_published_at_a_budget(whole, tmp_path, monkeypatch):
+    """Weights and card are those of one λ, which was found for the budget, not of the configured one."""
+    candidate, budget = "rmu/joint/seed0", "kl=0.001"
+    scale = json.loads((whole.results / f"evaluations/{candidate}/strengths.json").read_text())[budget]
+    workspace = whole.copy(tmp_path / "my work")
+    workspace.configure(tuned() | {"export": {"budget": budget}, "publish": {"repository": "lab/model"}})
+    with hub_stand_in.standing_in("hf_token") as (hub, address):
+        for name, value in (hub_stand_in.environment(address) | {"HF_TOKEN": "hf_token"}).items():
+            monkeypatch.setenv(name, value)
+        done = workspace.snakemake(f"results/tiny/published/{candidate}.json")
+        assert done.returncode == 0, done.stdout
+    files = hub.repositories["lab/model"]["files"]
+    found, before = load(files["model.safetensors"]), load_file(workspace / "resources/models/model/model.safetensors")
+    change = task_vector.read(whole.results / f"unlearned/{candidate}/task_vector.safetensors")
+    assert scale not in (None, 1) and set(change.shapes) <= set(found)
+    for name in change.shapes:
+        torch.testing.assert_close(found[name], before[name] + scale * change[name], rtol=0, atol=1e-7)
+
+    table = pd.read_csv(whole.results / "evaluations.csv", keep_default_na=False, dtype={"budget": str})
+    rows = table[(table["candidate"] == candidate) & (table["budget"] == budget)]
+    values = {(row.evaluation, row.attribute, row.metric): float(row.value) for row in rows.itertuples()}
+    entries = ModelCard(files["README.md"].decode()).data.eval_results
+    told = {(one.dataset_type, one.dataset_config or "", one.metric_type): one.metric_value for one in entries}
+    assert told == {key: values[key] for key in told}
+    assert {("knowledge", "forget mean", "accuracy"), ("fluency", "", "perplexity")} <= told.keys()
