@@ -22,7 +22,8 @@ from spunge.report.results_table import MINUS, RESERVED, TOXIC_SHARE
 TEMPLATE = Path(__file__).with_name("results.md")
 FOLLOWING = "## What unlearning does not promise"  # the section of an export's card that the results come before
 TAG = "spunge"  # of the cards of all exports
-MAIN = ("accuracy", "perplexity")  # besides toxic shares: the metrics that a card has of single attributes
+# Besides toxic shares: the metrics that a card has of single attributes.
+MAIN = ("accuracy", "rouge_l_recall", "perplexity")
 SHOWN = 20  # attributes of an evaluation at most; of more, their means alone
 SMALL, LARGE = 0.01, 1e6  # numbers that three decimals tell too little of, or too much
 KEYS = ["evaluation", "attribute", "metric"]
