@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from spunge.core.files import is_local
+from spunge.merging.options import MERGEKIT_METHODS
 from spunge.models.task_vector import BaseModel, TaskVector
 
 TEMPLATE = Path(__file__).with_name("card.md")
@@ -88,6 +89,7 @@ def mergekit(
     shards = provenance.get("unlearned", [])
     if not shards or not all("run" in shard for shard in shards):
         return None, "the shards' provenance does not tell where their exports lie"
+    parameters, of_each, weighted = {"lambda": options["scale"]}, {}, True
     if kind == "ties":
         if options["trim"] != "tensor":
             return None, "mergekit trims every tensor by itself, this merge the whole model"
@@ -97,18 +99,25 @@ def mergekit(
             return None, "mergekit elects + where a sum is 0, this merge what is elected more often"
         if any(size > 0 and int(options["density"] * size) < 1 for size in sizes):
             return None, "mergekit keeps an entry of every tensor, this merge none where the density asks for less"
-        method, normalize, of_each = "ties", True, {"density": options["density"]}
+        method, parameters["normalize"], of_each = "ties", True, {"density": options["density"]}
     elif kind == "linear":
-        method, normalize, of_each = "task_arithmetic", options["normalize"], {}
+        method, parameters["normalize"] = "task_arithmetic", options["normalize"]
+    elif kind == "mergekit":
+        method, weighted = options["method"], "weights" in MERGEKIT_METHODS[options["method"]]
+        if method.startswith(("dare", "della")):
+            return None, "mergekit would draw other entries to drop"
+        if not weighted and options["scale"] != 1:
+            return None, f"mergekit's {method} has no factor on the result, and this merge has one"
+        own = {key: options[key] for key in MERGEKIT_METHODS[method] if key != "weights" and options[key] is not None}
+        parameters = (parameters if weighted else {}) | own
     else:
         return None, NO_MERGEKIT.get(kind, "mergekit has no such merge")
     # With a factor on a whole candidate, the shards' exports bear it too: `lambda` is the merge's own.
-    parameters = {"normalize": normalize, "lambda": options["scale"]}
     weights = options["weights"] or [1.0] * len(shards)
     entries = [
         {
             "model": os.path.relpath(shard["run"], provenance["candidate"]),
-            "parameters": {"weight": weight, **of_each},
+            "parameters": {**({"weight": weight} if weighted else {}), **of_each},
         }
         for shard, weight in zip(shards, weights, strict=True)
     ]
