@@ -41,13 +41,21 @@ def write(building: Path, folder: Path, name: str, base: BaseModel, task_vector:
     (building / "README.md").write_text(card(name, base, provenance, dtype, reason))
 
 
-def card(name: str, base: BaseModel, provenance: Mapping, dtype: str, no_mergekit: str | None) -> str:
+def card(
+    name: str,
+    base: BaseModel,
+    provenance: Mapping,
+    dtype: str,
+    no_mergekit: str | None,
+    adapter: Mapping[str, str] | None = None,
+) -> str:
     """Return the model card: how the candidate was made, as its task vector's provenance tells it, and a caution.
 
-    `no_mergekit` is why mergekit can't make its merge again, None where it can.
+    `no_mergekit` is why mergekit can't make its merge again, None where it can. `adapter` is what card.md says of an
+    adapter; None of a whole model.
     """
     front = ModelCardData(
-        library_name="transformers",
+        library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["unlearning", "spunge"],
         base_model=base.source if _on_hub(base) else None,  # the hub takes nothing else for a base model
@@ -73,6 +81,7 @@ def card(name: str, base: BaseModel, provenance: Mapping, dtype: str, no_mergeki
         "versions": _code({**provenance.get("versions", {}), "commit": provenance.get("commit", "unknown")}),
         "dtype": _code(dtype),
         "no_mergekit": no_mergekit,
+        "adapter": adapter,
     }
     return f"{ModelCard.from_template(front, TEMPLATE, **facts)}\n"
 
@@ -126,6 +135,11 @@ def mergekit(
     if dtype != "float32":
         configuration["out_dtype"] = dtype
     return configuration, None
+
+
+def hub_model(base: BaseModel) -> tuple[str, str | None] | tuple[None, None]:
+    """Return a base model's id on the hub, and its revision if one was named; None where it isn't of the hub."""
+    return (base.source, _revision(base)) if _on_hub(base) else (None, None)
 
 
 def _values(runs: list[Mapping], key: str) -> str:
