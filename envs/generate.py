@@ -32,8 +32,9 @@ CALLS = {
 # Packages whose module has another name.
 MODULES = {"yaml": "PyYAML", "jinja2": "Jinja2", "profanity_check": "alt-profanity-check"}
 
-# Imported where the user has installed it, and part of no environment here.
-OPTIONAL = {"vllm"}
+# Imported where the user has installed it, or in an environment of its own: what that has on top, by its file.
+OPTIONAL = {"vllm", "mergekit"}
+ON_TOP = {"mergekit.yaml": PROJECT / "requirements-mergekit.txt"}
 
 TEMPLATE = """\
 # Written by `python envs/generate.py` from requirements.txt and the imports of the scripts; change those.
@@ -59,10 +60,9 @@ def environments() -> dict[str, list[Path]]:
     scripts: dict[str, list[Path]] = {}
     for path in sorted((PROJECT / "rules").glob("*.smk")):
         for rule in re.split(r"^(?:rule|checkpoint) ", path.read_text(), flags=re.MULTILINE)[1:]:
-            environment = re.search(r'ENVS / "([^"]+)"', rule)
             script = re.search(r'SCRIPTS / "([^"]+)"', rule)
-            if environment and script:
-                scripts.setdefault(environment[1], []).append(PROJECT / "scripts" / script[1])
+            for environment in re.findall(r'ENVS / "([^"]+)"', rule) if script else ():
+                scripts.setdefault(environment, []).append(PROJECT / "scripts" / script[1])
     return scripts
 
 
@@ -126,7 +126,9 @@ def write(environment: str, scripts: list[Path]) -> str:
     packages, pinned = needed(scripts), pins()
     if missing := sorted(packages - set(pinned)):
         raise ValueError(f"envs/{environment} needs {', '.join(missing)}: pin it in requirements.txt")
-    lines = [f"      - {pin}" for package, pin in pinned.items() if package in packages]
+    chosen = [pin for package, pin in pinned.items() if package in packages]
+    chosen += pins(ON_TOP[environment]).values() if environment in ON_TOP else []
+    lines = [f"      - {pin}" for pin in chosen]
     return TEMPLATE.format(python=PYTHON, pins="\n".join(lines))
 
 

@@ -5,7 +5,7 @@ localrules:
     publish,
 
 
-# Made when asked for by name, since every candidate is as large as the base model.
+# Made when asked for by name, since every candidate is as large as the base model, unless it is an adapter.
 rule export:
     input:
         script=source_file(SCRIPTS / "export.py"),
@@ -31,15 +31,20 @@ rule export:
         library=library("export.py"),
         scale=JOBS.scale,
         budget=config["export"]["budget"] or "",
+        format=config["export"]["format"],
+        adapter_rank=config["export"]["adapter_rank"] or "",
         dtype=config["export"]["dtype"] or "",
         max_shard_size=config["export"]["max_shard_size"],
     message:
-        "Export {wildcards.candidate} as a Hugging Face folder"
+        "Export {wildcards.candidate} as a "
+        + {"model": "Hugging Face folder", "adapter": "PEFT adapter"}[config["export"]["format"]]
     shell:
         python(
             "--candidate {wildcards.candidate} --base {input.base:q} --task-vector {input.task_vector:q}"
             " --scale={params.scale} --strengths {input.strengths:q} --budget={params.budget}"
-            " --dtype {params.dtype:q} --max-shard-size {params.max_shard_size:q} --output {output:q}"
+            " --format {params.format} --adapter-rank {params.adapter_rank}"
+            " --shards @<(printf '%s\\n' {input.merged:q}) --dtype {params.dtype:q}"
+            " --max-shard-size {params.max_shard_size:q} --output {output:q}"
         )
 
 

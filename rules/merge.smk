@@ -1,3 +1,7 @@
+# Whether mergekit makes a merge; its environment is then that of all merges.
+MERGEKIT = any(section["merge"] == "mergekit" for section in config["merges"].values())
+
+
 rule merge:
     input:
         script=source_file(SCRIPTS / "merge.py"),
@@ -12,7 +16,7 @@ rule merge:
     benchmark:
         f"{BENCHMARKS}/merge/{{merge}}.tsv"
     conda:
-        ENVS / "model.yaml"
+        ENVS / "mergekit.yaml" if MERGEKIT else ENVS / "model.yaml"
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.core.files import attributes_to_forget, read_json, sha256, whole_file
         from spunge.evaluation import descriptive_rows
         from spunge.experiment import records, splits, tuning
-        from spunge.merging import driver, recipe, registry
+        from spunge.merging import driver, mergekit, recipe, registry
         from spunge.merging.shards import Survey
         from spunge.models import task_vector
 
@@ -39,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         vectors = {shard: task_vector.read(path) for shard, path in paths.items()}
         diagnostics, survey = driver.Diagnostics(list(parts)), Survey()
         first = next(iter(vectors.values())).provenance
-        provenance = {key: first[key] for key in ("base", "base_source", "base_parameters", "versions", "commit")} | {
+        provenance = {key: first[key] for key in ("base", "base_source", "base_parameters", "commit")} | {
+            "versions": first["versions"] | ({"mergekit": mergekit.version()} if kind == "mergekit" else {}),
             "candidate": arguments.candidate["candidate"],
             "merge": kind,
             "options": dataclasses.asdict(options),

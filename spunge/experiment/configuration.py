@@ -41,6 +41,9 @@ RENAMED = {
     "alternate_topics": "alternate_attributes",
 }
 
+# Keys of a merge's section, as mergekit calls them.
+MERGEKITS_NAMES = {"lambda": "scale", "weight": "weights"}
+
 # JSON counts 60.0 among the integers, Python does not; JSON has no infinity, YAML does.
 _Validator = extend(
     Draft202012Validator,
@@ -118,6 +121,10 @@ def _check_renamed(config: Mapping) -> None:
                 raise InputError(
                     f"configuration: methods.{name}.{key} has {{part}}, which is called {{shard}} now; rename it"
                 )
+    sections = config.get("merges")
+    for name, section in sections.items() if isinstance(sections, Mapping) else ():
+        for key in MERGEKITS_NAMES.keys() & section if isinstance(section, Mapping) else ():
+            raise InputError(f"configuration: merges.{name}.{key} is called {MERGEKITS_NAMES[key]} here; rename it")
 
 
 def _name_kinds(config: Mapping) -> None:
@@ -126,8 +133,9 @@ def _name_kinds(config: Mapping) -> None:
     classifiers = toxicity.get("classifiers") if isinstance(toxicity, Mapping) else None
     sections = {"methods": config.get("methods"), "merges": config["merges"], "classifiers": classifiers}
     for kind_of, key in KIND_KEYS.items():
+        saying = {*METHOD_SOURCES} if kind_of == "methods" else {key}
         for name, section in sections[kind_of].items() if isinstance(sections[kind_of], Mapping) else ():
-            if isinstance(section, dict) and name in kinds(kind_of) and not section.keys() & {key, *METHOD_SOURCES}:
+            if isinstance(section, dict) and name in kinds(kind_of) and not section.keys() & saying:
                 section[key] = name
 
 
@@ -246,11 +254,20 @@ def _check_shards(at: str, config: Mapping, section: Mapping) -> None:
 
 def _check_foreign(at: str, section: Mapping, kind_of: str) -> None:
     """Check that a section has no option of another kind of method, merge or classifier."""
-    kind = section[KIND_KEYS[kind_of]]
-    options = options_of(kind_of, kind)
+    kind, options = _taken(kind_of, section)
     if foreign := sorted(section.keys() - workflow_keys(kind_of) - options.keys()):
         has = ", ".join(sorted(options)) or "none"
         raise InputError(f"{at} has the option `{foreign[0]}`, which {kind} has not; it has {has}")
+
+
+def _taken(kind_of: str, section: Mapping) -> tuple[str, dict[str, dict]]:
+    """Return what a section's kind is called, and its options; of the kind mergekit each method takes some."""
+    kind = section[KIND_KEYS[kind_of]]
+    options = options_of(kind_of, kind)
+    if (takes := options.get("method", {}).get("takes")) is None:
+        return kind, options
+    method = section["method"]
+    return f"{kind}'s {method}", {name: options[name] for name in ("method", "scale", *takes[method])}
 
 
 def _check_variant(config: Mapping, name: str, section: Mapping) -> None:
@@ -383,7 +400,7 @@ def _check_tune(at: str, config: Mapping, section: Mapping, lists: Mapping) -> N
         known, kind, option = of_method, section["method"], key
         if key.startswith(OF_MERGE) and section["merges"]:
             kind, option = section["merges"][0], key.removeprefix(OF_MERGE)
-            known = options_of("merges", config["merges"][kind]["merge"])
+            _, known = _taken("merges", config["merges"][kind])
             known = {name: one for name, one in known.items() if name != "weights"}  # they name attributes
         elif kind in ("file", "command"):
             continue

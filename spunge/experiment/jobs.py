@@ -290,13 +290,19 @@ class Jobs:
     def repository(self, wildcards: SimpleNamespace) -> str:
         """Return the repository on the hub that a candidate's export is published in.
 
-        Raises InputError where none is configured, or where nothing is measured at the export's λ.
+        Raises InputError where none is configured, where nothing is measured at the export's λ, and for an adapter,
+        which may be less than what was measured.
         """
         configured, budget = self.grid.configuration, self.grid.configuration["export"]["budget"]
         if not (repository := configured["publish"]["repository"]):
             raise InputError(
                 "configuration: publish.repository is null, so there is nowhere to publish; name one, as in "
                 "OWNER/{experiment}-{candidate}"
+            )
+        if configured["export"]["format"] != "model":
+            raise InputError(
+                "configuration: export.format is adapter, and a published card has what was measured of the whole "
+                "candidate, which an adapter may hold a part of; leave export.format out"
             )
         if (budget or "") not in self.grid.budgets:
             raise InputError(

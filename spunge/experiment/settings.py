@@ -247,8 +247,19 @@ class Tuning(Section):
 
 
 class Export(Section):
+    format: Literal["model", "adapter"] = Field(
+        "model",
+        description="A whole Hugging Face folder, or the task vector alone as a PEFT adapter, where it comes of LoRA "
+        "adapters (docs/export.md).",
+    )
+    adapter_rank: Count | None = Field(
+        None,
+        description="Rank of an adapter's modules, by truncated SVD where the change has a higher one; null takes the "
+        "ranks of all merged shards together.",
+    )
     dtype: Precision | None = Field(
-        None, description="Precision of the exported weights; null keeps that of the base model's."
+        None,
+        description="Precision of what is exported; null keeps that of the base model's weights, fp32 of an adapter.",
     )
     max_shard_size: Annotated[str, Field(pattern="^[0-9]*[1-9][0-9]*(KB|MB|GB|TB)$")] = Field(
         "5GB", description="A weight file grows no larger than this, but for a single larger tensor."
@@ -321,7 +332,7 @@ class Experiment(Section):
         description="Minutes between saves of what an unfinished unlearning, relearning or generation has done so far, "
         "so that a killed run goes on from there; 0 saves after every step.",
     )
-    export: Export = Field({}, description="A candidate's own Hugging Face folder, written on demand.")
+    export: Export = Field({}, description="A candidate's own Hugging Face folder, or adapter, written on demand.")
     publish: Publish = Field({}, description="Its repository on the Hugging Face hub, on demand too (docs/export.md).")
     wheels: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$", max_length=64)]] = Field(
         {},

@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from spunge.core.files import is_local
 from spunge.export.contents import CARD, MERGEKIT
+from spunge.merging.options import MERGEKIT_METHODS
 from spunge.models.task_vector import BaseModel, TaskVector
 
 TEMPLATE = Path(__file__).with_name("card.md")
@@ -41,13 +42,21 @@ def write(building: Path, folder: Path, name: str, base: BaseModel, task_vector:
     (building / CARD).write_text(card(name, base, provenance, dtype, reason))
 
 
-def card(name: str, base: BaseModel, provenance: Mapping, dtype: str, no_mergekit: str | None) -> str:
+def card(
+    name: str,
+    base: BaseModel,
+    provenance: Mapping,
+    dtype: str,
+    no_mergekit: str | None,
+    adapter: Mapping[str, str] | None = None,
+) -> str:
     """Return the model card: how the candidate was made, as its task vector's provenance tells it, and a caution.
 
-    `no_mergekit` is why mergekit can't make its merge again, None where it can.
+    `no_mergekit` is why mergekit can't make its merge again, None where it can. `adapter` is what card.md says of an
+    adapter; None of a whole model.
     """
     front = ModelCardData(
-        library_name="transformers",
+        library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["unlearning", "spunge"],
         base_model=base.source if _on_hub(base) else None,  # the hub takes nothing else for a base model
@@ -73,6 +82,7 @@ def card(name: str, base: BaseModel, provenance: Mapping, dtype: str, no_mergeki
         "versions": _code({**provenance.get("versions", {}), "commit": provenance.get("commit", "unknown")}),
         "dtype": _code(dtype),
         "no_mergekit": no_mergekit,
+        "adapter": adapter,
     }
     return f"{ModelCard.from_template(front, TEMPLATE, **facts)}\n"
 
@@ -89,6 +99,7 @@ def mergekit(
     shards = provenance.get("unlearned", [])
     if not shards or not all("run" in shard for shard in shards):
         return None, "the shards' provenance does not tell where their exports lie"
+    parameters, of_each, weighted = {"lambda": options["scale"]}, {}, True
     if kind == "ties":
         if options["trim"] != "tensor":
             return None, "mergekit trims every tensor by itself, this merge the whole model"
@@ -98,18 +109,25 @@ def mergekit(
             return None, "mergekit elects + where a sum is 0, this merge what is elected more often"
         if any(size > 0 and int(options["density"] * size) < 1 for size in sizes):
             return None, "mergekit keeps an entry of every tensor, this merge none where the density asks for less"
-        method, normalize, of_each = "ties", True, {"density": options["density"]}
+        method, parameters["normalize"], of_each = "ties", True, {"density": options["density"]}
     elif kind == "linear":
-        method, normalize, of_each = "task_arithmetic", options["normalize"], {}
+        method, parameters["normalize"] = "task_arithmetic", options["normalize"]
+    elif kind == "mergekit":
+        method, weighted = options["method"], "weights" in MERGEKIT_METHODS[options["method"]]
+        if method.startswith(("dare", "della")):
+            return None, "mergekit would draw other entries to drop"
+        if not weighted and options["scale"] != 1:
+            return None, f"mergekit's {method} has no factor on the result, and this merge has one"
+        own = {key: options[key] for key in MERGEKIT_METHODS[method] if key != "weights" and options[key] is not None}
+        parameters = (parameters if weighted else {}) | own
     else:
         return None, NO_MERGEKIT.get(kind, "mergekit has no such merge")
     # With a factor on a whole candidate, the shards' exports bear it too: `lambda` is the merge's own.
-    parameters = {"normalize": normalize, "lambda": options["scale"]}
     weights = options["weights"] or [1.0] * len(shards)
     entries = [
         {
             "model": os.path.relpath(shard["run"], provenance["candidate"]),
-            "parameters": {"weight": weight, **of_each},
+            "parameters": {**({"weight": weight} if weighted else {}), **of_each},
         }
         for shard, weight in zip(shards, weights, strict=True)
     ]
@@ -118,6 +136,11 @@ def mergekit(
     if dtype != "float32":
         configuration["out_dtype"] = dtype
     return configuration, None
+
+
+def hub_model(base: BaseModel) -> tuple[str, str | None] | tuple[None, None]:
+    """Return a base model's id on the hub, and its revision if one was named; None where it isn't of the hub."""
+    return (base.source, _revision(base)) if _on_hub(base) else (None, None)
 
 
 def _values(runs: list[Mapping], key: str) -> str:

@@ -117,16 +117,15 @@ def prepare(
     merge = registry.of(kind)
     sparsified = merge.sparsify(shards, options)
     consensus = merge.consensus(shards, options, sparsified)
+    tensor_consensus = merge.tensor_consensus(shards, options) if merge.tensor_consensus else lambda parameter: None
 
     def merge_parameter(name: str, show: Callable[[Entries, torch.Tensor], None]) -> torch.Tensor:
         parameter = Parameter(shards, name)
-        if by_matrix := merge.matrix_consensus is not None and len(parameter.shape) == 2:
-            whole = merge.matrix_consensus(parameter.tensors, options)
-        else:
-            whole = torch.empty(parameter.shape)
+        of_tensors = tensor_consensus(parameter)
+        whole = torch.empty(parameter.shape) if of_tensors is None else of_tensors
         for entries, (first, last) in zip(sparsified(parameter), parameter.bounds(), strict=True):
             merged = whole.view(-1)[first:last]
-            if not by_matrix:
+            if of_tensors is None:
                 merged.copy_(consensus(entries.kept))
             show(entries, merged.mul_(options.scale))
         return whole

@@ -1,5 +1,6 @@
 """Options of merges; a merge's are the class of its name: `dare_ties` has DareTies."""
 
+from dataclasses import field
 from typing import Annotated, Literal
 
 from pydantic import Field, WithJsonSchema
@@ -35,6 +36,63 @@ class Linear(Options):
     """Settings of a linear merge."""
 
     normalize: Normalize = True
+
+
+# What each of mergekit's methods for a base model and any number of others takes, by our names: its `weight` is
+# `weights` here, its `lambda` is `scale`. Left out is what changes no result: int8_mask, and task_arithmetic's density.
+_SPARSE = ("weights", "density", "normalize", "rescale")
+MERGEKIT_METHODS = {
+    "breadcrumbs": (*_SPARSE, "gamma"),
+    "breadcrumbs_ties": (*_SPARSE, "gamma"),
+    "dare_linear": _SPARSE,
+    "dare_ties": _SPARSE,
+    "della": (*_SPARSE, "epsilon"),
+    "della_linear": (*_SPARSE, "epsilon"),
+    "model_stock": ("filter_wise",),
+    "ram": ("epsilon",),
+    "ramplus_tl": ("epsilon", "r", "alpha"),
+    "sce": ("select_topk",),
+    "task_arithmetic": ("weights", "normalize"),
+    "ties": _SPARSE,
+}
+
+
+@checked
+class Mergekit(Options):
+    """Settings of a merge by mergekit: its method, and that method's own parameters, where null is mergekit's default.
+
+    `normalize` and `rescale` have defaults that differ from method to method.
+    """
+
+    method: Annotated[
+        Literal[tuple(MERGEKIT_METHODS)],
+        Field(description="mergekit's name of the merge method.", json_schema_extra={"takes": MERGEKIT_METHODS}),
+    ] = field(kw_only=True)
+    density: Annotated[float | None, Field(gt=0, le=1, description="Share of entries that are kept.")] = None
+    epsilon: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            lt=1,
+            description="della: how far the probability to be kept goes below and above the density, from the smallest "
+            "to the largest entry; ram: magnitude above which an entry counts as changed.",
+        ),
+    ] = None
+    gamma: Annotated[
+        float | None, Field(ge=0, lt=1, description="Share of entries, the largest, that are dropped.")
+    ] = None
+    normalize: Annotated[bool | None, Field(description="Divide the weighted sum by the sum of the weights.")] = None
+    rescale: Annotated[
+        bool | None, Field(description="Give what is kept of each tensor the sum of magnitudes that the tensor had.")
+    ] = None
+    select_topk: Annotated[
+        float | None, Field(gt=0, le=1, description="Share of entries, those that vary most between shards, to keep.")
+    ] = None
+    filter_wise: Annotated[bool | None, Field(description="Take angles row by row, not tensor by tensor.")] = None
+    r: Annotated[float | None, Field(description="Weight of the overlap in the factor on what one shard changed.")] = (
+        None
+    )
+    alpha: Annotated[float | None, Field(ge=0, description="Bound of the overlap in that factor.")] = None
 
 
 @checked

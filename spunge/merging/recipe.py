@@ -43,8 +43,8 @@ def _ignore(entries: Entries, merged: torch.Tensor) -> None:
 
 
 def suits(kind: str, vectors: Iterable[TaskVector]) -> bool:
-    """Tell whether a merge is kept as its recipe: of adapters alone, and where no matrix is decomposed for it."""
-    return registry.of(kind).matrix_consensus is None and all(isinstance(vector, LoraAdapter) for vector in vectors)
+    """Tell whether a merge is kept as its recipe: of adapters alone, and made entry by entry, not of whole tensors."""
+    return registry.of(kind).tensor_consensus is None and all(isinstance(vector, LoraAdapter) for vector in vectors)
 
 
 def write(

@@ -7,13 +7,14 @@ import torch
 
 from spunge.core.errors import InputError
 from spunge.experiment.options import make
-from spunge.merging import consensus, sparsify, tsv
-from spunge.merging.options import DareLinear, DareTies, Linear, Negmerge, Options, Ties, Tsv
+from spunge.merging import consensus, mergekit, sparsify, tsv
+from spunge.merging.options import DareLinear, DareTies, Linear, Mergekit, Negmerge, Options, Ties, Tsv
 from spunge.merging.shards import Entries, Parameter, Shards, column
 from spunge.models.task_vector import TaskVector
 
 Sparsified = Callable[[Parameter], Iterator[Entries]]
 Consensus = Callable[[list[torch.Tensor]], torch.Tensor]  # of the shards' kept entries
+TensorConsensus = Callable[[Parameter], torch.Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Merge:
     """A merge of task vectors; the name is that of its kind in the configuration.
 
     `sparsify` says which entries of each shard of a parameter are kept, block by block; `consensus` makes one of them.
-    Where a merge looks at the directions of matrices instead, `matrix_consensus` makes one of the shards' matrices.
-    `reference` is the paper.
+    Where a merge looks at whole tensors instead, `tensor_consensus` makes one of the shards' tensors, or None of those
+    that are left to `consensus`. `reference` is the paper.
     """
 
     name: str
@@ -30,7 +31,7 @@ class Merge:
     sparsify: Callable[[Shards, Options], Sparsified]
     consensus: Callable[[Shards, Options, Sparsified], Consensus]
     reference: str
-    matrix_consensus: Callable[[list[torch.Tensor], Options], torch.Tensor] | None = None
+    tensor_consensus: Callable[[Shards, Options], TensorConsensus] | None = None
 
 
 # What is kept of each shard
@@ -127,10 +128,12 @@ def _majority(shards: Shards, options: Ties, sparsified: Sparsified, weights: to
     return -1.0 if balance < 0 else 1.0
 
 
-def _tsv(matrices: list[torch.Tensor], options: Tsv) -> torch.Tensor:
-    return tsv.merge(matrices, options.weights)
+def orthogonal_directions(shards: Shards, options: Tsv) -> TensorConsensus:
+    """Merge matrices by their singular directions: TSV."""
+    return lambda parameter: tsv.merge(parameter.tensors, options.weights) if len(parameter.shape) == 2 else None
 
 
+MERGEKIT = "https://github.com/arcee-ai/mergekit"
 MERGES = {
     merge.name: merge
     for merge in (
@@ -139,13 +142,15 @@ MERGES = {
         Merge("dare_ties", DareTies, random, election, "https://arxiv.org/abs/2311.03099"),
         # Ilharco et al. 2022; not normalized it is their task arithmetic.
         Merge("linear", Linear, everything, mean_or_sum, "https://arxiv.org/abs/2212.04089"),
+        # Goddard et al. 2024; what it keeps of each shard it doesn't tell.
+        Merge("mergekit", Mergekit, everything, mean, MERGEKIT, tensor_consensus=mergekit.merge),
         # Kim et al. 2024 merge vectors of fine-tuning and negate the result. Unlearning's vectors are negated already,
         # and since the merge is odd, both orders give the same.
         Merge("negmerge", Negmerge, unanimous, mean, "https://arxiv.org/abs/2410.05583"),
         # Yadav et al. 2023
         Merge("ties", Ties, largest, chosen_election, "https://arxiv.org/abs/2306.01708"),
         # Gargiulo et al., CVPR 2025; what is no matrix is averaged.
-        Merge("tsv", Tsv, everything, mean, "https://arxiv.org/abs/2412.00081", matrix_consensus=_tsv),
+        Merge("tsv", Tsv, everything, mean, "https://arxiv.org/abs/2412.00081", tensor_consensus=orthogonal_directions),
     )
 }
 KINDS = tuple(MERGES)

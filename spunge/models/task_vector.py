@@ -146,8 +146,8 @@ class ChangedTensors(TaskVector):
 class LoraAdapter(TaskVector):
     """A PEFT LoRA adapter read as ΔW = scaling · B · A (Hu et al. 2021, arXiv 2106.09685).
 
-    `weights` is the adapter's safetensors file with PEFT's names, `config` the contents of its adapter_config.json.
-    Raises InputError for an adapter that is anything else, and for a broken one.
+    `weights` is the adapter's safetensors file with PEFT's names, `config` the contents of its adapter_config.json;
+    `ranks` are those of its parameters. Raises InputError for an adapter that is anything else, and for a broken one.
     """
 
     def __init__(self, weights: str | os.PathLike, config: Mapping, provenance: Mapping):
@@ -155,6 +155,7 @@ class LoraAdapter(TaskVector):
         self._check_fields()
         self.transposed = bool(config.get("fan_in_fan_out"))
         self._shapes, self._scaling = {}, {}
+        self.ranks: dict[str, int] = {}
         with opened(self.path) as file:
             factors = {key: torch.Size(file.get_slice(key).get_shape()) for key in sorted(file.keys())}
         for key in factors:
@@ -172,6 +173,7 @@ class LoraAdapter(TaskVector):
                     f"{described}"
                 )
             self._scaling[name] = self._scaling_of(name, rank=a[0])
+            self.ranks[f"{name}.weight"] = a[0]
             self._shapes[f"{name}.weight"] = torch.Size((a[1], b[0]) if self.transposed else (b[0], a[1]))
         if not self._shapes:
             raise InputError(f"{weights} has no LoRA factors: it adapts nothing")
@@ -262,7 +264,7 @@ class LoraAdapter(TaskVector):
 
         It computes ROWS of them at once, whichever are asked for: how a row is rounded depends on how many there are.
         """
-        a, b, scaling = self._factors(name)
+        a, b, scaling = self.factors_of(name)
         padded = torch.nn.functional.pad(b, (0, 0, 0, -len(b) % ROWS))
         kept = torch.empty(0)  # new memory for each product would take longer than the product
 
@@ -276,7 +278,8 @@ class LoraAdapter(TaskVector):
 
         return rows
 
-    def _factors(self, name: str) -> tuple[torch.Tensor, torch.Tensor, float]:
+    def factors_of(self, name: str) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """Return A (rank, inputs) and B (outputs, rank) of a parameter, in fp32, and the scaling of their product."""
         if name not in self._shapes:
             raise KeyError(name)
         module = name.removesuffix(".weight")

@@ -21,7 +21,7 @@ CHARACTERS = 4  # of a token
 PASSES = 3  # over the calibration texts for each budget: 8 or 9 were measured for three (docs/budgets.md)
 ACTIVATIONS_BATCH = 32  # texts of which RMU's frozen activations are computed together
 GRADIENT_METHODS = ("tvn", "gradient_ascent", "gradient_difference", "npo", "simnpo")
-WHOLE_MATRICES = ("tsv",)  # merges that write the tensors of LoRA adapters too
+WHOLE_MATRICES = ("tsv", "mergekit")  # merges that write the tensors of LoRA adapters too
 UNKNOWN = (math.nan,)
 
 

@@ -304,7 +304,7 @@ MISTAKES = {
         ("merges", "ties", "merge"),
         "tied",
         "configuration: merges.ties.merge is 'tied'; it can be "
-        "'dare_linear', 'dare_ties', 'linear', 'negmerge', 'ties', 'tsv'",
+        "'dare_linear', 'dare_ties', 'linear', 'mergekit', 'negmerge', 'ties', 'tsv'",
     ),
     "unknown precision": (
         ("model", "dtype"),
@@ -734,7 +734,7 @@ def test_schema_knows_the_methods_merges_and_datasets_by_name():
 def options_made(module_or_merge):
     """Options with no value given but those that must be."""
     if isinstance(module_or_merge, registry.Merge):
-        return module_or_merge.options()
+        return module_or_merge.options(**({"method": "ties"} if module_or_merge.name == "mergekit" else {}))
     needed = {"cities": {"cities": {"Asia": 1}}, "table": OWN_TABLES, "hatecheck": {"mirror": "."}}
     needed["country_facts"] = {"attribute": "region", "regions": ["Asia"]}
     return module_or_merge.Options(**needed.get(module_or_merge.__name__.rpartition(".")[2], {}))
@@ -754,7 +754,7 @@ def test_defaults_of_the_schema_are_those_of_the_code(section, kind):
     defaults = configuration.option_defaults(section, kind)
     assert defaults == {name: made[name] for name in defaults}
     # What must be given has no default, a preset is no field, and a method's dtype is the model's.
-    given = {"dtype", "cities", "forget", "retain", "fluency", "mirror", "attribute", "regions"}
+    given = {"dtype", "cities", "forget", "retain", "fluency", "mirror", "attribute", "regions", "method"}
     assert made.keys() - defaults.keys() <= given
     assert list(Draft202012Validator(SCHEMA["$defs"][f"{section}.{kind}"]).iter_errors(without_none(made))) == []
 
@@ -794,7 +794,7 @@ def test_weights_follow_the_order_of_the_attributes():
 def test_kinds_and_options_of_merges_that_do_not_fit_are_refused():
     assert sentence(changed(("merges",), {"mine": {}})) == (
         "configuration: merges.mine is no known merge; give it a key `merge`: "
-        "dare_linear, dare_ties, linear, negmerge, ties, tsv"
+        "dare_linear, dare_ties, linear, mergekit, negmerge, ties, tsv"
     )
     assert sentence(changed(("merges",), {"mean": {"merge": "linear", "density": 0.5}})) == (
         "configuration: merges.mean has the option `density`, which linear has not; it has normalize, scale, weights"
@@ -805,6 +805,31 @@ def test_kinds_and_options_of_merges_that_do_not_fit_are_refused():
     )
     everything = changed(("data", "forget"), "all", changed(("merges",), {"ties": {"weights": {"Atlantis": 2}}}))
     check(everything)  # the attributes are not known yet
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ({"method": "sce", "density": 0.5}, " has the option `density`, which mergekit's sce has not; it has method, "),
+        ({"method": "sce", "weights": {"Africa": 2}}, " has the option `weights`, which mergekit's sce has not"),
+        ({"method": "karcher"}, ".method is 'karcher'; it can be 'breadcrumbs', "),
+        ({"method": "della", "density": 0}, ".density: 0 is less than or equal to the minimum of 0"),
+        ({"method": "della", "lambda": 1.0}, ".lambda is called scale here; rename it"),
+        ({"density": 0.5}, " lacks the key `method`"),
+    ],
+)
+def test_a_merge_by_mergekit_is_checked_before_anything_runs(section, told):
+    refused = sentence(changed(("merges",), {"mine": {"merge": "mergekit", **section}}))
+    assert f"configuration: merges.mine{told}" in refused
+
+
+def test_a_merge_by_mergekit_may_be_named_by_its_key():
+    config = changed(("merges",), {"mergekit": {"method": "della", "density": 0.5, "epsilon": 0.1}})
+    check(config)
+    assert config["merges"]["mergekit"]["merge"] == "mergekit"
+    assert sentence(changed(("merges",), {"ties": {"method": "della"}})).startswith(
+        "configuration: merges.ties has the option `method`, which ties has not"
+    )
 
 
 def test_the_section_of_the_bootstrap_is_gone():

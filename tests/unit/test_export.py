@@ -565,6 +565,8 @@ def test_mergekit_configuration_of_linear_merges(normalize):
         ("dare_linear", {"density": 0.5}, "would draw other entries"),
         ("negmerge", {}, "mergekit has no such merge"),
         ("tsv", {}, "mergekit has no such merge"),
+        ("mergekit", {"method": "della", "density": 0.5}, "would draw other entries"),
+        ("mergekit", {"method": "sce", "scale": 0.5}, "sce has no factor on the result"),
     ],
 )
 def test_no_mergekit_configuration_where_it_would_compute_something_else(kind, options, reason):
@@ -601,6 +603,8 @@ def on_a_grid(seed):
         ("ties", {"density": 1.0, "weights": [1.0, 2.5]}),
         ("linear", {"weights": [1.0, 3.0]}),
         ("linear", {"normalize": False, "scale": 0.5}),
+        ("mergekit", {"method": "breadcrumbs", "density": 0.3, "gamma": 0.1, "weights": [1.0, 2.5], "scale": 1.5}),
+        ("mergekit", {"method": "sce", "select_topk": 0.3}),
     ],
 )
 def test_mergekit_makes_the_same_merge(tmp_path, monkeypatch, tiny_folder, kind, options):

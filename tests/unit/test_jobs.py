@@ -236,6 +236,8 @@ def test_a_repository_is_named_by_experiment_and_candidate():
     plain = {name: METHODS[name] for name in ("rmu", "mine")}
     assert jobs(**named).repository(wildcards) == "lab/small-rmu-attribute-merge-ties-seed0"
     assert jobs(publish={"repository": "lab/model"}).repository(wildcards) == "lab/model"
+    with pytest.raises(InputError, match=r"export\.format is adapter, and a published card has what was measured"):
+        jobs(**named, export={"format": "adapter"}).repository(wildcards)
     with pytest.raises(InputError, match=r"publish\.repository is null"):
         jobs().repository(wildcards)
     for budgets, export, fits in (

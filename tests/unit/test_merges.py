@@ -1,5 +1,6 @@
 """Every merge: hand-made examples, PEFT and mergekit as peers, and the properties that all of them share."""
 
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -28,6 +29,11 @@ ALL = [
     ("negmerge", {}),
     ("tsv", {}),
 ]
+if importlib.util.find_spec("mergekit"):
+    ALL += [
+        ("mergekit", {"method": "della", "density": 0.6, "epsilon": 0.2}),
+        ("mergekit", {"method": "breadcrumbs", "density": 0.6, "gamma": 0.1, "normalize": True}),
+    ]
 EVERY = pytest.mark.parametrize(
     ("kind", "options"), ALL, ids=[f"{kind}{number}" for number, (kind, _) in enumerate(ALL)]
 )
@@ -258,7 +264,7 @@ def test_lora_vectors_merge_as_the_matrices_they_stand_for(kind, options, tmp_pa
 def test_wrong_number_of_weights_and_unknown_kind_are_refused():
     with pytest.raises(InputError, match="a merge has 2 weights for 3 shards; give one for each"):
         merged(random_vectors(), "linear", weights=[1.0, 2.0])
-    with pytest.raises(InputError, match="there is no merge tied; known are dare_linear, dare_ties, linear, negmerge"):
+    with pytest.raises(InputError, match="there is no merge tied; known are dare_linear, dare_ties, linear, mergekit"):
         registry.of("tied")
     for kind in ("ties", "dare_linear", "dare_ties"):
         with pytest.raises(InputError, match=r"density is 1\.5: input should be less"):
@@ -369,7 +375,20 @@ CASES = [
     ("dare_linear", {"density": 1.0, "normalize": False}, "dare_linear", {"density": 1.0}),
     ("dare_linear", {"density": 1.0}, "dare_linear", {"density": 1.0, "normalize": True}),
     ("dare_ties", {"density": 1.0}, "dare_ties", {"density": 1.0, "normalize": True}),
+    *(
+        ("mergekit", {"method": method, **given}, method, given)
+        for method, given in (
+            ("breadcrumbs", {"density": 0.4, "gamma": 0.05}),
+            ("breadcrumbs_ties", {"density": 0.4, "gamma": 0.05}),
+            ("della_linear", {"density": 1.0}),
+            ("model_stock", {"filter_wise": True}),
+            ("ramplus_tl", {"epsilon": 0.02, "alpha": 0.5}),
+            ("sce", {"select_topk": 0.3}),
+            ("ties", {"density": 0.4, "rescale": True}),
+        )
+    ),
 ]
+UNWEIGHTED = ("model_stock", "ramplus_tl", "sce")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -435,7 +454,7 @@ def test_whole_pipeline_equals_mergekit(checkpoints, tmp_path, kind, options, me
     config = {
         "merge_method": method,
         "models": [
-            {"model": str(folder), "parameters": {"weight": weight, **density}}
+            {"model": str(folder), "parameters": {} if method in UNWEIGHTED else {"weight": weight, **density}}
             for folder, weight in zip(folders, weights, strict=True)
         ],
         "parameters": {key: value for key, value in parameters.items() if key != "density"},
@@ -448,7 +467,7 @@ def test_whole_pipeline_equals_mergekit(checkpoints, tmp_path, kind, options, me
     opened = task_vector.BaseModel.open(base)
     theirs = task_vector.CheckpointMinusBase(tmp_path / "out", opened)
     vectors = {folder.name: task_vector.CheckpointMinusBase(folder, opened) for folder in folders}
-    ours = merged(vectors, kind, weights=weights, **options)
+    ours = merged(vectors, kind, **({} if method in UNWEIGHTED else {"weights": weights}), **options)
     assert set(ours) == set(theirs.shapes)
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6)

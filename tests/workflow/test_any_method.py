@@ -151,6 +151,31 @@ def test_a_variant_costs_no_training_and_is_the_scaled_vector(finished):
     assert variant.tolist() == value.tolist() != full.tolist()
 
 
+def test_mergekit_merges_what_a_method_unlearned(finished):
+    """Both shards are one vector here, of which Model Breadcrumbs leaves out the largest tenth and the smaller half."""
+    pytest.importorskip("mergekit")
+    workspace, outside = finished
+    merge = {"merge": "mergekit", "method": "breadcrumbs", "density": 0.4, "gamma": 0.1, "weights": {"rivers": 2}}
+    workspace.configure(
+        methods={"shrink": {"file": str(outside / "shrink.py"), "options": {"share": 0.5}}},
+        experiment="by-mergekit",
+        merges={"breadcrumbs": merge},
+        evaluations={"fluency": {}},
+    )
+    path = "merged/shrink/attribute/merge/breadcrumbs/seed0/task_vector.safetensors"
+    done = workspace.snakemake(f"results/by-mergekit/{path}")
+    assert done.returncode == 0, done.stdout
+    merged = task_vector.read(workspace / "results/by-mergekit" / path)
+    name = "model.layers.1.mlp.down_proj.weight"
+    shard = "unlearned/shrink/attribute/shard/rivers/seed0/task_vector.safetensors"
+    delta = task_vector.read(workspace / "results/by-mergekit" / shard)[name]
+    kept = merged[name] != 0
+    assert int(kept.sum()) == int(0.4 * delta.numel())
+    torch.testing.assert_close(merged[name][kept], 3 * delta[kept])
+    assert delta[kept].abs().max() < delta.abs().max() and delta[kept].abs().min() > delta.abs().quantile(0.45)
+    assert merged.provenance["versions"]["mergekit"] and merged.provenance["options"]["gamma"] == 0.1
+
+
 def test_the_order_of_batches_is_a_split_of_its_own(finished):
     workspace, _ = finished
     workspace.configure(

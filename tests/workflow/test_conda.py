@@ -16,7 +16,8 @@ ROWS = "results/own-data/data/data.csv"
 
 @pytest.mark.parametrize(("form", "copied"), [("dockerfile", "COPY {} "), ("apptainer", "    {} ")])
 def test_containerize_describes_an_image_with_every_environment(tmp_path, form, copied):
-    command = [sys.executable, "-m", "snakemake", "--containerize", form]
+    merges = "merges={ties: {}, sce: {merge: mergekit, method: sce}}"
+    command = [sys.executable, "-m", "snakemake", "--containerize", form, "--config", merges]
     path = os.pathsep.join([str(stand_in_conda.install(tmp_path / "conda")), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path}
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
