@@ -19,6 +19,7 @@ PAGES = {
     PROJECT / "CHANGELOG.md": "changelog.md",
     PROJECT / "benchmarks" / "README.md": "speed.md",
 }
+FILES = "files/"  # below which pages show what lies elsewhere in the repository
 LINK = re.compile(r"(?<=\]\()[^):#\s]+(?=[)#\s])")  # without those that have a scheme
 IMAGE = re.compile(r'<img src="(?P<path>\S+)" width="(?P<width>\d+)" alt="(?P<alt>[^"]*)">')
 LOADED = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=\"?(?:https?:)?//[^\s\">]+")
@@ -38,7 +39,9 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(text: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Make links and images those of the site, so that MkDocs checks all of them."""
+    """Make links and images those of the site, so that MkDocs checks all of them; code that is shown stays as it is."""
+    if page.file.src_uri.startswith(FILES):
+        return text
     sources = {uri: path for path, uri in PAGES.items()}
     source = sources.get(page.file.src_uri, DOCS / page.file.src_uri)
     text = IMAGE.sub(r'![\g<alt>](\g<path>){ width="\g<width>" }', text)
@@ -73,7 +76,7 @@ def moved(page: Path, link: str) -> str:
 
 def address(path: Path) -> str:
     """Return where the site has a file that lies outside docs/."""
-    return PAGES.get(path, f"files/{path.relative_to(PROJECT).as_posix()}.md")
+    return PAGES.get(path, f"{FILES}{path.relative_to(PROJECT).as_posix()}.md")
 
 
 def shown(path: Path) -> str:
