@@ -3,9 +3,10 @@
 #   make demo [CONFIG=experiments/own-data.yaml] [CORES=2]   install, run the experiment, write its report
 #   make test                                                install, lint, test
 #   make test-cluster                                        install, run the tests that bring up a Slurm: docs/cluster.md
+#   make docs                                                install, build the site of docs/ into site/
 #   make benchmark                                           install, measure against the usual ways: benchmarks/README.md
 #   make unlock                                              after a run was killed, and only if no other run is at work
-#   make clean                                               remove .venv; results/ and resources/ stay
+#   make clean                                               remove .venv and site/; results/ and resources/ stay
 
 PYTHON ?= python3
 CONFIG ?= config.yaml
@@ -26,7 +27,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # A run starts hundreds of Pythons: where their bytecode may not be kept, each compiles all that it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-cluster benchmark unlock clean
+.PHONY: demo test test-cluster docs benchmark unlock clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -70,6 +71,11 @@ test: .venv/installed-test
 test-cluster: .venv/installed-slurm
 	$(BIN)/python -m pytest tests/cluster
 
+# Every link is checked. Without the variable each build tells that the theme ends in May 2027, and of its successor.
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "site/index.html; to search in it: $(BIN)/python -m http.server --directory site"
+
 # The default experiment's model, whatever CONFIG says, so that results can be compared.
 benchmark: .venv/installed-test
 	$(BIN)/snakemake --configfile config.yaml --cores $(CORES) --until model
@@ -79,7 +85,7 @@ unlock: .venv/installed
 	$(SNAKEMAKE) --unlock
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv site .pytest_cache .ruff_cache .import_linter_cache
 
 # The stamps are written last, so that an installation that was killed is taken up again.
 .venv/installed: requirements.txt requirements.lock
@@ -95,4 +101,8 @@ clean:
 
 .venv/installed-slurm: .venv/installed-test requirements-slurm.txt
 	$(PIP) --requirement requirements-slurm.txt
+	@touch $@
+
+.venv/installed-docs: .venv/installed requirements-docs.txt
+	$(PIP) --requirement requirements-docs.txt
 	@touch $@

@@ -1,4 +1,4 @@
-"""Fold what benchmarks/gpu.sh measured into results.csv and its figure, both READMEs and docs/plan.md.
+"""Fold what benchmarks/gpu.sh measured into results.csv and its figure, docs/speed.md, README.md here and docs/plan.md.
 
 python benchmarks/gpu_results.py gpu.json
 """
@@ -59,7 +59,7 @@ def fold(record: Mapping, project: Path) -> None:
     results.write(table, path)
     style.save(figure.draw(table), *(path.with_suffix(suffix) for suffix in (".pdf", ".png")))
     of_machine = f"One {measured['machine']['name']}, {record['started'][:10]}, commit {commit}."
-    _replace(project / "README.md", "\n".join([of_machine, "", *ratios(result_rows)]))
+    _replace(project / "docs" / "speed.md", "\n".join([of_machine, "", *ratios(result_rows)]))
     _replace(project / "benchmarks" / "README.md", "\n".join([of_machine, "", *everything(record)]))
     _replace(project / "docs" / "plan.md", "\n".join([of_machine, "", *planned(measured.get("plan", {}))]))
 
@@ -95,7 +95,7 @@ def rows(measured: Mapping[str, Mapping]) -> Iterator:
 
 
 def ratios(result_rows: list) -> Iterator[str]:
-    """Yield README.md's table of the rows: how many times better than the reference each is."""
+    """Yield docs/speed.md's table of the rows: how many times better than the reference each is."""
     from benchmarks import results
 
     yield "| | ours | reference | times better | target |"

@@ -65,7 +65,8 @@ def rows(schema: dict) -> Iterator[tuple[str, ...]]:
     for key, described, required in entries(schema):
         if "description" in described:
             default = "required" if required else code(short(described["default"])) if "default" in described else "–"
-            yield f"`{key}`", kind(described), default, described["description"].replace("|", "\\|")
+            meaning = described["description"].replace("|", "\\|").replace("<", "&lt;")
+            yield f"`{key}`", kind(described), default, meaning
 
 
 def entries(schema: dict, path: str = "") -> Iterator[tuple[str, dict, bool]]:

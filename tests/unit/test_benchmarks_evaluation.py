@@ -540,12 +540,15 @@ def asked(knowledge=False):
     return pd.concat([table[table["method"].isin(["", "rmu"])], own], ignore_index=True)
 
 
-def test_accuracy_comes_from_knowledge_or_else_from_benchmarks():
-    assert results_table.accuracy_from(asked()) == results_table.capability_from(asked()) == "benchmarks"
+def test_accuracy_comes_from_knowledge_or_else_from_open_questions_or_benchmarks():
+    knowledge, answers, benchmarks = results_table.ASKED
+    assert results_table.asked_by(asked()) == results_table.capability_from(asked()) == benchmarks
     both = asked(knowledge=True)
-    assert (results_table.accuracy_from(both), results_table.capability_from(both)) == ("knowledge", "benchmarks")
+    assert (results_table.asked_by(both), results_table.capability_from(both)) == (knowledge, benchmarks)
     without = example()
-    assert results_table.accuracy_from(without) == results_table.capability_from(without) == "knowledge"
+    assert results_table.asked_by(without) == results_table.capability_from(without) == knowledge
+    written = asked().replace({"evaluation": {"fluency": "answers"}})
+    assert (results_table.asked_by(written), results_table.capability_from(written)) == (answers, benchmarks)
     assert results_table.retain_attributes(both) == results_table.retain_attributes(without)
     assert results_table.retain_attributes(asked()) == SHOWN, "and none of MMLU's subjects"
     assert results_table.tasks(asked())["bio"] == results_table.Task("wmdp_bio", "", 100)

@@ -71,6 +71,10 @@ def test_every_pin_is_needed():
         if not re.search(rf"^\s*(import|from) {name}\b|importorskip\(\"{name.replace('-', '_')}\"", tests, re.MULTILINE)
     }
     assert not unused
+    site = (PROJECT / "mkdocs.yml").read_text() + (PROJECT / "docs" / "site_hook.py").read_text()
+    uses = {"mkdocs": "from mkdocs.", "mkdocs-material": "name: material", "pymdown-extensions": "pymdownx."}
+    assert set(generate.pins(PROJECT / "requirements-docs.txt")) == set(uses)
+    assert all(use in site for use in uses.values())
 
 
 def test_the_workflow_imports_what_is_pinned_for_it():
@@ -100,8 +104,8 @@ def test_the_lock_holds_every_pin_and_nothing_of_one_machine():
     locked = {
         re.sub("[-_.]+", "-", name).lower(): pin for name, pin in generate.pins(PROJECT / "requirements.lock").items()
     }
-    for requirements in ("requirements.txt", "requirements-test.txt", "requirements-mergekit.txt"):
-        for name, pin in generate.pins(PROJECT / requirements).items():
+    for requirements in PROJECT.glob("requirements*.txt"):
+        for name, pin in generate.pins(requirements).items():
             own = locked[re.sub("[-_.]+", "-", name).lower()]
             assert own.partition("==")[2] == pin.partition("==")[2]
     assert not re.search(r"\+|://| @ ", lock)

@@ -69,6 +69,6 @@ def test_a_plain_dataclass_of_a_users_may_extend_options():
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(table.Options)])
 def test_every_column_of_a_table_can_be_mapped(name):
-    keys = {"forget": table.Forget, "prompts": table.Prompts}.get(name)
+    keys = {"forget": table.Forget, "prompts": table.Prompts, "answers": table.Answers}.get(name)
     keys = keys or (table.Questions if name in ASKED else table.Prose)
     assert set(COLUMNS[name]) <= set(get_type_hints(keys))
