@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import ks_2samp
 
 from spunge.core.tidy import (
     ALL_BUDGETS,
@@ -299,6 +298,8 @@ def forget_qualities(scores: pd.DataFrame) -> pd.DataFrame:
     """
     if "retain_model" not in scores:
         return pd.DataFrame(columns=["value", "n"])
+    from scipy.stats import ks_2samp  # takes half a second
+
     known = scores[scores["retain_model"].notna()]
     tested = {
         key: (ks_2samp(rows["truth_ratio"], rows["retain_model"], nan_policy="propagate").pvalue, len(rows))
