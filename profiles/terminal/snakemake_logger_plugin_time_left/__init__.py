@@ -20,6 +20,7 @@ class LogHandler(bars.LogHandler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.live_display.refresh_per_second = 1  # eight times a second, as by default, take a tenth of a core
         self.time_left = TimeLeft()
         self.progress.columns += (self.time_left,)
 
