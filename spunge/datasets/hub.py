@@ -2,15 +2,22 @@
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from spunge.core.errors import InputError
+from spunge.experiment.options import Text
 
 WIKITEXT = "Salesforce/wikitext"
 WIKITEXT_CONFIG = "wikitext-2-raw-v1"
 WIKITEXT_REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
+# An option of the data sets that are on the hub.
+Mirror = Annotated[
+    Text | None, Field(description="A local folder with the hub data set's files; null takes them from the hub.")
+]
 
 
 def locate(name: str, repository: str, revision: str, folder: str | os.PathLike | None, page: str) -> Path:

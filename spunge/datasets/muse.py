@@ -38,9 +38,7 @@ class Options:
     """What to build."""
 
     corpus: Annotated[Literal["books", "news"], Field(description="MUSE's novels, or its news articles.")] = "books"
-    mirror: Annotated[
-        Text | None, Field(description="A local folder with the hub data set's files; null takes them from the hub.")
-    ] = None
+    mirror: hub.Mirror = None
     revision: Annotated[
         Text | None, Field(description="Commit of the hub data set; null takes the one that docs/muse.md names.")
     ] = None

@@ -39,9 +39,7 @@ IN_CONTEXT, AFFIRMATIVE = "incontext learning", "affirmative suffix"
 class Options:
     """What to build."""
 
-    mirror: Annotated[
-        Text | None, Field(description="A local folder with the hub data set's files; null takes them from the hub.")
-    ] = None
+    mirror: hub.Mirror = None
     revision: Annotated[Text, Field(description="Commit of the hub data set.")] = REVISION
     targets: Annotated[
         Count,

@@ -56,9 +56,7 @@ class Logs(TypedDict, total=False):
 class Options:
     """What to build."""
 
-    mirror: Annotated[
-        Text | None, Field(description="A local folder with the hub data set's files; null takes them from the hub.")
-    ] = None
+    mirror: hub.Mirror = None
     revision: Annotated[Text, Field(description="Commit of the hub data set.")] = REVISION
     split: Annotated[
         Literal["forget01", "forget05", "forget10"],

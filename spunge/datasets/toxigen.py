@@ -77,9 +77,7 @@ ORDER = {group: place for place, group in enumerate(GROUPS)}
 class Options:
     """What to build."""
 
-    mirror: Annotated[
-        Text | None, Field(description="A local folder with the hub data set's files; null takes them from the hub.")
-    ] = None
+    mirror: hub.Mirror = None
     revision: Annotated[Text, Field(description="Commit of the hub data set.")] = REVISION
     labels: Annotated[
         Literal["prompts", "annotated"],
