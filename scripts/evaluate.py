@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         facts = {name: getattr(arguments, name) for name in ("evaluations", "generation", "budgets")}
         identity = cli.identity(arguments, facts, files)
         with resume.Checkpoint(arguments.unfinished, identity, arguments.save_every) as kept:
-            strengths = {"": budget.Strength(arguments.scale, 0.0, 0)}
+            strengths = {"": budget.Strength(arguments.scale, 0.0)}
             if arguments.budgets:
                 reading = arguments.evaluations.get("fluency", {})
                 of_budgets = [arguments.damaged, reading, arguments.budgets, arguments.scale, kept.nested("strengths")]
@@ -62,7 +62,8 @@ def main(argv: list[str] | None = None) -> int:
                 cli.write_scores(arguments, name, tables[name], *paths, described, metrics[name])
                 described = []  # stands once, beside the first evaluation
             if arguments.budgets:
-                described = [descriptive_rows.budgets(arguments.candidate, strengths)] if edited else []
+                fields = {label: strength._asdict() for label, strength in strengths.items()}
+                described = [descriptive_rows.budgets(arguments.candidate, fields)] if edited else []
                 cli.write_scores(arguments, "budget", tables["budget"], *arguments.damage, described)
                 with whole_file(arguments.strengths) as temporary:
                     scales = {label: strength.scale for label, strength in strengths.items()}

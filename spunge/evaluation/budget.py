@@ -41,15 +41,17 @@ ROUNDING = 1e-9  # of a difference of accuracies
 class Strength(NamedTuple):
     """The λ that does the damage of a budget, its KL on the calibration texts, and the passes that it took to find.
 
-    `scale` is None, and `kl` NaN, where no λ does.
+    `largest_share` is that which a single text has of this KL. `scale` is None, and what is about KL NaN, where no λ
+    does.
     """
 
     scale: float | None
-    kl: float
-    passes: int
+    kl: float = math.nan
+    passes: int = 0
+    largest_share: float = math.nan
 
 
-AS_IT_IS = {"": Strength(1.0, 0.0, 0)}
+AS_IT_IS = {"": Strength(1.0, 0.0)}
 
 
 def solve_all(
@@ -84,10 +86,10 @@ def solve_all(
             else:
                 before, known = len(tables), {at: _finite(mean(table, COLUMNS[cost])) for at, table in tables.items()}
                 scale = solve(mean_at, math.log(budget) if cost == "perplexity" else budget, most, known)
-            kl = math.nan if scale is None else mean(tables[scale], "kl")
             label, passes = budget_label(cost, budget), len(known) - before
-            of_cost[label] = Strength(scale, kl, passes)
-            reached = f"met by no λ up to {most:g}" if scale is None else f"λ = {scale:.4g}, KL {kl:.4g}"
+            found = Strength(None, passes=passes) if scale is None else _strength(scale, passes, tables[scale])
+            of_cost[label] = found
+            reached = f"met by no λ up to {most:g}" if scale is None else f"λ = {scale:.4g}, KL {found.kl:.4g}"
             over = "the questions about what is kept" if cost == KEPT else "the calibration texts"
             say(f"budget {label}: {reached}, after {passes} passes over {over}")
         strengths |= dict(reversed(of_cost.items()))
@@ -139,13 +141,18 @@ def measure(
 
     strengths = {}
     if section["as_trained"]:
-        strengths[""] = Strength(configured, mean(damage_at(abs(configured)), "kl"), 1)
+        strengths[""] = _strength(configured, 1, damage_at(abs(configured)))
     costs = {cost: section[cost] for cost in COSTS if cost in section}
     for label, strength in solve_all(damage_at, lost_at, costs, section["most"]).items():
         signed = None if strength.scale is None else math.copysign(strength.scale, configured)
         strengths[label] = strength._replace(scale=signed)
     checkpoint.keep(State(facts=strengths))
     return held_out, strengths
+
+
+def _strength(scale: float, passes: int, damage: pd.DataFrame) -> Strength:
+    total = damage["kl"].sum(skipna=False)
+    return Strength(scale, mean(damage, "kl"), passes, damage["kl"].max() / total if total > 0 else math.nan)
 
 
 def mean(damage: pd.DataFrame, column: str) -> float:

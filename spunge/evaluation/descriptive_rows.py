@@ -138,15 +138,15 @@ def edit(candidate: dict, realised: float) -> pd.DataFrame:
     return _table(candidate, "edit", [{"attribute": "", "metric": "realised_share", "value": realised, "n": 1}])
 
 
-def budgets(candidate: dict, strengths: Mapping[str, tuple[float | None, float, int]]) -> pd.DataFrame:
-    """Return tidy rows (COLUMNS) with a candidate's λ at each budget (by label), its KL on what set it, and passes.
+def budgets(candidate: dict, strengths: Mapping[str, Mapping[str, float | None]]) -> pd.DataFrame:
+    """Return tidy rows (COLUMNS) with the fields of a candidate's `budget.Strength` at each budget, by label.
 
     A budget that isn't reached has the row `reached` alone.
     """
     tables = []
-    for label, (scale, kl, passes) in strengths.items():
-        reached = scale is not None
-        metrics = {"reached": float(reached)} | ({"scale": scale, "kl": kl, "passes": passes} if reached else {})
+    for label, strength in strengths.items():
+        reached = strength["scale"] is not None
+        metrics = {"reached": float(reached)} | (strength if reached else {})
         rows = [{"attribute": "", "metric": metric, "value": value, "n": 1} for metric, value in metrics.items()]
         tables.append(_table({**candidate, "budget": label}, "budget", rows))
     return pd.concat(tables, ignore_index=True)

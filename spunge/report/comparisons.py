@@ -44,7 +44,7 @@ from spunge.report.verdict import BROKEN, RIVAL_BROKEN, direction, holm, verdict
 class Measure(NamedTuple):
     """What is compared, and where it stands in evaluations.csv; `better` is the sign of a good difference.
 
-    unit: of the difference, for people; a share of one is told in percentage points.
+    unit: of the difference, for people; a share of one is told in percentage points. decimals: of any other unit.
     """
 
     name: str
@@ -53,9 +53,12 @@ class Measure(NamedTuple):
     attribute: str
     better: int
     unit: str = "points"
+    decimals: int = 2
 
 
 PERPLEXITY = Measure("perplexity", "fluency", "perplexity", "", -1, "of held-out prose")
+# Of texts that set no λ: a budget holds exactly for those that do, and for these only as far as they are alike.
+HELD_OUT_KL = Measure("held-out KL", "budget", "kl_held_out", "", -1, "nats per token", 3)
 # Of harmless texts about what was to be forgotten: a model that can't write these any more refuses too much.
 BENIGN = Measure("perplexity of benign texts", "benign", "perplexity", FORGET_MEAN, -1, "of harmless texts")
 # By the words that a model writes, and by how likely it finds right and wrong answers: those of TOFU.
@@ -195,7 +198,7 @@ def _costs(evaluations: pandas.DataFrame) -> tuple[Measure, ...]:
         kept._replace(name=f"{asked_by(evaluations).name}, held out: {attribute}", attribute=attribute)
         for attribute in held_out_attributes(evaluations)
     ]
-    costs = (PERPLEXITY, BENIGN, kept, *held_out, UTILITY, *general)
+    costs = (HELD_OUT_KL, PERPLEXITY, BENIGN, kept, *held_out, UTILITY, *general)
     return tuple(cost for cost in costs if is_measured(evaluations, cost))
 
 

@@ -14,6 +14,7 @@ from spunge.report.comparisons import (
     AT_EQUAL_DAMAGE,
     BENIGN,
     GENERAL_CAPABILITY,
+    HELD_OUT_KL,
     PERPLEXITY,
     Comparison,
     Measure,
@@ -25,6 +26,7 @@ from spunge.report.comparisons import (
 )
 from spunge.report.durability import after_attacks, by_number_of_shards, sum_up
 from spunge.report.results_table import (
+    AS_TRAINED,
     BEFORE,
     FORGET_MEAN,
     RETAIN_MEAN,
@@ -70,6 +72,7 @@ COSTS = {
     "kept": "loss of {} in accuracy on what is kept, validation part",
 }
 MOST_NAMED = 4  # attributes whose visits are told one by one
+CARRIED = 0.25  # of the KL that sets λ: so much of it in one text is told
 ANSWER_PLACES = ("commonest_answer_place", "commonest_answer_place_rephrased")
 
 
@@ -173,7 +176,7 @@ def _rival_facts(
     if judged_as == RIVAL_BROKEN:
         reason = comparison.broken[comparison.rival(candidate, rival).path]
     costs = []
-    for measure in (PERPLEXITY, BENIGN, *accuracies_kept(evaluations)):
+    for measure in (HELD_OUT_KL, PERPLEXITY, BENIGN, *accuracies_kept(evaluations)):
         difference = comparison.difference(candidate, measure, rival)
         unequal = direction(difference) in (HIGHER, LOWER)
         if unequal if comparison.decisive else not math.isnan(difference.value):
@@ -264,6 +267,7 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         at_chance=tasks_at_chance(evaluations),
         budgets=budgets_in_words(budgets(evaluations)),
         unreached=unreached(evaluations),
+        carried_by_one=carried_by_one(evaluations),
         benign=is_measured(evaluations, BENIGN),
         decisive=decisive.outcome.name,
         forget=forget,
@@ -409,6 +413,17 @@ def unreached(evaluations: pandas.DataFrame) -> list[str]:
     ]
 
 
+def carried_by_one(evaluations: pandas.DataFrame) -> list[str]:
+    """Say at which budgets one of the texts that set λ has more than CARRIED of their KL, one sentence for each."""
+    rows = evaluations[(evaluations["evaluation"] == "budget") & (evaluations["metric"] == "largest_share")]
+    shares = rows.groupby("budget", sort=False)["value"].mean().drop(AS_TRAINED, errors="ignore")
+    return [
+        sentence("carried_by_one", {"budget": budgets_in_words([budget]), "share": _percent(share)})
+        for budget, share in shares.items()
+        if share > CARRIED
+    ]
+
+
 def _percent(share: float) -> str:
     return "" if math.isnan(share) else f"{share:.1%}"
 
@@ -417,7 +432,8 @@ def _texts(difference: Estimate, measure: Measure) -> dict:
     """Write a difference and its interval for people; what is unknown is an empty text."""
     points = measure.unit == "points"
     value, low, high = (
-        "" if math.isnan(bound) else summary.number(bound, points, difference=True) for bound in difference
+        "" if math.isnan(bound) else summary.number(bound, points, difference=True, decimals=measure.decimals)
+        for bound in difference
     )
     return {"value": value, "low": low, "high": high, "points": points}
 

@@ -223,7 +223,7 @@ def table(evaluations: pandas.DataFrame) -> pandas.DataFrame:
     return pandas.DataFrame(lines, columns=names)
 
 
-def number(value: float, percent: bool, difference: bool) -> str:
+def number(value: float, percent: bool, difference: bool, decimals: int = 2) -> str:
     """Write a number for people: shares in percent with one decimal, a true minus sign, differences with their sign.
 
     From LARGE on (a broken model's perplexity), and below SMALL (a p-value), with its power of ten.
@@ -232,7 +232,7 @@ def number(value: float, percent: bool, difference: bool) -> str:
         return f"{value:.0e}".replace("-", "−")
     if not percent and abs(value) >= LARGE:
         return f"{value:{'+' if difference else ''}.1e}".replace("-", "−")
-    decimals = 1 if percent else 2
+    decimals = 1 if percent else decimals
     text = f"{value * 100 if percent else value:{'+' if difference else ''}.{decimals}f}"
     if float(text) == 0:
         text = text.lstrip("+-")

@@ -166,6 +166,8 @@ def test_solved_factors_do_the_damage_of_their_budgets(tiny_base, tokenizer, vec
         reached = kl if cost == "kl" else excess / math.log(1.2)
         assert reached == pytest.approx(float(wanted) if cost == "kl" else 1, rel=0.021)
         assert strength.kl == pytest.approx(kl, rel=1e-3)
+        by_text = plain_damage(base, candidate, tokenizer)["kl"]
+        assert strength.largest_share == pytest.approx(by_text.max() / by_text.sum(), rel=1e-3)
     assert all(strength.passes <= budget.MOST_PASSES for strength in strengths.values())
 
 

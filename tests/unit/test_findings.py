@@ -162,6 +162,30 @@ def test_at_equal_damage_the_mean_over_the_budgets_decides():
     assert "though by another measure the damage isn't equal (perplexity −0.45" in answer
 
 
+@pytest.mark.parametrize(("low", "told"), [(0.02, True), (-0.02, False)])
+def test_a_budget_that_other_texts_dont_confirm_is_told_beside_the_verdict(low, told):
+    table = with_difference(example(budgets=BUDGETS), "joint", "forget mean", 0.08, 0.02, 0.14, p=0.01)
+    difference = table[(table["metric"] == "accuracy_minus_joint") & (table["attribute"] == "forget mean")]
+    facts = {"evaluation": "budget", "metric": "kl_held_out_minus_joint", "attribute": "", "value": 0.05}
+    table = pandas.concat([table, difference.assign(**facts, low=low, high=0.08)], ignore_index=True)
+    (answer,) = map(str, findings.answers(table))
+    assert ("the damage isn't equal (held-out KL +0.050, 95 % interval +0.020 to +0.080" in answer) == told
+    line = comparisons.verdicts(table).set_index(["comparison", "rival", "measure"])
+    assert line.loc[("at equal damage", "joint", "held-out KL"), "verdict"] == ("higher" if told else "not shown")
+
+
+def test_a_budget_that_one_text_carries_is_told():
+    table = example(budgets=BUDGETS)
+    rows = table[(table["evaluation"] == "budget") & (table["metric"] == "scale")]
+    shares = rows["budget"].map(dict(zip(BUDGETS, (0.5, 0.3, 0.2), strict=True)))
+    assert findings.carried_by_one(table) == []
+    table = pandas.concat([table, rows.assign(metric="largest_share", value=shares)], ignore_index=True)
+    first, second = findings.carried_by_one(table)
+    assert first.startswith("At a KL of 0.01 per token a single one of the texts that set λ has 50.0% of their KL")
+    assert second.startswith("At a KL of 0.03 per token a single one of the texts that set λ has 30.0%")
+    assert first in page(table)
+
+
 def test_one_of_many_comparisons_is_not_shown_by_its_own_interval_alone():
     table = with_difference(example(budgets=BUDGETS), "joint", "forget mean", 0.08, 0.02, 0.14, p=0.04)
     judged = comparisons.verdicts(with_difference(table, "random", "forget mean", -0.01, -0.05, 0.03, p=0.6))
