@@ -13,12 +13,13 @@ import numpy as np
 
 from spunge.planning import cost_model
 from spunge.planning.cost_model import BF16, FP32, UTILISATION
-from spunge.planning.known import TASKS, Facts, Table
+from spunge.planning.known import DEVICES, TASKS, Facts, Table
 
 START = 10  # seconds for a job to begin; 4 were measured with a small model on a local disk (docs/plan.md)
 READ = 1e9  # bytes of a model a second, from disk
 CHARACTERS = 4  # of a token
 PASSES = 3  # over the calibration texts for each budget: 8 or 9 were measured for three (docs/budgets.md)
+LAYER_START = 1.2e-3  # seconds to start one layer's kernels, which a written token waits for (docs/plan.md)
 ACTIVATIONS_BATCH = 32  # texts of which RMU's frozen activations are computed together
 GRADIENT_METHODS = ("tvn", "gradient_ascent", "gradient_difference", "npo", "simnpo")
 WHOLE_MATRICES = ("tsv", "mergekit")  # merges that write the tensors of LoRA adapters too
@@ -69,6 +70,7 @@ class Estimate:
     def __init__(self, facts: Facts):
         self.shape, self.tables = facts.shape, defaultdict(Table, facts.tables)
         self.speed = UTILISATION * facts.peak
+        self.bandwidth = UTILISATION * DEVICES[facts.device]["bandwidth"]
         self.precision = FP32 if facts.dtype == "float32" else BF16
         self.weights = self.precision * self.shape.parameters
 
@@ -110,7 +112,8 @@ class Estimate:
         λ is solved on the calibration texts. One pass over the fluency texts gives damage and fluency, and one more
         over each table is the base model's.
         """
-        readings = {"knowledge": self._knowledge, "fluency": self._fluency, "benchmarks": self._benchmarks}
+        readings = {"knowledge": self._knowledge, "answers": self._answers}
+        readings |= {"fluency": self._fluency, "benchmarks": self._benchmarks}
         costs = [
             readings[name](options) if name in readings else no_arithmetic(name, name)
             for name, options in evaluations.items()
@@ -125,10 +128,23 @@ class Estimate:
             total = replace(total, work=work, seconds=seconds)
         return replace(total, seconds=[start, *total.seconds], memory=np.add(self.weights, total.memory))
 
-    def _knowledge(self, options: Mapping) -> Cost:
-        rows, *characters = self.tables["questions"]
+    def _knowledge(self, options: Mapping, table: str = "questions") -> Cost:
+        rows, *characters = self.tables[table]
         texts = [[number / CHARACTERS for number in characters]]
-        return self._reading(f"{shown([rows])} questions", texts, options, notes=["tokens"])
+        return self._reading(f"{shown([rows])} {table}", texts, options, notes=["tokens"])
+
+    def _answers(self, options: Mapping) -> Cost:
+        """Questions read with all their answers, read again, and as many tokens written as allowed, batch by batch."""
+        cost, (rows, _, longest) = self._knowledge(options, "answers"), self.tables["answers"]
+        shape, batch, written = self.shape, options["batch_size"], options["max_new_tokens"]
+        length = longest / CHARACTERS
+        kept = batch * (length + written) * 2 * self.precision * shape.layers * shape.key_value_width
+        # What takes longest: products, with attention to all places; reading weights, keys, values; starting kernels.
+        products = cost_model.whole_forward(shape, batch, 2 * (length + written)) / self.speed
+        token = np.max([products, (self.weights + kept) / self.bandwidth, shape.layers * LAYER_START])
+        seconds = [*cost.seconds * 2, np.ceil(rows / batch) * written * token]
+        memory = [*cost.memory, kept + batch * length * cost_model.layer_activations(shape, self.precision)]
+        return replace(cost, seconds=seconds, memory=memory, notes=[*cost.notes, "written"])
 
     def _fluency(self, options: Mapping, table: str = "fluency") -> Cost:
         rows, length = self.tables[table].rows, options["max_tokens"]

@@ -66,12 +66,12 @@ TASKS = {
     "truthfulqa_mc2": (817, 1000, 1),
 }
 
-# At its peak, operations a second by dtype. H100: NVIDIA's data sheet (SXM), bf16 on tensor cores without sparsity,
-# fp32 without TF32, which PyTorch leaves off. A core: 32 operations a cycle (AVX2, two fused multiplications and
-# additions of 8 numbers) at 2.5 GHz.
+# At its peak, operations a second by dtype, and bytes read. H100: NVIDIA's data sheet (SXM), bf16 on tensor cores
+# without sparsity, fp32 without TF32, which PyTorch leaves off. A core: 32 operations a cycle (AVX2, two fused
+# multiplications and additions of 8 numbers) at 2.5 GHz; its bandwidth is rough.
 DEVICES = {
-    "one H100": {"bfloat16": H100_PEAK, "float16": H100_PEAK, "float32": 67e12},
-    "one CPU core": {"bfloat16": 80e9, "float16": 80e9, "float32": 80e9},
+    "one H100": {"bfloat16": H100_PEAK, "float16": H100_PEAK, "float32": 67e12, "bandwidth": 3.35e12},
+    "one CPU core": {"bfloat16": 80e9, "float16": 80e9, "float32": 80e9, "bandwidth": 20e9},
 }
 
 # Options of data sets that say how many rows a table gets, for each attribute or in all.
@@ -135,10 +135,11 @@ def tables(folder: Path, options: Mapping, attributes: Sequence[str] | None) -> 
 
 
 def table(path: Path) -> Table:
-    """Return the size of a table; a question counts with its choices."""
+    """Return the size of a table; a question counts with its choices, or with all answers to it."""
     import pandas as pd
 
-    rows = pd.read_parquet(path).filter(items=["text", "prompt", "question", "choices"])
+    columns = ["text", "prompt", "question", "choices", "answer", "paraphrase", "wrong"]
+    rows = pd.read_parquet(path).filter(items=columns).select_dtypes(exclude="number").fillna("")  # no choice's number
     characters = rows.map(lambda cell: len("".join(cell))).sum(axis="columns")
     return Table(len(rows), int(characters.sum()), characters.max())
 

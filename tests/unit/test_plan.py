@@ -154,6 +154,32 @@ def test_budgets_are_solved_and_evaluated_at_one_by_one():
     assert sum(with_trained.seconds) == pytest.approx(sum(cost.seconds) + once + once / 2)
 
 
+def test_answers_are_read_then_written_token_by_token():
+    """70 questions of up to 200 tokens with their answers, 3 batches, 100 tokens each: 1.2 ms for each of 32 layers."""
+    options = {"answers": {"batch_size": 32, "max_new_tokens": 100, "stop_at_newline": False}}
+    cost = estimate(tables={"answers": Table(70, 40_000, 800)}).evaluate(options)
+    reading = estimate(tables={"questions": Table(70, 40_000, 800)}).evaluate({"knowledge": {"batch_size": 32}})
+    assert sum(cost.seconds) == pytest.approx(sum(reading.seconds) + reading.seconds[1] + 3 * 100 * 32 * 1.2e-3)
+    assert cost.work == "70 answers" and "written" in cost.notes
+    keys_and_values = 32 * (200 + 100) * 32 * 2 * 2 * 1024
+    states = 2 * (4 * 4096 + 2 * 1024 + 4 * 14336) + 16 * 4096
+    assert list(cost.memory) == [2 * 7_241_732_096 + keys_and_values + 32 * 200 * states], "no logits but the last"
+
+
+@pytest.mark.parametrize(
+    ("batch", "seconds"),
+    [
+        (1, (2 * 68_976_648_192 + 80 * 2 * 2 * 1024 * 2) / (0.4 * 3.35e12)),
+        (2048, 2048 * (2 * (68_976_648_192 - 32000 * 8192 - 161 * 8192) + 80 * 2 * 4 * 8192) / (0.4 * 989e12)),
+    ],
+)
+def test_a_written_token_of_70b_waits_for_the_weights_or_for_the_products(batch, seconds):
+    """A question of one token, an answer of one: to start the kernels of 80 layers takes 96 ms, less than either."""
+    options = {"batch_size": batch, "max_new_tokens": 1}
+    cost = estimate(shape=shapes.LLAMA_2_70B, tables={"answers": Table(1, 4, 4)}).evaluate({"answers": options})
+    assert cost.seconds[-1] == pytest.approx(seconds)
+
+
 def test_what_is_known_of_an_evaluation_is_the_least():
     tables = {"fluency": Table(200)}
     both = estimate(tables=tables).evaluate({"fluency": {"batch_size": 8, "max_tokens": 256}, "own": {}})
@@ -225,6 +251,9 @@ def test_tables_are_measured_or_taken_from_the_options(tmp_path):
     questions = {"question": ["abcd", "abcdef"], "choices": [["a", "bc"], ["a", "b"]], "answer": [0, 1]}
     pq.write_table(pa.table(questions), tmp_path / "questions.parquet")
     assert known.tables(tmp_path, options, ["bio"])["questions"] == Table(2, 4 + 3 + 6 + 2, 8)
+    answers = {"question": ["abc", "ab"], "answer": ["a", "b"], "paraphrase": ["aa", None], "wrong": [["b", "cc"], []]}
+    pq.write_table(pa.table(answers), tmp_path / "answers.parquet")
+    assert known.tables(tmp_path, options, ["bio"])["answers"] == Table(2, 3 + 1 + 2 + 3 + 2 + 1, 9)
 
 
 def test_benchmark_files_are_read(tmp_path, monkeypatch):
