@@ -354,7 +354,7 @@ def _compute_in_fp32(model: torch.nn.Module, changed: Collection[int], dtype: to
 
     Autocast would round the weights again, in every product. An embedding's output is its weights, which `dtype` would
     round again, and a module with children computes with theirs: where such a module changes, the whole model computes
-    in fp32.
+    in fp32. So it does where another module reads a changed parameter itself.
     """
     changed_modules = [
         module
@@ -364,17 +364,28 @@ def _compute_in_fp32(model: torch.nn.Module, changed: Collection[int], dtype: to
     if any(isinstance(module, torch.nn.Embedding) or any(module.children()) for module in changed_modules):
         model.float()
         return
+    forwards = [module.forward for module in changed_modules]
     for module in changed_modules:
         module.float()
         module.forward = wraps(module.forward)(partial(_wide, module.forward, dtype))
+    try:
+        model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
+    except (RuntimeError, TypeError, AttributeError):
+        for module, forward in zip(changed_modules, forwards, strict=True):
+            module.forward = forward
+        model.float()
 
 
-def _wide(forward: Callable, dtype: torch.dtype, *args: object, **kwargs: object) -> torch.Tensor:
-    return forward(*map(_widened, args), **{key: _widened(value) for key, value in kwargs.items()}).to(dtype)
+def _wide(forward: Callable, dtype: torch.dtype, *args: object, **kwargs: object) -> object:
+    widened = {key: _converted(value, torch.float32) for key, value in kwargs.items()}
+    return _converted(forward(*_converted(args, torch.float32), **widened), dtype)
 
 
-def _widened(value: object) -> object:
-    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+def _converted(value: object, dtype: torch.dtype) -> object:
+    """Return a tensor of floating-point numbers, or those in a tuple, in another precision; all else as it is."""
+    if isinstance(value, tuple):
+        return tuple(_converted(part, dtype) for part in value)
+    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 def blueprint(base: BaseModel) -> torch.nn.Module:
