@@ -78,7 +78,7 @@ rule unlearn:
             "--method={input.method:q} --options {params.options:q} --steps-of-shards {params.steps_of_shards}"
             " --run {params.run:q} --base {input.base:q}"
             " --forget {input.shards:q}/{params.shard}.parquet --retain {input.retain:q}"
-            " --tuning {input.tuning:q}"
+            " --tuning {input.tuning:q} --accelerate {input.accelerate:q}"
             " --activations {input.activations:q} --attributes {input.attributes:q} --norms-of {input.norms_of:q}"
             " --unfinished {params.unfinished:q} --save-every $SPUNGE_SAVE_EVERY"
             " --task-vector {output.task_vector:q} --training {output.training:q}",

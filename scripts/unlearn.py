@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--attributes", required=True, help="all attributes to forget, JSON")
     parser.add_argument("--activations", nargs="?", type=Path, help="what cache_activations.py wrote, if anything")
     parser.add_argument("--norms-of", nargs="?", help="another method's task vector for this shard and seed, if wanted")
+    parser.add_argument("--accelerate", nargs="?", help="accelerate's settings that this was launched with, if any")
     parser.add_argument("--tuning", nargs="?", help="the options that were chosen for this arm, CSV, if it was tuned")
     parser.add_argument("--unfinished", help="folder that keeps what was done so far, if anything shall")
     parser.add_argument("--save-every", type=float, default=10, help="minutes between saves; 0 for every step")
@@ -54,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
         arm, chosen = (arguments.run["method"], run.split), (arguments.tuning, run.steps_of_shards)
         given = tuning.options_of_run(arguments.options, arm, run.shard, texts, *chosen)
         options = methods.options(method, given)
-        identity = methods.identity(run, options, [__file__, arguments.method], arguments.norms_of)
+        code = [__file__, arguments.method, *filter(None, [arguments.accelerate])]
+        identity = methods.identity(run, options, code, arguments.norms_of)
         with (
             scratch_folder(Path(arguments.task_vector).parent / ".scratch") as scratch,
             resume.Checkpoint(arguments.unfinished, identity, arguments.save_every) as checkpoint,

@@ -79,7 +79,8 @@ def recorded(options: object) -> dict[str, object]:
 def identity(run: Run, options: object, code: Iterable[str | Path], norms_of: str | Path | None) -> str:
     """Return the identity of a run's job, as `resume.identity` does; the run has to have its files.
 
-    `code` are the files of the job's own, `norms_of` the file of the run's `norms_of`, if it has one.
+    `code` are the job's own files and those that say how it is launched, `norms_of` the file of the run's `norms_of`,
+    if it has one.
     """
     facts = {name: getattr(run, name) for name in ("seed", "split", "shard", "steps_of_shards", "device")}
     facts |= {"options": dataclasses.asdict(options), "attributes": run.all_attributes}

@@ -558,3 +558,11 @@ def test_secrets_stand_nowhere(tmp_path, run, counting, monkeypatch, capfd):
     assert told["command_sha256"] == hashlib.sha256(b"train.py --key hf_other {output}").hexdigest()
     assert "hf_" not in str(told)
     assert methods.recorded(checkpoint.Options("folder")) == {"checkpoint": "folder"}
+
+
+def test_a_run_that_is_launched_otherwise_has_another_identity(run, tmp_path):
+    """A state of whole weights isn't that of sharded ones."""
+    options, launched = checkpoint.Options("made"), [tmp_path / name for name in ("whole.yaml", "sharded.yaml")]
+    for path in launched:
+        path.write_text(path.name)
+    assert len({methods.identity(run, options, code, None) for code in ([], *([path] for path in launched))}) == 3
