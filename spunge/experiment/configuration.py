@@ -197,6 +197,15 @@ def _check_methods(config: Mapping) -> None:
                 f"{at}.texts is 'retain', which have no attribute to be ordered by, so `splits` can't have "
                 f"{ordered[0]}; leave one of the two out"
             )
+        if (
+            section["method"] == "rmu"
+            and section.get("steps_of_shards") == "proportional"
+            and section.get("alternate_attributes", True)
+        ):
+            raise InputError(
+                f"{at}.steps_of_shards is proportional, but attributes take turns, so a run on several sees each as "
+                "often and their shards don't; set `alternate_attributes: false`"
+            )
         if door == "checkpoint":
             _check_placeholders(f"{at}.checkpoint", section["checkpoint"])
         if option_defaults("methods", section["method"]).get("steps") and "steps" not in section:

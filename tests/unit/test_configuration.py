@@ -338,6 +338,12 @@ MISTAKES = {
         {"command": "true", "steps_of_shards": "proportional"},
         "configuration: methods.mine.steps_of_shards is 'proportional', but it has no `steps` to divide",
     ),
+    "steps by the texts beside turns of equal length": (
+        ("methods", "rmu"),
+        {"steps": 10, "steps_of_shards": "proportional"},
+        "configuration: methods.rmu.steps_of_shards is proportional, but attributes take turns, so a run on several "
+        "sees each as often and their shards don't; set `alternate_attributes: false`",
+    ),
     "options of a known method": (
         ("methods", "rmu", "options"),
         {"alpha": 1},
