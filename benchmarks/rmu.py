@@ -16,7 +16,7 @@ from spunge.training.schedule import forget_batches, retain_batches
 
 SEED = 0
 # Nothing is padded here, so the mask changes no loss; states can be kept only with it.
-OPTIONS = {"layer_id": 7, "trained_layers": [5, 6, 7], "batch_size": 4, "mask": True}
+OPTIONS = {"layer_id": 7, "trained_layers": [5, 6, 7], "batch_size": 4, "mask": True, "adamw": "pytorch"}
 TOKENS = 128
 AGREE, AGREE_BF16 = 1e-4, 0.05  # relative; Adam makes whole steps of what rounding leaves of a small gradient
 

@@ -54,6 +54,7 @@ PREFIX, FROZEN = "prefix", "frozen"
 CONTROL = "control."  # before an attribute's number
 # In float16 the loss is scaled up, since a gradient is 2 (h − c) over millions of entries; an overflow scales it down.
 LOSS_SCALE = 2.0**24
+SECOND_BETA = 0.999  # AdamW's, of the second moment
 # Marks an option on which the activations of the frozen layers depend: which layers these are, and how texts are cut.
 FROZEN_ACTIVATIONS = Field(json_schema_extra={"frozen_activations": True})
 
@@ -128,6 +129,13 @@ class Options:
     learning_rate: Annotated[Positive, Field(description="Learning rate of AdamW.")] = 5e-5
     weight_decay: Annotated[NonNegative, Field(description="Weight decay of AdamW.")] = 0.0
     epsilon: Annotated[Positive, Field(description="Epsilon of AdamW.")] = 1e-6
+    adamw: Annotated[
+        Literal["transformers", "pytorch"],
+        Field(
+            description="Whose AdamW: that of the transformers library, now gone, adds epsilon before it corrects the "
+            "second moment's bias, PyTorch's after."
+        ),
+    ] = "transformers"
     batch_size: Annotated[Count, Field(description="Forget texts, and as many retain texts, a step.")] = 4
     max_tokens_forget: Annotated[
         Tokens | NonEmpty[Tokens],
@@ -190,6 +198,15 @@ def batch_alpha(alpha: float | Sequence[float], attributes: Iterable[int]) -> fl
     """Return the weight of a batch's retain loss: its attribute's, or the mean over its texts where attributes mix."""
     values = [attribute_value(alpha, attribute) for attribute in attributes]
     return values[0] if len(set(values)) == 1 else sum(values) / len(values)
+
+
+def pytorch_epsilon(options: Options, step: int) -> float:
+    """Return the epsilon with which PyTorch's AdamW takes the step, counted from 1, that `options.adamw` takes.
+
+    With the moments m and v and their bias corrections b₁ and b₂, the transformers library moved parameters by
+    lr · √b₂ / b₁ · m / (√v + ε). PyTorch moves them by lr / b₁ · m / (√v / √b₂ + ε).
+    """
+    return options.epsilon / math.sqrt(1 - SECOND_BETA**step) if options.adamw == "transformers" else options.epsilon
 
 
 class _Reached(Exception):
@@ -665,7 +682,7 @@ def unlearn(run: Run, options: Options) -> Unlearned:
         model.trained.values(),
         lr=options.learning_rate,
         weight_decay=options.weight_decay,
-        eps=options.epsilon,
+        betas=(0.9, SECOND_BETA),
         fused=True,
     )
     scaler = torch.amp.GradScaler(run.device, init_scale=LOSS_SCALE, enabled=options.dtype == "float16")
@@ -695,6 +712,8 @@ def unlearn(run: Run, options: Options) -> Unlearned:
             forget_rows, retain_rows = batches[step - 1]
             if step in first_steps:
                 optimizer.state.clear()
+            taken = step - max(first for first in first_steps if first <= step) + 1
+            optimizer.param_groups[0]["eps"] = pytorch_epsilon(options, taken)
             controls.ensure_control_vectors(forget_rows)
             alpha = batch_alpha(options.alpha, (attributes[row] for row in forget_rows))
             scale = math.inf

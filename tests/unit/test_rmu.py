@@ -21,6 +21,7 @@ OPTIONS = rmu.Options(
     learning_rate=1e-2,
     weight_decay=0.01,
     epsilon=1e-8,
+    adamw="pytorch",
     batch_size=4,
     max_tokens_forget=24,
     max_tokens_retain=24,
@@ -54,6 +55,25 @@ def mixed(texts):
 
 def unlearn(base, chosen=OPTIONS, forget=FORGET, retain=RETAIN, seed=0, **others):
     return rmu.unlearn(methods.Run(base, forget, retain, seed, "cpu", **others), chosen)
+
+
+class AuthorsAdamW(torch.optim.Optimizer):
+    """AdamW as the transformers library had it, without weight decay."""
+
+    def __init__(self, parameters, lr, weight_decay, eps):
+        assert weight_decay == 0
+        super().__init__(parameters, {"lr": lr, "eps": eps})
+        self.step_number = 0
+
+    @torch.no_grad()
+    def step(self):
+        self.step_number += 1
+        for parameter in self.param_groups[0]["params"]:
+            moments = self.state[parameter].setdefault("moments", [torch.zeros_like(parameter) for _ in range(2)])
+            moments[0].mul_(0.9).add_(parameter.grad, alpha=0.1)
+            moments[1].mul_(0.999).addcmul_(parameter.grad, parameter.grad, value=0.001)
+            size = self.defaults["lr"] * (1 - 0.999**self.step_number) ** 0.5 / (1 - 0.9**self.step_number)
+            parameter.addcdiv_(moments[0], moments[1].sqrt().add_(self.defaults["eps"]), value=-size)
 
 
 def plain_rmu(base, forget, retain, attributes, chosen, batches, seed=0, anew=()):
@@ -109,7 +129,8 @@ def plain_rmu(base, forget, retain, attributes, chosen, batches, seed=0, anew=()
     losses = []
     for step, (forget_rows, retain_rows) in enumerate(batches, start=1):
         if step in (1, *anew):
-            optimizer = torch.optim.AdamW(
+            kind = {"pytorch": torch.optim.AdamW, "transformers": AuthorsAdamW}[chosen.adamw]
+            optimizer = kind(
                 trained.values(), lr=chosen.learning_rate, weight_decay=chosen.weight_decay, eps=chosen.epsilon
             )
         in_batch = [attributes[row] for row in forget_rows]
@@ -174,7 +195,7 @@ CASES = {
     "several parameters": (options(trained_parameters=BOTH), FORGET, RETAIN),
     "the authors'": (REFERENCE, FORGET, RETAIN),
     "the authors', texts seen once": (reference(steps=6), MANY, MANY),
-    "the authors' optimizer": (reference(weight_decay=0.0, epsilon=1e-6), FORGET, RETAIN),
+    "the authors' optimizer": (reference(weight_decay=0.0, epsilon=1e-3, adamw="transformers"), FORGET, RETAIN),
     "pads count, one attribute": (reference(control_vector_per="run", alternate_attributes=False), FORGET, RETAIN),
     "pads count, mixed batches": (reference(alternate_attributes=False, trained_parameters=BOTH), FORGET, RETAIN),
     "attributes in turn, masked": (reference(mask=True, skip_first=2), FORGET, RETAIN),
@@ -735,7 +756,7 @@ def test_presets_are_the_authors_settings(preset, alpha, coefficient):
     assert (made.max_tokens_forget, made.max_tokens_retain) == ((512, 768), 512)
     assert (made.mask, made.skip_first, made.adaptive) == (False, 0, None)
     assert (made.control_vector_per, made.control_seed, made.alternate_attributes) == ("attribute", None, True)
-    assert (made.weight_decay, made.epsilon) == (0, 1e-6)
+    assert (made.weight_decay, made.epsilon, made.adamw) == (0, 1e-6, "transformers")
     assert methods.options(rmu, {"preset": preset, "alpha": 7}) == dataclasses.replace(made, alpha=7, steps=80)
 
 

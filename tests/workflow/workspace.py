@@ -78,6 +78,7 @@ def configuration():
         "skip_first": 1,
         "weight_decay": 0.01,
         "epsilon": 1e-8,
+        "adamw": "pytorch",
         "control_vector_per": "run",
         "alternate_attributes": False,
         "alpha": 10,
