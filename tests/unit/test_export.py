@@ -149,6 +149,24 @@ def test_folder_holds_what_a_model_needs_and_no_links(tmp_path, hub, merged):
         assert (tmp_path / "out" / name).read_bytes() == (hub / name).read_bytes()
 
 
+def test_a_tokenizer_of_the_users_is_named_as_before_transformers_5_too(tmp_path, hub, merged):
+    """4.45 and 4.57 know no class TokenizersBackend, and 4.57 reads no list of `extra_special_tokens`."""
+    from transformers import AutoTokenizer
+
+    given = AutoTokenizer.from_pretrained(hub)
+    given.add_special_tokens({"extra_special_tokens": ["<|turn|>"]})
+    given.save_pretrained(tmp_path / "given")
+    base = base_model.prepare(str(hub), tmp_path / "base", tokenizer=str(tmp_path / "given"))
+    export(base, merged, tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert written["additional_special_tokens"] == ["<|turn|>"] and "extra_special_tokens" not in written
+    found = AutoTokenizer.from_pretrained(tmp_path / "out")
+    text = "the capital<|turn|>  of Côte d'Ivoire 🎉\n"
+    assert found(text)["input_ids"] == given(text)["input_ids"] and 320 in found(text)["input_ids"]
+    assert found.all_special_tokens == given.all_special_tokens == ["<|endoftext|>", "<|turn|>"]
+
+
 @pytest.mark.parametrize("size", ["60KB", "20KB", 50_000])
 def test_several_files_are_those_of_transformers_itself(tmp_path, tiny_base, merged, size):
     export(tiny_base, merged, tmp_path / "out", max_shard_size=size)
