@@ -140,6 +140,7 @@ def _replace_tokenizer(source: str, revision: str | None, folder: Path) -> None:
         for path in folder.glob(pattern):
             path.unlink()
     tokenizer.save_pretrained(folder)
+    _name_tokenizer_as_before_5(folder)
 
 
 def _convert_gguf(parts: Mapping[Path, str], sha256: str | None, folder: Path) -> None:
@@ -170,15 +171,26 @@ def name_as_before_5(folder: Path) -> None:
 
     They would take another rotary base in silence, and find no tokenizer of that class. Version 5 reads both names.
     """
-    config, tokenizer = (json_object(folder / name) for name in ("config.json", "tokenizer_config.json"))
+    config = json_object(folder / "config.json")
     rotary = dict(config.get("rope_parameters") or {})
     if "rope_theta" in rotary:  # else the rotary embeddings differ from layer to layer
         config["rope_theta"] = rotary.pop("rope_theta")
         config |= {} if rotary.get("rope_type", "default") == "default" else {"rope_scaling": rotary}
+    _write_json(folder / "config.json", config)
+    _name_tokenizer_as_before_5(folder)
+
+
+def _name_tokenizer_as_before_5(folder: Path) -> None:
+    tokenizer = json_object(folder / "tokenizer_config.json")
     if tokenizer.get("tokenizer_class") == "TokenizersBackend":
         tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
-    for name, entries in {"config.json": config, "tokenizer_config.json": tokenizer}.items():
-        (folder / name).write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if "extra_special_tokens" in tokenizer:
+            tokenizer["additional_special_tokens"] = tokenizer.pop("extra_special_tokens")
+    _write_json(folder / "tokenizer_config.json", tokenizer)
+
+
+def _write_json(path: Path, entries: dict) -> None:
+    path.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _manifest(folder: Path, source: str, revision: str | None, kind: str) -> dict:

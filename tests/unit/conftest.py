@@ -1,6 +1,8 @@
 """A tiny model for every test that needs one."""
 
+import shutil
 import signal
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -34,6 +36,30 @@ def tiny_base(tiny_folder):
     from spunge.models import base_model
 
     return base_model.prepare(str(tiny_folder), tiny_folder.with_name("prepared"))
+
+
+@pytest.fixture
+def hub(tmp_path, tiny_folder):
+    """A Hugging Face folder of this test's own, to be spoiled."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_base):
+    """The tiny model in fp32, shared by a file's tests: run it, never change it."""
+    import torch
+
+    from spunge.models import base_model
+
+    return base_model.load(tiny_base, torch.float32, "cpu")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_base):
+    """The tiny model's tokenizer, shared by a file's tests: never change it."""
+    from spunge.models import base_model
+
+    return base_model.load_tokenizer(tiny_base)
 
 
 @pytest.fixture

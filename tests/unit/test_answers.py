@@ -13,7 +13,6 @@ from spunge.core.tidy import CANDIDATE_COLUMNS, FORGET_MEAN, RETAIN_MEAN
 from spunge.datasets import tables
 from spunge.evaluation import answers, statistics
 from spunge.evaluation.statistics import Attributes
-from spunge.models import base_model
 
 ROWS = pd.DataFrame(
     {
@@ -27,16 +26,6 @@ ROWS = pd.DataFrame(
         "cluster": ["river", "market"],
     }
 )
-
-
-@pytest.fixture(scope="module")
-def model(tiny_base):
-    return base_model.load(tiny_base, torch.float32, "cpu")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_base):
-    return base_model.load_tokenizer(tiny_base)
 
 
 @pytest.fixture(scope="module")

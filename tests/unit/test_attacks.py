@@ -25,11 +25,6 @@ def model(tiny_base):
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tiny_base):
-    return base_model.load_tokenizer(tiny_base)
-
-
-@pytest.fixture(scope="module")
 def questions():
     rows = [
         (f"The capital of {place} is", ["Nairobi", "Tokyo", "a market"], number % 3, attribute, place)

@@ -81,13 +81,10 @@ def test_plain_rmu_and_ours_take_the_same_steps(tiny_base, tmp_path, dtype):
     assert reference[0][1] == 0 < reference[-1][1]
 
 
-def test_plain_rmu_first_loss_by_hand(tiny_base):
-    from spunge.models import base_model
-
+def test_plain_rmu_first_loss_by_hand(tiny_base, model, tokenizer):
     options = rmu.chosen(1, 24, layer_id=2, trained_layers=[1, 2])
     texts = rmu.texts(4, 24, 0)
     losses, weights = plain_rmu.unlearn(tiny_base, [(texts, texts)], options, 3)
-    model, tokenizer = base_model.load(tiny_base, torch.float32, "cpu"), base_model.load_tokenizer(tiny_base)
     u = torch.rand(32, generator=torch.Generator().manual_seed(3))
     tokens = torch.tensor([tokenizer(text)["input_ids"][:24] for text in texts])
     with torch.no_grad():
@@ -97,10 +94,7 @@ def test_plain_rmu_first_loss_by_hand(tiny_base):
     assert all(not torch.equal(weight, model.get_parameter(name)) for name, weight in weights.items())
 
 
-def test_texts_are_all_cut_to_one_length(tiny_base):
-    from spunge.models import base_model
-
-    tokenizer = base_model.load_tokenizer(tiny_base)
+def test_texts_are_all_cut_to_one_length(tokenizer):
     found = tokenizer(rmu.texts(8, 128, 0), truncation=True, max_length=128)["input_ids"]
     assert {len(tokens) for tokens in found} == {128}
     assert rmu.texts(2, 5, 0) == rmu.texts(2, 5, 0) != rmu.texts(2, 5, 1)

@@ -79,11 +79,6 @@ def model(tiny_base):
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tiny_base):
-    return base_model.load_tokenizer(tiny_base)
-
-
-@pytest.fixture(scope="module")
 def options(mirror):
     return benchmarks.Options(TASKS, FORGET, str(mirror), {"mmlu_stem": 2})
 

@@ -23,11 +23,6 @@ DOWN = [f"model.layers.{layer}.mlp.down_proj.weight" for layer in (1, 2)]
 EMBEDDING = "model.embed_tokens.weight"  # tied to the output layer
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tiny_base):
-    return base_model.load_tokenizer(tiny_base)
-
-
 @pytest.fixture
 def vector(tiny_base, tmp_path):
     """Return a function that writes a random task vector on some parameters of the tiny model."""

@@ -187,12 +187,11 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory, tiny_base):
+def hub(tmp_path_factory, tokenizer):
     """A random BERT with three classes, as a Hugging Face folder."""
     from transformers import BertConfig, BertForSequenceClassification
 
     folder = tmp_path_factory.mktemp("classifier") / "hub"
-    tokenizer = base_model.load_tokenizer(tiny_base)
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,

@@ -137,8 +137,7 @@ def test_plain_transformers_loads_base_plus_task_vector(tmp_path, tiny_base, mer
         assert set(file.keys()) == set(load_file(tiny_base.folder / "model.safetensors"))
 
 
-def test_folder_holds_what_a_model_needs_and_no_links(tmp_path, tiny_folder, merged):
-    hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
+def test_folder_holds_what_a_model_needs_and_no_links(tmp_path, hub, merged):
     (hub / "chat_template.jinja").write_text("{{ messages }}")
     (hub / "eval_results.json").write_text("{}")  # of the base model, not of this one
     base = base_model.prepare(str(hub), tmp_path / "base")
@@ -148,6 +147,24 @@ def test_folder_holds_what_a_model_needs_and_no_links(tmp_path, tiny_folder, mer
     assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
     for name in ("tokenizer.json", "generation_config.json", "chat_template.jinja", "tokenizer_config.json"):
         assert (tmp_path / "out" / name).read_bytes() == (hub / name).read_bytes()
+
+
+def test_a_tokenizer_of_the_users_is_named_as_before_transformers_5_too(tmp_path, hub, merged):
+    """4.45 and 4.57 know no class TokenizersBackend, and 4.57 reads no list of `extra_special_tokens`."""
+    from transformers import AutoTokenizer
+
+    given = AutoTokenizer.from_pretrained(hub)
+    given.add_special_tokens({"extra_special_tokens": ["<|turn|>"]})
+    given.save_pretrained(tmp_path / "given")
+    base = base_model.prepare(str(hub), tmp_path / "base", tokenizer=str(tmp_path / "given"))
+    export(base, merged, tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert written["additional_special_tokens"] == ["<|turn|>"] and "extra_special_tokens" not in written
+    found = AutoTokenizer.from_pretrained(tmp_path / "out")
+    text = "the capital<|turn|>  of Côte d'Ivoire 🎉\n"
+    assert found(text)["input_ids"] == given(text)["input_ids"] and 320 in found(text)["input_ids"]
+    assert found.all_special_tokens == given.all_special_tokens == ["<|endoftext|>", "<|turn|>"]
 
 
 @pytest.mark.parametrize("size", ["60KB", "20KB", 50_000])
@@ -195,8 +212,7 @@ def test_weights_keep_the_dtype_of_the_base_or_get_the_one_asked_for(tmp_path, t
     assert_same_model(tmp_path / "out", base, change, dtype)
 
 
-def test_buffers_of_integers_and_single_wider_tensors_stay_as_they_are(tmp_path, tiny_folder, tiny_base):
-    hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
+def test_buffers_of_integers_and_single_wider_tensors_stay_as_they_are(tmp_path, hub, tiny_base):
     own = load_file(hub / "model.safetensors")
     extra = {"model.steps": torch.arange(3), "model.mask": torch.tensor([True, False])}
     tensors = {name: tensor if "norm" in name else tensor.bfloat16() for name, tensor in own.items()} | extra
@@ -209,8 +225,7 @@ def test_buffers_of_integers_and_single_wider_tensors_stay_as_they_are(tmp_path,
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
-def test_older_configs_keep_their_word_for_dtype(tmp_path, tiny_folder):
-    hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
+def test_older_configs_keep_their_word_for_dtype(tmp_path, hub):
     config = json.loads((hub / "config.json").read_text())
     config["torch_dtype"] = config.pop("dtype")
     (hub / "config.json").write_text(json.dumps(config))
@@ -260,7 +275,7 @@ def test_the_script_takes_the_strength_of_a_budget(tmp_path, tiny_base, merged, 
         )
 
 
-def test_lm_eval_loads_it(tmp_path, tiny_base, merged):
+def test_lm_eval_loads_it(tmp_path, tiny_base, merged, tokenizer):
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
@@ -270,7 +285,6 @@ def test_lm_eval_loads_it(tmp_path, tiny_base, merged):
     request = Instance("loglikelihood", doc={}, arguments=(context, continuation), idx=0)
     ((found, _),) = harness.loglikelihood([request], disable_tqdm=True)
 
-    tokenizer = base_model.load_tokenizer(tiny_base)
     tokens = tokenizer(context + continuation, return_tensors="pt")["input_ids"]
     start = len(tokenizer(context)["input_ids"])
     with torch.no_grad():
@@ -292,8 +306,7 @@ def test_tied_weights_under_either_name(tmp_path, tiny_base, named):
     assert_same_model(tmp_path / "out", tiny_base, change)
 
 
-def test_tied_weights_that_the_file_holds_twice(tmp_path, tiny_folder):
-    hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
+def test_tied_weights_that_the_file_holds_twice(tmp_path, hub):
     own = load_file(hub / "model.safetensors")
     save_file({**own, HEAD: own[EMBEDDING].clone()}, hub / "model.safetensors", {"format": "pt"})
     base = base_model.prepare(str(hub), tmp_path / "base")
@@ -304,8 +317,7 @@ def test_tied_weights_that_the_file_holds_twice(tmp_path, tiny_folder):
     assert_same_model(tmp_path / "out", base, change)
 
 
-def test_a_head_that_differs_is_not_tied_whatever_the_config_says(tmp_path, tiny_folder):
-    hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
+def test_a_head_that_differs_is_not_tied_whatever_the_config_says(tmp_path, hub):
     own = load_file(hub / "model.safetensors")
     save_file({**own, HEAD: own[EMBEDDING] + 1}, hub / "model.safetensors", {"format": "pt"})
     base = base_model.prepare(str(hub), tmp_path / "base")
@@ -323,13 +335,12 @@ def test_two_changes_of_one_tied_tensor_are_refused(tmp_path, tiny_base):
     assert str(error.value) == f"the task vector changes {names} differently, which are one tensor in the base model"
 
 
-def test_files_without_the_models_prefix(tmp_path, tiny_folder):
+def test_files_without_the_models_prefix(tmp_path, hub):
     """As the files of GPT-2 on the hub."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=320, n_positions=64, n_embd=32, n_layer=2, n_head=2))
-    hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
     model.save_pretrained(hub)
     own = {name.removeprefix("transformer."): one for name, one in load_file(hub / "model.safetensors").items()}
     save_file(own, hub / "model.safetensors", {"format": "pt"})
@@ -369,8 +380,7 @@ def test_parameters_that_the_base_lacks_or_has_in_another_shape_are_refused(tmp_
     )
 
 
-def test_quantized_weights_are_refused(tmp_path, tiny_folder):
-    hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
+def test_quantized_weights_are_refused(tmp_path, hub):
     own = load_file(hub / "model.safetensors")
     save_file({**own, DOWN[0]: torch.ones(32, 64, dtype=torch.uint8)}, hub / "model.safetensors")
     base = base_model.prepare(str(hub), tmp_path / "base")

@@ -273,6 +273,23 @@ def test_training_has_numbers_at_every_axis(first, scale):
     assert axes.get_yscale() == scale
 
 
+@pytest.mark.parametrize(("loss", "marks"), [(0.5, []), (numpy.nan, [style.BROKEN])])
+def test_the_legend_of_training_names_every_shard_and_covers_no_panel(loss, marks):
+    forget = ("Africa", "Asia", "Americas", "a name of thirty-three characters")
+    table = one_seed(methods=("rmu", "npo"), forget=forget, retain=())
+    rows = table["candidate"].str.startswith("npo/attribute/shard/Asia") & (table["n"] > 30)
+    with style.style():
+        figure = draw("training", table.assign(value=table["value"].mask(rows, loss)))
+        figure.draw_without_rendering()
+    assert not any(axes.get_legend() for axes in figure.axes)
+    (legend,) = figure.legends
+    names = [*marks, *forget, "part1", "part2", "part3", "part4"]
+    assert [text.get_text() for text in legend.get_texts()] == names
+    box = legend.get_window_extent()
+    assert not [axes for axes in figure.axes if axes.get_tightbbox().overlaps(box)]
+    assert figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1) and figure.bbox.containsy(box.y0)
+
+
 def test_training_draws_each_seed_and_the_mean():
     table = example(forget=("Africa",), seeds=("0", "1", "2"))
     axes = draw("training", table).axes[0]

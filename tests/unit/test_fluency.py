@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from spunge.evaluation import benign, fluency
-from spunge.models import base_model
 
 TEXTS = [
     "the capital of Kenya is Nairobi",
@@ -16,16 +15,6 @@ TEXTS = [
     "the",
     "a river runs through",
 ]
-
-
-@pytest.fixture(scope="module")
-def model(tiny_base):
-    return base_model.load(tiny_base, torch.float32, "cpu")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_base):
-    return base_model.load_tokenizer(tiny_base)
 
 
 def score(model, tokenizer, batch_size=3, max_tokens=40, texts=TEXTS):

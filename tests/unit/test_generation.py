@@ -24,16 +24,6 @@ GREEDY = generation.Options(samples=1, temperature=0)
 LARGEST = 1 - 2**-24  # of the numbers in [0, 1) that torch draws
 
 
-@pytest.fixture(scope="module")
-def model(tiny_base):
-    return base_model.load(tiny_base, torch.float32, "cpu")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_base):
-    return base_model.load_tokenizer(tiny_base)
-
-
 @pytest.fixture(params=["end token as padding", "padding token of its own"])
 def own_tokenizer(request, tiny_base):
     tokenizer = base_model.load_tokenizer(tiny_base)

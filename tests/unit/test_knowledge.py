@@ -9,21 +9,10 @@ from lm_eval.api.instance import Instance
 
 from spunge.core.tidy import CANDIDATE_COLUMNS
 from spunge.evaluation import knowledge, prefix_sharing_lm, statistics
-from spunge.models import base_model
 
 CITIES = ["Nairobi", "Tokyo", "Yaoundé", "a market", "Yamoussoukro", "old houses 🎉", "東京", "Chișinău"]
 COUNTRIES = ["Kenya", "Japan", "France", "Ghana", "Peru", "Fiji", "Oman", "Chad", "Togo", "Mali", "Cuba", "Laos"]
 TEMPLATES = ["The capital of {} is", "In the morning, people meet in the city that is the capital of {}:"]
-
-
-@pytest.fixture(scope="module")
-def model(tiny_base):
-    return base_model.load(tiny_base, torch.float32, "cpu")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_base):
-    return base_model.load_tokenizer(tiny_base)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 import tiny_model
@@ -13,12 +12,6 @@ import torch
 from spunge.core.errors import InputError
 from spunge.models import base_model
 from spunge.models.task_vector import BaseModel
-
-
-@pytest.fixture
-def hub(tmp_path, tiny_folder):
-    """A Hugging Face folder of this test's own, to be spoiled."""
-    return Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
 
 
 def prepare(source, folder):
@@ -248,8 +241,7 @@ def test_loaded_model_has_the_precision_asked_for(tiny_base, dtype):
     assert not model.training
 
 
-def test_logits_of_chosen_places_are_those_of_all_places(tiny_base):
-    model = base_model.load(tiny_base, torch.float32, "cpu")
+def test_logits_of_chosen_places_are_those_of_all_places(model):
     tokens = torch.arange(12).view(2, 6)
     rows, places = torch.tensor([1, 0, 1]), torch.tensor([5, 2, 0])
     with torch.no_grad():
@@ -261,8 +253,7 @@ def test_logits_of_chosen_places_are_those_of_all_places(tiny_base):
     assert torch.equal(again, everywhere)  # nothing is left behind
 
 
-def test_tokenizer_pads_on_the_right_with_its_end_token(tiny_base):
-    tokenizer = base_model.load_tokenizer(tiny_base)
+def test_tokenizer_pads_on_the_right_with_its_end_token(tokenizer):
     assert tokenizer.pad_token == tokenizer.eos_token == tiny_model.END
     batch = tokenizer(["the", "the capital of France"], padding=True)
     assert batch["attention_mask"][0] == [1] + [0] * (len(batch["attention_mask"][1]) - 1)

@@ -39,11 +39,6 @@ PAIRS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tiny_base):
-    return base_model.load_tokenizer(tiny_base)
-
-
 def made(kind, options, vocabulary, **more):
     config = getattr(transformers, f"{kind}Config")(vocab_size=vocabulary, **options, **more)
     with torch.random.fork_rng(devices=[]):

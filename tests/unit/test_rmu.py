@@ -276,8 +276,7 @@ def test_without_an_end_of_text_token_only_masked_pads_will_do(tiny_base, monkey
         unlearn(tiny_base, REFERENCE)
 
 
-def test_texts_are_enough_and_different_enough_for_the_comparison(tiny_base):
-    tokenizer = base_model.load_tokenizer(tiny_base)
+def test_texts_are_enough_and_different_enough_for_the_comparison(tokenizer):
     for texts in (FORGET, RETAIN, MANY):
         lengths = [len(tokens) for tokens in tokenizer(texts)["input_ids"]]
         assert max(lengths) > LENGTH_RATIO * min(lengths)
@@ -314,10 +313,9 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_other_ones(tiny_base, t
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_first_losses_worked_out_text_by_text_without_padding(tiny_base):
+def test_first_losses_worked_out_text_by_text_without_padding(tiny_base, model, tokenizer):
     chosen = options(steps=1, batch_size=len(FORGET))
     found = unlearn(tiny_base, chosen, FORGET, FORGET).losses[0]
-    model, tokenizer = base_model.load(tiny_base, torch.float32, "cpu"), base_model.load_tokenizer(tiny_base)
     control = rmu.control_vector(32, chosen.steering_coefficient, 0)
     squares, count = 0.0, 0
     for text in FORGET:
@@ -494,19 +492,16 @@ def test_half_precision_weights_keep_fp32_updates(tiny_base):
 
 
 @pytest.fixture
-def faint_base(tiny_folder, tmp_path):
+def faint_base(hub, tmp_path):
     """The tiny model with states near 0.0001: gradients of its forget loss are too small for float16."""
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
-    shutil.copytree(tiny_folder, tmp_path / "hub")
-    weights = load_file(tmp_path / "hub" / "model.safetensors")
+    weights = load_file(hub / "model.safetensors")
     for name, weight in weights.items():
         if name.endswith(("embed_tokens.weight", "o_proj.weight", "down_proj.weight")):
             weight.mul_(1e-4)
-    save_file(weights, tmp_path / "hub" / "model.safetensors", {"format": "pt"})
-    return base_model.prepare(str(tmp_path / "hub"), tmp_path / "prepared")
+    save_file(weights, hub / "model.safetensors", {"format": "pt"})
+    return base_model.prepare(str(hub), tmp_path / "prepared")
 
 
 def test_float16_loses_no_gradient(faint_base):
@@ -707,20 +702,17 @@ def test_frozen_layers_run_once_for_texts_that_come_again(tiny_base, monkeypatch
     assert calls["prefix"] <= 4  # to check the cut, forget texts, retain texts
 
 
-def test_layers_above_the_steered_one_are_not_loaded(tiny_folder, tiny_base, tmp_path, capfd):
-    import shutil
-
+def test_layers_above_the_steered_one_are_not_loaded(hub, tiny_base, tmp_path, capfd):
     from safetensors.torch import load_file, save_file
 
-    shutil.copytree(tiny_folder, tmp_path / "hub")
-    path = tmp_path / "hub" / "model.safetensors"
+    path = hub / "model.safetensors"
     weights = load_file(path)
     above = [name for name in weights if name.startswith(("model.layers.3.", "model.norm", "lm_head"))]
     assert len(above) >= 10
     for name in above:
         weights[name].fill_(torch.nan)
     save_file(weights, path, {"format": "pt"})
-    base = base_model.prepare(str(tmp_path / "hub"), tmp_path / "prepared")
+    base = base_model.prepare(str(hub), tmp_path / "prepared")
     capfd.readouterr()
     found, expected = unlearn(base), unlearn(tiny_base)
     assert found.losses == expected.losses

@@ -35,16 +35,12 @@ QUESTIONS = pd.DataFrame(
 
 
 @pytest.fixture
-def changed(tiny_folder, tmp_path):
+def changed(hub, tmp_path):
     """Return the tiny model, prepared after a change of its tokenizer's files."""
 
     def prepared(change):
-        folder = tmp_path / "source"
-        folder.mkdir()
-        for path in tiny_folder.iterdir():
-            (folder / path.name).write_bytes(path.read_bytes())
-        change(folder)
-        return base_model.prepare(str(folder), tmp_path / "prepared")
+        change(hub)
+        return base_model.prepare(str(hub), tmp_path / "prepared")
 
     return prepared
 

@@ -18,12 +18,6 @@ NUMBERS = dict(vocab_size=320, hidden_size=32, num_hidden_layers=2, num_attentio
 
 
 @pytest.fixture
-def hub(tmp_path, tiny_folder):
-    """A Hugging Face folder of this test's own, to be spoiled."""
-    return Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
-
-
-@pytest.fixture
 def sharded(tmp_path, tiny_folder):
     """The tiny model in several files with an index."""
     from transformers import LlamaForCausalLM

@@ -49,7 +49,7 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     trained = [method for method in methods(evaluations) if any(run.method == method for run in runs)]
     rows = [(method, metric) for method in trained for metric in LOSSES if (losses[metric]["method"] == method).any()]
     several = len(trained) > 1
-    crossed = False
+    legend, crossed = {}, False
     with style.style():
         figure = Figure(figsize=(style.PAGE, 0.4 + 1.6 * len(rows)), layout="constrained")
         grid = figure.subplots(len(rows), len(kinds), squeeze=False, sharey="row", sharex=False if several else "col")
@@ -90,15 +90,14 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                         continue
                     seaborn.lineplot(data=curves, **shown, units="seed", estimator=None, linewidth=0.6, alpha=0.5)
                     seaborn.lineplot(data=whole, **shown, errorbar=None, linewidth=1.4)
-                    axes.lines[-1].set_label(f"{run.shard} (broken)" if broken else run.shard)
+                    if 1 < len(shown_runs) <= MOST_NAMED:
+                        legend.setdefault(run.shard, axes.lines[-1])
                     if broken:
                         style.cross_out(axes, *axes.lines[-1].get_xydata()[-1], run.colour)
                         crossed = True
                 if lost:
                     _note(axes, textwrap.fill(f"broken, not drawn: {textwrap.shorten(', '.join(lost), 80)}", 34))
                 axes.grid(True)
-                if 1 < len(shown_runs) <= MOST_NAMED and len(lost) < len(shown_runs) and metric == next(iter(LOSSES)):
-                    axes.legend(loc="best")
             values = losses[metric]["value"][losses[metric]["method"] == method]
             least, most = LOGARITHMIC
             if len(values) and values.min() > 0 and least < values.max() / values.min() < most:
@@ -110,16 +109,18 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
                 axes.set(xlabel="", ylabel="")
             line_of_axes[0].set_ylabel(f"{display_name(method)}: {LOSSES[metric]}" if several else LOSSES[metric])
         for kind, axes in zip(kinds, grid[0], strict=True):
-            count = sum(run.kind == kind for run in runs)
             of_one = max(sum((run.method, run.kind) == (method, kind) for run in runs) for method in trained)
             if of_one > style.MOST_ATTRIBUTES:
                 axes.set_title(f"{KINDS[kind]} ({of_one}): median, range")
                 continue
-            axes.set_title(KINDS[kind] if count <= MOST_NAMED or kind in UNDIVIDED else f"{KINDS[kind]} ({count})")
+            axes.set_title(KINDS[kind] if of_one <= MOST_NAMED else f"{KINDS[kind]} ({of_one})")
         for axes in grid[-1]:
             axes.set_xlabel("optimizer steps")
-        if crossed:
-            style.legend_below(figure, {style.BROKEN: style.cross()})
+        if crossed:  # first, so that each kind of shards has a column of the legend
+            legend = {style.BROKEN: style.cross()} | legend
+        if legend:
+            style.legend_below(figure, legend, ncols=2)
+            figure.set_figheight(figure.get_figheight() + 0.1 + 0.15 * math.ceil(len(legend) / 2))
     return figure
 
 
