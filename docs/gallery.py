@@ -12,6 +12,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 PICTURES = Path("gallery")
 DPI = 120
 
+DEFAULT = "country-capitals"  # of config.yaml
+
 # The experiment that each figure's picture is of, and where it lies if a page of docs/ has it anyway.
 SHOWN = {
     "attributes": ("country-capitals-gemma3", None),
@@ -25,7 +27,7 @@ SHOWN = {
     "toxicity_overview": ("toxicity-smollm2", None),
     "toxicity_radar": ("hate-groups-smollm2", "hate-groups-radar.png"),
     "tradeoff": ("country-capitals-gemma3", None),
-    "training": ("country-capitals-gemma3", None),
+    "training": (DEFAULT, None),
 }
 
 # An experiment with what is in a figure's WHEN, and one without.
@@ -55,7 +57,7 @@ FIGURE = """
 {caption}
 {picture}
 ```
-snakemake --cores all --configfile experiments/{experiment}.yaml -- results/{experiment}/figures/{figure}.png
+snakemake --cores all{configfile} -- results/{experiment}/figures/{figure}.png
 python -m scripts.figure --figure {figure} --evaluations results/{experiment}/evaluations.csv \\
   --pdf {figure}.pdf --png {figure}.png
 ```
@@ -77,7 +79,10 @@ def section(figure: str, when: dict[str, bool], caption: str) -> str:
         picture = f"\n![{figure} of {experiment}]({path or PICTURES / f'{figure}.png'})\n"
     else:
         experiment, picture = "EXPERIMENT", "\nNo experiment that was run here has it.\n"
-    return FIGURE.format(figure=figure, when=drawn, caption=caption.rstrip(), picture=picture, experiment=experiment)
+    said = {"figure": figure, "when": drawn, "caption": caption.rstrip(), "picture": picture, "experiment": experiment}
+    return FIGURE.format(
+        **said, configfile="" if experiment == DEFAULT else f" --configfile experiments/{experiment}.yaml"
+    )
 
 
 def draw(results: Path) -> None:
