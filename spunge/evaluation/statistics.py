@@ -228,14 +228,16 @@ class Scored:
     def _utility(self, influences: Influences) -> tuple[Influences, np.ndarray]:
         """Return the influences on the harmonic mean of the retained attributes' metrics `of_utility`, and questions.
 
-        Its slope by each of n values m is h² / (n m²).
+        Its slope by each of n values is n w², w being that value's share of the sum of their reciprocals. Values of 0
+        share the whole sum alike.
         """
         retained = self.means[RETAIN_MEAN] != 0
         chosen = np.outer(self.of_utility, retained)
         with np.errstate(all="ignore"):
             mean = chosen.sum() / np.where(chosen, 1 / influences.value, 0).sum()
-            slopes = np.where(chosen, mean**2 / (chosen.sum() * influences.value**2), 0)
-            parts = self.units.combined(influences, slopes)
+            zero = chosen & (influences.value == 0)
+            share = zero / zero.sum() if zero.any() else np.where(chosen, mean / (chosen.sum() * influences.value), 0)
+            parts = self.units.combined(influences, chosen.sum() * share**2)
         seeds, units, both, shares = (
             getattr(parts, name).sum(axis=0, keepdims=True) for name in ("seeds", "units", "both", "shares")
         )
