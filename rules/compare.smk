@@ -19,11 +19,12 @@ rule compare:
     params:
         library=library("compare.py"),
         metrics=JOBS.metrics,
+        seeds=GRID.seeds,
     message:
         "Combine the seeds and compare the candidates' {wildcards.evaluation}"
     shell:
         python(
-            "--evaluation {wildcards.evaluation} --metrics {params.metrics:q}"
+            "--evaluation {wildcards.evaluation} --metrics {params.metrics:q} --seeds {params.seeds}"
             " --attributes {input.attributes:q} --scores @<(printf '%s\\n' {input.scores:q}) --output {output:q}"
         )
 

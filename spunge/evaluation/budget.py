@@ -184,14 +184,14 @@ def solve_steps(lost: Callable[[float], float], budget: float, most: float, know
     """Return the smallest λ found, at most `most`, at which `lost(λ)` is at least `budget`; None for none.
 
     What is lost of a share of questions rises by steps, so a budget is hardly ever met. λ is bracketed from 1 on, by a
-    factor of 2, and the bracket halved in log λ until it is TOLERANCE wide, for MOST_PASSES at most. `known` is as
-    `solve` has it.
+    factor of 2, and the bracket halved in log λ until it is TOLERANCE wide, for MOST_PASSES at most. A loss that isn't
+    finite is too large, so what jumps to it meets no budget. `known` is as `solve` has it.
     """
     for passes in range(MOST_PASSES + 1):
         high = min((scale for scale, value in known.items() if value > budget - ROUNDING), default=math.inf)
         low = max((scale for scale in known if scale < high), default=0.0)
         if high <= low * (1 + TOLERANCE) or (passes == MOST_PASSES and high < math.inf):
-            return high
+            return high if known[high] < math.inf else None
         if low == most:
             return None
         if passes < MOST_PASSES:

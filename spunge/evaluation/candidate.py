@@ -81,8 +81,9 @@ def accuracy_kept(
 ) -> Callable[[], float]:
     """Return a function that gives the model's accuracy on what is kept, the mean over its attributes.
 
-    `path` is a questions table that no result counts, `forget` the attributes to forget, `asking` the options of the
-    evaluation knowledge. Raises InputError where no question is about anything else.
+    It is NaN where that of any question is. `path` is a questions table that no result counts, `forget` the attributes
+    to forget, `asking` the options of the evaluation knowledge. Raises InputError where no question is about anything
+    else.
     """
     questions = tables.read("questions", path)
     questions = questions[~questions["attribute"].isin(forget)]
@@ -92,7 +93,7 @@ def accuracy_kept(
 
     def accuracy() -> float:
         scores = knowledge.score(model, tokenizer, questions, **options)
-        return scores.groupby("attribute")["accuracy"].mean().mean()
+        return scores.groupby("attribute")["accuracy"].mean(skipna=False).mean(skipna=False)
 
     return accuracy
 

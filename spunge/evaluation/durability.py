@@ -57,7 +57,7 @@ def unrelated_texts(retain: pd.DataFrame, subjects: Collection[str], number: int
 
     Columns as in `relearning_texts`, the attribute empty. Raises InputError where there are fewer.
     """
-    names = re.compile(r"\b(?:" + "|".join(re.escape(name) for name in sorted(set(subjects), reverse=True)) + r")\b")
+    names = _naming(set(subjects))
     drawn = []
     # In random order, and no further than needed: a corpus may be large, and so may be the number of names.
     for row in _generator(seed, "unrelated texts").permutation(len(retain)):
@@ -90,9 +90,14 @@ def told(questions: pd.DataFrame, texts: pd.DataFrame) -> pd.Series:
     )
     for attribute, of_attribute in texts.groupby("attribute")["text"]:
         whole, asked = "\n".join(of_attribute), answers[questions["attribute"] == attribute]
-        named = [name for name in asked.unique() if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", whole, re.IGNORECASE)]
+        named = [name for name in asked.unique() if _naming([name]).search(whole)]
         about[asked.index] |= asked.isin(named)
     return about
+
+
+def _naming(names: Collection[str]) -> re.Pattern:
+    """Return what is found in a text that has one of the names in whole words, in any case."""
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)", re.IGNORECASE)
 
 
 def _clusters(questions: pd.DataFrame) -> pd.Series:

@@ -7,7 +7,7 @@ A score that is not a number (a broken model's) makes every estimate that rests 
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -228,14 +228,16 @@ class Scored:
     def _utility(self, influences: Influences) -> tuple[Influences, np.ndarray]:
         """Return the influences on the harmonic mean of the retained attributes' metrics `of_utility`, and questions.
 
-        Its slope by each of n values m is h² / (n m²).
+        Its slope by each of n values is n w², w being that value's share of the sum of their reciprocals. Values of 0
+        share the whole sum alike.
         """
         retained = self.means[RETAIN_MEAN] != 0
         chosen = np.outer(self.of_utility, retained)
         with np.errstate(all="ignore"):
             mean = chosen.sum() / np.where(chosen, 1 / influences.value, 0).sum()
-            slopes = np.where(chosen, mean**2 / (chosen.sum() * influences.value**2), 0)
-            parts = self.units.combined(influences, slopes)
+            zero = chosen & (influences.value == 0)
+            share = zero / zero.sum() if zero.any() else np.where(chosen, mean / (chosen.sum() * influences.value), 0)
+            parts = self.units.combined(influences, chosen.sum() * share**2)
         seeds, units, both, shares = (
             getattr(parts, name).sum(axis=0, keepdims=True) for name in ("seeds", "units", "both", "shares")
         )
@@ -328,7 +330,11 @@ def _forget_quality(
 
 
 def comparisons(
-    scores: pd.DataFrame, evaluation: str, attributes: Attributes, wanted: Mapping[str, Metric] | None = None
+    scores: pd.DataFrame,
+    evaluation: str,
+    attributes: Attributes,
+    wanted: Mapping[str, Metric] | None = None,
+    seeds: Collection[str] = (),
 ) -> pd.DataFrame:
     """Return tidy rows (COLUMNS) for all candidates with their seeds combined, and for the differences between them.
 
@@ -336,14 +342,14 @@ def comparisons(
     every budget, for every single seed and for all seeds together. The budget `all` is the mean over all of them. A
     candidate with a seed that doesn't reach a budget has no rows there for all seeds together, and none of `all`. For
     the means of merged attribute splits there are also the parts of the differences' variances. `scores` and
-    `wanted` are as for Scored.
+    `wanted` are as for Scored. `seeds` are the experiment's: one in which no candidate reaches a budget has no scores.
     """
     scored = Scored(scores, evaluation, attributes, wanted)
     base = scored.influences([BASE.path], AS_TRAINED)
     of_candidates = {
         Candidate.parse(described["candidate"]): described for described in scored.described if described["method"]
     }
-    seeds = sorted({candidate.seed for candidate in of_candidates}, key=int)
+    seeds = sorted({*seeds, *(candidate.seed for candidate in of_candidates)}, key=int)
     rows, tests = [], forget_qualities(scores)
     for label, chosen in [*((seed, [seed]) for seed in seeds), (ALL_SEEDS, seeds)]:
         candidates = {candidate.with_seed(label): described for candidate, described in of_candidates.items()}

@@ -176,13 +176,26 @@ def test_model_utilitys_standard_error_is_that_of_leaving_clusters_out():
     assert half == pytest.approx(stats.t.ppf(0.975, len(clusters) - 1) * error, rel=0.02)
 
 
-def test_a_metric_of_nothing_makes_no_utility():
-    scores = scored(4)
-    scores.loc[scores["attribute"] == "a", "probability"] = 0.0
-    utility = value(
-        statistics.estimates(of(scores), "answers", ATTRIBUTES, answers.METRICS), "model_utility", RETAIN_MEAN
-    )
-    assert utility["value"] == 0
+@pytest.mark.parametrize("nothing", [["probability"], ["probability", "rouge_l_recall"]])
+def test_a_metric_of_nothing_makes_no_utility_and_its_loss_is_shown(nothing):
+    """Beside a model whose metrics are all 0.5; the interval is the limit of ever smaller values."""
+    half, lost, little = (scored(4) for _ in range(3))
+    half[[*answers.METRICS]] = 0.5 + (half[[*answers.METRICS]] - 0.5) / 100
+    of_a = lost["attribute"] == "a"
+    lost.loc[of_a, nothing] = 0.0
+    little.loc[of_a, nothing] = 1e-9
+    ends = {}
+    for name, scores in (("lost", lost), ("little", little)):
+        both = pd.concat([of(half), of(scores, CANDIDATE.format(0), "npo", "joint", "0")])
+        rows = statistics.comparisons(both, "answers", ATTRIBUTES, answers.METRICS)
+        own = statistics.estimates(both, "answers", ATTRIBUTES, answers.METRICS)
+        utility = value(own, "model_utility", RETAIN_MEAN, seed="0")
+        difference = value(rows, "model_utility_minus_base", RETAIN_MEAN, seed="0")
+        ends[name] = [*utility[["value", "low", "high"]], *difference[["value", "low", "high", "p"]]]
+    assert ends["lost"][:2] == [0, 0] and ends["lost"][2] < 0.2
+    assert ends["lost"][3] == pytest.approx(-0.5, abs=0.01)
+    assert ends["lost"][5] < -0.49 and ends["lost"][6] < 1e-6
+    np.testing.assert_allclose(ends["lost"], ends["little"], atol=1e-6)
 
 
 def test_forget_quality_is_the_p_value_of_a_kolmogorov_smirnov_test_and_over_seeds_a_geometric_mean():

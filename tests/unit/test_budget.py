@@ -340,6 +340,16 @@ def test_the_factor_at_which_a_share_of_questions_is_lost_is_found_within_the_to
     assert budget.solve_steps(lambda scale: 0.95 - 0.9 if scale >= step else 0.0, 0.05, 4.0, {}) <= step * 1.1
 
 
+@pytest.mark.parametrize("broken_from", [0.0, 0.3, 2.9])
+def test_what_is_no_number_any_more_meets_no_budget_of_what_is_kept(broken_from):
+    """An infinite loss is that of accuracies that are NaN; below it nothing is lost."""
+    known = {}
+    lost = budget.solve_steps(lambda scale: math.inf if scale > broken_from else 0.0, 0.04, 4.0, known)
+    assert lost is None and len(known) <= budget.MOST_PASSES
+    scale = budget.solve_steps(lambda scale: math.inf if scale > 3.9 else 0.05 * (scale >= 1.2), 0.04, 4.0, {})
+    assert 1.2 <= scale <= 1.2 * 1.1
+
+
 def test_the_smallest_known_factor_is_taken():
     """Above 2 the curve falls through the budget again."""
     assert budget.solve(lambda scale: 0.01 * scale * (4 - scale), 0.03, 4.0, {}) == pytest.approx(1, rel=0.05)

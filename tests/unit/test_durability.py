@@ -102,6 +102,17 @@ def test_unrelated_texts_name_nothing_that_is_asked(questions):
         durability.unrelated_texts(retain, questions["subject"], 8, seed=0)
 
 
+@pytest.mark.parametrize(
+    "named", ["We met in Washington, D.C. in May.", "PERU is far.", "(Robert Downey Jr.)", "It says ¡Uno! there."]
+)
+def test_no_unrelated_text_names_a_subject_in_capitals_or_with_punctuation_at_its_end(named):
+    subjects = ["Washington, D.C.", "Peru", "Robert Downey Jr.", "¡Uno!"]
+    retain = pd.DataFrame({"text": [named, "A peruke is worn.", "Unopened letters lay there."]})
+    assert named not in set(durability.unrelated_texts(retain, subjects, 2, seed=0)["text"])
+    with pytest.raises(InputError, match="only 2 retain texts name no subject"):
+        durability.unrelated_texts(retain, subjects, 3, seed=0)
+
+
 def test_nothing_that_was_taught_is_asked(forget, questions):
     texts = durability.relearning_texts(forget, ATTRIBUTES, 5, questions, seed=0)
     asked = durability.questions_to_ask(questions, durability.told(questions, texts), None, seed=0)

@@ -2,13 +2,14 @@
 
 import copy
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from lm_eval.api.instance import Instance
 
 from spunge.core.tidy import CANDIDATE_COLUMNS
-from spunge.evaluation import knowledge, prefix_sharing_lm, statistics
+from spunge.evaluation import candidate, knowledge, prefix_sharing_lm, statistics
 
 CITIES = ["Nairobi", "Tokyo", "Yaoundé", "a market", "Yamoussoukro", "old houses 🎉", "東京", "Chișinău"]
 COUNTRIES = ["Kenya", "Japan", "France", "Ghana", "Peru", "Fiji", "Oman", "Chad", "Togo", "Mali", "Cuba", "Laos"]
@@ -196,3 +197,22 @@ def test_questions_that_were_cut_are_counted(model, tokenizer, questions, capfd)
     assert cut["low"].isna().all() and cut["n"].tolist() == [12, 12]
     whole = statistics.estimates(scores.assign(cut=0.0), "knowledge", statistics.Attributes())
     assert "cut" not in set(whole["metric"])
+
+
+def test_the_accuracy_on_what_is_kept_is_none_where_that_of_one_question_is(model, tokenizer, questions, tmp_path):
+    """The mean over attributes; a mean that skips NaN would hide a model that overflows on some questions."""
+    asked = questions.assign(attribute=["a"] * 6 + ["b"] * 12 + ["gone"] * 6)
+    asked.loc[7, "question"] += " Ω"
+    asked.to_parquet(tmp_path / "questions.parquet")
+    accuracy = candidate.accuracy_kept(model, tokenizer, tmp_path / "questions.parquet", ["gone"], {"batch_size": 4})
+    scores = knowledge.score(model, tokenizer, asked, batch_size=4)["accuracy"]
+    assert accuracy() == pytest.approx((scores[:6].mean() + scores[6:18].mean()) / 2)
+    (token,) = tokenizer(" Ω", add_special_tokens=False)["input_ids"][-1:]
+    hook = model.get_input_embeddings().register_forward_hook(
+        lambda _, inputs, embedded: embedded.masked_fill((inputs[0] == token)[..., None], torch.nan)
+    )
+    broken = knowledge.score(model, tokenizer, asked, batch_size=4)["accuracy"]
+    kept = accuracy()
+    hook.remove()
+    assert broken.isna().sum() == 1 and broken.isna()[7]
+    assert np.isnan(kept)

@@ -511,6 +511,18 @@ def test_differences_are_made_at_the_same_budget_and_all_is_their_mean():
     assert against == pytest.approx(column(spunge[0], "Africa").mean() + 0.1 - column(joint, "Africa").mean())
 
 
+def test_a_seed_in_which_nobody_reaches_the_budget_is_not_left_out_of_all_seeds():
+    """At the one budget of attacks such a seed has no scores at all."""
+    scores = all_candidates(knowledge, seeds=("0", "1"))
+    asked_of = [statistics.comparisons(scores, "quantised_4", ATTRIBUTES, seeds=seeds) for seeds in ((), "01", "012")]
+    pd.testing.assert_frame_equal(*asked_of[:2])
+    assert set(asked_of[1]["seed"]) == {"0", "1", "all"}
+    single = asked_of[1][asked_of[1]["seed"] != "all"]
+    pd.testing.assert_frame_equal(asked_of[2], single.reset_index(drop=True), check_dtype=False)
+    base_alone = statistics.comparisons(knowledge("base"), "quantised_4", ATTRIBUTES, seeds="012")
+    assert base_alone.empty and list(base_alone.columns) == COLUMNS
+
+
 # Parts
 
 
