@@ -50,7 +50,6 @@ from spunge.report.results_table import (
     candidates,
     estimate,
     families,
-    headline,
     measured,
     without_seed,
 )
@@ -168,7 +167,7 @@ def _names(evaluations: pandas.DataFrame, paths: Iterable[str]) -> dict[str, str
 def _frontier(evaluations: pandas.DataFrame) -> LayoutDOM | None:
     """Return one chart for each measure over the damage budget; None where no budget was set."""
     names = budgets(evaluations)
-    compared = [candidate for candidate in candidates(headline(evaluations)) if candidate.kind in ARMS]
+    compared = [candidate for candidate in candidates(evaluations) if candidate.kind in ARMS]
     if not names or not compared:
         return None
     cost, _ = parse_budget(names[0])

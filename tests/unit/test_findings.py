@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas
 import pytest
 import toxicity_example
-from evaluations_example import example
+from evaluations_example import example, without_budget
 
 from scripts import findings as findings_script
 from spunge.report import comparisons, findings, verdict
@@ -217,6 +217,39 @@ def test_a_budget_that_was_not_reached_is_told():
         "it is not compared there."
     )
     assert findings.unreached(table) == []
+
+
+def test_an_attribute_split_that_reaches_too_few_budgets_is_no_missing_one():
+    table = without_budget(example(budgets=BUDGETS), "rmu/attribute/merge/ties", "kl=0.1")
+    (answer,) = map(str, findings.answers(table))
+    assert answer == (
+        "With RMU, merged with TIES, a seed of the attribute split didn't reach every budget (KL of 0.01, 0.03 and 0.1 "
+        "per token), so at equal damage it is not compared; smaller budgets would do."
+    )
+    text = html.unescape(page(table))
+    assert_well_formed(text)
+    assert answer in text and "merged no attribute split" not in text
+    assert "attribute split, TIES (SPUNGE) didn't reach a KL of 0.1 per token" in text
+    judged = comparisons.verdicts(table).set_index(["comparison", "rival", "measure"])["verdict"]
+    assert judged["at equal damage", "joint", "forget mean accuracy"] == "not measured"
+    assert judged["kl=0.03", "joint", "perplexity"] == "not shown"
+
+
+def test_one_seed_that_misses_a_budget_leaves_no_means_to_compare():
+    path = "rmu/attribute/merge/ties"
+    table = example(budgets=BUDGETS)
+    table = table[~((table["candidate"] == path) & table["budget"].isin(["kl=0.1", "all"]))]
+    assert f"{path}/seed0" in set(table.loc[table["budget"] == "all", "candidate"])
+    (answer,) = map(str, findings.answers(table))
+    assert "a seed of the attribute split didn't reach every budget" in answer and "unknown" not in answer
+
+
+def test_an_attribute_split_that_reaches_no_budget_is_no_missing_one():
+    text = page(without_budget(example(budgets=BUDGETS), "rmu/attribute/merge/ties", *BUDGETS))
+    assert_well_formed(text)
+    assert "merged no attribute split" not in text
+    assert "No merged attribute split reached a budget, so this experiment does not answer" in " ".join(text.split())
+    assert "attribute split, TIES (SPUNGE) didn&#39;t reach a KL of 0.1 per token" in text
 
 
 def test_an_answer_without_forgetting_says_so():

@@ -1,9 +1,11 @@
 """What stands at budgets: one table seen at each, the figure of all, and the summary's columns."""
 
+import math
+
 import pandas
 import pytest
 import toxicity_example
-from evaluations_example import example
+from evaluations_example import example, without_budget
 
 from spunge.report import comparisons, results_table, summary
 from spunge.report.figures import frontier
@@ -56,6 +58,18 @@ def test_a_line_ends_where_its_model_does_not_reach_the_budget(table):
     above, _ = frontier.draw(table[~missed]).axes
     (spunge,) = (line for line in above.lines if line.get_color() == results_table.COLOURS["attribute"].lower())
     assert list(map(str, spunge.get_ydata()))[-1] == "nan" and len(spunge.get_ydata()) == 3
+
+
+def test_an_arm_that_reaches_too_few_budgets_keeps_its_line_and_its_row(table):
+    table = without_budget(table, SPUNGE, "kl=0.1")
+    above, _ = frontier.draw(table).axes
+    (spunge,) = (line for line in above.lines if line.get_color() == results_table.COLOURS["attribute"].lower())
+    assert spunge.get_ydata() == pytest.approx([0.3066, 0.2566, math.nan], abs=1e-3, nan_ok=True)
+    line = summary.table(table).set_index("candidate").loc[SPUNGE]
+    at_each = [line[f"accuracy: forget mean at {budget}"] for budget in BUDGETS]
+    assert at_each == pytest.approx([0.3066, 0.2566, math.nan], abs=1e-3, nan_ok=True)
+    assert math.isnan(line["accuracy: forget mean"])
+    assert "attribute split, TIES (SPUNGE)" in summary.markdown(table)
 
 
 def toxic_at_budgets():
