@@ -56,6 +56,7 @@ from spunge.report.verdict import (
     HIGHER,
     LOWER,
     NOT_MEASURED,
+    NOT_SHOWN,
     RIVAL_BROKEN,
     WORSE,
     direction,
@@ -211,7 +212,8 @@ def _change_of_capability(comparison: Comparison, candidate: Candidate) -> dict 
 
 def power_notes(comparison: Comparison) -> list[str]:
     """Say for every attribute split and rival what it would take to show the difference that the answer rests on."""
-    outcome = comparison.outcome
+    outcome, judged = comparison.outcome, judge([comparison])
+    verdicts = judged[judged["measure"] == outcome.name].set_index(["candidate", "rival"])["verdict"]
     units = "prompts" if classifiers(comparison.evaluations) else "clusters"
     notes = []
     for candidate in comparison.attribute_splits():
@@ -222,6 +224,7 @@ def power_notes(comparison: Comparison) -> list[str]:
             if needed:
                 difference = _texts(comparison.difference(candidate, outcome, rival), outcome)
                 facts = {"label": candidate.label, "rival": rival, "difference": difference, "units": units}
+                facts["confirmed"] = not verdicts[candidate.path, rival].startswith(NOT_SHOWN)
                 notes.append(sentence("power", facts | needed))
     return notes
 

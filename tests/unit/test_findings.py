@@ -188,12 +188,18 @@ def test_a_budget_that_one_text_carries_is_told():
 
 def test_one_of_many_comparisons_is_not_shown_by_its_own_interval_alone():
     table = with_difference(example(budgets=BUDGETS), "joint", "forget mean", 0.08, 0.02, 0.14, p=0.04)
-    judged = comparisons.verdicts(with_difference(table, "random", "forget mean", -0.01, -0.05, 0.03, p=0.6))
+    table = with_difference(table, "random", "forget mean", -0.01, -0.05, 0.03, p=0.6)
+    judged = comparisons.verdicts(table)
     judged = judged[(judged["comparison"] == "at equal damage") & (judged["measure"] == "forget mean accuracy")]
     assert judged.set_index("rival").loc["joint", ["p", "verdict"]].to_list() == [
         pytest.approx(0.08),
         "not shown; the estimate is worse",
     ]
+    against_joint, _ = findings.power_notes(next(iter(comparisons.comparisons(table).values())))
+    assert against_joint.endswith("+14.0): its own interval excludes 0, which isn't enough for so many pairs.")
+    corrected = with_difference(table, "joint", "forget mean", 0.08, 0.02, 0.14, p=0.01)
+    against_joint, _ = findings.power_notes(next(iter(comparisons.comparisons(corrected).values())))
+    assert against_joint.endswith("is shown with what was measured.")
 
 
 def test_the_page_at_equal_damage_says_what_it_rests_on():
