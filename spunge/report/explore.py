@@ -119,7 +119,8 @@ def tables(evaluations: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.Data
     rows = rows.assign(candidate=without_seed(rows))
     of_base = rows["candidate"] == "base"
     # The base model is the same at each budget. The means over them come first, since answers rest on these.
-    at = sorted(rows.loc[~of_base, "budget"].unique(), key=lambda budget: budget != COMBINED) or [AS_TRAINED]
+    there = {*rows.loc[~of_base, "budget"]}
+    at = [label for label in (COMBINED, AS_TRAINED, *budgets(evaluations)) if label in there] or [AS_TRAINED]
     known = candidates(evaluations, grouped=True)
     broken = {_budget(label): broken_reasons(at_budget(evaluations, label), known) for label in at}
     rows = pandas.concat([rows[(rows["budget"] == label) | of_base].assign(budget=_budget(label)) for label in at])

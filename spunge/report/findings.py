@@ -26,7 +26,6 @@ from spunge.report.comparisons import (
 )
 from spunge.report.durability import after_attacks, by_number_of_shards, sum_up
 from spunge.report.results_table import (
-    AS_TRAINED,
     BEFORE,
     FORGET_MEAN,
     RETAIN_MEAN,
@@ -421,11 +420,11 @@ def unreached(evaluations: pandas.DataFrame) -> list[str]:
 def carried_by_one(evaluations: pandas.DataFrame) -> list[str]:
     """Say at which budgets one of the texts that set λ has more than CARRIED of their KL, one sentence for each."""
     rows = evaluations[(evaluations["evaluation"] == "budget") & (evaluations["metric"] == "largest_share")]
-    shares = rows.groupby("budget", sort=False)["value"].mean().drop(AS_TRAINED, errors="ignore")
+    shares = rows.groupby("budget")["value"].mean()
     return [
-        sentence("carried_by_one", {"budget": budgets_in_words([budget]), "share": _percent(share)})
-        for budget, share in shares.items()
-        if share > CARRIED
+        sentence("carried_by_one", {"budget": budgets_in_words([budget]), "share": _percent(shares[budget])})
+        for budget in budgets(rows)
+        if shares[budget] > CARRIED
     ]
 
 

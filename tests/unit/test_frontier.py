@@ -37,6 +37,17 @@ def test_a_table_at_a_budget_has_its_candidates_and_the_base_model(table):
     assert results_table.headline(plain).equals(plain)
 
 
+def test_budgets_are_in_their_order_whatever_the_tables(table):
+    """A first model that doesn't reach the smallest budget has rows at the others alone."""
+    table = pandas.concat([table[table["budget"] != "kl=0.01"], table[table["budget"] == "kl=0.01"]])
+    others = table[table["budget"] == "kl=0.1"]
+    labels = ("kept=0.05", "perplexity=1.2", "kl=1e-05", "perplexity=1.05")
+    mixed = pandas.concat([*(others.assign(budget=label) for label in labels), table])
+    assert results_table.budgets(table) == list(BUDGETS)
+    assert results_table.budgets(mixed) == ["kl=1e-05", *BUDGETS, "perplexity=1.05", "perplexity=1.2", "kept=0.05"]
+    assert list(comparisons.comparisons(table))[1:4] == list(BUDGETS)
+
+
 def test_the_figure_has_a_line_for_each_split_through_its_budgets(table):
     above, below = frontier.draw(table).axes
     lines = {line.get_color(): line for line in above.lines if len(line.get_xdata()) == len(BUDGETS)}
