@@ -241,6 +241,16 @@ def test_an_attribute_split_that_reaches_too_few_budgets_is_no_missing_one():
     assert judged["kl=0.03", "joint", "perplexity"] == "not shown"
 
 
+def test_a_budget_that_no_model_reaches_is_not_among_those_of_the_mean():
+    table = example(budgets=BUDGETS)
+    at_largest = (table["budget"] == "kl=0.1") & (table["metric"] != "reached")
+    table = table[~at_largest].assign(value=table["value"].mask(table["budget"] == "kl=0.1", 0.0))
+    (answer,) = map(str, findings.answers(table))
+    assert "at equal damage (KL of 0.01 and 0.03 per token; the mean over all)" in answer
+    assert "unknown" not in answer
+    assert "joint (all at once) didn't reach a KL of 0.1 per token" in page(table).replace("&#39;", "'")
+
+
 def test_one_seed_that_misses_a_budget_leaves_no_means_to_compare():
     path = "rmu/attribute/merge/ties"
     table = example(budgets=BUDGETS)
