@@ -10,7 +10,8 @@ import pandas
 
 from spunge.core import errors
 from spunge.report import results_table, summary
-from spunge.report.comparisons import Comparison, comparisons, judge
+from spunge.report.comparisons import AT_EQUAL_DAMAGE, Comparison, comparisons, judge
+from spunge.report.findings import unreached
 from spunge.report.verdict import BROKEN, NOT_MEASURED, NOT_SHOWN, NOT_SHOWN_AGAINST, RIVAL_BROKEN
 from spunge.report.wording import sentence
 
@@ -21,7 +22,7 @@ def text(evaluations: pandas.DataFrame) -> str:
     narrow = table(evaluations).rename(columns=lambda heading: heading.replace(" ", "\n"))
     aligned = ("left", *["right"] * len(narrow.columns))
     shown = narrow.to_markdown(tablefmt="simple", disable_numparse=True, colalign=aligned)
-    return "\n".join([*sentences(decisive), "", shown])
+    return "\n".join([*(sentences(decisive) or unreached(evaluations)), "", shown])
 
 
 def sentences(comparison: Comparison) -> list[str]:
@@ -29,10 +30,15 @@ def sentences(comparison: Comparison) -> list[str]:
     facts = {"measure": comparison.outcome.name, "comparison": comparison.name}
     judged = judge([comparison])
     judged = judged[judged["measure"] == comparison.outcome.name]
-    return [
-        sentence("in_short", facts | {"label": label, "rivals": _rivals(of_split, comparison)})
-        for label, of_split in judged.groupby("label", sort=False)
-    ]
+    told = []
+    for candidate in comparison.attribute_splits():
+        of_split = facts | {"label": candidate.label}
+        if comparison.name == AT_EQUAL_DAMAGE and not comparison.has_value(candidate):
+            told.append(sentence("in_short_unreached", of_split))
+        else:
+            rivals = _rivals(judged[judged["candidate"] == candidate.path], comparison)
+            told.append(sentence("in_short", of_split | {"rivals": rivals}))
+    return told
 
 
 def _rivals(judged: pandas.DataFrame, comparison: Comparison) -> dict[str, list[dict]]:

@@ -15,6 +15,7 @@ from spunge.report.results_table import (
     ASKED,
     COMBINED,
     FORGET_MEAN,
+    MISSING,
     RETAIN_MEAN,
     TOXIC_SHARE,
     WORST_FORGET,
@@ -77,16 +78,24 @@ AT_EQUAL_DAMAGE = "at equal damage"
 class Comparison:
     """What candidates are compared at, the table as it stands there, and what is compared, the decisive measure first.
 
-    decisive: whether a difference in that measure is "better" or "worse", and not just lower or higher.
+    decisive: whether a difference in that measure is "better" or "worse", and not just lower or higher. whole: the
+    table that has all the candidates, where some have no rows in `evaluations`.
     """
 
-    def __init__(self, name: str, evaluations: pandas.DataFrame, measures: Sequence[Measure], decisive: bool = False):
+    def __init__(
+        self,
+        name: str,
+        evaluations: pandas.DataFrame,
+        measures: Sequence[Measure],
+        decisive: bool = False,
+        whole: pandas.DataFrame | None = None,
+    ):
         self.name, self.evaluations, self.measures, self.decisive = name, evaluations, tuple(measures), decisive
         # What is asked for again and again is computed once.
         self.measured = functools.cache(functools.partial(measured, evaluations))
         self.candidates = functools.cache(functools.partial(candidates, evaluations))
         self.families, self.display_names = families(evaluations), display_names(evaluations)
-        self.compared = summary.compared_candidates(evaluations)
+        self.compared = summary.compared_candidates(evaluations if whole is None else whole, evaluations)
         self.broken = broken_reasons(evaluations, self.compared)
         self.rivals = rivals(evaluations)
         self.steps = steps(evaluations)
@@ -105,6 +114,11 @@ class Comparison:
     def attribute_splits(self) -> list[Candidate]:
         """Return the candidates that the comparison is about."""
         return [candidate for candidate in self.compared if candidate.kind == "attribute"]
+
+    def has_value(self, candidate: Candidate) -> bool:
+        """Tell whether a candidate has a value here: none in the means if one of its seeds doesn't reach a budget."""
+        outcome = self.outcome
+        return estimate(self.measured(*outcome[1:3]), candidate, outcome.attribute) is not MISSING
 
     def rival(self, candidate: Candidate, rival: str) -> Candidate | None:
         """Return the candidate that this one is compared with; None where it was not evaluated."""
@@ -160,14 +174,16 @@ def visits(evaluations: pandas.DataFrame) -> pandas.DataFrame:
 def comparisons(evaluations: pandas.DataFrame) -> dict[str, Comparison]:
     """Return what is compared by the name of the comparison; the one that the answer rests on comes first.
 
-    With budgets: the means over all of them, then each budget. Last, candidates as trained.
+    With budgets: the means over all of them, then each budget that a candidate reaches. Last, candidates as trained.
     """
     made, of_outcomes, costs = [], outcomes(evaluations), _costs(evaluations)
-    if set_budgets := budgets(evaluations):
+    if budgets(evaluations):
         outcome, *others = of_outcomes
         worst = outcome._replace(name=f"{outcome.name}, worst attribute", attribute=WORST_FORGET)
-        made.append(Comparison(AT_EQUAL_DAMAGE, headline(evaluations), (outcome, worst, *others, *costs), True))
-        made += [Comparison(budget, at_budget(evaluations, budget), (outcome, *costs)) for budget in set_budgets]
+        decisive = outcome, worst, *others, *costs
+        made.append(Comparison(AT_EQUAL_DAMAGE, headline(evaluations), decisive, True, evaluations))
+        reached = budgets(evaluations[evaluations["evaluation"] == outcome.evaluation])
+        made += [Comparison(budget, at_budget(evaluations, budget), (outcome, *costs)) for budget in reached]
     made.append(Comparison("as trained", at_budget(evaluations, AS_TRAINED), (*of_outcomes, *costs)))
     return {comparison.name: comparison for comparison in made}
 

@@ -26,7 +26,7 @@ from spunge.report.results_table import (
     measured,
     rivals,
 )
-from spunge.report.verdict import BETTER, BROKEN, RIVAL_BROKEN, WORSE, verdict
+from spunge.report.verdict import BROKEN, HIGHER, LOWER, RIVAL_BROKEN, direction
 from spunge.report.wording import sentence
 
 ATTACKS = {
@@ -42,9 +42,10 @@ ATTACKS = {
 def after_attacks(evaluations: pandas.DataFrame) -> list[dict]:
     """Return a line for each method, merge and attack, `as_unlearned` first; none where nothing was attacked.
 
-    A line has the mean accuracy on the forget attributes of base, attribute split and its rivals, and the verdicts on
-    the attribute split against these: better where less came back, however much was forgotten before. A number that is
-    not finite reads `broken`, and a broken model is never better, nor is another one better than it.
+    A line has the mean accuracy on the forget attributes of base, attribute split and its rivals, and which way
+    the attribute split differs from these: lower where less came back, however much was forgotten before. Nothing is
+    corrected for the number of lines, so none is better. A number that is not finite reads `broken`, and a broken model
+    is compared with nothing.
     """
     attacks = [name for name in evaluations["evaluation"].unique() if attack(name)]
     lines, against = [], rivals(evaluations)
@@ -60,19 +61,19 @@ def after_attacks(evaluations: pandas.DataFrame) -> list[dict]:
             line = {"name": _name(candidate), "attack": attack(name), "before": name == BEFORE}
             kinds = ("base", *against, "attribute")
             line |= {kind: _cell(rows, attacked[name], candidate, kind, FORGET_MEAN) for kind in kinds}
-            lines.append(line | _against(evaluations, candidate, name, FORGET_MEAN, -1, broken_verdicts))
+            lines.append(line | _against(evaluations, candidate, name, FORGET_MEAN, broken_verdicts))
     return lines
 
 
 def sum_up(lines: Sequence[dict]) -> list[str]:
-    """Say for each method and merge after how many attacks the attribute split is shown better or worse."""
+    """Say for each method and merge after how many attacks the attribute split is shown lower or higher."""
     texts = []
     for name in dict.fromkeys(line["name"] for line in lines):
         attacked = [line for line in lines if line["name"] == name and not line["before"]]
         counted = []
         for rival in [key.removesuffix("_kind") for key in lines[0] if key.endswith("_kind")]:
             kinds = Counter(line[f"{rival}_kind"] for line in attacked)
-            counted.append({"rival": rival} | {kind: kinds[kind] for kind in (BETTER, WORSE, "open", "broken")})
+            counted.append({"rival": rival} | {kind: kinds[kind] for kind in (LOWER, HIGHER, "open", "broken")})
         if attacked:
             texts.append(sentence("attacks", {"name": name, "attacks": len(attacked), "rivals": counted}))
     return texts
@@ -92,7 +93,7 @@ def by_number_of_shards(evaluations: pandas.DataFrame) -> list[dict]:
             kinds = ("base", *against, "attribute")
             line |= {kind: _cell(rows, alike, candidate, kind, RETAIN_MINUS_FORGET) for kind in kinds}
             broken_verdicts = _broken_verdicts(reasons, candidate, alike, against)
-            lines.append(line | _against(evaluations, candidate, source, RETAIN_MINUS_FORGET, 1, broken_verdicts))
+            lines.append(line | _against(evaluations, candidate, source, RETAIN_MINUS_FORGET, broken_verdicts))
     return sorted(lines, key=lambda line: (line["name"], line["number"]))
 
 
@@ -137,7 +138,6 @@ def _against(
     candidate: Candidate,
     evaluation: str,
     attribute: str,
-    better: int,
     broken_verdicts: Mapping[str, str],
 ) -> dict:
     line = {}
@@ -146,9 +146,9 @@ def _against(
         if not broken_verdict and difference is not MISSING and not math.isfinite(difference.value):
             accuracy = estimate(measured(evaluations, evaluation, "accuracy"), candidate, attribute)
             broken_verdict = RIVAL_BROKEN if math.isfinite(accuracy.value) else BROKEN
-        judged = broken_verdict or verdict(difference, better)
+        judged = direction(difference, broken_verdict)
         line |= {f"minus_{rival}": _text(difference, True), f"{rival}_verdict": judged}
-        line[f"{rival}_kind"] = judged if judged in (BETTER, WORSE) else "broken" if broken_verdict else "open"
+        line[f"{rival}_kind"] = judged if judged in (LOWER, HIGHER) else "broken" if broken_verdict else "open"
     return line
 
 

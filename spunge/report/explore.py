@@ -50,7 +50,6 @@ from spunge.report.results_table import (
     candidates,
     estimate,
     families,
-    headline,
     measured,
     without_seed,
 )
@@ -120,7 +119,8 @@ def tables(evaluations: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.Data
     rows = rows.assign(candidate=without_seed(rows))
     of_base = rows["candidate"] == "base"
     # The base model is the same at each budget. The means over them come first, since answers rest on these.
-    at = sorted(rows.loc[~of_base, "budget"].unique(), key=lambda budget: budget != COMBINED) or [AS_TRAINED]
+    there = {*rows.loc[~of_base, "budget"]}
+    at = [label for label in (COMBINED, AS_TRAINED, *budgets(evaluations)) if label in there] or [AS_TRAINED]
     known = candidates(evaluations, grouped=True)
     broken = {_budget(label): broken_reasons(at_budget(evaluations, label), known) for label in at}
     rows = pandas.concat([rows[(rows["budget"] == label) | of_base].assign(budget=_budget(label)) for label in at])
@@ -168,7 +168,7 @@ def _names(evaluations: pandas.DataFrame, paths: Iterable[str]) -> dict[str, str
 def _frontier(evaluations: pandas.DataFrame) -> LayoutDOM | None:
     """Return one chart for each measure over the damage budget; None where no budget was set."""
     names = budgets(evaluations)
-    compared = [candidate for candidate in candidates(headline(evaluations)) if candidate.kind in ARMS]
+    compared = [candidate for candidate in candidates(evaluations) if candidate.kind in ARMS]
     if not names or not compared:
         return None
     cost, _ = parse_budget(names[0])

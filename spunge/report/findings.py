@@ -26,7 +26,6 @@ from spunge.report.comparisons import (
 )
 from spunge.report.durability import after_attacks, by_number_of_shards, sum_up
 from spunge.report.results_table import (
-    AS_TRAINED,
     BEFORE,
     FORGET_MEAN,
     RETAIN_MEAN,
@@ -56,6 +55,7 @@ from spunge.report.verdict import (
     HIGHER,
     LOWER,
     NOT_MEASURED,
+    NOT_SHOWN,
     RIVAL_BROKEN,
     WORSE,
     direction,
@@ -102,7 +102,7 @@ def _answers(compared: Mapping[str, Comparison], judged: pandas.DataFrame) -> li
         for candidate in splits:
             if (comparison.families.get(candidate.method, (candidate.method,))[0], candidate.merge) not in answered:
                 found.append(_answer(compared, judged, candidate, comparison))
-        answered |= {(candidate.method, candidate.merge) for candidate in splits}
+        answered |= {(one.method, one.merge) for one in splits if comparison.has_value(one)}
     return found
 
 
@@ -126,6 +126,8 @@ def _answer(
         "toxicity": None,
         "capability": None,
     }
+    if comparison.name == AT_EQUAL_DAMAGE and not comparison.has_value(candidate):
+        return Answer(sentence("answer_unreached", facts), [], "")
     if facts["broken"]:
         return Answer(sentence("answer_begins", facts), [], "")
     facts["shown"] = verdict(comparison.difference(candidate, outcome, "base"), outcome.better) == BETTER
@@ -209,7 +211,8 @@ def _change_of_capability(comparison: Comparison, candidate: Candidate) -> dict 
 
 def power_notes(comparison: Comparison) -> list[str]:
     """Say for every attribute split and rival what it would take to show the difference that the answer rests on."""
-    outcome = comparison.outcome
+    outcome, judged = comparison.outcome, judge([comparison])
+    verdicts = judged[judged["measure"] == outcome.name].set_index(["candidate", "rival"])["verdict"]
     units = "prompts" if classifiers(comparison.evaluations) else "clusters"
     notes = []
     for candidate in comparison.attribute_splits():
@@ -220,6 +223,7 @@ def power_notes(comparison: Comparison) -> list[str]:
             if needed:
                 difference = _texts(comparison.difference(candidate, outcome, rival), outcome)
                 facts = {"label": candidate.label, "rival": rival, "difference": difference, "units": units}
+                facts["confirmed"] = not verdicts[candidate.path, rival].startswith(NOT_SHOWN)
                 notes.append(sentence("power", facts | needed))
     return notes
 
@@ -250,12 +254,12 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
     decisive = next(iter(compared_at.values()))
     trained = decisive.steps
     lasts, by_shards = after_attacks(shown), by_number_of_shards(shown)
-    compared = summary.compared_candidates(shown)
     panels = {family for family, _ in families(evaluations).values()} if scored else methods(evaluations)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(template).render(
         experiment=evaluations["experiment"].iloc[0] if len(evaluations) else "",
         answers=_answers(compared_at, judged),
+        merged=bool(((evaluations["split"] == "attribute") & (evaluations["merge"] != "")).any()),
         columns=[
             metric for metric in DATA if metric in data or not (scored or "prompts" in metric or source == "benchmarks")
         ],
@@ -290,7 +294,7 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         shards=by_shards,
         single_shards=any(candidate.kind == "attribute_shard" for candidate in candidates(evaluations)),
         comparisons=int((judged["verdict"] != NOT_MEASURED).sum()) + 2 * (len(lasts) + len(by_shards)),
-        seeds=max((len(seeds(shown, candidate)) for candidate in compared), default=0),
+        seeds=max((len(seeds(shown, candidate)) for candidate in decisive.compared), default=0),
         figure=base64.b64encode(figure_png).decode("ascii"),
     )
 
@@ -405,7 +409,7 @@ def unreached(evaluations: pandas.DataFrame) -> list[str]:
     """Say which models didn't reach a budget at any λ that was tried, one sentence for each budget and model."""
     rows = evaluations[(evaluations["evaluation"] == "budget") & (evaluations["metric"] == "reached")]
     rows = rows[rows["value"] == 0]
-    names = {candidate.path: candidate.label for candidate in candidates(evaluations)}
+    names = {candidate.path: candidate.label for candidate in candidates(evaluations, "budget", grouped=True)}
     by_model = rows.assign(candidate=results_table.without_seed(rows)).groupby(["candidate", "budget"], sort=False)
     return [
         sentence("unreached", {"model": names.get(path, path), "budget": budgets_in_words([budget]), "seeds": list(of)})
@@ -416,11 +420,11 @@ def unreached(evaluations: pandas.DataFrame) -> list[str]:
 def carried_by_one(evaluations: pandas.DataFrame) -> list[str]:
     """Say at which budgets one of the texts that set λ has more than CARRIED of their KL, one sentence for each."""
     rows = evaluations[(evaluations["evaluation"] == "budget") & (evaluations["metric"] == "largest_share")]
-    shares = rows.groupby("budget", sort=False)["value"].mean().drop(AS_TRAINED, errors="ignore")
+    shares = rows.groupby("budget")["value"].mean()
     return [
-        sentence("carried_by_one", {"budget": budgets_in_words([budget]), "share": _percent(share)})
-        for budget, share in shares.items()
-        if share > CARRIED
+        sentence("carried_by_one", {"budget": budgets_in_words([budget]), "share": _percent(shares[budget])})
+        for budget in budgets(rows)
+        if shares[budget] > CARRIED
     ]
 
 

@@ -58,7 +58,7 @@ def both_needed(difference: float, variances: Components, seeds: int) -> float:
 def needed(evaluations: pandas.DataFrame, candidate: Candidate, measure: Sequence[str], rival: str) -> dict | None:
     """Return what it would take to show a candidate's difference from a rival; None where there is no finite one.
 
-    measure: the evaluation, metric and attribute that are compared. shown: whether the difference is shown already.
+    measure: the evaluation, metric and attribute that are compared. shown: whether the interval excludes 0 already.
     seeds: how many there are, 0 where too little is known to tell seeds from clusters. As texts, empty where no number
     would do: more_seeds, the seeds needed with the same clusters; more_units, the factor on the clusters with the same
     seeds; both, the factor on seeds and clusters together.

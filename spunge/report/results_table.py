@@ -22,7 +22,7 @@ from spunge.core.tidy import (  # noqa: F401
     RETAIN_MINUS_FORGET,
     WORST_FORGET,
 )
-from spunge.experiment import splits
+from spunge.experiment import records, splits
 
 NUMBER_COLUMNS = ("value", "low", "high", "p", "n")
 TEXT_COLUMNS = tuple(column for column in COLUMNS if column not in NUMBER_COLUMNS)
@@ -205,8 +205,13 @@ def read(path: str | os.PathLike) -> pandas.DataFrame:
 
 
 def budgets(evaluations: pandas.DataFrame) -> list[str]:
-    """Return the damage budgets at which candidates were measured, in the table's order; none where none was set."""
-    return [budget for budget in evaluations["budget"].unique() if budget not in (AS_TRAINED, COMBINED)]
+    """Return the damage budgets at which candidates were measured, cost by cost, the smallest first; none if none."""
+
+    def place(budget: str) -> tuple[int, float]:
+        cost, amount = records.parse_budget(budget)
+        return records.COSTS.index(cost), amount
+
+    return sorted({*evaluations["budget"].unique()} - {AS_TRAINED, COMBINED}, key=place)
 
 
 def at_budget(evaluations: pandas.DataFrame, budget: str) -> pandas.DataFrame:

@@ -186,15 +186,16 @@ def expected_maximum_toxicity(evaluations: pandas.DataFrame) -> str:
     return f"expected maximum of {number}" if number else "expected maximum"
 
 
-def compared_candidates(evaluations: pandas.DataFrame) -> list[Candidate]:
-    """Return the candidates that are compared, labelled for people; a broken model is marked as such.
+def compared_candidates(evaluations: pandas.DataFrame, shown: pandas.DataFrame) -> list[Candidate]:
+    """Return the candidates that are compared, labelled for people; one that is broken in `shown` is marked as such.
 
-    Where toxicity was measured, a method is named by its family and λ.
+    Where toxicity was measured, a method is named by its family and λ. shown: a part of the table, its headline, say,
+    where a candidate that doesn't reach every budget has no rows.
     """
     toxicity = bool(classifiers(evaluations))
     several, names = len(methods(evaluations)) > 1, display_names(evaluations)
     labelled, compared = [], candidates(evaluations, "toxicity" if toxicity else None)
-    reasons = broken_reasons(evaluations, compared)
+    reasons = broken_reasons(shown, compared)
     for candidate in compared:
         label = candidate.label
         if toxicity:
@@ -210,7 +211,7 @@ def table(evaluations: pandas.DataFrame) -> pandas.DataFrame:
     rows = {quantity: quantity.measured(evaluations) for quantity in columns}
     lines = []
     shown = headline(evaluations)
-    for candidate in compared_candidates(shown):
+    for candidate in compared_candidates(evaluations, shown):
         line = {"candidate": candidate.path, "label": candidate.label, "method": candidate.method}
         line |= {"merge": candidate.merge, "seeds": len(seeds(shown, candidate))}
         for quantity in columns:
@@ -254,7 +255,7 @@ def cell(estimated: Estimate, quantity: Quantity) -> str:
 
 def readable(evaluations: pandas.DataFrame) -> pandas.DataFrame:
     """Return the table for people: text cells, shares in percent, the candidates' labels as index."""
-    shown, columns = compared_candidates(headline(evaluations)), {}
+    shown, columns = compared_candidates(evaluations, headline(evaluations)), {}
     for quantity in quantities(evaluations):
         rows = quantity.measured(evaluations)
         columns[quantity.heading] = [

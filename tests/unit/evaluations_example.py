@@ -180,6 +180,15 @@ def at_budgets(table, forget, budgets):
     return pandas.concat(parts, ignore_index=True)
 
 
+def without_budget(table, path, *budgets):
+    """Return the table where a candidate doesn't reach some of the budgets, and so has no means over them all."""
+    own = table["candidate"].str.startswith(path) & table["evaluation"].isin(["knowledge", "fluency"])
+    table = table[~(own & table["budget"].isin([*budgets, "all"]))]
+    missed = table["candidate"].str.startswith(path) & (table["evaluation"] == "budget") & table["budget"].isin(budgets)
+    missed_rows = table[missed & (table["metric"] == "reached")].assign(value=0.0)
+    return pandas.concat([table[~missed], missed_rows], ignore_index=True)
+
+
 def is_difference(rows):
     return rows["metric"].str.contains("_minus_") & ~rows["metric"].str.contains("_minus_base")
 

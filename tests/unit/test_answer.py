@@ -3,7 +3,7 @@
 import pandas
 import pytest
 import toxicity_example
-from evaluations_example import example
+from evaluations_example import example, without_budget
 
 from spunge.report import answer
 from spunge.report.comparisons import comparisons
@@ -43,6 +43,18 @@ def test_the_verdict_is_that_of_the_findings(difference, p, said):
     table.loc[rows, ["value", "low", "high", "p"]] = [*difference, p]
     (told,) = sentences(table)
     assert said in told and told.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("missed", "said"),
+    [
+        (["kl=0.1"], f"{SPUNGE}: a seed didn't reach every budget, so at equal damage it is not compared"),
+        (["kl=0.01", "kl=0.1"], f"{SPUNGE} didn't reach a KL of 0.1 per token"),
+    ],
+)
+def test_a_split_that_misses_a_budget_is_told(missed, said):
+    table = example(budgets=("kl=0.01", "kl=0.1"))
+    assert said in answer.text(without_budget(table, "rmu/attribute/merge/ties", *missed))
 
 
 def test_a_difference_as_trained_is_no_verdict():

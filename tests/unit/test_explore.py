@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas
 import pytest
 import toxicity_example
-from evaluations_example import example
+from evaluations_example import example, without_budget
 
 from spunge.experiment.records import Candidate
 from spunge.report import explore
@@ -124,6 +124,13 @@ def test_each_model_leads_to_its_files(template):
             assert f'href="{record.source("rmu").task_vector}"' in page
             assert f'href="evaluations/{record.path}"' in page
             assert f"spunge.export.provenance results/example {record.path}<" in page
+
+
+def test_an_arm_that_reaches_too_few_budgets_keeps_its_line():
+    table = without_budget(arms(), "rmu/attribute/merge/ties", "kl=0.1")
+    lines = [one.data for one in explore._frontier(table).references() if "ys" in getattr(one, "data", {})]
+    left = [line["ys"][0] for line in lines if line["model"] == [SPUNGE]]
+    assert any(values == pytest.approx([30.66, 25.66, float("nan")], abs=0.1, nan_ok=True) for values in left)
 
 
 def test_a_broken_model_is_called_so_beside_its_numbers_and_differences():

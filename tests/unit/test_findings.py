@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas
 import pytest
 import toxicity_example
-from evaluations_example import example
+from evaluations_example import example, without_budget
 
 from scripts import findings as findings_script
 from spunge.report import comparisons, findings, verdict
@@ -188,12 +188,18 @@ def test_a_budget_that_one_text_carries_is_told():
 
 def test_one_of_many_comparisons_is_not_shown_by_its_own_interval_alone():
     table = with_difference(example(budgets=BUDGETS), "joint", "forget mean", 0.08, 0.02, 0.14, p=0.04)
-    judged = comparisons.verdicts(with_difference(table, "random", "forget mean", -0.01, -0.05, 0.03, p=0.6))
+    table = with_difference(table, "random", "forget mean", -0.01, -0.05, 0.03, p=0.6)
+    judged = comparisons.verdicts(table)
     judged = judged[(judged["comparison"] == "at equal damage") & (judged["measure"] == "forget mean accuracy")]
     assert judged.set_index("rival").loc["joint", ["p", "verdict"]].to_list() == [
         pytest.approx(0.08),
         "not shown; the estimate is worse",
     ]
+    against_joint, _ = findings.power_notes(next(iter(comparisons.comparisons(table).values())))
+    assert against_joint.endswith("+14.0): its own interval excludes 0, which isn't enough for so many pairs.")
+    corrected = with_difference(table, "joint", "forget mean", 0.08, 0.02, 0.14, p=0.01)
+    against_joint, _ = findings.power_notes(next(iter(comparisons.comparisons(corrected).values())))
+    assert against_joint.endswith("is shown with what was measured.")
 
 
 def test_the_page_at_equal_damage_says_what_it_rests_on():
@@ -217,6 +223,49 @@ def test_a_budget_that_was_not_reached_is_told():
         "it is not compared there."
     )
     assert findings.unreached(table) == []
+
+
+def test_an_attribute_split_that_reaches_too_few_budgets_is_no_missing_one():
+    table = without_budget(example(budgets=BUDGETS), "rmu/attribute/merge/ties", "kl=0.1")
+    (answer,) = map(str, findings.answers(table))
+    assert answer == (
+        "With RMU, merged with TIES, a seed of the attribute split didn't reach every budget (KL of 0.01, 0.03 and 0.1 "
+        "per token), so at equal damage it is not compared; smaller budgets would do."
+    )
+    text = html.unescape(page(table))
+    assert_well_formed(text)
+    assert answer in text and "merged no attribute split" not in text
+    assert "attribute split, TIES (SPUNGE) didn't reach a KL of 0.1 per token" in text
+    judged = comparisons.verdicts(table).set_index(["comparison", "rival", "measure"])["verdict"]
+    assert judged["at equal damage", "joint", "forget mean accuracy"] == "not measured"
+    assert judged["kl=0.03", "joint", "perplexity"] == "not shown"
+
+
+def test_a_budget_that_no_model_reaches_is_not_among_those_of_the_mean():
+    table = example(budgets=BUDGETS)
+    at_largest = (table["budget"] == "kl=0.1") & (table["metric"] != "reached")
+    table = table[~at_largest].assign(value=table["value"].mask(table["budget"] == "kl=0.1", 0.0))
+    (answer,) = map(str, findings.answers(table))
+    assert "at equal damage (KL of 0.01 and 0.03 per token; the mean over all)" in answer
+    assert "unknown" not in answer
+    assert "joint (all at once) didn't reach a KL of 0.1 per token" in page(table).replace("&#39;", "'")
+
+
+def test_one_seed_that_misses_a_budget_leaves_no_means_to_compare():
+    path = "rmu/attribute/merge/ties"
+    table = example(budgets=BUDGETS)
+    table = table[~((table["candidate"] == path) & table["budget"].isin(["kl=0.1", "all"]))]
+    assert f"{path}/seed0" in set(table.loc[table["budget"] == "all", "candidate"])
+    (answer,) = map(str, findings.answers(table))
+    assert "a seed of the attribute split didn't reach every budget" in answer and "unknown" not in answer
+
+
+def test_an_attribute_split_that_reaches_no_budget_is_no_missing_one():
+    text = page(without_budget(example(budgets=BUDGETS), "rmu/attribute/merge/ties", *BUDGETS))
+    assert_well_formed(text)
+    assert "merged no attribute split" not in text
+    assert "No merged attribute split reached a budget, so this experiment does not answer" in " ".join(text.split())
+    assert "attribute split, TIES (SPUNGE) didn&#39;t reach a KL of 0.1 per token" in text
 
 
 def test_an_answer_without_forgetting_says_so():

@@ -1,9 +1,11 @@
 """What stands at budgets: one table seen at each, the figure of all, and the summary's columns."""
 
+import math
+
 import pandas
 import pytest
 import toxicity_example
-from evaluations_example import example
+from evaluations_example import example, without_budget
 
 from spunge.report import comparisons, results_table, summary
 from spunge.report.figures import frontier
@@ -35,6 +37,17 @@ def test_a_table_at_a_budget_has_its_candidates_and_the_base_model(table):
     assert results_table.headline(plain).equals(plain)
 
 
+def test_budgets_are_in_their_order_whatever_the_tables(table):
+    """A first model that doesn't reach the smallest budget has rows at the others alone."""
+    table = pandas.concat([table[table["budget"] != "kl=0.01"], table[table["budget"] == "kl=0.01"]])
+    others = table[table["budget"] == "kl=0.1"]
+    labels = ("kept=0.05", "perplexity=1.2", "kl=1e-05", "perplexity=1.05")
+    mixed = pandas.concat([*(others.assign(budget=label) for label in labels), table])
+    assert results_table.budgets(table) == list(BUDGETS)
+    assert results_table.budgets(mixed) == ["kl=1e-05", *BUDGETS, "perplexity=1.05", "perplexity=1.2", "kept=0.05"]
+    assert list(comparisons.comparisons(table))[1:4] == list(BUDGETS)
+
+
 def test_the_figure_has_a_line_for_each_split_through_its_budgets(table):
     above, below = frontier.draw(table).axes
     lines = {line.get_color(): line for line in above.lines if len(line.get_xdata()) == len(BUDGETS)}
@@ -56,6 +69,18 @@ def test_a_line_ends_where_its_model_does_not_reach_the_budget(table):
     above, _ = frontier.draw(table[~missed]).axes
     (spunge,) = (line for line in above.lines if line.get_color() == results_table.COLOURS["attribute"].lower())
     assert list(map(str, spunge.get_ydata()))[-1] == "nan" and len(spunge.get_ydata()) == 3
+
+
+def test_an_arm_that_reaches_too_few_budgets_keeps_its_line_and_its_row(table):
+    table = without_budget(table, SPUNGE, "kl=0.1")
+    above, _ = frontier.draw(table).axes
+    (spunge,) = (line for line in above.lines if line.get_color() == results_table.COLOURS["attribute"].lower())
+    assert spunge.get_ydata() == pytest.approx([0.3066, 0.2566, math.nan], abs=1e-3, nan_ok=True)
+    line = summary.table(table).set_index("candidate").loc[SPUNGE]
+    at_each = [line[f"accuracy: forget mean at {budget}"] for budget in BUDGETS]
+    assert at_each == pytest.approx([0.3066, 0.2566, math.nan], abs=1e-3, nan_ok=True)
+    assert math.isnan(line["accuracy: forget mean"])
+    assert "attribute split, TIES (SPUNGE)" in summary.markdown(table)
 
 
 def toxic_at_budgets():

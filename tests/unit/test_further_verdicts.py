@@ -1,6 +1,7 @@
-"""The findings page beside its answer: attacks and numbers of shards, judged by the one verdict."""
+"""The findings page beside its answer: attacks and numbers of shards, judged one by one."""
 
 import math
+import re
 
 import pytest
 from durability_example import BACK, attacked
@@ -27,8 +28,8 @@ def test_every_attack_is_judged_against_both_rivals():
     assert len(lines) == len(BACK) + 1
     assert next(iter(lines)) == "nothing: the same questions, as unlearned"
     four = lines["weights rounded to 4 bits"]
-    assert (four["joint_verdict"], four["minus_joint"]) == ("better", "−15.0 [−20.0,\u00a0−10.0]")
-    assert lines["a direction taken out of its states"]["joint_verdict"] == "worse"
+    assert (four["joint_verdict"], four["minus_joint"]) == ("lower", "−15.0 [−20.0,\u00a0−10.0]")
+    assert lines["a direction taken out of its states"]["joint_verdict"] == "higher"
     assert lines["nothing, but asked in other words"]["random_verdict"] == "not shown"
     # The prototype's .257 and four tenths of the way from there to .8.
     assert lines["10 texts relearned, of the same attribute"]["attribute"].startswith("47.4 [")
@@ -47,7 +48,7 @@ def test_what_a_broken_model_forgot_is_no_success(number):
     line = durability.after_attacks(broken(table, "rmu/attribute/merge/ties", number))[1]
     assert [line[f"{rival}_{part}"] for rival in RIVALS for part in ("verdict", "kind")] == ["broken"] * 4
     lines = durability.after_attacks(broken(table, "rmu/joint", number))
-    assert [lines[1][f"{rival}_verdict"] for rival in RIVALS] == ["the rival is broken", "better"]
+    assert [lines[1][f"{rival}_verdict"] for rival in RIVALS] == ["the rival is broken", "lower"]
     (text,) = durability.sum_up(lines)
     assert "less after 0, more after 0, not shown to differ after 0, one of the two broken after 1;" in text
 
@@ -84,9 +85,12 @@ def test_numbers_of_shards_are_judged_by_what_was_kept_minus_forgotten():
 
 def test_the_page_shows_both_and_counts_their_comparisons():
     table = attacked(forget=("Africa", "Asia", "Oceania"), shards=(2,))
+    table = with_difference(table, "quantised_4", "joint", -0.2, -0.1)
     text = page(table)
     assert_well_formed(text)
     assert "Does it last?" in text and "The number of shards" in text
+    cells = re.findall(r'<td class="text (\w+)">', text)
+    assert {"lower", "higher"} <= set(cells) and not {"better", "worse"} & set(cells)
     # The page's own six, two for each attack and what was before, two for each number of shards.
     assert f"{6 + 2 * (len(BACK) + 1) + 2 * 2} comparisons are shown" in text
     plain = page(example())
@@ -96,7 +100,7 @@ def test_the_page_shows_both_and_counts_their_comparisons():
 def test_splits_of_one_run_are_rivals_where_the_experiment_has_them():
     table = attacked(("ablated",), ordered=("balanced", "sequential"), forget=("Africa", "Asia", "Peru"), shards=(2,))
     line = durability.after_attacks(with_difference(table, "ablated", "sequential", -0.2, -0.1))[1]
-    assert [line[f"{rival}_verdict"] for rival in ("balanced", "sequential")] == ["not shown", "better"]
+    assert [line[f"{rival}_verdict"] for rival in ("balanced", "sequential")] == ["not shown", "lower"]
     assert "than the sequential run: less after 1," in durability.sum_up(durability.after_attacks(table))[0]
     assert all("balanced_verdict" in line for line in durability.by_number_of_shards(table))
     text = page(table)

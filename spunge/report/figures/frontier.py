@@ -24,7 +24,6 @@ from spunge.report.results_table import (
     candidates,
     display_name,
     estimate,
-    headline,
     measured,
     methods,
 )
@@ -49,10 +48,10 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
     doesn't reach a budget. Crosses mark broken models.
     """
     names = budgets(evaluations)
-    compared = [candidate for candidate in candidates(headline(evaluations)) if candidate.kind in ("base", *ARMS)]
+    compared = [candidate for candidate in candidates(evaluations) if candidate.kind in ("base", *ARMS)]
     panels = methods(evaluations)
     if not names or len(compared) < 2:
-        return style.message("This experiment set no damage budget, or no model reached all of them.")
+        return style.message("This experiment set no damage budget, or no model reached one.")
     cost, _ = parse_budget(names[0])
     names = [name for name in names if parse_budget(name)[0] == cost]
     places = [parse_budget(name)[1] for name in names]
