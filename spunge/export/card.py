@@ -95,6 +95,8 @@ def mergekit(
     `base_model` is a hub id or a path, `dtype` that of the result, `sizes` the number of entries of every parameter.
     The shards' exports are named by paths relative to the candidate's own.
     """
+    if provenance.get("budget"):
+        return None, "its λ is that of a budget, and each shard's export has another one"
     kind, options = provenance["merge"], provenance["options"]
     shards = provenance.get("unlearned", [])
     if not shards or not all("run" in shard for shard in shards):
@@ -122,7 +124,7 @@ def mergekit(
         parameters = (parameters if weighted else {}) | own
     else:
         return None, NO_MERGEKIT.get(kind, "mergekit has no such merge")
-    # With a factor on a whole candidate, the shards' exports bear it too: `lambda` is the merge's own.
+    # With a configured factor on a whole candidate, the shards' exports bear it too: `lambda` is the merge's own.
     weights = options["weights"] or [1.0] * len(shards)
     entries = [
         {

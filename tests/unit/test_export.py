@@ -246,7 +246,7 @@ def test_scale_is_applied_and_told(tmp_path, tiny_base, merged):
 
 
 def test_the_script_takes_the_strength_of_a_budget(tmp_path, tiny_base, merged, capsys):
-    (tmp_path / "strengths.json").write_text('{"": 1.0, "kl=0.01": 0.5, "kl=0.1": null}')
+    (tmp_path / "strengths.json").write_text('{"": 1.0, "kl=0.01": 0.5, "kl=0.03": 1.0, "kl=0.1": null}')
     command = ["--candidate", MERGED, "--base", tiny_base.folder, "--task-vector", merged.path, "--scale=3"]
     command += ["--strengths", tmp_path / "strengths.json", "--output", tmp_path / "out"]
     before = load_file(tiny_base.folder / "model.safetensors")[DOWN[0]]
@@ -258,6 +258,13 @@ def test_the_script_takes_the_strength_of_a_budget(tmp_path, tiny_base, merged, 
             f"error: {MERGED} has no λ for {budget}, which it doesn't reach or wasn't evaluated at; set export.budget "
             "to another one"
         )
+    for budget in ("kl=0.01", "kl=0.03"):  # also where its λ happens to be 1
+        assert script.main([*map(str, command), f"--budget={budget}"]) == 0
+        assert not (tmp_path / "out" / "mergekit.yaml").exists(), "each shard's export has a λ of its own"
+        told = (tmp_path / "out" / "README.md").read_text()
+        assert "There is no mergekit.yaml: its λ is that of a budget, and each shard's export has another one." in told
+    assert script.main([*map(str, command[:-4]), "--output", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "mergekit.yaml").exists(), "of the configured λ, which the shards' exports bear too"
 
 
 def test_lm_eval_loads_it(tmp_path, tiny_base, merged):

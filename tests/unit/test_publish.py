@@ -338,15 +338,17 @@ def test_publishing_again_sends_what_changed_and_takes_old_weights_away(hub, exp
     exporting.export(tiny_base, change, tmp_path / "parts", CANDIDATE, max_shard_size="60KB")
     first = published(tmp_path / "parts", table)
     repository = hub.repositories[REPOSITORY]
-    repository["files"]["LICENSE"] = b"added on the hub"
+    repository["files"] |= {"LICENSE": b"added on the hub", "mergekit.yaml": b"of another merge"}
     sent = len(hub.asked("/storage/"))
-    assert published(tmp_path / "parts", table) == first
-    assert len(hub.asked("/storage/")) == sent > 1 and len(repository["commits"]) == 2
+    again = published(tmp_path / "parts", table)
+    assert again["files"] == first["files"] and "mergekit.yaml" not in repository["files"]
+    assert len(hub.asked("/storage/")) == sent > 1 and len(repository["commits"]) == 3
+    assert published(tmp_path / "parts", table) == again and len(repository["commits"]) == 3
 
     second = published(exported, table)
     weights = {name for name in repository["files"] if "safetensors" in name}
-    assert weights == {"model.safetensors"} and len(repository["commits"]) == 3
-    assert second["revision"] == repository["commits"][-1] != first["revision"]
+    assert weights == {"model.safetensors"} and len(repository["commits"]) == 4
+    assert second["revision"] == repository["commits"][-1] != again["revision"]
     assert repository["files"]["LICENSE"] == b"added on the hub"
 
 
