@@ -505,6 +505,28 @@ def test_card_of_a_variant_and_no_folders_of_somebodys_machine(tmp_path, tiny_ba
     assert '{"command": "python …/trainer.py --out=…/{part} --from https://example.org/a/b a/b"}' in text
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("/home/Alice Smith/clients/acme/m.json", "…/m.json"),
+        ("/home/alice,bob/acme, inc/m.json", "…/m.json"),
+        ('/home/alice/the "acme" files/m.json', "…/m.json"),
+        ("~/clients/acme deal/m.json", "…/m.json"),
+        (" /home/Alice Smith/m.json", "…/m.json"),
+        ("file:///home/alice/x/m", "…/m"),
+        ("python --config 'file:///home/Alice Smith/x/m' --to /home/alice/y/n", "python --config '…/m' --to …/n"),
+        ("python --in=/home/Alice\\ Smith/x/m --port db:/home/alice/p", "python --in=…/m --port db:…/p"),
+        ("hub:owner/name and https://example.org/a/b", "hub:owner/name and https://example.org/a/b"),
+        ("data/a b/m.json", "data/a b/m.json"),
+    ],
+)
+def test_card_has_the_last_part_alone_of_any_absolute_path(value, told):
+    assert card._code(value) == f"`{told}`"
+    written = card._code({"path": value, "all": [[value], 3]})
+    assert json.loads(written.strip("`")) == {"path": told, "all": [[told], 3]}
+    assert list(json.loads(card._code({value: None}).strip("`"))) == [told]
+
+
 def test_card_names_a_base_model_of_the_hub(tmp_path, tiny_folder, monkeypatch):
     monkeypatch.setattr(base_model, "_local_folder", lambda source, revision: tiny_folder)
     base = base_model.prepare("organisation/Model-7B", tmp_path / "base", "v1.0")

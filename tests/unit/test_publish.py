@@ -1,9 +1,11 @@
 """Exports are uploaded whole to a stand-in for the hub: private, with every number and interval, without the token."""
 
+import dataclasses
 import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +17,12 @@ import torch
 from evaluations_example import example
 from huggingface_hub import ModelCard
 
+from spunge.core import slugs
 from spunge.core.errors import InputError
 from spunge.export import folder as exporting
 from spunge.export import publish
-from spunge.models import task_vector
+from spunge.merging import registry
+from spunge.models import base_model, task_vector
 
 PROJECT = Path(__file__).parents[2]
 CANDIDATE, REPOSITORY = "rmu/attribute/merge/ties/seed0", "lab/unlearned"
@@ -188,6 +192,31 @@ def test_a_token_that_is_none_is_not_shown():
         publish.token({"HF_TOKEN": "hf_one\nhf_two"})
     assert str(refused.value) == "HF_TOKEN has characters that no token has: copy it again"
     assert publish.token({"HF_TOKEN": "hf_one\n"}) == "hf_one"
+
+
+@pytest.mark.parametrize("is_on_hub", [True, False])
+def test_how_mergekit_makes_a_merge_is_uploaded_where_it_names_no_folder(
+    hub, table, tiny_folder, tmp_path, monkeypatch, is_on_hub
+):
+    own = Path(shutil.copytree(tiny_folder, tmp_path / "Alice Smith" / "acme" / "base"))
+    monkeypatch.setattr(base_model, "_local_folder", lambda source, revision: own)
+    source = "organisation/Model-7B" if is_on_hub else str(own)
+    base = base_model.prepare(source, tmp_path / "models" / slugs.slug(source))
+    change = vector(base, tmp_path / "vector.safetensors")
+    runs = [{"shard": shard, "run": f"rmu/attribute/shard/{shard}/seed0"} for shard in ("Africa", "Asia")]
+    options = dataclasses.asdict(registry.options("linear", {}))
+    change.provenance |= {"candidate": CANDIDATE, "merge": "linear", "options": options, "unlearned": runs}
+    exporting.export(base, change, tmp_path / "export", CANDIDATE)
+    assert (tmp_path / "export" / "mergekit.yaml").is_file()
+
+    published(tmp_path / "export", table)
+    uploaded = hub.repositories[REPOSITORY]["files"]
+    assert ("mergekit.yaml" in uploaded) == is_on_hub and hub.repositories[REPOSITORY]["private"]
+    told = uploaded["README.md"].decode()
+    assert ("in float32; in 16 bits the shards are rounded" in told) and "no mergekit.yaml" not in told
+    assert ("It names the base model by a folder, so it is not published." in told) != is_on_hub
+    texts = [content.decode() for name, content in uploaded.items() if not name.endswith(".safetensors")]
+    assert not [text for text in texts if "Alice" in text or "acme" in text]
 
 
 # The card
