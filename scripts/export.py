@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
                 f"{arguments.candidate} has no λ for {arguments.budget}, which it doesn't reach or wasn't evaluated "
                 "at; set export.budget to another one"
             )
+        if arguments.strengths:
+            change.provenance["budget"] = arguments.budget
         dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
         name = arguments.candidate
         if arguments.format == "adapter":

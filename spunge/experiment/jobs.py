@@ -281,7 +281,8 @@ class Jobs:
     def _is_lora(self, method: str) -> bool:
         """Tell whether a method's task vectors are LoRA adapters, or may be: what isn't ours tells when it has run."""
         section = self.grid.methods[method]
-        return section["method"] in ("file", "command", "checkpoint") or section.get("trained") == "lora"
+        trained = [section.get("trained"), *section.get("tune", {}).get("trained", ())]
+        return section["method"] in ("file", "command", "checkpoint") or "lora" in trained
 
     def scale(self, wildcards: SimpleNamespace) -> float:
         """Return the factor λ on a candidate's task vector."""

@@ -105,8 +105,8 @@ class _Source:
         """The rank of each parameter's factors."""
         ranks = {}
         for name, full in self._full_ranks.items():
-            most = full if self.weights else min(self.vector.shapes[name])
-            ranks[name] = min(self.rank or full, most)
+            is_exact = self.weights and (self.rank or full) >= full
+            ranks[name] = full if is_exact else min(self.rank or full, *self.vector.shapes[name])
         return ranks
 
     @cached_property

@@ -23,8 +23,14 @@ NO_MERGEKIT = {
     "dare_linear": "mergekit has DARE too, but would draw other entries to drop",
     "dare_ties": "mergekit has DARE too, but would draw other entries to drop",
 }
-# The folders of an absolute path in a user's options are nobody else's business; only its last part stays.
-_FOLDERS = re.compile(r"(?<![\w.:/~])[~/][^\s\"'`,]*/")
+# The folders of an absolute path in a user's options are nobody else's business; only its last part stays. A text that
+# begins with a path, and what is quoted, is taken for one path; elsewhere a path ends at a space.
+_FOLDERS = re.compile(
+    r"""(?x)(?s: \A\s*(?:[~/]|file:) .*
+           | (?<=["'`])(?:[~/]|file:) [^"'`]*
+           | (?<![\w./~])(?!(?<=:)//)(?:[~/]|file:) (?:\\\s|[^\s"'`])* ) /"""
+)
+_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 def write(building: Path, folder: Path, name: str, base: BaseModel, task_vector: TaskVector, dtype: str) -> None:
@@ -82,6 +88,7 @@ def card(
         "versions": _code({**provenance.get("versions", {}), "commit": provenance.get("commit", "unknown")}),
         "dtype": _code(dtype),
         "no_mergekit": no_mergekit,
+        "on_hub": _on_hub(base),
         "adapter": adapter,
     }
     return f"{ModelCard.from_template(front, TEMPLATE, **facts)}\n"
@@ -95,6 +102,8 @@ def mergekit(
     `base_model` is a hub id or a path, `dtype` that of the result, `sizes` the number of entries of every parameter.
     The shards' exports are named by paths relative to the candidate's own.
     """
+    if provenance.get("budget"):
+        return None, "its λ is that of a budget, and each shard's export has another one"
     kind, options = provenance["merge"], provenance["options"]
     shards = provenance.get("unlearned", [])
     if not shards or not all("run" in shard for shard in shards):
@@ -122,7 +131,7 @@ def mergekit(
         parameters = (parameters if weighted else {}) | own
     else:
         return None, NO_MERGEKIT.get(kind, "mergekit has no such merge")
-    # With a factor on a whole candidate, the shards' exports bear it too: `lambda` is the merge's own.
+    # With a configured factor on a whole candidate, the shards' exports bear it too: `lambda` is the merge's own.
     weights = options["weights"] or [1.0] * len(shards)
     entries = [
         {
@@ -149,8 +158,18 @@ def _values(runs: list[Mapping], key: str) -> str:
 
 
 def _code(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return f"`{_FOLDERS.sub('…/', text)}`".replace("|", "\\|")
+    return f"`{_without_folders(value)}`".replace("|", "\\|")
+
+
+def _without_folders(value: object) -> str:
+    """Return a text, or JSON of another value, with the last part alone of the paths in each string."""
+    if isinstance(value, str):
+        return _FOLDERS.sub("…/", value)
+
+    def of_string(found: re.Match) -> str:
+        return json.dumps(_without_folders(json.loads(found[0])), ensure_ascii=False)
+
+    return _JSON_STRING.sub(of_string, json.dumps(value))
 
 
 def _on_hub(base: BaseModel) -> bool:

@@ -16,7 +16,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 from spunge.core.errors import InputError
 from spunge.experiment.records import BASE
-from spunge.export.contents import CARD, CONFIG, EXPORTED, WEIGHT_FILES
+from spunge.export.contents import CARD, CONFIG, EXPORTED, MERGEKIT, WEIGHT_FILES
 from spunge.report.results_table import MINUS, RESERVED, TOXIC_SHARE
 
 TEMPLATE = Path(__file__).with_name("results.md")
@@ -54,15 +54,19 @@ def publish(
     """Upload an export, its card with what was measured, in one commit; return what is there now.
 
     `budget` is that of the export's λ as evaluations.csv has it, "" the configured λ. Of the folder, what an export
-    consists of is uploaded and nothing else. A new repository is private if `private`. What is returned has the
-    repository, the commit (`revision`) and the SHA-256 of every file. Raises InputError where nothing was measured, for
-    a public repository if `private`, for one that holds something else, and where the hub can't be reached or refuses.
+    consists of is uploaded and nothing else, but no mergekit.yaml that has the base model's folder. A new repository is
+    private if `private`. What is returned has the repository, the commit (`revision`) and the SHA-256 of every file.
+    Raises InputError where nothing was measured, for a public repository if `private`, for one that holds something
+    else, and where the hub can't be reached or refuses.
     """
     rows = measured(evaluations, candidate, budget)
     config = json.loads((folder / CONFIG).read_text())
     dtype = config.get("dtype") or config.get("torch_dtype")
     told = card((folder / CARD).read_text(), rows, repository.partition("/")[2], dtype)
-    names = sorted(filter_repo_objects((path.name for path in folder.iterdir()), allow_patterns=EXPORTED))
+    # Of a base model that isn't of the hub, mergekit.yaml has the folder, and its name spells where the model lies.
+    left_out = [] if ModelCard(told).data.base_model else [MERGEKIT]
+    found = (path.name for path in folder.iterdir())
+    names = sorted(filter_repo_objects(found, allow_patterns=EXPORTED, ignore_patterns=left_out))
     files = [CommitOperationAdd(name, told.encode() if name == CARD else folder / name) for name in names]
     with _refusals(repository):
         hub = HfApi(token=token)
@@ -78,8 +82,8 @@ def publish(
             raise InputError(
                 f"{repository} holds what was not published from here ({sorted(held)[0]}): name a new repository"
             )
-        # Of an earlier export in other files, which transformers would load.
-        stale = [*filter_repo_objects(sorted(held - {*names}), allow_patterns=WEIGHT_FILES)]
+        # Of an earlier export: weights in other files, which transformers would load, and how another merge is made.
+        stale = [*filter_repo_objects(sorted(held - {*names}), allow_patterns=[*WEIGHT_FILES, MERGEKIT])]
         # One commit, so that nobody sees half of a model; upload_folder may make several.
         operations = [*files, *map(CommitOperationDelete, stale)]
         commit = hub.create_commit(repository, operations, commit_message=f"Publish {candidate}")

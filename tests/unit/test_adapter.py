@@ -226,6 +226,20 @@ def test_a_rank_cuts_what_would_be_exact_only_where_it_is_lower(tmp_path, tiny_b
         assert f"modules were kept, rank 3 to 4: {100 * kept / whole:.1f} % of the squared" in told
 
 
+def test_a_rank_between_a_matrix_and_the_shards_together(tmp_path, tiny_base):
+    """Two shards of rank 12 and a matrix of 16 × 32: 24 is more than the 16 that it can have, and 20 is between."""
+    paths = {
+        shard: write_shard(tmp_path / f"{shard}.safetensors", tiny_base, seed, 12)
+        for seed, shard in enumerate(("Africa", "Asia"))
+    }
+    change, vectors = merged(paths, "linear")
+    for rank, narrow, wide in ((20, 16, 20), (16, 16, 16), (24, 24, 24), (None, 24, 24)):
+        found = export(tiny_base, change, tmp_path / str(rank), vectors, rank=rank)
+        assert found.ranks == {f"{module}.weight": narrow if "v_proj" in module else wide for module in MODULES}
+        name = f"{LAYER}self_attn.v_proj.weight"
+        torch.testing.assert_close(found[name], change[name], rtol=1e-4, atol=1e-5)
+
+
 def test_tsv_has_no_higher_rank_than_its_shards_together(tmp_path, tiny_base, shards):
     change, vectors = merged(shards, "tsv")
     found = export(tiny_base, change, tmp_path / "out", vectors)

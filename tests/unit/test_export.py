@@ -261,7 +261,7 @@ def test_scale_is_applied_and_told(tmp_path, tiny_base, merged):
 
 
 def test_the_script_takes_the_strength_of_a_budget(tmp_path, tiny_base, merged, capsys):
-    (tmp_path / "strengths.json").write_text('{"": 1.0, "kl=0.01": 0.5, "kl=0.1": null}')
+    (tmp_path / "strengths.json").write_text('{"": 1.0, "kl=0.01": 0.5, "kl=0.03": 1.0, "kl=0.1": null}')
     command = ["--candidate", MERGED, "--base", tiny_base.folder, "--task-vector", merged.path, "--scale=3"]
     command += ["--strengths", tmp_path / "strengths.json", "--output", tmp_path / "out"]
     before = load_file(tiny_base.folder / "model.safetensors")[DOWN[0]]
@@ -273,6 +273,13 @@ def test_the_script_takes_the_strength_of_a_budget(tmp_path, tiny_base, merged, 
             f"error: {MERGED} has no λ for {budget}, which it doesn't reach or wasn't evaluated at; set export.budget "
             "to another one"
         )
+    for budget in ("kl=0.01", "kl=0.03"):  # also where its λ happens to be 1
+        assert script.main([*map(str, command), f"--budget={budget}"]) == 0
+        assert not (tmp_path / "out" / "mergekit.yaml").exists(), "each shard's export has a λ of its own"
+        told = (tmp_path / "out" / "README.md").read_text()
+        assert "There is no mergekit.yaml: its λ is that of a budget, and each shard's export has another one." in told
+    assert script.main([*map(str, command[:-4]), "--output", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "mergekit.yaml").exists(), "of the configured λ, which the shards' exports bear too"
 
 
 def test_lm_eval_loads_it(tmp_path, tiny_base, merged, tokenizer):
@@ -506,6 +513,28 @@ def test_card_of_a_variant_and_no_folders_of_somebodys_machine(tmp_path, tiny_ba
     assert text.startswith("\n# rmu-twice/joint/seed0\n")
     assert "| takes the task vector of | `rmu/joint/seed0` |" in text and "| λ on the whole | `2.0` |" in text
     assert '{"command": "python …/trainer.py --out=…/{part} --from https://example.org/a/b a/b"}' in text
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("/home/Alice Smith/clients/acme/m.json", "…/m.json"),
+        ("/home/alice,bob/acme, inc/m.json", "…/m.json"),
+        ('/home/alice/the "acme" files/m.json', "…/m.json"),
+        ("~/clients/acme deal/m.json", "…/m.json"),
+        (" /home/Alice Smith/m.json", "…/m.json"),
+        ("file:///home/alice/x/m", "…/m"),
+        ("python --config 'file:///home/Alice Smith/x/m' --to /home/alice/y/n", "python --config '…/m' --to …/n"),
+        ("python --in=/home/Alice\\ Smith/x/m --port db:/home/alice/p", "python --in=…/m --port db:…/p"),
+        ("hub:owner/name and https://example.org/a/b", "hub:owner/name and https://example.org/a/b"),
+        ("data/a b/m.json", "data/a b/m.json"),
+    ],
+)
+def test_card_has_the_last_part_alone_of_any_absolute_path(value, told):
+    assert card._code(value) == f"`{told}`"
+    written = card._code({"path": value, "all": [[value], 3]})
+    assert json.loads(written.strip("`")) == {"path": told, "all": [[told], 3]}
+    assert list(json.loads(card._code({value: None}).strip("`"))) == [told]
 
 
 def test_card_names_a_base_model_of_the_hub(tmp_path, tiny_folder, monkeypatch):

@@ -125,6 +125,21 @@ def test_a_candidate_that_may_be_a_recipe_reads_its_shards_too():
         assert len(found) == 2
 
 
+@pytest.mark.parametrize(("trained", "is_lora"), [(["all", "lora"], True), (["all", "model.*"], False)])
+def test_a_candidate_that_tuning_may_make_a_recipe_reads_its_shards_too(trained, is_lora):
+    made = jobs(
+        methods={"tvn": {"steps": 3, "tune": {"trained": trained}}},
+        data={"dataset": "country_capitals", "forget": ["Asia", "a b"], "validation": 0.33},
+        evaluations={"fluency": {}, "knowledge": {}},
+        budgets={"kl": [0.03]},
+        tuning={"seeds": [7]},
+    )
+    assert made.has_recipes == is_lora
+    for path in ("tvn/attribute/merge/ties/seed0", "tvn/attribute/merge/ties/seed7/trial1"):
+        shards = made.shard_task_vectors(SimpleNamespace(merge=path))
+        assert len(shards) == 2 and made.merged_task_vectors(candidate(path)) == (shards if is_lora else [])
+
+
 def test_an_evaluation_reads_the_table_that_its_file_names():
     made = jobs(evaluations={"fluency": {}, "knowledge": {}, "durability": {"rephrase": True}})
     assert made.grid.of_a_model == {"fluency": "fluency", "knowledge": "questions"}

@@ -1,9 +1,11 @@
 """Exports are uploaded whole to a stand-in for the hub: private, with every number and interval, without the token."""
 
+import dataclasses
 import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +17,12 @@ import torch
 from evaluations_example import example
 from huggingface_hub import ModelCard
 
+from spunge.core import slugs
 from spunge.core.errors import InputError
 from spunge.export import folder as exporting
 from spunge.export import publish
-from spunge.models import task_vector
+from spunge.merging import registry
+from spunge.models import base_model, task_vector
 
 PROJECT = Path(__file__).parents[2]
 CANDIDATE, REPOSITORY = "rmu/attribute/merge/ties/seed0", "lab/unlearned"
@@ -190,6 +194,31 @@ def test_a_token_that_is_none_is_not_shown():
     assert publish.token({"HF_TOKEN": "hf_one\n"}) == "hf_one"
 
 
+@pytest.mark.parametrize("is_on_hub", [True, False])
+def test_how_mergekit_makes_a_merge_is_uploaded_where_it_names_no_folder(
+    hub, table, tiny_folder, tmp_path, monkeypatch, is_on_hub
+):
+    own = Path(shutil.copytree(tiny_folder, tmp_path / "Alice Smith" / "acme" / "base"))
+    monkeypatch.setattr(base_model, "_local_folder", lambda source, revision: own)
+    source = "organisation/Model-7B" if is_on_hub else str(own)
+    base = base_model.prepare(source, tmp_path / "models" / slugs.slug(source))
+    change = vector(base, tmp_path / "vector.safetensors")
+    runs = [{"shard": shard, "run": f"rmu/attribute/shard/{shard}/seed0"} for shard in ("Africa", "Asia")]
+    options = dataclasses.asdict(registry.options("linear", {}))
+    change.provenance |= {"candidate": CANDIDATE, "merge": "linear", "options": options, "unlearned": runs}
+    exporting.export(base, change, tmp_path / "export", CANDIDATE)
+    assert (tmp_path / "export" / "mergekit.yaml").is_file()
+
+    published(tmp_path / "export", table)
+    uploaded = hub.repositories[REPOSITORY]["files"]
+    assert ("mergekit.yaml" in uploaded) == is_on_hub and hub.repositories[REPOSITORY]["private"]
+    told = uploaded["README.md"].decode()
+    assert ("in float32; in 16 bits the shards are rounded" in told) and "no mergekit.yaml" not in told
+    assert ("It names the base model by a folder, so it is not published." in told) != is_on_hub
+    texts = [content.decode() for name, content in uploaded.items() if not name.endswith(".safetensors")]
+    assert not [text for text in texts if "Alice" in text or "acme" in text]
+
+
 # The card
 
 
@@ -338,15 +367,17 @@ def test_publishing_again_sends_what_changed_and_takes_old_weights_away(hub, exp
     exporting.export(tiny_base, change, tmp_path / "parts", CANDIDATE, max_shard_size="60KB")
     first = published(tmp_path / "parts", table)
     repository = hub.repositories[REPOSITORY]
-    repository["files"]["LICENSE"] = b"added on the hub"
+    repository["files"] |= {"LICENSE": b"added on the hub", "mergekit.yaml": b"of another merge"}
     sent = len(hub.asked("/storage/"))
-    assert published(tmp_path / "parts", table) == first
-    assert len(hub.asked("/storage/")) == sent > 1 and len(repository["commits"]) == 2
+    again = published(tmp_path / "parts", table)
+    assert again["files"] == first["files"] and "mergekit.yaml" not in repository["files"]
+    assert len(hub.asked("/storage/")) == sent > 1 and len(repository["commits"]) == 3
+    assert published(tmp_path / "parts", table) == again and len(repository["commits"]) == 3
 
     second = published(exported, table)
     weights = {name for name in repository["files"] if "safetensors" in name}
-    assert weights == {"model.safetensors"} and len(repository["commits"]) == 3
-    assert second["revision"] == repository["commits"][-1] != first["revision"]
+    assert weights == {"model.safetensors"} and len(repository["commits"]) == 4
+    assert second["revision"] == repository["commits"][-1] != again["revision"]
     assert repository["files"]["LICENSE"] == b"added on the hub"
 
 
