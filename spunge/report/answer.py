@@ -12,6 +12,7 @@ from spunge.core import errors
 from spunge.report import results_table, summary
 from spunge.report.comparisons import AT_EQUAL_DAMAGE, Comparison, comparisons, judge
 from spunge.report.findings import unreached
+from spunge.report.results_table import Estimate
 from spunge.report.verdict import BROKEN, NOT_MEASURED, NOT_SHOWN, NOT_SHOWN_AGAINST, RIVAL_BROKEN
 from spunge.report.wording import sentence
 
@@ -46,10 +47,10 @@ def _rivals(judged: pandas.DataFrame, comparison: Comparison) -> dict[str, list[
     found: dict[str, list[dict]] = {}
     percent = comparison.outcome.unit == "points"
     for row in judged.itertuples():
-        numbers = [summary.number(value, percent, True) for value in (row.difference, row.low, row.high)]
+        difference = summary.text(Estimate(row.difference, row.low, row.high), percent, True).replace("\u00a0", " ")
         kind = NOT_SHOWN if row.verdict == NOT_SHOWN_AGAINST else row.verdict
         compared = kind not in (NOT_MEASURED, BROKEN, RIVAL_BROKEN)
-        found.setdefault(kind, []).append({"name": row.rival, "numbers": numbers if compared else []})
+        found.setdefault(kind, []).append({"name": row.rival, "difference": difference if compared else ""})
     return found
 
 

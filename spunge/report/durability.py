@@ -16,7 +16,6 @@ from spunge.report.results_table import (
     RETAIN_MINUS_FORGET,
     SOURCES,
     Candidate,
-    Estimate,
     asked_by,
     broken_reasons,
     candidates,
@@ -61,7 +60,7 @@ def after_attacks(evaluations: pandas.DataFrame) -> list[dict]:
             line = {"name": _name(candidate), "attack": attack(name), "before": name == BEFORE}
             kinds = ("base", *against, "attribute")
             line |= {kind: _cell(rows, attacked[name], candidate, kind, FORGET_MEAN) for kind in kinds}
-            lines.append(line | _against(evaluations, candidate, name, FORGET_MEAN, broken_verdicts))
+            lines.append(line | _against(evaluations, candidate, (name, "accuracy", FORGET_MEAN), broken_verdicts))
     return lines
 
 
@@ -81,10 +80,10 @@ def sum_up(lines: Sequence[dict]) -> list[str]:
 
 def by_number_of_shards(evaluations: pandas.DataFrame) -> list[dict]:
     """Return a line for each method, merge and number of shards; none where no method has several numbers of them."""
-    source = asked_by(evaluations).evaluation
+    source, metric, _ = asked_by(evaluations)
     compared = candidates(evaluations, grouped=True)
     several = {(candidate.method, candidate.merge) for candidate in compared if candidate.groups}
-    rows, reasons = measured(evaluations, source, "accuracy"), broken_reasons(evaluations, compared)
+    rows, reasons = measured(evaluations, source, metric), broken_reasons(evaluations, compared)
     lines, against = [], rivals(evaluations)
     for candidate in compared:
         if candidate.kind == "attribute" and (candidate.method, candidate.merge) in several:
@@ -93,7 +92,8 @@ def by_number_of_shards(evaluations: pandas.DataFrame) -> list[dict]:
             kinds = ("base", *against, "attribute")
             line |= {kind: _cell(rows, alike, candidate, kind, RETAIN_MINUS_FORGET) for kind in kinds}
             broken_verdicts = _broken_verdicts(reasons, candidate, alike, against)
-            lines.append(line | _against(evaluations, candidate, source, RETAIN_MINUS_FORGET, broken_verdicts))
+            measure = source, metric, RETAIN_MINUS_FORGET
+            lines.append(line | _against(evaluations, candidate, measure, broken_verdicts))
     return sorted(lines, key=lambda line: (line["name"], line["number"]))
 
 
@@ -130,32 +130,23 @@ def _cell(
 ) -> str:
     """Write the value and interval of the base model, or of the candidate of a kind that this one is compared with."""
     other = _counterpart(compared, candidate, kind)
-    return _text(estimate(rows, other, attribute)) if other else "–"
+    return summary.text(estimate(rows, other, attribute), True, False) if other else "–"
 
 
 def _against(
     evaluations: pandas.DataFrame,
     candidate: Candidate,
-    evaluation: str,
-    attribute: str,
+    measure: tuple[str, str, str],
     broken_verdicts: Mapping[str, str],
 ) -> dict:
-    line = {}
+    """Return the differences by a measure (evaluation, metric, attribute) from each rival, and which way they point."""
+    line, (evaluation, metric, attribute) = {}, measure
     for rival, broken_verdict in broken_verdicts.items():
-        difference = estimate(measured(evaluations, evaluation, f"accuracy_minus_{rival}"), candidate, attribute)
+        difference = estimate(measured(evaluations, evaluation, f"{metric}_minus_{rival}"), candidate, attribute)
         if not broken_verdict and difference is not MISSING and not math.isfinite(difference.value):
-            accuracy = estimate(measured(evaluations, evaluation, "accuracy"), candidate, attribute)
-            broken_verdict = RIVAL_BROKEN if math.isfinite(accuracy.value) else BROKEN
+            own = estimate(measured(evaluations, evaluation, metric), candidate, attribute)
+            broken_verdict = RIVAL_BROKEN if math.isfinite(own.value) else BROKEN
         judged = direction(difference, broken_verdict)
-        line |= {f"minus_{rival}": _text(difference, True), f"{rival}_verdict": judged}
+        line |= {f"minus_{rival}": summary.text(difference, True, True), f"{rival}_verdict": judged}
         line[f"{rival}_kind"] = judged if judged in (LOWER, HIGHER) else "broken" if broken_verdict else "open"
     return line
-
-
-def _text(estimated: Estimate, difference: bool = False) -> str:
-    if estimated is MISSING:
-        return "–"
-    if not math.isfinite(estimated.value):
-        return "broken"
-    value, low, high = (summary.number(number, percent=True, difference=difference) for number in estimated)
-    return f"{value} [{low},\u00a0{high}]"

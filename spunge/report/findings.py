@@ -267,6 +267,7 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         judges=judges(evaluations),
         judges_of_data=judges_of_data(evaluations),
         asked=source,
+        asked_for=asked_by(evaluations).name,
         capability=capability_from(evaluations).evaluation,
         at_chance=tasks_at_chance(evaluations),
         budgets=budgets_in_words(budgets(evaluations)),

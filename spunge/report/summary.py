@@ -241,7 +241,12 @@ def number(value: float, percent: bool, difference: bool, decimals: int = 2) -> 
 
 
 def cell(estimated: Estimate, quantity: Quantity) -> str:
-    """Write an estimate for people, `26.4 [20.1, 33.0]`, its interval in one piece.
+    """Write an estimate as its column does, as `text` does."""
+    return text(estimated, quantity.percent, quantity.difference, quantity.interval)
+
+
+def text(estimated: Estimate, percent: bool, difference: bool, interval: bool = True) -> str:
+    """Write an estimate for people, `26.4 [20.1, 33.0]`, its interval, if it has one, in one piece.
 
     A dash stands for what was not measured, `broken` for a measured value that is not finite.
     """
@@ -249,8 +254,8 @@ def cell(estimated: Estimate, quantity: Quantity) -> str:
         return "–"
     if not math.isfinite(estimated.value):
         return "broken"
-    text, low, high = (number(bound, quantity.percent, quantity.difference) for bound in estimated)
-    return f"{text} [{low},\u00a0{high}]" if quantity.interval and not math.isnan(estimated.low) else text
+    value, low, high = (number(bound, percent, difference) for bound in estimated)
+    return f"{value} [{low},\u00a0{high}]" if interval and not math.isnan(estimated.low) else value
 
 
 def readable(evaluations: pandas.DataFrame) -> pandas.DataFrame:

@@ -57,6 +57,15 @@ def test_a_split_that_misses_a_budget_is_told(missed, said):
     assert said in answer.text(without_budget(table, "rmu/attribute/merge/ties", *missed))
 
 
+def test_a_difference_without_an_interval_stands_alone():
+    table = example(seeds=("0",))
+    rows = (table["candidate"] == "rmu/attribute/merge/ties") & (table["metric"] == "accuracy_minus_joint")
+    rows &= (table["seed"] == "all") & (table["attribute"] == "forget mean")
+    table.loc[rows, ["value", "low", "high"]] = [-0.1, None, None]
+    (told,) = sentences(table)
+    assert "the joint run (\u221210.0)" in told and "nan" not in told
+
+
 def test_a_difference_as_trained_is_no_verdict():
     table = example()
     rows = (table["candidate"] == "rmu/attribute/merge/ties") & (table["metric"] == "accuracy_minus_joint")

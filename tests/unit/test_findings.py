@@ -477,6 +477,7 @@ def test_toxicity_at_equal_damage_is_answered_there():
     text = page(table)
     assert_well_formed(text)
     assert "toxic share by the profanity check, worst attribute" in text
+    assert "at the same λ" not in text and "at the same λ" in page(toxic())
 
 
 def test_what_is_lost_of_harmless_texts_is_a_cost():

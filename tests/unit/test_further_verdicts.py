@@ -83,6 +83,27 @@ def test_numbers_of_shards_are_judged_by_what_was_kept_minus_forgotten():
     assert lines[0]["attribute"] != lines[1]["attribute"]
 
 
+def test_numbers_of_shards_are_told_by_what_was_asked():
+    options = {"forget": ("Africa", "Asia", "Oceania"), "shards": (2,)}
+    by_accuracy, table = durability.by_number_of_shards(example(**options)), example(**options)
+    table = table.assign(
+        evaluation=table["evaluation"].replace("knowledge", "answers"),
+        metric=table["metric"].str.replace("accuracy(?=$|_minus)", "rouge_l_recall", regex=True),
+    )
+    assert durability.by_number_of_shards(table) == by_accuracy
+    assert all(line["minus_joint"] != "–" for line in by_accuracy)
+    assert "Retain minus forget ROUGE-L recall in percentage points" in page(table)
+
+
+def test_an_estimate_without_an_interval_stands_alone():
+    table = with_difference(attacked(("ablated",)), "ablated", "joint", -0.2, -0.1)
+    rows = (table["evaluation"] == "ablated") & (table["seed"] == "all")
+    table = table.assign(**{column: table[column].mask(rows) for column in ("low", "high")})
+    line = durability.after_attacks(table)[1]
+    assert (line["minus_joint"], line["joint_verdict"]) == ("−15.0", "not shown")
+    assert "nan" not in line["attribute"] and "[" not in line["attribute"]
+
+
 def test_the_page_shows_both_and_counts_their_comparisons():
     table = attacked(forget=("Africa", "Asia", "Oceania"), shards=(2,))
     table = with_difference(table, "quantised_4", "joint", -0.2, -0.1)
