@@ -7,5 +7,6 @@ COPIED += ["processor_config.json", "LICENSE*", "NOTICE*"]
 WEIGHTS = "model{suffix}.safetensors"
 INDEX = "model.safetensors.index.json"
 CARD, CONFIG, MERGEKIT = "README.md", "config.json", "mergekit.yaml"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 WEIGHT_FILES = ["model.safetensors", "model-*-of-*.safetensors", INDEX]
 EXPORTED = [*WEIGHT_FILES, CONFIG, *COPIED, CARD, MERGEKIT]

@@ -12,12 +12,15 @@ import torch
 
 from spunge.core import safetensors_writer
 from spunge.core.errors import InputError
+from spunge.core.files import json_object
 from spunge.core.progress import Progress
 from spunge.export import card
-from spunge.export.contents import CONFIG, COPIED, INDEX, WEIGHTS
+from spunge.export.contents import CONFIG, COPIED, INDEX, TOKENIZER_CONFIG, WEIGHTS
 from spunge.models import base_model
 from spunge.models.task_vector import BaseModel, TaskVector, TensorFolder, is_finite
 
+# Where a model or tokenizer was loaded from, which older versions of transformers keep in its files, newer ones don't.
+_ORIGINS = ("_name_or_path", "name_or_path", "special_tokens_map_file", "tokenizer_file")
 _STORED = {name: dtype for dtype, name in safetensors_writer.DTYPES.items()}
 
 
@@ -60,7 +63,7 @@ def export(
         stored = _main_dtype(layout)
         _write_config(base.folder / CONFIG, building / CONFIG, stored)
         for path in copied:
-            shutil.copyfile(path, building / path.name)
+            _copy(path, building / path.name)
         card.write(building, folder, name, base, task_vector, stored)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(building, folder)
@@ -172,9 +175,19 @@ def _read(
 
 
 def _write_config(source: Path, target: Path, dtype: str) -> None:
-    config = json.loads(source.read_text())
+    config = _without_origins(json.loads(source.read_text()))
     key = "torch_dtype" if "torch_dtype" in config else "dtype"  # its older name
     target.write_text(json.dumps({**config, key: dtype}, indent=2, ensure_ascii=False) + "\n")
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+    if source.name == TOKENIZER_CONFIG and (config := json_object(source)) != (own := _without_origins(config)):
+        target.write_text(json.dumps(own, indent=2, ensure_ascii=False) + "\n")
+
+
+def _without_origins(config: Mapping) -> dict:
+    return {key: value for key, value in config.items() if key not in _ORIGINS}
 
 
 def _copied(folder: Path) -> list[Path]:

@@ -235,6 +235,22 @@ def test_older_configs_keep_their_word_for_dtype(tmp_path, hub):
     assert loaded(tmp_path / "out").dtype == torch.float16
 
 
+def test_where_a_base_model_was_loaded_from_stays_out_of_its_configs(tmp_path, tiny_folder):
+    """Older versions of transformers wrote it into both."""
+    hub = Path(shutil.copytree(tiny_folder, tmp_path / "hub"))
+    names = {"config.json": ["_name_or_path"]}
+    names["tokenizer_config.json"] = ["name_or_path", "special_tokens_map_file", "tokenizer_file"]
+    before = {}
+    for name, keys in names.items():
+        before[name] = json.loads((hub / name).read_text())
+        (hub / name).write_text(json.dumps(before[name] | dict.fromkeys(keys, "/home/alice/acme/x")))
+    base = base_model.prepare(str(hub), tmp_path / "base")
+    change = vector(tmp_path / "v.safetensors", base, deltas(0))
+    export(base, change, tmp_path / "out")
+    assert {name: json.loads((tmp_path / "out" / name).read_text()) for name in names} == before
+    assert_same_model(tmp_path / "out", base, change)
+
+
 def test_lora_factors(tmp_path, tiny_base):
     generator = torch.Generator().manual_seed(0)
     module = "base_model.model.model.layers.1.self_attn.q_proj"

@@ -37,6 +37,7 @@ def test_a_candidate_is_published_when_asked_for(changing, monkeypatch):
     assert record["repository"] == REPOSITORY and record["revision"] == repository["commits"][-1]
     exported = changing.files(f"results/tiny/exports/{CANDIDATE}")
     assert exported.pop(".snakemake_timestamp") == b"", "which Snakemake leaves in the folder"
+    assert exported.pop("mergekit.yaml"), "which names the base model's folder, and isn't published"
     assert record["files"].keys() == exported.keys()
     assert {name for name in exported if repository["files"][name] != exported[name]} == {"README.md"}
 
