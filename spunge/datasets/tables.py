@@ -575,6 +575,41 @@ def divide(tables: Tables, validation: float) -> tuple[Tables, Tables]:
     return divided[0], divided[1]
 
 
+def check_parts(
+    test: Tables,
+    validation: Tables,
+    forget: Collection[str],
+    held_out: Collection[str] = (),
+    tuned_by: str | None = None,
+) -> None:
+    """Raise InputError where a part that `divide` returned lacks what is read of it.
+
+    In the test, each table asks about all of the attributes to forget or held out that it asks about at all. In the
+    validation, the table `tuned_by`, by which trials are judged, asks about those to forget, and the others have rows,
+    since a trial reads all of them; without `tuned_by` there are no trials. Of prompts the toxic ones ask.
+    """
+    parts = {TEST: (test, (*DIVIDED, "rephrased")), VALIDATION: (validation, DIVIDED if tuned_by else ())}
+    for part, (of_part, names) in parts.items():
+        for name in names:
+            if (frame := of_part.present().get(name)) is None:
+                continue
+            asked = {attribute for tables in (test, validation) for attribute in _asked(getattr(tables, name))}
+            needed = [*forget, *held_out] if part == TEST else forget if name == tuned_by else ()
+            lost = [attribute for attribute in needed if attribute in asked - _asked(frame)]
+            if lost or frame.empty:
+                what = "toxic prompt" if "kind" in frame else "question"
+                about = f" about {shortened(lost)}" if lost else ""
+                raise InputError(
+                    f"table {name}: no {what}{about} is in the part {part}, which needs one; "
+                    "correct the column part, if there is one, or give more in clusters of their own"
+                )
+
+
+def _asked(frame: pd.DataFrame) -> set[str]:
+    """Return the attributes that a table asks about."""
+    return set(frame.loc[frame["kind"] == "toxic", "attribute"] if "kind" in frame else frame["attribute"])
+
+
 def _drawn(frame: pd.DataFrame, validation: float, table: str) -> pd.Series:
     """Return the part of each row, drawn by cluster; a cluster belongs to the attribute of its first row."""
     by_cluster = pd.DataFrame({"cluster": clusters(frame), "attribute": frame["attribute"]}).drop_duplicates("cluster")
