@@ -516,8 +516,11 @@ def check_shard_size(size: int, name: str, minimum: int) -> None:
 def hold_out(tables: Tables, held_out: Collection[str], forget: Collection[str]) -> Tables:
     """Return the tables without the texts to retain of these attributes: what is kept of them was not trained on.
 
-    Raises InputError for an attribute that is to be forgotten, or that no question asks about.
+    Raises InputError for an attribute that is to be forgotten, or that no question asks about, and where texts to
+    retain have no attribute.
     """
+    if not held_out:
+        return tables
     if both := [attribute for attribute in held_out if attribute in set(forget)]:
         raise InputError(f"data.held_out and data.forget both name {shortened(both)}; leave it to one of them")
     by_table = [tables.present()[name]["attribute"] for name in ("questions", "answers") if name in tables.present()]
@@ -528,7 +531,10 @@ def hold_out(tables: Tables, held_out: Collection[str], forget: Collection[str])
             f"{shortened(sorted(asked - set(forget))) or 'nothing'}"
         )
     if "attribute" not in tables.retain:
-        return tables
+        raise InputError(
+            f"data.held_out names {shortened(held_out)}, and table retain has no column attribute, so nothing tells "
+            "which of its texts to leave out; name the column in data.options.retain.attribute, or hold nothing out"
+        )
     kept = tables.retain[~tables.retain["attribute"].isin(held_out)].reset_index(drop=True)
     if kept.empty:
         raise InputError("data.held_out leaves no text to retain; name fewer attributes")

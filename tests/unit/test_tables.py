@@ -421,9 +421,11 @@ def test_what_sets_the_strength_is_neither_trained_on_nor_measured(good):
 def test_what_is_held_out_is_asked_about_and_nothing_of_it_retained(good):
     labelled = changed(good, "retain", "attribute", ["C", ""])
     assert tables.hold_out(labelled, ["C"], ["A", "B"]).retain["text"].tolist() == ["Prose."]
-    assert tables.hold_out(labelled, [], ["A", "B"]) is not None
-    # Without the column nothing is known to be about it.
-    assert len(tables.hold_out(good, ["C"], ["A", "B"]).retain) == 2
+    assert tables.hold_out(good, [], ["A", "B"]) is good
+    with pytest.raises(
+        InputError, match=r"names C, and table retain has no column attribute, .*data\.options\.retain\.attribute"
+    ):
+        tables.hold_out(good, ["C"], ["A", "B"])
     with pytest.raises(InputError, match=r"data.held_out and data.forget both name B; leave it to one of them"):
         tables.hold_out(labelled, ["B"], ["A", "B"])
     with pytest.raises(InputError, match=r"names D, which no question asks about; questions ask about C"):
