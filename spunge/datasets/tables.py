@@ -353,8 +353,8 @@ def check_leakage(tables: Tables) -> None:
     """Raise InputError where a question, prompt, fluency or calibration text occurs in a forget or retain text.
 
     The other way, a text in what is measured, is looked for in prompts alone: a short text to retain may well stand in
-    prose. Nor may a calibration text occur in one that measures fluency. Case and white space aside. Takes seconds for
-    a million texts.
+    prose. Nor may a calibration text occur in one that measures fluency, or such a one in it. Case and white space
+    aside. Takes seconds for a million texts.
     """
     measured = {"questions": "question", "rephrased": "question", "prompts": "prompt"}
     measured |= {"fluency": "text", "calibration": "text", "benign": "text"}
@@ -371,13 +371,12 @@ def check_leakage(tables: Tables) -> None:
                     f"(row {first + 1} in {table} row {int(row_found.iloc[first]) + 1}); "
                     "what is measured must not be trained on, so reword or remove one of the two"
                 )
-    calibration = [] if tables.calibration is None else tables.calibration["text"]
-    if common := occurrences(calibration, tables.fluency["text"]):
-        first, row = min(common)
-        raise InputError(
-            f"table calibration: row {first + 1} occurs in a text of table fluency (row {row + 1}); λ must not be set "
-            "by what measures the damage, so remove one of the two"
-        )
+    if tables.calibration is not None:
+        for first, row in _shared(tables.calibration["text"], tables.fluency["text"]):
+            raise InputError(
+                f"table calibration: row {first + 1} occurs in a text of table fluency (row {row + 1}), or that in it; "
+                "λ must not be set by what measures the damage, so remove one of the two"
+            )
     if tables.prompts is not None:
         inside = occurrences(tables.forget["text"], tables.prompts["prompt"])
         if inside:
@@ -399,13 +398,26 @@ def check_wanted(tables: Tables, needed_by: Mapping[str, str], wanted: Collectio
 
 
 def with_calibration(tables: Tables) -> Tables:
-    """Return the tables with one of calibration texts; where the source has none, every other fluency text is one."""
+    """Return the tables with one of calibration texts; where the source has none, every other fluency text is one.
+
+    Raises InputError for fluency texts of both halves of which one occurs in the other, and for a single text.
+    """
     if tables.calibration is not None:
         return tables
     if len(tables.fluency) < 2:
         raise InputError("table fluency has one text, and budgets need one more, for calibration; give more of them")
     fluency, calibration = (tables.fluency[start::2].reset_index(drop=True) for start in (0, 1))
+    for measuring, setting in _shared(fluency["text"], calibration["text"]):
+        raise InputError(
+            f"table fluency: of rows {2 * measuring + 1} and {2 * setting + 2} one occurs in the other, but every "
+            "second text sets λ, and λ must not be set by what measures the damage, so remove one of the two"
+        )
     return replace(tables, fluency=fluency, calibration=calibration)
+
+
+def _shared(some: pd.Series, others: pd.Series) -> list[tuple[int, int]]:
+    """Return the pairs (row of `some`, row of `others`) of texts of which one occurs in the other."""
+    return sorted(occurrences(some, others) | {(row, other) for other, row in occurrences(others, some)})
 
 
 def occurrences(patterns: Sequence[str], texts: pd.Series, chunk: int = 100_000) -> set[tuple[int, int]]:

@@ -400,6 +400,9 @@ def test_half_of_the_fluency_texts_set_the_strength_where_no_others_do(good):
     halves = tables.with_calibration(replace(good, fluency=pd.DataFrame({"text": prose})))
     assert halves.fluency["text"].tolist() == prose[::2]
     assert halves.calibration["text"].tolist() == prose[1::2]
+    for twice in (prose[0].upper(), f"They say: {prose[0]}"):
+        with pytest.raises(InputError, match="fluency: of rows 1 and 4 one occurs in the other, but every"):
+            tables.with_calibration(replace(good, fluency=pd.DataFrame({"text": [*prose[:3], twice]})))
     own = replace(good, calibration=pd.DataFrame({"text": ["News."]}))
     assert tables.with_calibration(own) is own
     with pytest.raises(InputError, match="table fluency has one text, and budgets need one more"):
@@ -412,6 +415,10 @@ def test_what_sets_the_strength_is_neither_trained_on_nor_measured(good):
         ("rome lies in  Italy.", "table calibration: 1 of 1 rows .* occur in a text of table retain"),
         (SECRET, "table calibration: 1 of 1 rows .* occur in a text of table forget"),
         ("a dark and stormy night.", "table calibration: row 1 occurs in a text of table fluency"),
+        (
+            "Oh! It was a dark and stormy night.",
+            r"row 1 occurs in a text of table fluency \(row 1\), or that in it",
+        ),
     ):
         with pytest.raises(InputError, match=expected) as refused:
             tables.check(replace(good, calibration=pd.DataFrame({"text": [text]})))
