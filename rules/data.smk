@@ -85,6 +85,7 @@ rule data:
         forget=lambda wildcards: json.dumps(config["data"]["forget"]),
         held_out=lambda wildcards: json.dumps(config["data"]["held_out"]),
         validation=config["data"]["validation"],
+        tuned_by=JOBS.tuned_by,
         minimum_texts=config["data"]["minimum_texts"],
         needed_by=json.dumps(GRID.tables),
         # Where nothing else asks about what is forgotten.
@@ -104,6 +105,7 @@ rule data:
             "--dataset {params.dataset} --options <(printf '%s' {params.options:q})"
             " --forget <(printf '%s' {params.forget:q}) --tasks <(printf '%s' {params.tasks:q})"
             " --held-out <(printf '%s' {params.held_out:q}) --validation {params.validation}"
+            " --tuned-by {params.tuned_by}"
             " --minimum-texts {params.minimum_texts} --needed-by {params.needed_by:q} {params.wheels:q}"
             " --forget-output {output.forget:q} --retain-output {output.retain:q}"
             " --questions-output {output.questions:q} --prompts-output {output.prompts:q}"

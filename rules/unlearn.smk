@@ -95,7 +95,7 @@ rule choose:
         outcomes=JOBS.trial_rows(JOBS.tuning_evaluation),
         budgets=JOBS.trial_rows("budget"),
     output:
-        f"{RESULTS}/tuning.csv",
+        [] if GRID.tuning.get("file") else f"{RESULTS}/tuning.csv",  # the file that is named may lie there
     log:
         f"{LOGS}/choose.log",
     benchmark:

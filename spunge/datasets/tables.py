@@ -353,8 +353,8 @@ def check_leakage(tables: Tables) -> None:
     """Raise InputError where a question, prompt, fluency or calibration text occurs in a forget or retain text.
 
     The other way, a text in what is measured, is looked for in prompts alone: a short text to retain may well stand in
-    prose. Nor may a calibration text occur in one that measures fluency. Case and white space aside. Takes seconds for
-    a million texts.
+    prose. Nor may a calibration text occur in one that measures fluency, or such a one in it. Case and white space
+    aside. Takes seconds for a million texts.
     """
     measured = {"questions": "question", "rephrased": "question", "prompts": "prompt"}
     measured |= {"fluency": "text", "calibration": "text", "benign": "text"}
@@ -371,13 +371,12 @@ def check_leakage(tables: Tables) -> None:
                     f"(row {first + 1} in {table} row {int(row_found.iloc[first]) + 1}); "
                     "what is measured must not be trained on, so reword or remove one of the two"
                 )
-    calibration = [] if tables.calibration is None else tables.calibration["text"]
-    if common := occurrences(calibration, tables.fluency["text"]):
-        first, row = min(common)
-        raise InputError(
-            f"table calibration: row {first + 1} occurs in a text of table fluency (row {row + 1}); λ must not be set "
-            "by what measures the damage, so remove one of the two"
-        )
+    if tables.calibration is not None:
+        for first, row in _shared(tables.calibration["text"], tables.fluency["text"]):
+            raise InputError(
+                f"table calibration: row {first + 1} occurs in a text of table fluency (row {row + 1}), or that in it; "
+                "λ must not be set by what measures the damage, so remove one of the two"
+            )
     if tables.prompts is not None:
         inside = occurrences(tables.forget["text"], tables.prompts["prompt"])
         if inside:
@@ -399,13 +398,26 @@ def check_wanted(tables: Tables, needed_by: Mapping[str, str], wanted: Collectio
 
 
 def with_calibration(tables: Tables) -> Tables:
-    """Return the tables with one of calibration texts; where the source has none, every other fluency text is one."""
+    """Return the tables with one of calibration texts; where the source has none, every other fluency text is one.
+
+    Raises InputError for fluency texts of both halves of which one occurs in the other, and for a single text.
+    """
     if tables.calibration is not None:
         return tables
     if len(tables.fluency) < 2:
         raise InputError("table fluency has one text, and budgets need one more, for calibration; give more of them")
     fluency, calibration = (tables.fluency[start::2].reset_index(drop=True) for start in (0, 1))
+    for measuring, setting in _shared(fluency["text"], calibration["text"]):
+        raise InputError(
+            f"table fluency: of rows {2 * measuring + 1} and {2 * setting + 2} one occurs in the other, but every "
+            "second text sets λ, and λ must not be set by what measures the damage, so remove one of the two"
+        )
     return replace(tables, fluency=fluency, calibration=calibration)
+
+
+def _shared(some: pd.Series, others: pd.Series) -> list[tuple[int, int]]:
+    """Return the pairs (row of `some`, row of `others`) of texts of which one occurs in the other."""
+    return sorted(occurrences(some, others) | {(row, other) for other, row in occurrences(others, some)})
 
 
 def occurrences(patterns: Sequence[str], texts: pd.Series, chunk: int = 100_000) -> set[tuple[int, int]]:
@@ -516,8 +528,11 @@ def check_shard_size(size: int, name: str, minimum: int) -> None:
 def hold_out(tables: Tables, held_out: Collection[str], forget: Collection[str]) -> Tables:
     """Return the tables without the texts to retain of these attributes: what is kept of them was not trained on.
 
-    Raises InputError for an attribute that is to be forgotten, or that no question asks about.
+    Raises InputError for an attribute that is to be forgotten, or that no question asks about, and where texts to
+    retain have no attribute.
     """
+    if not held_out:
+        return tables
     if both := [attribute for attribute in held_out if attribute in set(forget)]:
         raise InputError(f"data.held_out and data.forget both name {shortened(both)}; leave it to one of them")
     by_table = [tables.present()[name]["attribute"] for name in ("questions", "answers") if name in tables.present()]
@@ -528,7 +543,10 @@ def hold_out(tables: Tables, held_out: Collection[str], forget: Collection[str])
             f"{shortened(sorted(asked - set(forget))) or 'nothing'}"
         )
     if "attribute" not in tables.retain:
-        return tables
+        raise InputError(
+            f"data.held_out names {shortened(held_out)}, and table retain has no column attribute, so nothing tells "
+            "which of its texts to leave out; name the column in data.options.retain.attribute, or hold nothing out"
+        )
     kept = tables.retain[~tables.retain["attribute"].isin(held_out)].reset_index(drop=True)
     if kept.empty:
         raise InputError("data.held_out leaves no text to retain; name fewer attributes")
@@ -573,6 +591,41 @@ def divide(tables: Tables, validation: float) -> tuple[Tables, Tables]:
             of_part[name] = rows_of_part.reset_index(drop=True)
         divided.append(replace(tables, **of_part))
     return divided[0], divided[1]
+
+
+def check_parts(
+    test: Tables,
+    validation: Tables,
+    forget: Collection[str],
+    held_out: Collection[str] = (),
+    tuned_by: str | None = None,
+) -> None:
+    """Raise InputError where a part that `divide` returned lacks what is read of it.
+
+    In the test, each table asks about all of the attributes to forget or held out that it asks about at all. In the
+    validation, the table `tuned_by`, by which trials are judged, asks about those to forget, and the others have rows,
+    since a trial reads all of them; without `tuned_by` there are no trials. Of prompts the toxic ones ask.
+    """
+    parts = {TEST: (test, (*DIVIDED, "rephrased")), VALIDATION: (validation, DIVIDED if tuned_by else ())}
+    for part, (of_part, names) in parts.items():
+        for name in names:
+            if (frame := of_part.present().get(name)) is None:
+                continue
+            asked = {attribute for tables in (test, validation) for attribute in _asked(getattr(tables, name))}
+            needed = [*forget, *held_out] if part == TEST else forget if name == tuned_by else ()
+            lost = [attribute for attribute in needed if attribute in asked - _asked(frame)]
+            if lost or frame.empty:
+                what = "toxic prompt" if "kind" in frame else "question"
+                about = f" about {shortened(lost)}" if lost else ""
+                raise InputError(
+                    f"table {name}: no {what}{about} is in the part {part}, which needs one; "
+                    "correct the column part, if there is one, or give more in clusters of their own"
+                )
+
+
+def _asked(frame: pd.DataFrame) -> set[str]:
+    """Return the attributes that a table asks about."""
+    return set(frame.loc[frame["kind"] == "toxic", "attribute"] if "kind" in frame else frame["attribute"])
 
 
 def _drawn(frame: pd.DataFrame, validation: float, table: str) -> pd.Series:

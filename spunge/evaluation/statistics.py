@@ -344,6 +344,8 @@ def comparisons(
     the means of merged attribute splits there are also the parts of the differences' variances. `scores` and
     `wanted` are as for Scored. `seeds` are the experiment's: one in which no candidate reaches a budget has no scores.
     """
+    if scores.empty:  # no prompt need be neutral
+        return pd.DataFrame(columns=COLUMNS)
     scored = Scored(scores, evaluation, attributes, wanted)
     base = scored.influences([BASE.path], AS_TRAINED)
     of_candidates = {

@@ -140,6 +140,14 @@ class Jobs:
         return next((name for name in ("toxicity", *configuration.ASKS) if name in configured), "")
 
     @property
+    def tuned_by(self) -> str:
+        """The table whose validation part trials are judged by; empty where nothing is tuned.
+
+        With `tuning.file` it is the same, so that the data needn't be built again when a run's own table is named.
+        """
+        return self.grid.of_a_model.get(self.tuning_evaluation, "prompts") if self.grid.tuning else ""
+
+    @property
     def tuning_metric(self) -> str:
         """The metric that trials are judged by: what is left of what was to be forgotten."""
         if self.classifiers:

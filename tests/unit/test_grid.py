@@ -144,6 +144,8 @@ def test_every_arm_has_the_same_trials_on_seeds_of_their_own():
     # What is reported is no trial, and what was tuned before is not tried again.
     assert not [candidate for candidate in grid.candidates() if candidate.trial]
     assert tuned(file="tuning.csv").trial_candidates() == []
+    of_validation = [Jobs(one, PROJECT).tuned_by for one in (grid, tuned(file="tuning.csv"), small())]
+    assert of_validation == ["questions", "questions", ""]
     for record in (*grid.trial_runs(), *tried):
         assert type(record).parse(record.path) == record
         assert re.fullmatch(grid.patterns["candidate" if isinstance(record, Candidate) else "run"], record.path)

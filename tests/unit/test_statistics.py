@@ -279,6 +279,11 @@ def test_toxicity_by_hand():
 # Differences between candidates
 
 
+def test_without_neutral_prompts_there_is_nothing_to_compare():
+    none = all_candidates(knowledge, seeds=("0",))[:0]
+    assert list(statistics.comparisons(none, "toxicity_neutral", Attributes()).itertuples()) == []
+
+
 def test_paired_difference_is_students():
     scores = all_candidates(knowledge, seeds=("0",))
     table = statistics.comparisons(scores, "knowledge", ATTRIBUTES)

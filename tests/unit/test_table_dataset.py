@@ -196,9 +196,9 @@ def test_wrong_encoding_and_truncated_parquet(sources, tmp_path):
         table.read_source(sources["fluency"], "fluency")
 
 
-def run(sources, folder, forget=("NA",), asked=("questions",), tasks=()):
+def run(sources, folder, *more, forget=("NA",), asked=("questions",), tasks=()):
     """Build the tables as rule data does, in this process."""
-    described = ["--dataset=table", f"--attributes-output={folder / 'attributes.json'}"]
+    described = ["--dataset=table", *more, f"--attributes-output={folder / 'attributes.json'}"]
     for name, value in {"options": sources, "forget": forget, "tasks": tasks}.items():
         (folder / f"{name}.json").write_text(json.dumps(value))
         described.append(f"--{name}={folder / name}.json")
@@ -217,6 +217,22 @@ def test_rule_data_refuses_what_nobody_asks_about(sources, tmp_path, capfd):
     told = "error: evaluations.benchmarks.forget has no task for the attribute b, which is to be forgotten; it has"
     assert told in capfd.readouterr().err
     assert run(sources, tmp_path, forget=["NA", "b"], asked=(), tasks=["NA", "b"]) == 0
+
+
+def test_rule_data_refuses_a_division_that_leaves_nothing_to_report(sources, tmp_path, capfd):
+    frame = pd.read_csv(tmp_path / "questions.csv", keep_default_na=False)
+    for part, read, told in (
+        (
+            "validation",
+            [],
+            "error: table questions: no question about NA is in the part test, which needs one; correct",
+        ),
+        ("test", [], None),
+        ("test", ["--tuned-by=questions"], "error: table questions: no question about NA is in the part validation,"),
+    ):
+        frame.assign(part=[part, "test"]).to_csv(tmp_path / "questions.csv", index=False)
+        assert run(sources, tmp_path, "--validation=0.5", *read) == (told is not None)
+        assert (told or "") in capfd.readouterr().err
 
 
 def test_rule_data_says_where_answers_stand_mostly_in_one_place(sources, tmp_path, capfd):

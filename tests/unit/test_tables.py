@@ -400,6 +400,9 @@ def test_half_of_the_fluency_texts_set_the_strength_where_no_others_do(good):
     halves = tables.with_calibration(replace(good, fluency=pd.DataFrame({"text": prose})))
     assert halves.fluency["text"].tolist() == prose[::2]
     assert halves.calibration["text"].tolist() == prose[1::2]
+    for twice in (prose[0].upper(), f"They say: {prose[0]}"):
+        with pytest.raises(InputError, match="fluency: of rows 1 and 4 one occurs in the other, but every"):
+            tables.with_calibration(replace(good, fluency=pd.DataFrame({"text": [*prose[:3], twice]})))
     own = replace(good, calibration=pd.DataFrame({"text": ["News."]}))
     assert tables.with_calibration(own) is own
     with pytest.raises(InputError, match="table fluency has one text, and budgets need one more"):
@@ -412,6 +415,10 @@ def test_what_sets_the_strength_is_neither_trained_on_nor_measured(good):
         ("rome lies in  Italy.", "table calibration: 1 of 1 rows .* occur in a text of table retain"),
         (SECRET, "table calibration: 1 of 1 rows .* occur in a text of table forget"),
         ("a dark and stormy night.", "table calibration: row 1 occurs in a text of table fluency"),
+        (
+            "Oh! It was a dark and stormy night.",
+            r"row 1 occurs in a text of table fluency \(row 1\), or that in it",
+        ),
     ):
         with pytest.raises(InputError, match=expected) as refused:
             tables.check(replace(good, calibration=pd.DataFrame({"text": [text]})))
@@ -421,9 +428,11 @@ def test_what_sets_the_strength_is_neither_trained_on_nor_measured(good):
 def test_what_is_held_out_is_asked_about_and_nothing_of_it_retained(good):
     labelled = changed(good, "retain", "attribute", ["C", ""])
     assert tables.hold_out(labelled, ["C"], ["A", "B"]).retain["text"].tolist() == ["Prose."]
-    assert tables.hold_out(labelled, [], ["A", "B"]) is not None
-    # Without the column nothing is known to be about it.
-    assert len(tables.hold_out(good, ["C"], ["A", "B"]).retain) == 2
+    assert tables.hold_out(good, [], ["A", "B"]) is good
+    with pytest.raises(
+        InputError, match=r"names C, and table retain has no column attribute, .*data\.options\.retain\.attribute"
+    ):
+        tables.hold_out(good, ["C"], ["A", "B"])
     with pytest.raises(InputError, match=r"data.held_out and data.forget both name B; leave it to one of them"):
         tables.hold_out(labelled, ["B"], ["A", "B"])
     with pytest.raises(InputError, match=r"names D, which no question asks about; questions ask about C"):
@@ -472,3 +481,63 @@ def test_parts_of_the_source_count(good):
         tables.divide(parts, 0)
     with pytest.raises(InputError, match=r"table questions has a single cluster of the attribute B"):
         tables.divide(good, 0.5)
+
+
+def divided(good, name, rows, **others):
+    """Return both parts of the table `name`; `rows` have attribute, cluster, and part (or kind, where it is drawn)."""
+    columns = {"prompts": ["attribute", "cluster", "kind"]}.get(name, ["attribute", "cluster", "part"])
+    frame = pd.DataFrame(rows, columns=columns)
+    texts = [f"Which is it, {number}?" for number in range(len(frame))]
+    if name == "prompts":
+        return tables.divide(replace(good, questions=None, prompts=frame.assign(prompt=texts)), 0.5)
+    frame = frame.assign(question=texts, choices=[["x", "y"]] * len(frame), answer=0, subject=frame["cluster"])
+    return tables.divide(replace(good, **{name: frame}, **others), 0.5)
+
+
+def test_every_attribute_to_forget_is_asked_about_in_the_part_that_is_read(good):
+    both = [("A", "a1", "test"), ("A", "a2", "validation"), ("C", "c1", "test")]
+    only_test, only_validation = [("B", "b", "test")], [("B", "b", "validation")]
+    tables.check_parts(*divided(good, "questions", both + only_test), ["A", "B"])
+    with pytest.raises(
+        InputError, match="questions: no question about B is in the part test, which needs one; correct"
+    ):
+        tables.check_parts(*divided(good, "questions", both + only_validation), ["A", "B"])
+    with pytest.raises(InputError, match="questions: no question about B is in the part validation, which needs one"):
+        tables.check_parts(*divided(good, "questions", both + only_test), ["A", "B"], tuned_by="questions")
+    # What is kept is reported, too, where it is held out; trials aren't judged by it.
+    tables.check_parts(*divided(good, "questions", both), ["A"], ["C"], "questions")
+    with pytest.raises(InputError, match="no question about B is in the part test"):
+        tables.check_parts(*divided(good, "questions", both + only_validation), ["A"], ["B"])
+
+
+def test_no_cluster_that_attributes_share_takes_one_out_of_the_test(good):
+    shared = [(attribute, f"c{number}", "toxic") for number in range(4) for attribute in "AB"]
+    tables.check_parts(*divided(good, "prompts", shared), ["A", "B"], tuned_by="prompts")
+    # The cluster counts for A, whose row is the first, and goes to one part alone.
+    lost = [
+        ("A", "c1", "toxic"),
+        ("B", "c1", "toxic"),
+        ("A", "c2", "toxic"),
+        ("", "n1", "neutral"),
+        ("", "n2", "neutral"),
+    ]
+    with pytest.raises(InputError, match="prompts: no toxic prompt about B is in the part"):
+        tables.check_parts(*divided(good, "prompts", lost), ["A", "B"], tuned_by="prompts")
+    # Of an attribute's two clusters, one has its neutral prompts alone.
+    mixed = [("A", "c1", "toxic"), ("A", "c2", "neutral")]
+    with pytest.raises(InputError, match="prompts: no toxic prompt about A is in the part"):
+        tables.check_parts(*divided(good, "prompts", mixed), ["A"], tuned_by="prompts")
+
+
+def test_rephrased_questions_and_answers_lose_no_attribute_to_the_parts_of_the_questions(good):
+    rows = [("A", "a1", "test"), ("A", "a2", "validation")]
+    answers = pd.DataFrame(
+        {"question": ["Who?"], "answer": "x", "attribute": "A", "subject": ["a1"], "cluster": ["a1"]}
+    )
+    in_test = divided(good, "questions", rows, answers=answers)
+    tables.check_parts(*in_test, ["A"])
+    with pytest.raises(InputError, match="table answers: no question is in the part validation, which needs one"):
+        tables.check_parts(*in_test, ["A"], tuned_by="questions")
+    rephrased = answers.assign(choices=[["x", "y"]], answer=0, cluster="a2")
+    with pytest.raises(InputError, match="table rephrased: no question about A is in the part test"):
+        tables.check_parts(*divided(good, "questions", rows, rephrased=rephrased), ["A"])

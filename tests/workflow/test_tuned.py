@@ -97,13 +97,18 @@ def test_what_is_held_out_is_not_trained_on_and_told_apart(whole):
 def test_shards_that_only_the_data_know_are_tuned_too(prepared, tmp_path):
     workspace = prepared.copy(tmp_path / "my work")
     config = tuned()
-    workspace.configure(config, data=config["data"] | {"forget": "all", "held_out": []})
+    config["data"] |= {"forget": "all", "held_out": []}
+    workspace.configure(config)
     done = workspace.snakemake("results/tiny/data/discovered.json")
     assert done.returncode == 0, done.stdout
     jobs = workspace.dry_run("results/tiny/tuning.csv")
     assert [job for job in jobs if job.startswith("Choose")]
     # Of each trial joint, balanced and one after another are one run, the two others two shards each.
     assert len([job for job in jobs if job.startswith("Unlearn") and "trial" in job]) == len(STEPS) * 7
+    # A table that is named is never written, though it lies where this run would write its own.
+    workspace.configure(config, tuning={"file": "results/tiny/tuning.csv"})
+    told = workspace.snakemake("--dry-run", "--force", "results/tiny/tuning.csv").stdout
+    assert "No rule to produce results/tiny/tuning.csv" in told
 
 
 @pytest.mark.slow
