@@ -110,11 +110,10 @@ added (`ties_memory_by_size`).
 ## What is and isn't supported
 
 - Llama's family (`layers`, a `norm`), dense: all methods.
-- Mixtral: RMU's parameter is `mlp.experts.down_proj`, the `w2` of all experts in one tensor, as transformers holds it;
-  the sums above count all eight. The files on disk name them one by one (`block_sparse_moe.experts.N.w2.weight`), so
-  such a task vector can be merged and added to a loaded model, but not be exported into a checkpoint, and single
-  experts can't be chosen. LoRA's sums count factors for every expert's matrices; for fused experts PEFT keeps them in a
-  form of its own, which can't be read as ΔW = B·A here, so `lora_targets` has to name attention's modules alone.
+- Mixtral: experts are not trained here. Its files hold them one by one (`block_sparse_moe.experts.N.w2.weight`), while
+  transformers stacks them (`mlp.experts.down_proj`). So RMU's default parameter, all weights, and LoRA on `all-linear` are
+  refused before the first step. RMU takes `trained_parameters: [self_attn.o_proj.weight]`, LoRA takes attention's modules,
+  and a ready-made checkpoint is taken whole. Mixtral's rows above are the arithmetic of training all experts.
 - RMU on more than one card is not supported. It would be needed where `layer_id` is much larger.
 """
 

@@ -158,7 +158,7 @@ def plain(node: Any, definitions: Mapping[str, dict]) -> Any:
     if "enum" in found or "const" in found:
         found.pop("type", None)
     if "anyOf" in found:
-        found |= union(found.pop("anyOf"))
+        found = union(found.pop("anyOf")) | found  # what a key says of itself, before what it holds does
     order = [*FIRST, *(key for key in found if key not in (*FIRST, "default")), "default"]
     return {key: found[key] for key in order if key in found}
 
