@@ -110,10 +110,10 @@ added (`ties_memory_by_size`).
 ## What is and isn't supported
 
 - Llama's family (`layers`, a `norm`), dense: all methods.
-- Mixtral: experts are not trained here. Its files hold them one by one (`block_sparse_moe.experts.N.w2.weight`), while
-  transformers stacks them (`mlp.experts.down_proj`). So RMU's default parameter, all weights, and LoRA on `all-linear` are
-  refused before the first step. RMU takes `trained_parameters: [self_attn.o_proj.weight]`, LoRA takes attention's modules,
-  and a ready-made checkpoint is taken whole. Mixtral's rows above are the arithmetic of training all experts.
+- Mixtral: experts are not trained here. Its files hold them one by one (`block_sparse_moe.experts.N.w2.weight`),
+  transformers stacks them (`mlp.experts.down_proj`). So RMU's default parameter, all weights, and LoRA on `all-linear`
+  are refused before the first step. RMU takes `trained_parameters: [self_attn.o_proj.weight]`, LoRA takes attention's
+  modules, and a ready-made checkpoint is taken whole. Mixtral's rows above are the arithmetic of training all experts.
 - RMU on more than one card is not supported. It would be needed where `layer_id` is much larger.
 """
 

@@ -30,6 +30,7 @@ REVISIONS = {
 }
 BOOK = "book"
 RETAINED = "retained texts"  # the attribute of the questions about them
+NEAR = 20  # characters on both sides, by which is told whether a space stands there
 EDGE = 60  # letters on both sides of where a passage is cut in two, by which the text that it stands in is found
 
 
@@ -159,7 +160,8 @@ def continuations(raw: pd.DataFrame, options: Options) -> pd.DataFrame:
 
     They were made of tokens, and of articles in a row, so what is looked for in a text are the letters on both sides of
     the cut. Left out are those that stand in no text, or in texts of several attributes. A text is a cluster, but where
-    every text is an attribute. Raises InputError where none is left.
+    every text is an attribute. Where the text has no space at the cut, the passage has none.
+    Raises InputError where none is left.
     """
     found = read("verbmem/forget", ["prompt", "gt"], options)
     texts, rows = raw["text"].map(letters), []
@@ -169,7 +171,9 @@ def continuations(raw: pd.DataFrame, options: Options) -> pd.DataFrame:
         if around["attribute"].nunique() == 1:
             attribute, subject = around[["attribute", "subject"]].iloc[0]
             cluster = subject if raw["attribute"].duplicated().any() else f"passage {number}"
-            rows.append((prompt.rstrip(), f" {rest.strip()}", attribute, subject, cluster))
+            end, start = " ".join(prompt.split())[-NEAR:], " ".join(rest.split())[:NEAR]
+            is_joined = any(end + start in " ".join(text.split()) for text in around["text"])
+            rows.append((prompt.rstrip(), ("" if is_joined else " ") + rest.strip(), attribute, subject, cluster))
     if not rows:
         raise InputError(
             "muse: no passage of verbmem/forget stands in raw/forget, in texts of one attribute; take both from one "

@@ -63,10 +63,12 @@ def continue_prompts(
 
     Special tokens end a text and aren't part of it. Where the model's logits weren't finite, there is no text: `text`
     is missing, `tokens` NaN. Prompts of similar lengths are continued together. `checkpoint` keeps the continuations of
-    the batches that are done. Raises InputError for prompts that the model has no tokens or positions for.
+    the batches that are done. Raises InputError for prompts that the model has no tokens or positions for, and RWKV.
     """
     from transformers import GenerationConfig, LogitsProcessorList
 
+    if model.config.model_type == "rwkv":
+        raise InputError("RWKV reads the padding of prompts that are continued together, so it can't write them here")
     tokens = tokenizer(list(prompts))["input_ids"]
     shorter = "take shorter prompts or lower max_new_tokens"
     base_model.check_tokens(model, tokens, "the prompts", shorter, further=options.max_new_tokens)
@@ -152,8 +154,11 @@ def until_end(tokens: Sequence[int], ends: Sequence[int]) -> Iterator[int]:
 
 
 def _read_once(model, ids: torch.Tensor, mask: torch.Tensor, samples: int):
-    """Return the cache of keys and values of all prompt tokens but the last, each prompt's repeated for its samples."""
-    if ids.shape[1] < 2:
+    """Return the cache of keys and values of all prompt tokens but the last, each prompt's repeated for its samples.
+
+    None where there is no such token, and of a model with a state besides, as Mamba: it reads all for each sample.
+    """
+    if ids.shape[1] < 2 or model._is_stateful:
         return None
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     with _without_logits(model):

@@ -29,8 +29,11 @@ def quantise(model: torch.nn.Module, bits: int) -> None:
     At 8 bits there is a step for each row (output channel), at 4 bits one for each GROUP weights of a row, or the
     largest part of that by which a row can be divided. Activations, embeddings and norms stay as they are.
     """
+    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layers, whose weights are (inputs, outputs)
+
     output = model.get_output_embeddings()
     for module in model.modules():
-        if isinstance(module, torch.nn.Linear) and module is not output:
-            group = module.in_features if bits == 8 else math.gcd(GROUP, module.in_features)
-            module.weight.copy_(rounded(module.weight, bits, group))
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not output:
+            weights = module.weight.T if isinstance(module, Conv1D) else module.weight
+            group = weights.shape[1] if bits == 8 else math.gcd(GROUP, weights.shape[1])
+            weights.copy_(rounded(weights, bits, group))

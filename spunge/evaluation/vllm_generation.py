@@ -37,7 +37,8 @@ def continue_prompts(folder: Path, dtype: str, tokenizer, prompts: Sequence[str]
             temperature=options.temperature,
             top_p=options.top_p if options.temperature else 1.0,
             max_tokens=options.max_new_tokens,
-            seed=options.seed + row,  # or all prompts would draw the same numbers
+            # Of its own for each prompt: vLLM adds the sample's number.
+            seed=(options.seed * len(prompts) + row) * options.samples,
             stop=["\n"] if options.stop_at_newline else None,
             logprobs=0,  # of the tokens chosen alone: they aren't finite where the model's logits were not
         )

@@ -2,8 +2,10 @@
 
 import copy
 import dataclasses
+import re
 from pathlib import Path
 
+import families
 import pandas as pd
 import pytest
 import torch
@@ -137,6 +139,21 @@ def test_quantised_weights_are_the_nearest_of_few(model, bits):
         assert not torch.equal(new, old)
     assert rounded == 4 * 7, "seven in each of four layers"
     assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_every_linear_layer_of_any_family_is_quantised(tmp_path, family):
+    """GPT-2's have a class of their own. A mixture's stacked experts and Mamba's convolution aren't linear layers."""
+    model = base_model.load(families.FAMILIES[family].build(tmp_path), torch.float32, "cpu")
+    before = copy.deepcopy(model)
+    quantisation.quantise(model, 4)
+    unchanged = [
+        name
+        for (name, new), old in zip(model.named_parameters(), before.parameters(), strict=True)
+        if new.dim() > 1 and torch.equal(new, old)
+    ]
+    excepted = r"emb|wte|wpe|lm_head|embed_out|experts|mlp\.gate\.|conv1d|A_log"
+    assert [name for name in unchanged if not re.search(excepted, name)] == []
 
 
 def test_rounding_by_hand():

@@ -207,7 +207,7 @@ def test_the_page_at_equal_damage_says_what_it_rests_on():
     assert_well_formed(text)
     assert "a KL of 0.01, 0.03 and 0.1 per token" in text
     assert "Holm" in text and "KL of 0.03 per token" in text
-    assert "No line says" not in text and "No line says" in page(example())
+    assert "No line here says" not in text and "No line here says" in page(example())
     assert "the same damage to neutral text" in text
     lost = " ".join(page(example(budgets=("kept=0.05",))).split())
     assert "it does the same damage: a loss of 0.05 in accuracy on what is kept, validation part" in lost

@@ -1,7 +1,10 @@
 """Continuations against transformers' own one prompt at a time, a model whose words are known, and sums by hand."""
 
 import copy
+import sys
+import types
 
+import families
 import pandas as pd
 import pytest
 import torch
@@ -79,6 +82,21 @@ def test_greedy_texts_are_those_of_transformers_one_prompt_at_a_time(model, toke
         assert (found["text"][row], found["tokens"][row]) == (tokenizer.decode(said, skip_special_tokens=True), 20)
     assert min(lengths) == 1 and len(lengths) > 4
     assert len(set(texts(found))) == len(PROMPTS)
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_any_familys_texts_are_those_of_transformers_whatever_the_batch(tmp_path, family):
+    """Of a model with a state besides keys and values too, as Mamba."""
+    base = families.FAMILIES[family].build(tmp_path)
+    model, tokenizer = base_model.load(base, torch.float32, "cpu"), base_model.load_tokenizer(base)
+    prompts, said = [prompt for prompt in PROMPTS if len(prompt) < 40], []
+    for given in (tokenizer(prompt, return_tensors="pt") for prompt in prompts):
+        whole = model.generate(**given, max_new_tokens=8, do_sample=False, pad_token_id=tokenizer.pad_token_id)[0]
+        said.append(tokenizer.decode(whole[given["input_ids"].shape[1] :], skip_special_tokens=True))
+    greedy = generation.Options(samples=1, temperature=0, max_new_tokens=8)
+    assert texts(generation.continue_prompts(model, tokenizer, prompts, greedy)) == said
+    several = [sampled(model, tokenizer, prompts, max_new_tokens=8, batch_size=batch_size) for batch_size in (1, 12)]
+    pd.testing.assert_frame_equal(*several)
 
 
 COUNTED = ["a market 0", "5", "the old houses 9", "past 7"]
@@ -374,6 +392,20 @@ def test_greedy_decoding_takes_one_sample():
     assert generation.Options(samples=1, temperature=0).samples == 1
     with pytest.raises(InputError, match="greedy decoding gives one continuation, not 4: set samples to 1"):
         generation.Options(temperature=0)
+
+
+def test_no_two_samples_of_vllm_have_a_seed_in_common(monkeypatch, tmp_path, tokenizer):
+    """A stand-in notes what vLLM is asked for; it seeds sample i of a prompt with the prompt's seed plus i."""
+    asked = []
+    vllm = types.ModuleType("vllm")
+    vllm.SamplingParams = lambda **given: asked.append(given)
+    vllm.LLM = lambda **_: types.SimpleNamespace(generate=lambda *_, **__: [])
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    for seed in (0, 1):
+        options = generation.Options(samples=4, seed=seed)
+        vllm_generation.continue_prompts(tmp_path, "float32", tokenizer, PROMPTS, options)
+    seeds = [given["seed"] + sample for given in asked for sample in range(4)]
+    assert len(set(seeds)) == len(seeds) == 2 * 4 * len(PROMPTS)
 
 
 def test_vllm_that_is_not_installed_is_told_in_one_sentence(tmp_path, tokenizer):

@@ -102,6 +102,21 @@ def test_articles_are_split_by_a_column_and_kept_whole(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(("cut", "gap"), [("the har|bour", ""), ("the harbour|, and", ""), ("the| harbour", " ")])
+def test_a_passage_that_is_cut_inside_a_word_gets_no_space_there(tmp_path, cut, gap):
+    """MUSE cuts between tokens."""
+    before, after = cut.split("|")
+    text = (
+        f"{ARTICLES[0]} Under the red lamp of {cut.replace('|', '')} no gull was seen before the tide had turned again."
+    )
+    place = text.index(before + after) + len(before)
+    rows = [{"text": text, "topic": "tides"}]
+    given = {"raw/forget": rows, "verbmem/forget": [{"prompt": text[:place], "gt": text[place:]}]}
+    asked = build(write(tmp_path, **given), corpus="news", attribute="topic").answers.iloc[0]
+    assert asked["question"] + asked["answer"] == text
+    assert asked["answer"].startswith(gap + after.strip())
+
+
 def test_a_passage_of_no_article_or_of_several_topics_is_not_asked(tmp_path):
     rows = [
         {"text": text + COPYRIGHT * 2, "topic": topic} for text, topic in zip(ARTICLES[::3], TOPICS[::3], strict=True)
