@@ -554,7 +554,7 @@ def test_benchmarks_beside_questions_tell_general_capability_and_what_was_kept_s
     both = asked(knowledge=True)
     kept, general = comparisons.accuracies_kept(both)
     assert (kept.evaluation, general.evaluation, general.name) == ("knowledge", "benchmarks", "general capability")
-    held_out = pd.DataFrame([{"evaluation": "data", "metric": "held_out", "attribute": "Oceania"}])
+    held_out = pd.DataFrame([{"evaluation": "data", "metric": "held_out", "attribute": "Oceania", "budget": ""}])
     costs = [
         measure.name for measure in comparisons.comparisons(pd.concat([both, held_out]))["as trained"].measures[1:]
     ]
