@@ -419,14 +419,11 @@ def unreached(evaluations: pandas.DataFrame) -> list[str]:
 
 
 def carried_by_one(evaluations: pandas.DataFrame) -> list[str]:
-    """Say at which budgets one of the texts that set λ has more than CARRIED of their KL, one sentence for each."""
+    """Say at which budgets one of the texts that set λ has more than CARRIED of their KL; nothing where at none."""
     rows = evaluations[(evaluations["evaluation"] == "budget") & (evaluations["metric"] == "largest_share")]
     shares = rows.groupby("budget")["value"].mean()
-    return [
-        sentence("carried_by_one", {"budget": budgets_in_words([budget]), "share": _percent(shares[budget])})
-        for budget in budgets(rows)
-        if shares[budget] > CARRIED
-    ]
+    carried = {budgets_in_words([name]): _percent(shares[name]) for name in budgets(rows) if shares[name] > CARRIED}
+    return [sentence("carried_by_one", {"shares": carried})] if carried else []
 
 
 def _percent(share: float) -> str:
