@@ -169,9 +169,9 @@ def test_a_cancelled_job_went_on_in_another(ran):
 
 
 def test_a_preempted_job_went_on_by_itself(ran):
-    first, second = ran.attempts(ran.preempted)
-    assert (first["State"], second["State"]) == ("REQUEUED", "COMPLETED")
-    assert first["JobIDRaw"] == second["JobIDRaw"]
+    first, second, *further = ran.attempts(ran.preempted)
+    assert (first["State"], first["JobIDRaw"]) == ("REQUEUED", second["JobIDRaw"])
+    assert [second, *further][-1]["State"] == "COMPLETED"  # on a slow machine not within its minute, but with more
     assert went_on(ran.workspace, ran.preempted)
 
 
