@@ -64,13 +64,8 @@ def main(argv: list[str] | None = None) -> int:
         for table, path in outputs.items():
             if path:
                 tables.write(getattr(built, table), table, path)
-            if path and table in tables.ASKED and (commonest := tables.commonest_answer_place(getattr(built, table))):
-                place, share = commonest
-                print(
-                    f"warning: table {table}: {share:.0%} of the right answers stand at place {place + 1} among the "
-                    "choices, so a model that always takes this one seems to know them; shuffle the choices",
-                    file=sys.stderr,
-                )
+                if table in tables.ASKED:
+                    tables.warn_of_answer_place(getattr(built, table), table)
         with whole_file(arguments.attributes_output) as temporary:
             temporary.write_text(json.dumps(attributes, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 

@@ -31,6 +31,7 @@ Forget texts may be toxic or hazardous: messages name rows (counted from 1) and 
 
 import os
 import random
+import sys
 import traceback
 import unicodedata
 from collections import Counter
@@ -658,6 +659,17 @@ def commonest_answer_place(questions: pd.DataFrame) -> tuple[int, float] | None:
     shares = questions["answer"].value_counts(normalize=True)
     chance = (1 / questions["choices"].map(len)).mean()
     return (int(shares.index[0]), float(shares.iloc[0])) if shares.iloc[0] > (1 + chance) / 2 else None
+
+
+def warn_of_answer_place(questions: pd.DataFrame, table: str) -> None:
+    """Print a warning where the right answers of a table mostly stand at one place among the choices."""
+    if commonest := commonest_answer_place(questions):
+        place, share = commonest
+        print(
+            f"warning: table {table}: {share:.0%} of the right answers stand at place {place + 1} among the choices, "
+            "so a model that always takes this one seems to know them; shuffle the choices",
+            file=sys.stderr,
+        )
 
 
 def listed(names: Sequence[str]) -> str:

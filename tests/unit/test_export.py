@@ -243,7 +243,7 @@ def test_where_a_base_model_was_loaded_from_stays_out_of_its_configs(tmp_path, t
     before = {}
     for name, keys in names.items():
         before[name] = json.loads((hub / name).read_text())
-        (hub / name).write_text(json.dumps(before[name] | dict.fromkeys(keys, "/home/alice/acme/x")))
+        (hub / name).write_text(json.dumps(before[name] | dict.fromkeys(keys, "/data/alice/acme/x")))
     base = base_model.prepare(str(hub), tmp_path / "base")
     change = vector(tmp_path / "v.safetensors", base, deltas(0))
     export(base, change, tmp_path / "out")
@@ -534,14 +534,14 @@ def test_card_of_a_variant_and_no_folders_of_somebodys_machine(tmp_path, tiny_ba
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        ("/home/Alice Smith/clients/acme/m.json", "…/m.json"),
-        ("/home/alice,bob/acme, inc/m.json", "…/m.json"),
-        ('/home/alice/the "acme" files/m.json', "…/m.json"),
+        ("/data/Alice Smith/clients/acme/m.json", "…/m.json"),
+        ("/data/alice,bob/acme, inc/m.json", "…/m.json"),
+        ('/data/alice/the "acme" files/m.json', "…/m.json"),
         ("~/clients/acme deal/m.json", "…/m.json"),
-        (" /home/Alice Smith/m.json", "…/m.json"),
-        ("file:///home/alice/x/m", "…/m"),
-        ("python --config 'file:///home/Alice Smith/x/m' --to /home/alice/y/n", "python --config '…/m' --to …/n"),
-        ("python --in=/home/Alice\\ Smith/x/m --port db:/home/alice/p", "python --in=…/m --port db:…/p"),
+        (" /data/Alice Smith/m.json", "…/m.json"),
+        ("file:///data/alice/x/m", "…/m"),
+        ("python --config 'file:///data/Alice Smith/x/m' --to /data/alice/y/n", "python --config '…/m' --to …/n"),
+        ("python --in=/data/Alice\\ Smith/x/m --port db:/data/alice/p", "python --in=…/m --port db:…/p"),
         ("hub:owner/name and https://example.org/a/b", "hub:owner/name and https://example.org/a/b"),
         ("data/a b/m.json", "data/a b/m.json"),
     ],
