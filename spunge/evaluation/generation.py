@@ -21,7 +21,7 @@ from spunge.models import base_model
 from spunge.training.resume import Checkpoint, State
 
 COLUMNS = ["prompt", "sample", "text", "tokens"]
-LIKELIEST = 1024
+LIKELIEST = (512, 2048)  # tokens that hold most nuclei, and nearly all others
 
 
 @checked
@@ -201,7 +201,8 @@ class _Draw:
         self._temperature, self._top_p = temperature, top_p
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        tokens = draw((scores.float() / self._temperature).softmax(dim=-1), self._uniforms[:, self._step], self._top_p)
+        scaled = scores.float() if self._temperature == 1 else scores.float() / self._temperature
+        tokens = draw(scaled.softmax(dim=-1), self._uniforms[:, self._step], self._top_p)
         self._step += 1
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
 
@@ -209,15 +210,19 @@ class _Draw:
 def draw(probabilities: torch.Tensor, uniforms: torch.Tensor, top_p: float) -> torch.Tensor:
     """Return for each row of `probabilities` (rows, vocabulary) the token that its number in [0, 1) (rows,) picks.
 
-    Tokens are laid end to end, the likeliest first, up to the end of the nucleus. They are looked for among the
-    LIKELIEST where these hold the nucleus: to sort a whole vocabulary takes as long as the layers of a small model.
+    Tokens are laid end to end, the likeliest first, up to the end of the nucleus. They are looked for among the first
+    of LIKELIEST, and the other rows' among more of them and at last among all: to sort a whole vocabulary takes as long
+    as the layers of a small model.
     """
-    likeliest, tokens = probabilities.topk(min(LIKELIEST, probabilities.shape[1]), dim=-1)
-    drawn = _invert(likeliest, tokens, uniforms, top_p)
-    beyond = likeliest.sum(dim=-1) < top_p if top_p < 1 else torch.ones_like(uniforms, dtype=torch.bool)
-    if likeliest.shape[1] < probabilities.shape[1] and beyond.any():
-        everything = probabilities[beyond].sort(dim=-1, descending=True)
-        drawn[beyond] = _invert(*everything, uniforms[beyond], top_p)
+    vocabulary = probabilities.shape[1]
+    drawn, rows = torch.empty_like(uniforms, dtype=torch.long), torch.arange(len(uniforms), device=uniforms.device)
+    for number in (*(number for number in LIKELIEST if number < vocabulary and top_p < 1), vocabulary):
+        of_rows = probabilities if len(rows) == len(probabilities) else probabilities[rows]
+        likeliest, tokens = of_rows.topk(number, dim=-1)
+        drawn[rows] = _invert(likeliest, tokens, uniforms[rows], top_p)
+        rows = rows[likeliest.sum(dim=-1) < top_p]
+        if not len(rows):
+            break
     return drawn
 
 

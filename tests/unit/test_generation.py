@@ -263,16 +263,16 @@ def distributions(rows, vocabulary, seed=0):
 def test_looking_among_the_likeliest_alone_changes_no_token(monkeypatch, top_p):
     probabilities = distributions(200, 300)
     uniforms = torch.rand(200, generator=torch.Generator().manual_seed(1))
-    monkeypatch.setattr(generation, "LIKELIEST", 300)
+    monkeypatch.setattr(generation, "LIKELIEST", ())
     whole = generation.draw(probabilities, uniforms, top_p)
-    monkeypatch.setattr(generation, "LIKELIEST", 20)
+    monkeypatch.setattr(generation, "LIKELIEST", (10, 60))
     assert torch.equal(generation.draw(probabilities, uniforms, top_p), whole)
-    held = (probabilities.topk(20).values.sum(dim=-1) >= top_p).sum().item()
-    assert 0 < held < 200  # both ways are gone
+    held = [(probabilities.topk(number).values.sum(dim=-1) >= top_p).sum().item() for number in (10, 60)]
+    assert 0 < held[0] < held[1] < 200  # all ways are gone
 
 
 @pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999, 1.0])
-@pytest.mark.parametrize("likeliest", [20, 1024])
+@pytest.mark.parametrize("likeliest", [(20,), (5, 20, 100), (512, 2048)])
 def test_the_largest_number_gives_the_last_token_of_the_nucleus(monkeypatch, likeliest, top_p):
     monkeypatch.setattr(generation, "LIKELIEST", likeliest)
     probabilities = distributions(200, 300, seed=2)
