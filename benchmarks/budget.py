@@ -62,13 +62,14 @@ def _ours(base: BaseModel, path: Path) -> Mapping[str, float]:
     model, tokenizer = base_model.load(base, torch.float32, "cpu"), base_model.load_tokenizer(base)
     edited = EditedModel(model, base, task_vector.read(path))
     edited.set_scale(0)
-    damage = budget.Damage(model, tokenizer, TEXTS, BATCH, MOST_TOKENS, edited)
+    with edited.reusing():
+        damage = budget.Damage(model, tokenizer, TEXTS, BATCH, MOST_TOKENS)
 
-    def damage_at(scale: float) -> pd.DataFrame:
-        edited.set_scale(scale)
-        return damage()
+        def damage_at(scale: float) -> pd.DataFrame:
+            edited.set_scale(scale)
+            return damage()
 
-    return _scales(damage_at)
+        return _scales(damage_at)
 
 
 def _plain(base: BaseModel, path: Path) -> Mapping[str, float]:

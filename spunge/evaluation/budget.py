@@ -20,7 +20,7 @@ from spunge.core.errors import InputError
 from spunge.core.progress import say
 from spunge.experiment.records import COSTS, budget_label
 from spunge.models import base_model
-from spunge.models.edited_model import EditedModel
+from spunge.models.edited_model import EditedModel, giving, run
 from spunge.training.batches import pad
 from spunge.training.resume import Checkpoint, State
 
@@ -121,7 +121,7 @@ def measure(
 
     def of_table(table: str) -> Damage:
         states = base_states.get(table)
-        return Damage(model, tokenizer, texts[table], **reading, edited=edited, base_states=states)
+        return Damage(model, tokenizer, texts[table], **reading, base_states=states)
 
     held_out = of_table("fluency")
     if edited is None:
@@ -253,7 +253,6 @@ class Damage:
         texts: Sequence[str],
         batch_size: int,
         max_tokens: int,
-        edited: EditedModel | None = None,
         base_states: torch.Tensor | None = None,
     ):
         tokens = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
@@ -271,8 +270,7 @@ class Damage:
         self._batches = [(rows, [torch.tensor(tokens[row]) for row in rows]) for rows in batches]
         # `set_sums` gives a changed parameter other memory, so this stays the base's.
         self._base_head = {name: parameter.data for name, parameter in self._head.named_parameters()}
-        self._edited = edited
-        self._kept_below: list[list] = [[] for _ in self._batches]  # by edited.run
+        self._of_one_token: list = []  # what the model's body, all below the output embedding, made of one
         if base_states is None:
             self._base_states = [self._states(number) for number in range(len(self._batches))]
         else:
@@ -328,9 +326,8 @@ class Damage:
         """Return the last hidden states (tokens, hidden) that predict the tokens of a batch, text by text."""
         _, texts = self._batches[number]
         # Padding is on the right, so under causal attention it changes nothing before it.
-        tokens = pad(texts).to(self._model.device)
-        forward = partial(self._last, tokens)
-        states = self._edited.run(forward, self._kept_below[number]) if self._edited else forward()
+        tokens = pad([text[:-1] for text in texts]).to(self._model.device)
+        states = run(self._model, partial(self._last, tokens), tokens)
         return torch.cat([row[: len(text) - 1] for row, text in zip(states, texts, strict=True)])
 
     def _last(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -349,18 +346,35 @@ class Damage:
     def _logits(self, states: torch.Tensor, of_base: bool = False) -> torch.Tensor:
         """Return the logits (tokens, vocabulary) that the model makes of last hidden states.
 
-        A model may cap or scale its logits. So it does this itself, reading one token, whose states are exchanged.
+        A model may cap or scale its logits. So it does this itself, reading one token, whose states are exchanged. What
+        the body makes of that token doesn't matter, so it runs once.
         """
         parameters = dict(self._head.named_parameters())
         edited = {name: parameter.data for name, parameter in parameters.items()}
         try:
             for name, parameter in parameters.items() if of_base else ():
                 parameter.data = self._base_head[name]
-            with _before(self._head, lambda _, inputs: (states[None], *inputs[1:])):
+            with _before(self._head, lambda _, inputs: (states[None], *inputs[1:])), self._without_body():
                 return self._model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=states.device)).logits[0]
         finally:
             for name, parameter in parameters.items():
                 parameter.data = edited[name]
+
+    @contextmanager
+    def _without_body(self) -> Iterator[None]:
+        """Within this context the model's body gives what it made of one token the first time, if it is a module."""
+        body = self._model.get_decoder()
+        if self._of_one_token:
+            with giving(self._of_one_token[0], [body]):
+                yield
+        elif body is self._model:
+            yield
+        else:
+            hook = body.register_forward_hook(lambda *passed: self._of_one_token.append(passed[-1]))
+            try:
+                yield
+            finally:
+                hook.remove()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import pandas as pd
@@ -70,9 +71,10 @@ def at_budgets(
     """
     texts, options = _read_texts(paths, reading)
     states = load_file(base_states) if base_states else {}
-    damage, strengths = budget.measure(
-        model, edited, tokenizer, texts, options, section, configured, checkpoint, states, kept
-    )
+    with edited.reusing() if edited else nullcontext():
+        damage, strengths = budget.measure(
+            model, edited, tokenizer, texts, options, section, configured, checkpoint, states, kept
+        )
     return partial(cli.scores_once, name="budget", score=damage), strengths
 
 
@@ -129,14 +131,15 @@ def measured(
     taken = {"fluency"} & measures.keys() if "budget" in measures else set()
     by_measure: dict[str, list[pd.DataFrame]] = {name: [] for name in measures if name not in taken}
     realised = None
-    for label, strength in strengths.items():
-        if strength.scale is None:
-            continue
-        if edited:
-            share = edited.set_scale(strength.scale)
-            realised = share if realised is None else realised
-        so_far = checkpoint.nested(label) if label else checkpoint
-        for name, measured_before in by_measure.items():
-            measured_before.append(measures[name](so_far.nested(name)).assign(budget=label))
+    with edited.reusing() if edited else nullcontext():
+        for label, strength in strengths.items():
+            if strength.scale is None:
+                continue
+            if edited:
+                share = edited.set_scale(strength.scale)
+                realised = share if realised is None else realised
+            so_far = checkpoint.nested(label) if label else checkpoint
+            for name, measured_before in by_measure.items():
+                measured_before.append(measures[name](so_far.nested(name)).assign(budget=label))
     tables = {name: cli.stacked(several) for name, several in by_measure.items()}
     return tables | {name: tables["budget"].filter([*fluency.COLUMNS, "budget"]) for name in taken}, realised

@@ -9,6 +9,7 @@ Where a model can't do that, the harness's own way is taken: one without a mask 
 spaces), or a question beyond a sliding window, which the mask doesn't tell of.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from transformers import LogitsProcessorList
 from spunge.core.errors import InputError
 from spunge.core.progress import Progress, say
 from spunge.models import base_model
+from spunge.models.edited_model import run
 
 # By how many nats both ways may differ: in fp32 by rounding alone, 3e-5 at -40 (SmolLM2-135M). In half precision logits
 # between 16 and 32 are rounded to multiples of 16 · eps (0.125 in bfloat16), and the harness rounds log-likelihoods so
@@ -29,6 +31,7 @@ from spunge.models import base_model
 TOLERANCE = 1e-3
 ROUNDED = 2 * 16
 ROW_TOKENS = 512  # longer rows share more, but attention to what is masked costs more
+COMPARED = 8  # questions of a row, besides the shortest and the longest, that are asked the harness's own way, too
 # By model, hashes of the questions with which it was found to honour the mask.
 HONOURED: WeakKeyDictionary[torch.nn.Module, set[int]] = WeakKeyDictionary()
 NO_TEXT = "\0NaN\0"  # stands for what a model wrote whose logits were not finite
@@ -108,8 +111,8 @@ def _divide_for_check(requests, groups: Sequence[list[int]]) -> tuple[list[list[
 class PrefixSharingLM(HFLM):
     """The harness's model, with log-likelihoods of many continuations of many contexts computed together.
 
-    Whether a model honours the mask is checked whenever it is asked other questions than before: on a full row of
-    contexts, the shortest and the longest, against the harness's own way; where it doesn't, that way is taken for
+    Whether a model honours the mask is checked whenever it is asked other questions than before: on some contexts of a
+    full row, the shortest and the longest, against the harness's own way; where it doesn't, that way is taken for
     everything. Its weights may change meanwhile: what it makes of a mask doesn't. `cut` has the contexts
     whose start was left out because they are longer than the model's context.
     """
@@ -202,12 +205,16 @@ class PrefixSharingLM(HFLM):
         checked = hash(tuple((*context, -1, *asked) for _, context, asked in requests))
         if checked in (honoured := HONOURED.setdefault(self.model, set())):
             return scores
-        # The last choice of each context is enough, because it stands behind all others.
-        asked = [requests[numbers[-1]] for numbers in groups]
-        ends = torch.tensor([len(numbers) for numbers in groups]).cumsum(dim=0) - 1
-        for request, end, (expected, _) in zip(asked, ends.tolist(), self._plainly(asked), strict=True):
+        by_length = sorted(range(len(groups)), key=lambda group: len(requests[groups[group][0]][1]))
+        among = range(len(groups) - 1, -1, -max(1, len(groups) // COMPARED))
+        compared = sorted({*by_length[:1], *by_length[-1:], *among})
+        # The last choice of a context is enough, because it stands behind all others.
+        asked = [requests[groups[group][-1]] for group in compared]
+        ends = list(itertools.accumulate(map(len, groups)))
+        for request, group, (expected, _) in zip(asked, compared, self._plainly(asked), strict=True):
             allowed = TOLERANCE + ROUNDED * torch.finfo(self._logits_dtype).eps * len(request[2])
-            if not abs(scores[end][0] - expected) <= allowed:  # so that what isn't finite goes the plain way too
+            # So that what isn't finite goes the plain way, too.
+            if not abs(scores[ends[group] - 1][0] - expected) <= allowed:
                 self._mask_honoured = False
                 say("questions are asked choice by choice, since asked together they have other likelihoods")
                 return None
@@ -277,13 +284,17 @@ class PrefixSharingLM(HFLM):
         device = self.device
         mask = torch.zeros(visible.shape, dtype=self.model.dtype)
         mask = mask.masked_fill(~visible, torch.finfo(self.model.dtype).min)[:, None]
-        with base_model.logits_at(self.model, *torch.tensor(list(chosen), device=device).T):
-            logits = self.model(
+
+        def forward() -> torch.Tensor:
+            return self.model(
                 input_ids=tokens.to(device),
                 attention_mask=mask.to(device),
                 position_ids=positions.to(device),
                 use_cache=False,
             ).logits[0]
+
+        with base_model.logits_at(self.model, *torch.tensor(list(chosen), device=device).T):
+            logits = run(self.model, forward, tokens, positions, visible)
         self._logits_dtype = logits.dtype
         likeliest = logits.argmax(dim=-1)
         at, wanted = torch.tensor([chosen[place] for place in predicted_at]), torch.tensor(wanted)

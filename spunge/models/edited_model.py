@@ -27,6 +27,7 @@ class EditedModel:
         self._dtypes = {name: one.dtype for name, one in model.named_parameters(remove_duplicate=False)}
         self._unchanged = _layers_below(model, self._task_vector)
         self._is_checked, self._room = False, KEPT
+        self._kept: dict[int, torch.Tensor | tuple] = {}  # what the unchanged layers made of an input
 
     def set_scale(self, scale: float) -> float:
         """Set the factor λ, and return the share of the edit's norm that the weights hold."""
@@ -49,17 +50,32 @@ class EditedModel:
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         return {id(parameters[name]): name for name in self._stored if name in parameters}
 
-    @torch.no_grad()
-    def run(self, forward: Callable[[], torch.Tensor], kept: list) -> torch.Tensor:
-        """Return `forward()`, which runs the model on one input and returns a tensor, for less work at each further λ.
+    @contextmanager
+    def reusing(self) -> Iterator[None]:
+        """Within this context `run` of the model leaves out the layers below the first changed one, where it can.
 
-        The layers below the first changed one give the same at each λ: `kept`, empty at first and this input's own,
-        takes up their output while there is room. The first time that they are left out it is checked that this changes
-        nothing; it does where a layer reads more than the output of the one before, and then they are run.
+        They give the same at each λ, so what they made of an input is kept while there is room. Nothing but `set_scale`
+        may change the model meanwhile.
         """
-        if not kept or not self._unchanged:
-            below = self._unchanged[-1:]
-            hooks = [layer.register_forward_hook(lambda *passed: self._keep(passed[-1], kept)) for layer in below]
+        _REUSED[self.model] = self
+        try:
+            yield
+        finally:
+            del _REUSED[self.model]
+
+    @torch.no_grad()
+    def _run(self, forward: Callable[[], torch.Tensor], inputs: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Return what `run` does.
+
+        The first time that layers are left out it is checked that this changes nothing; it does where a layer reads
+        more than the output of the one before, and then they are run.
+        """
+        key = hash(tuple(part for tensor in inputs for part in (tensor.shape, tensor.cpu().numpy().tobytes())))
+        if key not in self._kept or not self._unchanged:
+            hooks = [
+                layer.register_forward_hook(lambda *passed: self._keep(key, passed[-1]))
+                for layer in self._unchanged[-1:]
+            ]
             try:
                 return forward()
             finally:
@@ -73,7 +89,7 @@ class EditedModel:
             TypeError,
             ValueError,
         )  # what is left out, wherever it is read
-        with suppress(*missing), _giving(kept[0], self._unchanged):
+        with suppress(*missing), giving(self._kept[key], self._unchanged):
             reused = forward()
         if self._is_checked and reused is not None:
             return reused
@@ -82,11 +98,20 @@ class EditedModel:
             self._unchanged = []
         return whole
 
-    def _keep(self, output: torch.Tensor | tuple, kept: list) -> None:
+    def _keep(self, key: int, output: torch.Tensor | tuple) -> None:
         size = (output if isinstance(output, torch.Tensor) else output[0]).numel()
         if size <= self._room:
             self._room -= size
-            kept.append(output)
+            self._kept[key] = output
+
+
+_REUSED: dict[torch.nn.Module, EditedModel] = {}  # by model, those whose `reusing` is in force
+
+
+def run(model: torch.nn.Module, forward: Callable[[], torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+    """Return `forward()`, a tensor that the model makes of nothing but these inputs, for less work within `reusing`."""
+    edited = _REUSED.get(model)
+    return edited._run(forward, inputs) if edited else forward()
 
 
 def _layers_below(model: torch.nn.Module, changed: Iterable[str]) -> Sequence[torch.nn.Module]:
@@ -100,13 +125,13 @@ def _layers_below(model: torch.nn.Module, changed: Iterable[str]) -> Sequence[to
 
 
 @contextmanager
-def _giving(output: torch.Tensor | tuple, layers: Sequence[torch.nn.Module]) -> Iterator[None]:
-    """Let layers return `output` whatever they are given."""
-    forwards = [layer.forward for layer in layers]
-    for layer in layers:
-        layer.forward = lambda *_, **__: output
+def giving(output: object, modules: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """Let modules return `output` whatever they are given."""
+    forwards = [module.forward for module in modules]
+    for module in modules:
+        module.forward = lambda *_, **__: output
     try:
         yield
     finally:
-        for layer, forward in zip(layers, forwards, strict=True):
-            layer.forward = forward
+        for module, forward in zip(modules, forwards, strict=True):
+            module.forward = forward

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from spunge.evaluation import budget
+from spunge.evaluation.prefix_sharing_lm import PrefixSharingLM
 from spunge.models import base_model, task_vector
 from spunge.models.edited_model import EditedModel
 
@@ -46,7 +47,7 @@ def edited(base, vector, dtype=torch.float32):
 
 def measured(model, tokenizer, batch_size=2):
     model.set_scale(0)
-    return budget.Damage(model.model, tokenizer, TEXTS, batch_size, 40, model)
+    return budget.Damage(model.model, tokenizer, TEXTS, batch_size, 40)
 
 
 @torch.no_grad()
@@ -85,7 +86,7 @@ def test_base_states_of_another_damage_to_the_same_texts_give_the_same(tiny_base
     model = edited(tiny_base, vector())
     of_base = measured(model, tokenizer)
     model.set_scale(1.5)
-    given = budget.Damage(model.model, tokenizer, TEXTS, 2, 40, model, of_base.base_states)
+    given = budget.Damage(model.model, tokenizer, TEXTS, 2, 40, of_base.base_states)
     assert of_base.base_states.shape == (of_base()["tokens"].sum(), model.model.config.hidden_size)
     pd.testing.assert_frame_equal(given(), of_base(), rtol=0, atol=0)
 
@@ -248,19 +249,20 @@ def test_layers_below_the_edit_are_run_once(tmp_path, family):
     model = edited(base, task_vector.read(tmp_path / "x.safetensors"))
     tokenizer, runs = base_model.load_tokenizer(base), []
     model.set_scale(0)
-    damages = [budget.Damage(model.model, tokenizer, TEXTS, 2, 40, of) for of in (model, None)]
+    damage = budget.Damage(model.model, tokenizer, TEXTS, 2, 40)
     first = base_model.decoder_layers(model.model)[1][0]
     inner = next(module for module in first.modules() if not [*module.children()])
     inner.register_forward_hook(lambda *_: runs.append(1))
-    for scale in (2.0, 0.5):
+    batches = len(TEXTS) // 2  # of two texts; one text has no two tokens
+    once = batches + 1  # and one token for its logits
+    for scale, further in ((2.0, once), (0.5, 1), (3.0, 0)):  # the second time one batch is checked
         model.set_scale(scale)
         runs.clear()
-        reusing, whole = (damage() for damage in damages)
-        pd.testing.assert_frame_equal(reusing, whole, rtol=0, atol=0)
-        assert whole["kl"].sum() > 0
-    batches = len(TEXTS) // 2  # of two texts; one text has no two tokens
-    # `whole` runs the layer, and each reads one token for its logits.
-    assert len(runs) == 3 * batches
+        with model.reusing():
+            reusing = damage()
+        assert len(runs) == further
+        pd.testing.assert_frame_equal(reusing, damage(), rtol=0, atol=0)
+        assert len(runs) == further + batches and reusing["kl"].sum() > 0
 
 
 @torch.no_grad()
@@ -269,11 +271,37 @@ def test_layers_that_read_more_than_the_layer_before_are_all_run(tiny_base, toke
     layers = model.model.model.layers
     layers[0].mlp.register_forward_hook(lambda _, __, output: seen.append(output))
     layers[2].register_forward_pre_hook(lambda _, inputs: (inputs[0] + seen[-1], *inputs[1:]))
-    model.set_scale(0)
-    damages = [budget.Damage(model.model, tokenizer, TEXTS, 2, 40, of) for of in (model, None)]
-    model.set_scale(2.0)
-    reusing, whole = (damage() for damage in damages)
-    pd.testing.assert_frame_equal(reusing, whole, rtol=0, atol=0)
+    damage = measured(model, tokenizer)
+    for scale in (2.0, 0.5, 3.0):
+        model.set_scale(scale)
+        with model.reusing():
+            reusing = damage()
+        pd.testing.assert_frame_equal(reusing, damage(), rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_questions_are_asked_at_each_factor_as_without_the_layers_that_were_kept(tiny_base, tokenizer, vector):
+    model, runs = edited(tiny_base, vector([DOWN[1]])), []
+    lower = model.model.model.layers[0].mlp
+    lower.register_forward_hook(lambda *_: runs.append(1))
+    contexts = [tokenizer(f"The capital of {name} is")["input_ids"] for name in ("Peru", "Kenya", "Japan", "Mali")]
+    requests = [("x", context, tokenizer(city)["input_ids"]) for context in contexts for city in (" Lima", " the town")]
+
+    def asked():
+        runs.clear()
+        return PrefixSharingLM(model.model, tokenizer, 2).log_likelihoods(requests)
+
+    asked()  # that the model honours the mask is checked once
+    found = []
+    for scale in (2.0, 0.5, 3.0):
+        model.set_scale(scale)
+        with model.reusing():
+            found.append(asked())
+            times = len(runs)
+        assert found[-1] == asked() and times <= len(runs)
+    assert times == 0 and len({one[0] for one in found}) == 3
+    lower.down_proj.weight.mul_(2)  # as an attack may, when nothing is reused
+    assert asked() != found[-1]
 
 
 def test_another_base_models_vector_is_refused(tiny_base, tmp_path):
