@@ -102,9 +102,10 @@ def python(arguments, program="python"):
     """The command of a job: the rule's script, with the library that lies beside it; what it says goes to the log, too.
 
     SIGTERM, which a cluster sends to all processes of a job, is for the script, that may have to save its state: the
-    shell and `tee` outlive it.
+    shell and `tee` outlive it. PyTorch shall take large pages for large tensors: each pass over a text makes new ones, and
+    to get their memory in small pages is a tenth of the work.
     """
-    environment = 'export PATH="$SPUNGE_PATH$PATH" PYTHONPATH="${{script%/scripts/*}}"'
+    environment = 'export PATH="$SPUNGE_PATH$PATH" PYTHONPATH="${{script%/scripts/*}}" THP_MEM_ALLOC_ENABLE=1'
     before = f"set -euo pipefail; trap '' TERM; script={{input.script:q}}; {environment};"
     return f"{before} {program} {{input.script:q}} {arguments} 2>&1 | tee {{log:q}}"
 
