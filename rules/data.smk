@@ -86,6 +86,7 @@ rule data:
         held_out=lambda wildcards: json.dumps(config["data"]["held_out"]),
         validation=config["data"]["validation"],
         tuned_by=JOBS.tuned_by,
+        limits_kept="--limits-kept" if "kept" in GRID.costs else "",
         minimum_texts=config["data"]["minimum_texts"],
         needed_by=json.dumps(GRID.tables),
         # Where nothing else asks about what is forgotten.
@@ -105,7 +106,7 @@ rule data:
             "--dataset {params.dataset} --options <(printf '%s' {params.options:q})"
             " --forget <(printf '%s' {params.forget:q}) --tasks <(printf '%s' {params.tasks:q})"
             " --held-out <(printf '%s' {params.held_out:q}) --validation {params.validation}"
-            " --tuned-by {params.tuned_by}"
+            " --tuned-by {params.tuned_by} {params.limits_kept}"
             " --minimum-texts {params.minimum_texts} --needed-by {params.needed_by:q} {params.wheels:q}"
             " --forget-output {output.forget:q} --retain-output {output.retain:q}"
             " --questions-output {output.questions:q} --prompts-output {output.prompts:q}"

@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--held-out", help="attributes of which nothing is retained, a JSON file, if any")
     parser.add_argument("--validation", type=float, default=0, help="share of each attribute's clusters")
     parser.add_argument("--tuned-by", nargs="?", help="table whose validation part judges trials, if any")
+    parser.add_argument("--limits-kept", action="store_true", help="validation asks about what is kept, for a budget")
     parser.add_argument("--minimum-texts", type=int, default=1, help="fewest forget texts of an attribute")
     parser.add_argument("--wheel", action="append", default=[], metavar="NAME=PATH", help="a downloaded wheel")
     for table in TABLES:
@@ -57,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
             held_out = read_json(arguments.held_out) if arguments.held_out else []
             built = tables.hold_out(built, held_out, to_forget)
             built, validation = tables.divide(built, arguments.validation)
-            tables.check_parts(built, validation, to_forget, held_out, arguments.tuned_by)
+            tuned_by, limits_kept = arguments.tuned_by, arguments.limits_kept
+            tables.check_parts(built, validation, to_forget, held_out, tuned_by, limits_kept)
         for table in DIVIDED:
             if path := getattr(arguments, f"validation_{table}_output"):
                 tables.write(getattr(validation, table), table, path)

@@ -600,13 +600,20 @@ def check_parts(
     forget: Collection[str],
     held_out: Collection[str] = (),
     tuned_by: str | None = None,
+    limits_kept: bool = False,
 ) -> None:
     """Raise InputError where a part that `divide` returned lacks what is read of it.
 
     In the test, each table asks about all of the attributes to forget or held out that it asks about at all. In the
     validation, the table `tuned_by`, by which trials are judged, asks about those to forget, and the others have rows,
-    since a trial reads all of them; without `tuned_by` there are no trials. Of prompts the toxic ones ask.
+    since a trial reads all of them; without `tuned_by` there are no trials. Of prompts the toxic ones ask. With
+    `limits_kept` a budget is a loss of accuracy on what is kept, so the validation's questions ask about that.
     """
+    if limits_kept and not (validation.questions is not None and _asked(validation.questions) - {*forget}):
+        raise InputError(
+            "table questions: no question about what is kept is in the part validation, by which the budget `kept` "
+            "sets λ; give some, or take another budget"
+        )
     parts = {TEST: (test, (*DIVIDED, "rephrased")), VALIDATION: (validation, DIVIDED if tuned_by else ())}
     for part, (of_part, names) in parts.items():
         for name in names:

@@ -510,6 +510,14 @@ def test_every_attribute_to_forget_is_asked_about_in_the_part_that_is_read(good)
         tables.check_parts(*divided(good, "questions", both + only_validation), ["A"], ["B"])
 
 
+def test_the_validation_asks_about_what_is_kept_where_a_budget_limits_its_loss(good):
+    of_a = [("A", "a1", "test"), ("A", "a2", "validation"), ("C", "c1", "test")]
+    kept = "no question about what is kept is in the part validation, by which the budget `kept` sets λ"
+    with pytest.raises(InputError, match=kept):
+        tables.check_parts(*divided(good, "questions", of_a), ["A"], limits_kept=True)
+    tables.check_parts(*divided(good, "questions", [*of_a, ("C", "c2", "validation")]), ["A"], limits_kept=True)
+
+
 def test_no_cluster_that_attributes_share_takes_one_out_of_the_test(good):
     shared = [(attribute, f"c{number}", "toxic") for number in range(4) for attribute in "AB"]
     tables.check_parts(*divided(good, "prompts", shared), ["A", "B"], tuned_by="prompts")
