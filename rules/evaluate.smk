@@ -65,6 +65,8 @@ rule evaluate:
         f"{LOGS}/evaluate/{{candidate}}.log",
     benchmark:
         f"{BENCHMARKS}/evaluate/{{candidate}}.tsv"
+    # The base model, for which no λ is solved, takes least: it fills what the last candidate leaves free.
+    priority: lambda wildcards: -1 if wildcards.candidate == "base" else 0
     conda:
         ENVS / "evaluate.yaml"
     resources:
