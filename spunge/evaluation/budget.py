@@ -20,7 +20,7 @@ from spunge.core.errors import InputError
 from spunge.core.progress import say
 from spunge.experiment.records import COSTS, budget_label
 from spunge.models import base_model
-from spunge.models.edited_model import EditedModel, giving, run
+from spunge.models.edited_model import EditedModel, run, running_once
 from spunge.training.batches import pad
 from spunge.training.resume import Checkpoint, State
 
@@ -270,7 +270,9 @@ class Damage:
         self._batches = [(rows, [torch.tensor(tokens[row]) for row in rows]) for rows in batches]
         # `set_sums` gives a changed parameter other memory, so this stays the base's.
         self._base_head = {name: parameter.data for name, parameter in self._head.named_parameters()}
-        self._of_one_token: list = []  # what the model's body, all below the output embedding, made of one
+        # All below the output embedding, if that is a module, and what it made of one token.
+        self._body = [body] if (body := model.get_decoder()) is not model else []
+        self._of_one_token: list = []
         if base_states is None:
             self._base_states = [self._states(number) for number in range(len(self._batches))]
         else:
@@ -354,27 +356,14 @@ class Damage:
         try:
             for name, parameter in parameters.items() if of_base else ():
                 parameter.data = self._base_head[name]
-            with _before(self._head, lambda _, inputs: (states[None], *inputs[1:])), self._without_body():
+            with (
+                _before(self._head, lambda _, inputs: (states[None], *inputs[1:])),
+                running_once(self._body, self._of_one_token),
+            ):
                 return self._model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=states.device)).logits[0]
         finally:
             for name, parameter in parameters.items():
                 parameter.data = edited[name]
-
-    @contextmanager
-    def _without_body(self) -> Iterator[None]:
-        """Within this context the model's body gives what it made of one token the first time, if it is a module."""
-        body = self._model.get_decoder()
-        if self._of_one_token:
-            with giving(self._of_one_token[0], [body]):
-                yield
-        elif body is self._model:
-            yield
-        else:
-            hook = body.register_forward_hook(lambda *passed: self._of_one_token.append(passed[-1]))
-            try:
-                yield
-            finally:
-                hook.remove()
 
 
 @contextmanager

@@ -9,7 +9,6 @@ Where a model can't do that, the harness's own way is taken: one without a mask 
 spaces), or a question beyond a sliding window, which the mask doesn't tell of.
 """
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -31,7 +30,6 @@ from spunge.models.edited_model import run
 TOLERANCE = 1e-3
 ROUNDED = 2 * 16
 ROW_TOKENS = 512  # longer rows share more, but attention to what is masked costs more
-COMPARED = 8  # questions of a row, besides the shortest and the longest, that are asked the harness's own way, too
 # By model, hashes of the questions with which it was found to honour the mask.
 HONOURED: WeakKeyDictionary[torch.nn.Module, set[int]] = WeakKeyDictionary()
 NO_TEXT = "\0NaN\0"  # stands for what a model wrote whose logits were not finite
@@ -111,8 +109,8 @@ def _divide_for_check(requests, groups: Sequence[list[int]]) -> tuple[list[list[
 class PrefixSharingLM(HFLM):
     """The harness's model, with log-likelihoods of many continuations of many contexts computed together.
 
-    Whether a model honours the mask is checked whenever it is asked other questions than before: on some contexts of a
-    full row, the shortest and the longest, against the harness's own way; where it doesn't, that way is taken for
+    Whether a model honours the mask is checked whenever it is asked other questions than before: on a full row of
+    contexts, the shortest and the longest, against the harness's own way; where it doesn't, that way is taken for
     everything. Its weights may change meanwhile: what it makes of a mask doesn't. `cut` has the contexts
     whose start was left out because they are longer than the model's context.
     """
@@ -205,16 +203,12 @@ class PrefixSharingLM(HFLM):
         checked = hash(tuple((*context, -1, *asked) for _, context, asked in requests))
         if checked in (honoured := HONOURED.setdefault(self.model, set())):
             return scores
-        by_length = sorted(range(len(groups)), key=lambda group: len(requests[groups[group][0]][1]))
-        among = range(len(groups) - 1, -1, -max(1, len(groups) // COMPARED))
-        compared = sorted({*by_length[:1], *by_length[-1:], *among})
-        # The last choice of a context is enough, because it stands behind all others.
-        asked = [requests[groups[group][-1]] for group in compared]
-        ends = list(itertools.accumulate(map(len, groups)))
-        for request, group, (expected, _) in zip(asked, compared, self._plainly(asked), strict=True):
+        # The last choice of each context is enough, because it stands behind all others.
+        asked = [requests[numbers[-1]] for numbers in groups]
+        ends = torch.tensor([len(numbers) for numbers in groups]).cumsum(dim=0) - 1
+        for request, end, (expected, _) in zip(asked, ends.tolist(), self._plainly(asked), strict=True):
             allowed = TOLERANCE + ROUNDED * torch.finfo(self._logits_dtype).eps * len(request[2])
-            # So that what isn't finite goes the plain way, too.
-            if not abs(scores[ends[group] - 1][0] - expected) <= allowed:
+            if not abs(scores[end][0] - expected) <= allowed:  # so that what isn't finite goes the plain way too
                 self._mask_honoured = False
                 say("questions are asked choice by choice, since asked together they have other likelihoods")
                 return None

@@ -27,7 +27,7 @@ class EditedModel:
         self._dtypes = {name: one.dtype for name, one in model.named_parameters(remove_duplicate=False)}
         self._unchanged = _layers_below(model, self._task_vector)
         self._is_checked, self._room = False, KEPT
-        self._kept: dict[int, torch.Tensor | tuple] = {}  # what the unchanged layers made of an input
+        self._kept: dict[int, list[torch.Tensor | tuple]] = {}  # what the unchanged layers made of an input
 
     def set_scale(self, scale: float) -> float:
         """Set the factor λ, and return the share of the edit's norm that the weights hold."""
@@ -72,15 +72,11 @@ class EditedModel:
         """
         key = hash(tuple(part for tensor in inputs for part in (tensor.shape, tensor.cpu().numpy().tobytes())))
         if key not in self._kept or not self._unchanged:
-            hooks = [
-                layer.register_forward_hook(lambda *passed: self._keep(key, passed[-1]))
-                for layer in self._unchanged[-1:]
-            ]
-            try:
-                return forward()
-            finally:
-                for hook in hooks:
-                    hook.remove()
+            outputs = []
+            with running_once(self._unchanged, outputs):
+                result = forward()
+            self._keep(key, outputs)
+            return result
         reused = None
         missing = (
             AttributeError,
@@ -89,7 +85,7 @@ class EditedModel:
             TypeError,
             ValueError,
         )  # what is left out, wherever it is read
-        with suppress(*missing), giving(self._kept[key], self._unchanged):
+        with suppress(*missing), running_once(self._unchanged, self._kept[key]):
             reused = forward()
         if self._is_checked and reused is not None:
             return reused
@@ -98,11 +94,11 @@ class EditedModel:
             self._unchanged = []
         return whole
 
-    def _keep(self, key: int, output: torch.Tensor | tuple) -> None:
-        size = (output if isinstance(output, torch.Tensor) else output[0]).numel()
-        if size <= self._room:
+    def _keep(self, key: int, outputs: list[torch.Tensor | tuple]) -> None:
+        size = sum((output if isinstance(output, torch.Tensor) else output[0]).numel() for output in outputs)
+        if outputs and size <= self._room:
             self._room -= size
-            self._kept[key] = output
+            self._kept[key] = outputs
 
 
 _REUSED: dict[torch.nn.Module, EditedModel] = {}  # by model, those whose `reusing` is in force
@@ -125,13 +121,19 @@ def _layers_below(model: torch.nn.Module, changed: Iterable[str]) -> Sequence[to
 
 
 @contextmanager
-def giving(output: object, modules: Sequence[torch.nn.Module]) -> Iterator[None]:
-    """Let modules return `output` whatever they are given."""
-    forwards = [module.forward for module in modules]
-    for module in modules:
-        module.forward = lambda *_, **__: output
+def running_once(modules: Sequence[torch.nn.Module], outputs: list) -> Iterator[None]:
+    """Let modules run that follow one another, and add the last one's output to `outputs`; if it has one, give that."""
+    hooks, forwards = [], {}
+    if outputs:
+        forwards = {module: module.forward for module in modules}
+        for module in modules:
+            module.forward = lambda *_, **__: outputs[0]
+    else:
+        hooks = [module.register_forward_hook(lambda *passed: outputs.append(passed[-1])) for module in modules[-1:]]
     try:
         yield
     finally:
-        for module, forward in zip(modules, forwards, strict=True):
+        for module, forward in forwards.items():
             module.forward = forward
+        for hook in hooks:
+            hook.remove()

@@ -22,8 +22,7 @@ WHEELS = {requirement: size for requirement, (size,) in _by_name("wheels.csv").i
 # lm-eval's tasks that score choices: questions, as published; roughly, tokens of one with all choices; subtasks.
 TASKS = _by_name("tasks.csv")
 
-# At its peak, operations a second by dtype, and bytes read. H100: NVIDIA's data sheet (SXM), without sparsity, fp32
-# without TF32. A core: 32 operations a cycle (AVX2, two fused products and sums of 8) at 2.5 GHz; bytes roughly.
+# At its peak, operations a second by dtype, and bytes read; docs/plan.md says where each number is from.
 DEVICES = {
     "one H100": {"bfloat16": H100_PEAK, "float16": H100_PEAK, "float32": 67e12, "bandwidth": 3.35e12},
     "one CPU core": {"bfloat16": 80e9, "float16": 80e9, "float32": 80e9, "bandwidth": 20e9},

@@ -293,13 +293,13 @@ def test_questions_are_asked_at_each_factor_as_without_the_layers_that_were_kept
 
     asked()  # that the model honours the mask is checked once
     found = []
-    for scale in (2.0, 0.5, 3.0):
+    for scale, times in ((2.0, 1), (0.5, 1), (3.0, 0)):  # the second time it is checked that nothing changes
         model.set_scale(scale)
         with model.reusing():
             found.append(asked())
-            times = len(runs)
-        assert found[-1] == asked() and times <= len(runs)
-    assert times == 0 and len({one[0] for one in found}) == 3
+        assert len(runs) == times
+        assert found[-1] == asked() and len(runs) == 1
+    assert len({one[0] for one in found}) == 3
     lower.down_proj.weight.mul_(2)  # as an attack may, when nothing is reused
     assert asked() != found[-1]
 
