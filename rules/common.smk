@@ -102,8 +102,7 @@ def python(arguments, program="python"):
     """The command of a job: the rule's script, with the library that lies beside it; what it says goes to the log, too.
 
     SIGTERM, which a cluster sends to all processes of a job, is for the script, that may have to save its state: the
-    shell and `tee` outlive it. PyTorch shall take large pages for large tensors: each pass over a text makes new ones, and
-    to get their memory in small pages takes a twentieth of the time.
+    shell and `tee` outlive it. PyTorch takes large pages for large tensors: small ones cost a twentieth of the time.
     """
     environment = 'export PATH="$SPUNGE_PATH$PATH" PYTHONPATH="${{script%/scripts/*}}" THP_MEM_ALLOC_ENABLE=1'
     before = f"set -euo pipefail; trap '' TERM; script={{input.script:q}}; {environment};"

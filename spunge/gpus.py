@@ -142,9 +142,8 @@ def take(devices: Sequence[Device], gpus: int, memory: int, job: str) -> list[De
     one was given, so the same names mean nothing outside it. More than there is raises InputError.
     """
     wanted = f"{gpus} GPU{'s' if gpus > 1 else ''}"
-    by_key = {
-        f"{job} {device.key}".strip(): device for device in devices if device.memory is None or device.memory >= memory
-    }
+    fitting = [device for device in devices if device.memory is None or device.memory >= memory]
+    by_key = {f"{job} {device.key}".strip(): device for device in fitting}
     if len(by_key) < gpus:
         each = f" with {memory} MB of memory each" if memory else ""
         have = ", ".join(device.name + (f" ({device.memory} MB)" if device.memory else "") for device in devices)

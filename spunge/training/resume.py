@@ -232,9 +232,7 @@ class _Stored(UserDict):
         return self.data[name].get_tensor(name).clone()  # the file itself goes with the next save
 
 
-def identity(
-    facts: Mapping[str, object], model: str | os.PathLike, files: Iterable[str | os.PathLike], large: Iterable = ()
-) -> str:
+def identity(facts: Mapping[str, object], model: str | os.PathLike, files: Iterable, large: Iterable = ()) -> str:
     """Return a SHA-256 over all that a job's result depends on, as 64 hexadecimal digits.
 
     `facts` are options and whatever else JSON can hold, `model` the base model's folder, `files` data and code of the
