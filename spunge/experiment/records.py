@@ -8,6 +8,7 @@
 - `rmu/joint/seed100/trial2`: the same with the options of a trial, of which tuning chooses one.
 """
 
+import contextlib
 import functools
 import re
 from collections.abc import Iterable, Mapping
@@ -30,9 +31,12 @@ def budget_label(cost: str, budget: float) -> str:
 
 
 def parse_budget(label: str) -> tuple[str, float]:
-    """Return the cost and the budget that a label names."""
+    """Return the cost and the budget that a label names; raise InputError where it names none."""
     cost, _, budget = label.partition("=")
-    return cost, float(budget)
+    with contextlib.suppress(ValueError):
+        if cost in COSTS:
+            return cost, float(budget)
+    raise InputError(f"{label!r} is no budget: they read like {budget_label(COSTS[0], 0.03)}, of {', '.join(COSTS)}")
 
 
 UNDIVIDED, SPLIT = rf"(?:{'|'.join(splits.UNDIVIDED)})", rf"(?:{'|'.join(splits.GROUPED)})(?:-\d+)?"

@@ -170,7 +170,8 @@ def read(path: str | os.PathLike) -> pandas.DataFrame:
 
     Attributes become one line each.
 
-    Raises InputError for a missing file or column, a number that is none, several experiments or a row told twice.
+    Raises InputError for a missing file or column, a number or a budget that is none, several experiments or a row told
+    twice.
     """
     try:
         header = pandas.read_csv(path, nrows=0)
@@ -201,6 +202,7 @@ def read(path: str | os.PathLike) -> pandas.DataFrame:
     if len(twice):
         row = ", ".join(f"{column} {twice.iloc[0][column]!r}" for column in key)
         raise InputError(f"{path} has {len(twice)} rows twice, the first is {row}; keep one of each")
+    budgets(evaluations)  # one that is none shows here, not in some figure
     return evaluations
 
 

@@ -359,6 +359,8 @@ def test_reading_keeps_text_as_text_and_numbers_as_numbers(tmp_path):
         (lambda table: table.astype({"value": str}).replace({"value": {"0.704": "high"}}), "cannot be read"),
         (lambda table: table.assign(experiment=[*["a"] * (len(table) - 1), "b"]), r"several experiments \(a, b\)"),
         (lambda table: table.iloc[[*range(len(table)), 0]], "rows twice, the first is candidate 'base'"),
+        (lambda table: table.assign(budget="kl"), "'kl' is no budget: they read like kl=0.03, of kl, perplexity, kept"),
+        (lambda table: table.assign(budget="loss=0.03"), "'loss=0.03' is no budget"),
     ],
 )
 def test_a_bad_table_is_told_in_one_sentence(tmp_path, spoil, message):
