@@ -20,11 +20,13 @@ rule compare:
         library=library("compare.py"),
         metrics=JOBS.metrics,
         seeds=GRID.seeds,
+        budgets=JOBS.budgets_of_evaluation,
     message:
         "Combine the seeds and compare the candidates' {wildcards.evaluation}"
     shell:
         python(
             "--evaluation {wildcards.evaluation} --metrics {params.metrics:q} --seeds {params.seeds}"
+            " --budgets {params.budgets}"
             " --attributes {input.attributes:q} --scores @<(printf '%s\\n' {input.scores:q}) --output {output:q}"
         )
 

@@ -14,6 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--evaluation", required=True, help="its name in evaluations.csv")
     parser.add_argument("--metrics", type=json.loads, help="its METRICS as JSON, if it has its own")
     parser.add_argument("--seeds", required=True, nargs="+", help="the experiment's, also those without scores")
+    parser.add_argument("--budgets", default=[], nargs="*", help="what this is measured at, also without scores")
     parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
     parser.add_argument("--scores", required=True, nargs="+", help="scores of all candidates, Parquet")
     parser.add_argument("--output", required=True, help="rows of evaluations.csv")
@@ -28,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
         scores = pd.concat([pd.read_parquet(path) for path in arguments.scores], ignore_index=True)
         attributes = statistics.attributes(scores, json.loads(arguments.attributes.read_text()))
         metrics = {name: statistics.Metric(**metric) for name, metric in (arguments.metrics or {}).items()}
-        rows = statistics.comparisons(scores, arguments.evaluation, attributes, metrics, arguments.seeds)
+        measured_at = arguments.seeds, arguments.budgets
+        rows = statistics.comparisons(scores, arguments.evaluation, attributes, metrics, *measured_at)
         with whole_file(arguments.output) as temporary:
             rows.to_csv(temporary, index=False)
 

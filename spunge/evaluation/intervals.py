@@ -62,11 +62,14 @@ class Variance:
         with np.errstate(all="ignore"):
             return stdtrit(self.degrees_of_freedom, (1 + CONFIDENCE) / 2) * np.sqrt(self.total)
 
-    def p_value(self, difference: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        """Return the two-sided p-values of differences, `scale` as of a Metric; below 0.05 if the interval has no 0."""
+    def p_value(self, difference: np.ndarray, scale: np.ndarray, largest: float = 1) -> np.ndarray:
+        """Return the two-sided p-values of differences; below 0.05 if the interval has no 0.
+
+        `scale` is as of a Metric, `largest` what a share's difference can be.
+        """
         with np.errstate(all="ignore"):
             p = 2 * stdtr(self.degrees_of_freedom, -np.abs(difference) / np.sqrt(self.total))
-            by_clusters = np.minimum(2 * (1 - np.abs(difference)) ** self.number_of_clusters, 1)
+            by_clusters = np.minimum(2 * (1 - np.abs(difference) / largest) ** self.number_of_clusters, 1)
         unanimous = np.where(scale == SHARE, by_clusters, (difference == 0).astype(float))
         p = np.where(self.total <= ROUNDING, unanimous, p)
         return np.where(np.isfinite(difference), p, np.nan)
@@ -76,10 +79,12 @@ class Variance:
         """The largest share of clusters that may well show in none of these: Clopper and Pearson's "rule of three"."""
         return 1 - ((1 - CONFIDENCE) / 2) ** (1 / self.number_of_clusters)
 
-    def interval(self, value: np.ndarray, scale: np.ndarray, signed: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return the intervals' ends; `scale` as of a Metric, `signed` for differences of estimates."""
+    def interval(
+        self, value: np.ndarray, scale: np.ndarray, signed: bool, largest: float = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the intervals' ends; `scale` and `largest` as for `p_value`, `signed` for differences of estimates."""
         half, unanimous = self.half_width, self.total <= ROUNDING
-        half = np.where(unanimous, np.where(scale == SHARE, self.largest_unseen, 0), half)
+        half = np.where(unanimous, np.where(scale == SHARE, largest * self.largest_unseen, 0), half)
         low, high = value - half, value + half
         if not signed:
             with np.errstate(all="ignore"):
@@ -88,7 +93,8 @@ class Variance:
                     np.where(scale == EXPONENTIAL, of_exponential, end)
                     for of_exponential, end in ((value / factor, low), (value * factor, high))
                 )
-        least, most = (np.where(scale == SHARE, *ends) for ends in ((-1 if signed else 0, -np.inf), (1, np.inf)))
+        ends = ((-largest if signed else 0, -np.inf), (largest, np.inf))
+        least, most = (np.where(scale == SHARE, *of_scales) for of_scales in ends)
         return np.maximum(low, least), np.minimum(high, most)
 
 

@@ -185,10 +185,18 @@ class Scored:
         signed = rival is not None
         difference = influences - rival if signed else influences
 
-        def tidy(labels, questions: np.ndarray, of: Influences, starts: Sequence[int], signed: bool, metric: str = ""):
+        def tidy(
+            labels,
+            questions: np.ndarray,
+            of: Influences,
+            starts: Sequence[int],
+            signed: bool,
+            metric: str = "",
+            largest: float = 1,
+        ):
             variance, scale = of.variance(starts), np.array([[SHARE]]) if metric else self.scale
-            interval = variance.interval(of.value, scale, signed)
-            p = variance.p_value(of.value, scale) if minus else np.nan
+            interval = variance.interval(of.value, scale, signed, largest)
+            p = variance.p_value(of.value, scale, largest) if minus else np.nan
             names = [metric] if metric else [*self.metrics]
             return self._tidy(described, names, minus, labels, of.value, *interval, p, questions)
 
@@ -196,7 +204,10 @@ class Scored:
         for label, weights in self.means.items():
             questions = self.questions[weights != 0].sum()
             combined = self.units.combined(difference, weights)
-            yield from tidy([label], questions, combined, [0], signed or label == RETAIN_MINUS_FORGET)
+            is_difference = label == RETAIN_MINUS_FORGET  # in itself, so its differences go from -2 to 2
+            yield from tidy(
+                [label], questions, combined, [0], signed or is_difference, largest=1 + (signed and is_difference)
+            )
         if RETAIN_MEAN in self.means and any(self.of_utility):
             utility, questions = self._utility(influences)
             if signed:
@@ -279,8 +290,11 @@ def estimates(
     for described in scored.described:
         influences = scored.influences([described["candidate"]], described["budget"])
         rows += scored.rows(described, influences)
-    tests = forget_qualities(scores)
-    rows += [_forget_quality(described, evaluation, tests, [described["candidate"]]) for described in scored.described]
+    tests = forget_qualities(scores, attributes.forget)
+    rows += [
+        _forget_quality(described, evaluation, tests, [described["candidate"]], [described["budget"]])
+        for described in scored.described
+    ]
     return pd.DataFrame([*filter(None, rows), *_cut(scores, evaluation)], columns=COLUMNS)
 
 
@@ -292,17 +306,18 @@ def _cut(scores: pd.DataFrame, evaluation: str) -> Iterator[tuple]:
                 yield (*key[:-1], evaluation, key[-1], "cut", cut.sum(), *[np.nan] * 3, len(cut))
 
 
-def forget_qualities(scores: pd.DataFrame) -> pd.DataFrame:
+def forget_qualities(scores: pd.DataFrame, forget: Collection[str]) -> pd.DataFrame:
     """Return TOFU's forget quality by candidate and budget, and the number `n` of questions; none without retain_model.
 
-    It is the p-value of a two-sample Kolmogorov-Smirnov test of the truth ratios, as OpenUnlearning's: high where they
-    can't be told from those of a model that was never trained on what is forgotten. NaN where one is.
+    It is the p-value of a two-sample Kolmogorov-Smirnov test of the truth ratios about what is to be forgotten, as
+    OpenUnlearning's: high where they can't be told from those of a model that was never trained on it. NaN where one
+    is.
     """
     if "retain_model" not in scores:
         return pd.DataFrame(columns=["value", "n"])
     from scipy.stats import ks_2samp  # takes half a second
 
-    known = scores[scores["retain_model"].notna()]
+    known = scores[scores["retain_model"].notna() & scores["attribute"].isin(forget)]
     tested = {
         key: (ks_2samp(rows["truth_ratio"], rows["retain_model"], nan_policy="propagate").pvalue, len(rows))
         for key, rows in known.groupby(["candidate", "budget"], sort=False)
@@ -311,16 +326,17 @@ def forget_qualities(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _forget_quality(
-    described: Mapping[str, str], evaluation: str, tests: pd.DataFrame, candidates: Sequence[str]
+    described: Mapping[str, str],
+    evaluation: str,
+    tests: pd.DataFrame,
+    candidates: Sequence[str],
+    budgets: Sequence[str],
 ) -> tuple | None:
     """Return the row with the geometric mean of a candidate's seeds' forget quality; None where one has none.
 
     It has no interval: a p-value is not an estimate of anything.
     """
-    at_each = [described["budget"]]
-    if at_each == [ALL_BUDGETS]:
-        at_each = [budget for budget in dict.fromkeys(budget for _, budget in tests.index) if budget != AS_TRAINED]
-    wanted = [(candidate, budget) for candidate in candidates for budget in at_each]
+    wanted = [(candidate, budget) for candidate in candidates for budget in budgets]
     if not wanted or not all(key in tests.index for key in wanted):
         return None
     with np.errstate(divide="ignore"):
@@ -335,6 +351,7 @@ def comparisons(
     attributes: Attributes,
     wanted: Mapping[str, Metric] | None = None,
     seeds: Collection[str] = (),
+    budgets: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return tidy rows (COLUMNS) for all candidates with their seeds combined, and for the differences between them.
 
@@ -342,17 +359,19 @@ def comparisons(
     every budget, for every single seed and for all seeds together. The budget `all` is the mean over all of them. A
     candidate with a seed that doesn't reach a budget has no rows there for all seeds together, and none of `all`. For
     the means of merged attribute splits there are also the parts of the differences' variances. `scores` and
-    `wanted` are as for Scored. `seeds` are the experiment's: one in which no candidate reaches a budget has no scores.
+    `wanted` are as for Scored. `seeds` and `budgets` are all that this is measured at: what no candidate reaches has no
+    scores.
     """
     if scores.empty:  # no prompt need be neutral
         return pd.DataFrame(columns=COLUMNS)
     scored = Scored(scores, evaluation, attributes, wanted)
+    scored.budgets = list(dict.fromkeys([*budgets, *scored.budgets]))
     base = scored.influences([BASE.path], AS_TRAINED)
     of_candidates = {
         Candidate.parse(described["candidate"]): described for described in scored.described if described["method"]
     }
     seeds = sorted({*seeds, *(candidate.seed for candidate in of_candidates)}, key=int)
-    rows, tests = [], forget_qualities(scores)
+    rows, tests = [], forget_qualities(scores, attributes.forget)
     for label, chosen in [*((seed, [seed]) for seed in seeds), (ALL_SEEDS, seeds)]:
         candidates = {candidate.with_seed(label): described for candidate, described in of_candidates.items()}
         paths = {candidate: [candidate.with_seed(seed).path for seed in chosen] for candidate in candidates}
@@ -363,7 +382,8 @@ def comparisons(
                 described = candidates[candidate] | {"candidate": candidate.path, "seed": label, "budget": budget}
                 if label == ALL_SEEDS or budget == ALL_BUDGETS:
                     rows += scored.rows(described, influences)
-                    rows.append(_forget_quality(described, evaluation, tests, paths[candidate]))
+                    at = scored.budgets if budget == ALL_BUDGETS else [budget]
+                    rows.append(_forget_quality(described, evaluation, tests, paths[candidate], at))
                 for name, rival in candidate.rivals.items():
                     if rival in known:
                         rows += scored.rows(described, influences, known[rival], f"_minus_{name}")

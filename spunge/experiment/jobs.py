@@ -351,6 +351,12 @@ class Jobs:
         """The files that hold a model's evaluations."""
         return [self.project / "spunge" / "evaluation" / f"{name}.py" for name in self.grid.of_a_model]
 
+    def budgets_of_evaluation(self, wildcards: SimpleNamespace) -> list[str]:
+        """Return the labels of the budgets that an evaluation is made at: one, for what begins from a candidate."""
+        grid = self.grid
+        at_one = ["benchmarks", *grid.attack_names]
+        return [at for at in ([grid.middle_budget] if wildcards.evaluation in at_one else grid.budgets) if at]
+
     def metrics(self, wildcards: SimpleNamespace) -> str:
         """Return an evaluation's METRICS; null where its score table says which they are."""
         return json.dumps(configuration.model_evaluations().get(wildcards.evaluation, {}).get("metrics"))

@@ -216,6 +216,17 @@ def test_forget_quality_is_the_p_value_of_a_kolmogorov_smirnov_test_and_over_see
     assert quality["value"] == pytest.approx(stats.gmean([*expected.values()]))
 
 
+def test_forget_quality_asks_about_what_is_forgotten_alone():
+    """A retain model that was asked everything has truth ratios of what is kept, too."""
+    part, whole = scored(5), scored(5)
+    whole["retain_model"] = whole["retain_model"].fillna(whole["truth_ratio"] / 3)
+    qualities = [
+        value(statistics.estimates(of(scores), "answers", ATTRIBUTES, answers.METRICS), "forget_quality", FORGET_MEAN)
+        for scores in (part, whole)
+    ]
+    assert qualities[0][["value", "n"]].tolist() == qualities[1][["value", "n"]].tolist()
+
+
 def test_forget_quality_of_a_broken_model_is_no_number():
     scores = scored(5)
     scores.loc[scores["attribute"] == "gone", "truth_ratio"] = np.where(np.arange(40) == 3, np.nan, 1.0)

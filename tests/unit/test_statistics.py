@@ -516,6 +516,17 @@ def test_differences_are_made_at_the_same_budget_and_all_is_their_mean():
     assert against == pytest.approx(column(spunge[0], "Africa").mean() + 0.1 - column(joint, "Africa").mean())
 
 
+def test_a_budget_that_nobody_reaches_leaves_no_mean_over_all_budgets():
+    """Else the others' mean would stand for it, until an arm that nobody asks about reaches it."""
+    joint, spunge = (
+        at_budgets(knowledge(name, "0"), {"kl=0.01": 0.0}) for name in ("rmu/joint", "rmu/attribute/merge/ties")
+    )
+    scores = pd.concat([knowledge("base"), *joint, *spunge], ignore_index=True)
+    for budgets, there in ((["kl=0.01"], {"kl=0.01", "all"}), (["kl=0.01", "kl=0.1"], {"kl=0.01"})):
+        table = statistics.comparisons(scores, "knowledge", ATTRIBUTES, budgets=budgets)
+        assert set(table["budget"]) == there, budgets
+
+
 def test_a_seed_in_which_nobody_reaches_the_budget_is_not_left_out_of_all_seeds():
     """At the one budget of attacks such a seed has no scores at all."""
     scores = all_candidates(knowledge, seeds=("0", "1"))
@@ -526,6 +537,23 @@ def test_a_seed_in_which_nobody_reaches_the_budget_is_not_left_out_of_all_seeds(
     pd.testing.assert_frame_equal(asked_of[2], single.reset_index(drop=True), check_dtype=False)
     base_alone = statistics.comparisons(knowledge("base"), "quantised_4", ATTRIBUTES, seeds="012")
     assert base_alone.empty and list(base_alone.columns) == COLUMNS
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.05])
+def test_a_difference_of_two_differences_may_be_larger_than_one(spread):
+    """What is kept minus what is left of what was to be forgotten lies between -1 and 1, so a difference in ±2."""
+    generator = np.random.default_rng(0)
+    levels = {"rmu/joint": (0.9, 0.1), "rmu/attribute/merge/ties": (0.05, 0.95)}
+    scores = [knowledge("base")]
+    for name, (left, kept) in levels.items():
+        means = dict.fromkeys(ATTRIBUTES.forget, left) | dict.fromkeys(ATTRIBUTES.retain, kept)
+        values = {attribute: mean + spread * generator.uniform(-1, 1, size=20) for attribute, mean in means.items()}
+        scores.append(knowledge(name, "0", values))
+    table = statistics.comparisons(pd.concat(scores, ignore_index=True), "knowledge", ATTRIBUTES)
+    one = {"candidate": "rmu/attribute/merge/ties", "seed": "all"}
+    row = cell(table, RETAIN_MINUS_FORGET, "accuracy_minus_joint", **one)
+    assert row["value"] == pytest.approx(1.7, abs=0.05)
+    assert 1 < row["low"] < row["value"] < row["high"] <= 2 and row["p"] < 1e-6
 
 
 # Parts
