@@ -26,6 +26,7 @@ from spunge.training.resume import Checkpoint, State
 
 TOLERANCE = 0.02  # relative, of the damage
 MOST_PASSES = 8  # over the calibration texts, for each budget
+MOST_STEPS = 2 * MOST_PASSES  # over questions, which are fewer tokens: down to λ = 0.002, then the 2 % of TOLERANCE
 HALVING = (4, 6)  # steps that halve the bracket, which a curve that is no power needs
 STEEPNESS = 2.0  # KL grows as λ² near 0
 FARTHEST = 10.0  # times the largest or smallest λ so far: a flat curve tells little of what lies beyond
@@ -184,17 +185,17 @@ def solve_steps(lost: Callable[[float], float], budget: float, most: float, know
     """Return the smallest λ found, at most `most`, at which `lost(λ)` is at least `budget`; None for none.
 
     What is lost of a share of questions rises by steps, so a budget is hardly ever met. λ is bracketed from 1 on, by a
-    factor of 2, and the bracket halved in log λ until it is TOLERANCE wide, for MOST_PASSES at most. A loss that isn't
+    factor of 2, and the bracket halved in log λ until it is TOLERANCE wide, for MOST_STEPS at most. A loss that isn't
     finite is too large, so what jumps to it meets no budget. `known` is as `solve` has it.
     """
-    for passes in range(MOST_PASSES + 1):
+    for passes in range(MOST_STEPS + 1):
         high = min((scale for scale, value in known.items() if value > budget - ROUNDING), default=math.inf)
         low = max((scale for scale in known if scale < high), default=0.0)
-        if high <= low * (1 + TOLERANCE) or (passes == MOST_PASSES and high < math.inf):
+        if high <= low * (1 + TOLERANCE) or (passes == MOST_STEPS and high < math.inf):
             return high if known[high] < math.inf else None
         if low == most:
             return None
-        if passes < MOST_PASSES:
+        if passes < MOST_STEPS:
             middle = math.sqrt(low * high) if low else high / 2
             scale = min(2 * low or 1.0, most) if high == math.inf else middle
             known[scale] = lost(scale)
