@@ -14,10 +14,10 @@ const explore = {
     return shown
   },
 
-  // Whether a row has what is chosen in every list; "all" leaves the choice.
+  // Whether a row has what is chosen in every list; " all" leaves the choice.
   passes(data, levels, selects) {
     const wanted = Object.entries(selects)
-      .filter(([, select]) => select.value !== "all")
+      .filter(([, select]) => select.value !== " all")
       .map(([column, select]) => [data[column], levels[column].indexOf(select.value)])
     return (row) => wanted.every(([codes, code]) => codes[row] === code)
   },
@@ -60,7 +60,7 @@ const explore = {
     for (const renderer of renderers) {
       const { data } = renderer.data_source
       const passes = (row) => Object.entries(selects).every(([name, select]) =>
-        select.value === "all" || data[name][row] === select.value || data[name][row] === "")
+        select.value === " all" || data[name][row] === select.value || data[name][row] === "")
       renderer.view.filter.booleans = Array.from(data.method, (_, row) => passes(row))
     }
   },

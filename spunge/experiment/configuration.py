@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 from jsonschema.validators import extend
 
+from spunge.core.display_names import display_name
 from spunge.core.errors import InputError
 from spunge.core.slugs import folded
 from spunge.core.tidy import RESERVED
@@ -154,9 +155,9 @@ def fill_defaults(config: object, schema: Mapping) -> None:
 
 
 def _check_names(config: Mapping) -> None:
-    """Check that no two methods or merges share a path, on any file system."""
+    """Check that no two methods or merges share a path, on any file system, or a name in tables."""
     for section in ("methods", "merges"):
-        spelled = {}
+        spelled, shown = {}, {}
         for name in config[section]:
             folded = name.casefold()
             if (section, folded) == ("methods", "base"):
@@ -169,6 +170,11 @@ def _check_names(config: Mapping) -> None:
                     "systems that don't tell case apart; take another one"
                 )
             spelled[folded] = name
+            if (other := shown.setdefault(display_name(name), name)) != name:
+                raise InputError(
+                    f"configuration: {section} has the names {other} and {name}, which are both called "
+                    f"{display_name(name)} in tables; take another one"
+                )
 
 
 def _check_methods(config: Mapping) -> None:

@@ -11,7 +11,6 @@ import pandas
 from spunge.core import errors
 from spunge.report import results_table, summary
 from spunge.report.comparisons import AT_EQUAL_DAMAGE, Comparison, comparisons, judge
-from spunge.report.findings import unreached
 from spunge.report.results_table import Estimate
 from spunge.report.verdict import BROKEN, NOT_MEASURED, NOT_SHOWN, NOT_SHOWN_AGAINST, RIVAL_BROKEN
 from spunge.report.wording import sentence
@@ -23,7 +22,7 @@ def text(evaluations: pandas.DataFrame) -> str:
     narrow = table(evaluations).rename(columns=lambda heading: heading.replace(" ", "\n"))
     aligned = ("left", *["right"] * len(narrow.columns))
     shown = narrow.to_markdown(tablefmt="simple", disable_numparse=True, colalign=aligned)
-    return "\n".join([*(sentences(decisive) or unreached(evaluations)), "", shown])
+    return "\n".join([*sentences(decisive), "", shown])
 
 
 def sentences(comparison: Comparison) -> list[str]:

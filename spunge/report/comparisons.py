@@ -98,6 +98,7 @@ class Comparison:
         self.compared = summary.compared_candidates(evaluations if whole is None else whole, evaluations)
         self.broken = broken_reasons(evaluations, self.compared)
         self.rivals = rivals(evaluations)
+        self.budgets = budgets(evaluations if whole is None else whole)
         self.steps = steps(evaluations)
         self._toxicity = bool(classifiers(evaluations))
 

@@ -25,7 +25,7 @@ from spunge.report.results_table import (
     measured,
     rivals,
 )
-from spunge.report.verdict import BROKEN, HIGHER, LOWER, RIVAL_BROKEN, direction
+from spunge.report.verdict import BROKEN, HIGHER, LOWER, NOT_MEASURED, RIVAL_BROKEN, direction
 from spunge.report.wording import sentence
 
 ATTACKS = {
@@ -95,6 +95,11 @@ def by_number_of_shards(evaluations: pandas.DataFrame) -> list[dict]:
             measure = source, metric, RETAIN_MINUS_FORGET
             lines.append(line | _against(evaluations, candidate, measure, broken_verdicts))
     return sorted(lines, key=lambda line: (line["name"], line["number"]))
+
+
+def number_of_verdicts(lines: Sequence[dict]) -> int:
+    """Return how many differences the lines of this module judge."""
+    return sum(line[key] != NOT_MEASURED for line in lines for key in line if key.endswith("_verdict"))
 
 
 def attack(name: str) -> str:

@@ -54,7 +54,7 @@ from spunge.report.results_table import (
     without_seed,
 )
 
-ALL = "all"
+ALL = " all"  # with a space before, since an attribute may be called all
 BOKEH_MARKERS = {
     "joint": "square",
     "balanced": "plus",

@@ -24,7 +24,7 @@ from spunge.report.comparisons import (
     judge,
     visits,
 )
-from spunge.report.durability import after_attacks, by_number_of_shards, sum_up
+from spunge.report.durability import after_attacks, by_number_of_shards, number_of_verdicts, sum_up
 from spunge.report.results_table import (
     BEFORE,
     FORGET_MEAN,
@@ -116,9 +116,7 @@ def _answer(
         "method": comparison.display_names.get(candidate.method, display_name(candidate.method)),
         "merge": display_name(candidate.merge),
         "comparison": comparison.name,
-        "budgets": budgets_in_words([name for name, other in compared.items() if other.is_at_one_budget])
-        if comparison.name == AT_EQUAL_DAMAGE
-        else "",
+        "budgets": budgets_in_words(comparison.budgets) if comparison.name == AT_EQUAL_DAMAGE else "",
         "equal_compute": comparison.equal_compute(candidate.method),
         "measure": "toxic share" if toxicity else outcome.name,
         "broken": comparison.broken.get(candidate.path, ""),
@@ -259,7 +257,6 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
     return environment.from_string(template).render(
         experiment=evaluations["experiment"].iloc[0] if len(evaluations) else "",
         answers=_answers(compared_at, judged),
-        merged=bool(((evaluations["split"] == "attribute") & (evaluations["merge"] != "")).any()),
         columns=[
             metric for metric in DATA if metric in data or not (scored or "prompts" in metric or source == "benchmarks")
         ],
@@ -294,7 +291,7 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         attacked_at=budgets_in_words(budgets(evaluations[evaluations["evaluation"] == BEFORE])),
         shards=by_shards,
         single_shards=any(candidate.kind == "attribute_shard" for candidate in candidates(evaluations)),
-        comparisons=int((judged["verdict"] != NOT_MEASURED).sum()) + 2 * (len(lasts) + len(by_shards)),
+        comparisons=int((judged["verdict"] != NOT_MEASURED).sum()) + number_of_verdicts(lasts + by_shards),
         seeds=max((len(seeds(shown, candidate)) for candidate in decisive.compared), default=0),
         figure=base64.b64encode(figure_png).decode("ascii"),
     )

@@ -6,12 +6,13 @@ Its columns are described in docs/evaluations.md.
 import math
 import os
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import pandas
 
+from spunge.core.display_names import display_name
 from spunge.core.errors import InputError
 from spunge.core.tidy import (  # noqa: F401
     AS_TRAINED,
@@ -45,32 +46,6 @@ MODEL_EVALUATIONS = ("knowledge", "answers", "benchmarks", "fluency", "toxicity"
 BROKEN_PERPLEXITY = 2.0  # times the base model's, at most
 BROKEN_DISTINCT = 0.5  # times the base model's distinct bigrams, at least
 BROKEN_EMPTY = 0.5  # share of continuations that say nothing, at most
-
-# Names as papers write them; any other name of the configuration stands as it is.
-DISPLAY_NAMES = {
-    "rmu": "RMU",
-    "tvn": "TVN",
-    "gradient_ascent": "gradient ascent",
-    "gradient_difference": "gradient difference",
-    "npo": "NPO",
-    "simnpo": "SimNPO",
-    "random_vector": "random vector",
-    "ties": "TIES",
-    "linear": "mean",
-    "task_arithmetic": "task arithmetic",
-    "dare": "DARE",
-    "dare_linear": "DARE-linear",
-    "dare_ties": "DARE-TIES",
-    "negmerge": "NegMerge",
-    "tsv": "TSV",
-    "della": "DELLA",
-    "breadcrumbs": "Model Breadcrumbs",
-    "sce": "SCE",
-    "profanity_check": "profanity check",
-    "word_list": "word list",
-    "tox_block": "tox-block",
-    "tox_block_by_kind": "tox-block by kind",
-}
 
 # Okabe and Ito's palette, which stays apart for colour-blind readers; the markers tell the same once more in print.
 COLOURS = {
@@ -301,11 +276,6 @@ def base_model(candidates: Iterable[Candidate]) -> Candidate | None:
     return next((candidate for candidate in candidates if candidate.kind == "base"), None)
 
 
-def display_name(name: str) -> str:
-    """Return the name of a method or merge as papers write it (`ties`: TIES)."""
-    return DISPLAY_NAMES.get(name, name)
-
-
 def methods(evaluations: pandas.DataFrame) -> list[str]:
     """Return the names of the methods that have candidates, in the table's order."""
     of_candidates = evaluations["evaluation"] != "method"
@@ -341,10 +311,12 @@ def samples(evaluations: pandas.DataFrame) -> str:
     return "" if number is None else f"{number:g}"
 
 
-def candidates(evaluations: pandas.DataFrame, evaluation: str | None = None, grouped: bool = False) -> list[Candidate]:
-    """Return the candidates that have rows of this evaluation: base first, SPUNGE last, method after method.
+def candidates(
+    evaluations: pandas.DataFrame, evaluation: str | Collection[str] | None = None, grouped: bool = False
+) -> list[Candidate]:
+    """Return the candidates that have rows of an evaluation, or of one of several; without one, those that were asked.
 
-    Without one, those that were asked. With `grouped` also those of splits into fewer shards than there are
+    Base first, SPUNGE last, method after method. With `grouped` also those of splits into fewer shards than there are
     attributes (attribute-2, random-2).
     """
     evaluation = evaluation or asked_by(evaluations).evaluation
@@ -352,7 +324,8 @@ def candidates(evaluations: pandas.DataFrame, evaluation: str | None = None, gro
     several = len(order) > 2
     merges, forget = [merge for merge in evaluations["merge"].unique() if merge], forget_attributes(evaluations)
     columns = ["candidate", "seed", "method", "split", "shard", "merge"]
-    rows = evaluations.loc[evaluations["evaluation"] == evaluation, columns].drop_duplicates()
+    wanted = evaluations["evaluation"].isin([evaluation] if isinstance(evaluation, str) else evaluation)
+    rows = evaluations.loc[wanted, columns].drop_duplicates()
     # The diagnostics of a merge name a shard without being about a single-shard candidate.
     found = dict.fromkeys(
         (path.removesuffix(f"/seed{seed}"), method, split, "" if merge else shard, merge)

@@ -194,7 +194,9 @@ def compared_candidates(evaluations: pandas.DataFrame, shown: pandas.DataFrame) 
     """
     toxicity = bool(classifiers(evaluations))
     several, names = len(methods(evaluations)) > 1, display_names(evaluations)
-    labelled, compared = [], candidates(evaluations, "toxicity" if toxicity else None)
+    # Of a candidate that reaches no budget the evaluation `budget` alone knows.
+    evaluated = "toxicity" if toxicity else asked_by(evaluations).evaluation
+    labelled, compared = [], candidates(evaluations, (evaluated, "budget"))
     reasons = broken_reasons(shown, compared)
     for candidate in compared:
         label = candidate.label

@@ -181,6 +181,11 @@ MISTAKES = {
         "configuration: methods has the names rmu and RMU, which are one on file systems that don't tell case apart; "
         "take another one",
     ),
+    "names that tables write alike": (
+        ("merges",),
+        {"linear": {}, "mean": {"merge": "linear", "normalize": False}},
+        "configuration: merges has the names linear and mean, which are both called mean in tables; take another one",
+    ),
     "misspelt data option": (
         ("data", "options"),
         {"retain_passage": 3},

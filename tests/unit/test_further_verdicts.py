@@ -8,7 +8,7 @@ from durability_example import BACK, attacked
 from evaluations_example import example
 from test_findings import assert_well_formed, page
 
-from spunge.report import durability
+from spunge.report import comparisons, durability
 
 RIVALS = ("joint", "random")
 
@@ -127,3 +127,6 @@ def test_splits_of_one_run_are_rivals_where_the_experiment_has_them():
     text = page(table)
     assert_well_formed(text)
     assert text.count("<th>minus sequential</th>") == 2
+    # Each line is compared with all four: what was before and the attack, and two numbers of shards.
+    own = (comparisons.verdicts(table)["verdict"] != "not measured").sum()
+    assert own == 4 * 3 and f"{own + 4 * (2 + 2)} comparisons are shown" in text
