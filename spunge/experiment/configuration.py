@@ -198,19 +198,12 @@ def _check_methods(config: Mapping) -> None:
                 f"{at} is a {door}, which can't be told the order of batches, so `splits` can't have {ordered[0]}; "
                 "leave one of the two out"
             )
-        if section.get("texts") == "retain" and ordered:
+        _check_order(at, config, section)
+        if "accelerate" in section and door != "file" and "trained" not in options_of("methods", section["method"]):
+            launched = [kind for kind in kinds("methods") if "trained" in options_of("methods", kind)]
             raise InputError(
-                f"{at}.texts is 'retain', which have no attribute to be ordered by, so `splits` can't have "
-                f"{ordered[0]}; leave one of the two out"
-            )
-        if (
-            section["method"] == "rmu"
-            and section.get("steps_of_shards") == "proportional"
-            and section.get("alternate_attributes", True)
-        ):
-            raise InputError(
-                f"{at}.steps_of_shards is proportional, but attributes take turns, so a run on several sees each as "
-                "often and their shards don't; set `alternate_attributes: false`"
+                f"{at} has `accelerate`, which starts several processes, but {section['method']} runs in one; leave it "
+                f"out, or take {', '.join(launched)} or a `file`"
             )
         if door == "checkpoint":
             _check_placeholders(f"{at}.checkpoint", section["checkpoint"])
@@ -233,6 +226,25 @@ def _check_methods(config: Mapping) -> None:
         _check_merges_of(at, section, config["merges"])
         if "shards" in section:
             _check_shards(at, config, section)
+
+
+def _check_order(at: str, config: Mapping, section: Mapping) -> None:
+    """Check that a method, as configured or as a trial of it, sees the attributes in the order that its splits say."""
+    ordered = [split for split in config["splits"] if split in ORDERED]
+    if section.get("texts") == "retain" and ordered:
+        raise InputError(
+            f"{at}.texts is 'retain', which have no attribute to be ordered by, so `splits` can't have "
+            f"{ordered[0]}; leave one of the two out"
+        )
+    if (
+        section["method"] == "rmu"
+        and section.get("steps_of_shards") == "proportional"
+        and section.get("alternate_attributes", True)
+    ):
+        raise InputError(
+            f"{at}.steps_of_shards is proportional, but attributes take turns, so a run on several sees each as "
+            "often and their shards don't; set `alternate_attributes: false`"
+        )
 
 
 def _check_placeholders(at: str, path: str) -> None:
@@ -427,6 +439,7 @@ def _check_tune(at: str, config: Mapping, section: Mapping, lists: Mapping) -> N
         for value in values:
             if (error := best_match(validator.iter_errors(value))) is not None:
                 raise InputError(_sentence(error).replace("configuration", f"{at}.{key}", 1))
+            _check_order(at.removesuffix(".tune"), config, {**section, key: value})
 
 
 def _check_benchmarks(config: Mapping) -> None:
@@ -585,6 +598,10 @@ def _check_wheels(config: Mapping) -> None:
         raise InputError(f"{at}.parts make a GGUF file, so model.source is `wheel:` and a name; leave model.file out")
     if model["parts"] and not model["sha256"]:
         raise InputError(f"{at}.parts needs model.sha256, that of the file which they make together")
+    for key in ("revision",) if is_wheel else ("file", "sha256"):
+        if model[key]:
+            whose = "a model on the hub" if is_wheel else "a file in a wheel"
+            raise InputError(f"{at}.{key} is of {whose}, but model.source is {model['source']}; leave it out")
     if model["tokenizer_revision"] and not model["tokenizer"]:
         raise InputError(f"{at} has a tokenizer_revision, but no tokenizer; name one")
     for requirement, key in wheels(config).items():

