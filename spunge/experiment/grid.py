@@ -27,6 +27,7 @@ from spunge.experiment.records import (
     method_options,
     parse_budget,
     scaled_options,
+    shard_named,
     shards,
 )
 
@@ -140,11 +141,12 @@ class Grid:
         }
 
     def sets(self, option: str, but: object = None) -> bool:
-        """Tell whether any method has a value for an option of the workflow, other than None, False and `but`.
+        """Tell whether any method has a value for an option of the workflow, 0 too, but not None, False or `but`.
 
         Where none has, a rule can do without a function, which a plan would ask for every job.
         """
-        return any(section.get(option) not in (None, False, but) for section in self.methods.values())
+        values = (section.get(option) for section in self.methods.values())
+        return any(value is not None and value is not False and value != but for value in values)
 
     def shards(self, split: str) -> dict[str, Shard]:
         """Return the shards of a split by their names in paths."""
@@ -268,13 +270,13 @@ class Grid:
     def describe(self, record: Run | Merge | Candidate) -> dict[str, str]:
         """Return a record's columns of evaluations.csv, in which a shard is named as the data name it."""
         candidate = record if isinstance(record, Candidate) else Candidate.of(record)
-        shard = self.shards(candidate.split)[candidate.shard].label if candidate.shard else ""
+        name, split = candidate.shard, candidate.split
         return {
             "experiment": self.experiment,
             "candidate": candidate.path,
             "method": candidate.method,
-            "split": candidate.split,
-            "shard": shard,
+            "split": split,
+            "shard": shard_named(name, self.attributes, split).label if name else "",
             "merge": candidate.merge,
             "seed": candidate.seed,
             "budget": "",

@@ -299,8 +299,8 @@ class Jobs:
     def repository(self, wildcards: SimpleNamespace) -> str:
         """Return the repository on the hub that a candidate's export is published in.
 
-        Raises InputError where none is configured, where nothing is measured at the export's λ, and for an adapter,
-        which may be less than what was measured.
+        Raises InputError where none is configured, where the candidate isn't evaluated or nothing is measured at the
+        export's λ, and for an adapter, which may be less than what was measured.
         """
         configured, budget = self.grid.configuration, self.grid.configuration["export"]["budget"]
         if not (repository := configured["publish"]["repository"]):
@@ -318,6 +318,11 @@ class Jobs:
                 "configuration: candidates are evaluated at budgets alone, and exported at the configured λ, at which "
                 f"nothing is measured; set export.budget to one of {', '.join(self.grid.budgets)}, or "
                 "budgets.as_trained to true"
+            )
+        if wildcards.candidate not in (candidate.path for candidate in self.grid.candidates()):
+            raise InputError(
+                f"{wildcards.candidate} is not evaluated in this experiment (splits, single_shards, seeds), so its "
+                "card would have nothing to tell; export it without publishing, or evaluate it"
             )
         return repository.format(experiment=self.grid.experiment, candidate=wildcards.candidate.replace("/", "-"))
 

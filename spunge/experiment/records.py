@@ -82,6 +82,14 @@ def shards(attributes: tuple[str, ...], split: str) -> dict[str, Shard]:
     return {paths[part]: Shard(part, tuple(of)) for part, of in made.items()}
 
 
+def shard_named(name: str, attributes: tuple[str, ...], split: str) -> Shard:
+    """Return the shard of a split that has this name in paths; raise InputError where none has."""
+    of_split = shards(attributes, split)
+    if name not in of_split:
+        raise InputError(f"the {split} split has no shard {name!r}; it has {', '.join(of_split)}")
+    return of_split[name]
+
+
 def method_options(tried: Mapping[str, object]) -> dict[str, object]:
     """Return which of the options that are tried together are the method's."""
     return {key: value for key, value in tried.items() if not key.startswith(OF_MERGE)}
@@ -93,13 +101,13 @@ def merge_options(tried: Mapping[str, object]) -> dict[str, object]:
 
 
 def scaled_options(
-    options: Mapping[str, object], split: str, shard: str, attributes: Iterable[str]
+    options: Mapping[str, object], split: str, name: str, attributes: Iterable[str]
 ) -> dict[str, object]:
     """Return the options of a run on a shard: of several attributes it takes as many steps as a shard of each would.
 
-    `options` are those for one attribute.
+    `options` are those for one attribute, `name` is the shard's.
     """
-    number = len(shards(tuple(attributes), split)[shard].attributes)
+    number = len(shard_named(name, tuple(attributes), split).attributes)
     return {**options, **{key: options[key] * number for key in SCALED_BY_SHARD if options.get(key) is not None}}
 
 

@@ -245,6 +245,26 @@ def test_the_plan_counts_the_grid_and_leaves_it_as_it_is(tmp_path, monkeypatch, 
         assert counted["evaluate"] == 1 + 2 * 2 * (1 + 2)
 
 
+def test_a_method_may_take_a_gpu_alone_where_the_others_share_theirs():
+    """0 is a value: it was taken for none."""
+    made = jobs(methods={"rmu": {**METHODS["rmu"], "gpu_memory": 0}})
+    assert made.grid.sets("gpu_memory") and made.gpu_memory(run("rmu/joint/seed0")) == 0
+    assert not jobs(methods={"rmu": METHODS["rmu"]}).grid.sets("gpu_memory")
+    assert not jobs(methods={"rmu": {**METHODS["rmu"], "cache_activations": False}}).grid.sets("cache_activations")
+
+
+def test_a_candidate_that_is_not_there_is_told_in_one_sentence():
+    named = {"publish": {"repository": "lab/model"}, "single_shards": False}
+    shard = candidate("rmu/attribute/shard/Asia/seed0")
+    with pytest.raises(InputError, match="rmu/attribute/shard/Asia/seed0 is not evaluated in this experiment"):
+        jobs(**named).repository(shard)
+    assert jobs(**named | {"single_shards": True}).repository(shard) == "lab/model"
+    with pytest.raises(InputError, match="the attribute split has no shard 'Azia'; it has Asia, a-b"):
+        jobs().run_options(run("rmu/attribute/shard/Azia/seed0"))
+    with pytest.raises(InputError, match="the attribute split has no shard 'Azia'"):
+        jobs().description(candidate("rmu/attribute/shard/Azia/seed0"))
+
+
 def test_a_repository_is_named_by_experiment_and_candidate():
     wildcards = candidate("rmu/attribute/merge/ties/seed0")
     named = {"publish": {"repository": "lab/{experiment}-{candidate}"}}
