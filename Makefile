@@ -12,7 +12,7 @@ PYTHON ?= python3
 CONFIG ?= config.yaml
 CORES ?= all
 
-EXPERIMENT := $(shell sed -n 's/^experiment: *\([A-Za-z0-9_-]*\).*/\1/p' '$(CONFIG)')
+EXPERIMENT := $(shell sed -n 's/^experiment:[^A-Za-z0-9_]*\([A-Za-z0-9_-]*\).*/\1/p' '$(CONFIG)')
 RESULTS := results/$(EXPERIMENT)
 REPORT := $(RESULTS)/report.html
 BIN := .venv/bin

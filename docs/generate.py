@@ -24,7 +24,7 @@ and `methods` must be there.
 - `--config KEY=VALUE` changes a key for one run: `single_shards=false`, `"seeds=[1, 2]"`,
   `"methods={rmu: {learning_rate: 5e-3}}"`. Mappings are mixed with those of the file, all else replaces it.
 - Seeds are at most 4294967295, which everything that draws by them takes.
-- A method can't be called `base`, a merge not `all`, `part1` or `group1`: so are other things in the paths of results.
+- A method can't be called `base`, which is the base model in the paths of results.
 
 ## Keys
 

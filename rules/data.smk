@@ -178,8 +178,8 @@ rule data_rows:
         python(
             "--experiment {params.experiment} --attributes {input.attributes:q} --forget {input.forget:q}"
             " --questions {input.questions:q} --answers {input.answers:q} --prompts {input.prompts:q}"
-            " --rephrased {input.rephrased:q} --families {params.families:q} --held-out {params.held_out:q}"
-            " --tuning {input.tuning:q} --output {output:q}"
+            " --rephrased {input.rephrased:q} --families {params.families:q}"
+            " --held-out <(printf '%s' {params.held_out:q}) --tuning {input.tuning:q} --output {output:q}"
         )
 
 

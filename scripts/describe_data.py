@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--prompts", nargs="?", help="the prompts, Parquet, if there are any")
     parser.add_argument("--rephrased", nargs="?", help="the rephrased questions, Parquet, if there are any")
     parser.add_argument("--families", required=True, type=json.loads, help="family and λ of each method, JSON")
-    parser.add_argument("--held-out", default=[], type=json.loads, help="attributes of which nothing is retained, JSON")
+    parser.add_argument("--held-out", help="attributes of which nothing is retained, a JSON file, if any")
     parser.add_argument("--tuning", nargs="?", help="what tuning tried and chose, CSV, if it was done")
     parser.add_argument("--output", required=True, help="rows of evaluations.csv")
     arguments = parser.parse_args(argv)
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import pandas as pd
 
-        from spunge.core.files import attributes_to_forget, whole_file
+        from spunge.core.files import attributes_to_forget, read_json, whole_file
         from spunge.datasets import tables
         from spunge.evaluation import descriptive_rows
         from spunge.experiment import tuning
@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
             questions = tables.read("answers", arguments.answers)
         attributes = attributes_to_forget(arguments.attributes)
         tables_read = (forget, questions, prompts)
-        data = descriptive_rows.data(arguments.experiment, attributes, *tables_read, places, arguments.held_out)
+        held_out = read_json(arguments.held_out) if arguments.held_out else []
+        data = descriptive_rows.data(arguments.experiment, attributes, *tables_read, places, held_out)
         methods = descriptive_rows.methods(arguments.experiment, arguments.families)
         tables_of_tuning = [tuning.read(arguments.tuning)] if arguments.tuning else []
         tuned = [descriptive_rows.tuning(arguments.experiment, table) for table in tables_of_tuning]
