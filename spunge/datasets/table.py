@@ -41,6 +41,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from spunge.core.errors import InputError
+from spunge.core.slugs import folded
 from spunge.datasets.tables import (
     ASKED,
     COLUMNS,
@@ -215,8 +216,12 @@ def read_source(source: Source, table: str, minimum_words: int = 0) -> pd.DataFr
         else:
             frame[column] = _names(raw[name], name, where) if column in NAMES else raw[name]
             check_strings(frame[column], name, where)
+            if column in ("subject", "cluster"):
+                _check_spelling(frame[column], name, where)
     if table in ASKED:
         frame["answer"] = _answers(frame["answer"], frame["choices"], source.get("answer_is"), where)
+    if table == "answers":
+        _move_spaces(frame)
     check_table(frame, table, path)
     return frame
 
@@ -412,6 +417,29 @@ def _choices(raw: pd.DataFrame, name: str | Sequence[str], where: str) -> pd.Ser
     return pd.Series([[_text(choice) for choice in choices] for choices in lists], index=raw.index, dtype=object)
 
 
+def _move_spaces(frame: pd.DataFrame) -> None:
+    """Move a space at the end of a question to its answers: tokens begin with it, and an answer's are its own."""
+    bare = frame["question"].str.rstrip(" ")
+    spaces = [question[len(start) :] for question, start in zip(frame["question"], bare, strict=True)]
+    frame["question"] = bare
+    for column in frame.columns.intersection(["answer", "paraphrase", "wrong"]):
+        frame[column] = [
+            [space + one for one in value] if isinstance(value, list) else value if pd.isna(value) else space + value
+            for space, value in zip(spaces, frame[column], strict=True)
+        ]
+
+
+def _check_spelling(names: pd.Series, column: str, where: str) -> None:
+    """Check that no two names differ by case, white space or Unicode form alone: they would be told apart."""
+    known: dict[str, str] = {}
+    for name in names.unique():
+        if (first := known.setdefault(folded(name), name)) != name:
+            raise InputError(
+                f"{where}, column {column}: {shortened([ascii(first)])} and {shortened([ascii(name)])} differ by case, "
+                "white space or Unicode form alone; spell it in one way, or give the two different names"
+            )
+
+
 def _as_list(value: Any) -> list | None:
     if isinstance(value, str):
         try:
@@ -430,7 +458,7 @@ def _answers(answers: pd.Series, choices: pd.Series, answer_is: str | None, wher
     as_text = [text in choices_of_row for text, choices_of_row in zip(texts, choices, strict=True)]
     as_index = (indices.notna() & (indices % 1 == 0)).tolist()
     if answer_is is None:
-        if all(as_text) and all(as_index):
+        if any(as_text) and all(as_index):
             raise InputError(f"{where}, column answer, may be indices or texts of choices; say so with answer_is")
         answer_is = "index" if all(as_index) else "text"
     wrong = ~pd.Series(as_index if answer_is == "index" else as_text)

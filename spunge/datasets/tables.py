@@ -455,11 +455,11 @@ def occurrences(patterns: Sequence[str], texts: pd.Series, chunk: int = 100_000)
 
 
 def _words(texts: Sequence[str] | pd.Series) -> pa.ListArray:
-    """Return each text's words in lower case."""
+    """Return each text's words in lower case, in one Unicode form."""
     # A pandas column comes in pieces, and not all of the functions used here take those.
     array = pa.array(texts, pa.string())
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-    return pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.utf8_lower(array)))
+    return pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.utf8_lower(pc.utf8_normalize(array, "NFKC"))))
 
 
 def select(
@@ -564,8 +564,8 @@ def divide(tables: Tables, validation: float) -> tuple[Tables, Tables]:
 
     `validation` is the share of each attribute's clusters that the latter has, at least one and never all, drawn by
     their names alone; with 0 all are of the test. Where a table has parts of its own, these count. Rephrased questions
-    and answers have the parts of the questions of the same clusters, if there are questions. Raises InputError where an
-    attribute has a single cluster, and for parts with a share of 0.
+    and answers have the parts of the questions of the same clusters or subjects, if there are such. Raises InputError
+    where an attribute has a single cluster, for parts with a share of 0, and for others than the questions'.
     """
     with_parts = [name for name in DIVIDED if "part" in tables.present().get(name, ())]
     if not validation:
@@ -580,8 +580,7 @@ def divide(tables: Tables, validation: float) -> tuple[Tables, Tables]:
         if (frame := tables.present().get(name)) is None:
             continue
         if name in ("answers", "rephrased") and "questions" in parts:
-            chosen = set(clusters(tables.questions)[parts["questions"] == VALIDATION])
-            parts[name] = clusters(frame).isin(chosen).map({True: VALIDATION, False: TEST})
+            parts[name] = _parts_of_questions(frame, tables.questions, parts["questions"], name)
         elif name != "rephrased":
             parts[name] = frame["part"] if "part" in frame else _drawn(frame, validation, name)
     divided = []
@@ -592,6 +591,24 @@ def divide(tables: Tables, validation: float) -> tuple[Tables, Tables]:
             of_part[name] = rows_of_part.reset_index(drop=True)
         divided.append(replace(tables, **of_part))
     return divided[0], divided[1]
+
+
+def _parts_of_questions(frame: pd.DataFrame, questions: pd.DataFrame, parts: pd.Series, table: str) -> pd.Series:
+    """Return the part of each of these rows: that of the questions of its cluster or subject."""
+
+    def about(wanted: pd.DataFrame) -> pd.Series:
+        return clusters(frame).isin(clusters(wanted)) | frame["subject"].isin(wanted["subject"])
+
+    divided = about(questions[parts == VALIDATION]).map({True: VALIDATION, False: TEST})
+    if "part" not in frame:
+        return divided
+    differing = about(questions) & (frame["part"] != divided)
+    if differing.any():
+        raise InputError(
+            f"table {table}, column part: {rows(differing)} have another part than the questions about the same, so "
+            "what is chosen on one would be reported on the other; correct them, or leave the column out"
+        )
+    return frame["part"]
 
 
 def check_parts(

@@ -6,6 +6,8 @@ one, in its paraphrase if there is one. docs/tofu.md has the formulas.
 """
 
 import math
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -30,6 +32,8 @@ METRICS = {
     "truth_ratio_true_better": Metric("truth_ratio_true_better", of_utility=True),
 }
 TINY = 1e-10  # as OpenUnlearning adds it, so that nothing is divided by 0
+# A word, or a character of the scripts that put no space between words: kana and Chinese characters.
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 
 
 @checked
@@ -136,10 +140,22 @@ def truth(likelihoods: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def rouge_l_recall(answer: str, written: str | None) -> float:
-    """Return the ROUGE-L recall of what a model wrote; NaN where that is missing."""
+    """Return the ROUGE-L recall of what a model wrote; NaN where that is missing.
+
+    rouge_score's own words are of a to z and digits alone, so those of an answer in another script are cut here.
+    """
     if pd.isna(written):
         return math.nan
-    return float(RougeScorer(["rougeL"], use_stemmer=True).score(answer, written.strip())["rougeL"].recall)
+    is_latin = all(unicodedata.name(one, "").startswith("LATIN") for one in answer if one.isalpha())
+    scorer = RougeScorer(["rougeL"], use_stemmer=True, tokenizer=None if is_latin else _Words())
+    return float(scorer.score(answer, written.strip())["rougeL"].recall)
+
+
+class _Words:
+    """A tokenizer of rouge_score for any script."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def without_special_tokens(tokenizer, text: str) -> str:

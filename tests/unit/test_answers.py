@@ -68,6 +68,22 @@ def test_rouge_l_recall_by_hand():
     assert answers.rouge_l_recall("running rivers", "a river runs") == 0.5, "by stems, in their order"
 
 
+@pytest.mark.parametrize(
+    ("answer", "written", "recall"),
+    [
+        ("Москва", "это город москва.", 1),
+        ("столица России", "Столица Италии", 0.5),
+        ("東京都", "日本の首都は東京です", 2 / 3),
+        ("القاهرة", "في القاهرة", 1),
+        ("Αθήνα", "Ρώμη", 0),
+        ("München", "in München", 1),
+    ],
+)
+def test_rouge_sees_words_of_any_script(answer, written, recall):
+    """rouge_score by itself finds no word in them, and recalls 0 of what was written letter by letter."""
+    assert answers.rouge_l_recall(answer, written) == pytest.approx(recall)
+
+
 def test_likelihoods_are_those_of_a_plain_forward_pass_with_the_end_of_text(model, tokenizer):
     likelihoods, cut = answers.mean_log_likelihoods(model, tokenizer, ROWS, batch_size=2)
     assert cut == [0, 0]

@@ -117,6 +117,20 @@ def test_an_answer_that_reads_both_ways_must_be_named(sources, tmp_path):
         table.read_source(source, "questions")
     assert table.read_source({**source, "answer_is": "index"}, "questions")["answer"].tolist() == [1]
     assert table.read_source({**source, "answer_is": "text"}, "questions")["answer"].tolist() == [0]
+    # A stray space in one choice makes no indices of all the others' texts.
+    with open(path, "a") as file:
+        file.write('{"question": "2-1=", "choices": ["0", "1 ", "2"], "answer": "1", "attribute": "sums"}\n')
+    with pytest.raises(InputError, match="may be indices or texts of choices; say so with answer_is"):
+        table.read_source(source, "questions")
+
+
+@pytest.mark.parametrize("column", ["subject", "cluster"])
+def test_a_name_in_two_spellings_is_refused(tmp_path, column):
+    """As two clusters, one could be of the test and one of the validation."""
+    asked = pd.DataFrame({"question": ["Who?", "What?"], "choices": [["x", "y"]] * 2, "answer": 0, "attribute": "a"})
+    asked.assign(**{column: ["Kenya", "kenya "]}).to_parquet(tmp_path / "questions.parquet")
+    with pytest.raises(InputError, match=f"column {column}: 'Kenya' and 'kenya ' differ by case, white space or"):
+        table.read_source({"path": str(tmp_path / "questions.parquet")}, "questions")
 
 
 @pytest.mark.parametrize(
@@ -409,9 +423,11 @@ def test_answers_come_with_wrong_ones_and_paraphrases_where_there_are_some(sourc
     sources["answers"] = {"path": str(tmp_path / "answers.jsonl"), "retain_model": "known"} | columns
     built = build(sources)
     tables.check(built)
-    assert built.answers["answer"].tolist() == ["x", "2024"]
-    assert built.answers["wrong"].tolist() == [["y", "z"], ["2020", "1999"]]
-    assert built.answers["paraphrase"][0] == "an x" and pd.isna(built.answers["paraphrase"][1])
+    # The space between the two is the answer's, whose first token begins with it.
+    assert built.answers["question"].tolist() == ["Who?", "When?"]
+    assert built.answers["answer"].tolist() == [" x", " 2024"]
+    assert built.answers["wrong"].tolist() == [[" y", " z"], [" 2020", " 1999"]]
+    assert built.answers["paraphrase"][0] == " an x" and pd.isna(built.answers["paraphrase"][1])
     assert built.answers["retain_model"][0] == 0.25 and pd.isna(built.answers["retain_model"][1])
     assert built.answers["subject"].tolist() == ["Who? ", "When? "]
 

@@ -82,6 +82,7 @@ def test_no_rows(good):
     [
         ("forget", "x: THE capital  of\nKenya is Nairobi", r"questions: 1 of 2 rows \(first: row 1\).*forget row 2"),
         ("retain", "Well, the capital of Italy is Rome", r"questions: 1 of 2 rows \(first: row 2\).*retain row 2"),
+        ("retain", "Well, the \uff43apital of Italy is Rome", r"questions: 1 of 2 rows \(first: row 2\).*retain row 2"),
         ("retain", "So: It was a dark and stormy night. Then", "table fluency: 1 of 1 rows.*retain row 2"),
         ("forget", "It was a dark and stormy night.", "table fluency: 1 of 1 rows.*forget row 2"),
     ],
@@ -535,6 +536,22 @@ def test_no_cluster_that_attributes_share_takes_one_out_of_the_test(good):
     mixed = [("A", "c1", "toxic"), ("A", "c2", "neutral")]
     with pytest.raises(InputError, match="prompts: no toxic prompt about A is in the part"):
         tables.check_parts(*divided(good, "prompts", mixed), ["A"], tuned_by="prompts")
+
+
+def test_answers_about_a_fact_of_the_validation_are_of_the_validation(good):
+    """By subject, where only the questions have clusters; parts that were given by hand count, unless they differ."""
+    rows = [("A", "a1", "test"), ("A", "a2", "validation")]
+    answers = pd.DataFrame({"question": ["Who?", "What?", "Why?"], "answer": "x", "attribute": "A"})
+    answers["subject"] = ["a1", "a2", "of its own"]
+    questions = divided(good, "questions", rows)[0].questions
+    assert "cluster" in questions and "cluster" not in answers
+    test, validation = divided(good, "questions", rows, answers=answers)
+    assert test.answers["subject"].tolist() == ["a1", "of its own"]
+    assert validation.answers["subject"].tolist() == ["a2"]
+    by_hand = answers.assign(part=["test", "validation", "validation"])
+    assert divided(good, "questions", rows, answers=by_hand)[1].answers["subject"].tolist() == ["a2", "of its own"]
+    with pytest.raises(InputError, match=r"answers, column part: 1 of 3 rows \(first: row 2\) have another part than"):
+        divided(good, "questions", rows, answers=answers.assign(part="test"))
 
 
 def test_rephrased_questions_and_answers_lose_no_attribute_to_the_parts_of_the_questions(good):
