@@ -14,6 +14,7 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
@@ -332,12 +333,23 @@ def per_question(task: str, asked, samples: list[dict], metric: str, cut: set[st
             "accuracy": float("nan")
             if any(NO_TEXT in written for written in sample["resps"])
             else sample_score(asked, sample, metric),
-            "chance": 1 / len(asked.doc_to_choice(sample["doc"])) if asked.OUTPUT_TYPE == "multiple_choice" else 0.0,
+            "chance": chance(asked, sample["doc"], metric),
             "cut": is_cut(sample, cut),
         }
         for sample in first_filter
     ]
     return pd.DataFrame(rows)
+
+
+def chance(asked, doc: dict, metric: str) -> float:
+    """Return what guessing gives: the mean score of a model that is sure of one choice, over all choices."""
+    if asked.OUTPUT_TYPE != "multiple_choice":
+        return 0.0
+    number = len(asked.doc_to_choice(doc))
+    if asked.config.process_results is None:  # one choice is right
+        return 1 / number
+    sure_of = ([(0.0 if one == taken else -1e3, one == taken) for one in range(number)] for taken in range(number))
+    return float(np.mean([asked.process_results(doc, likelihoods)[metric] for likelihoods in sure_of]))
 
 
 def described(options: Options) -> dict:

@@ -386,6 +386,8 @@ def test_chance_is_what_guessing_gives(scored):
     for task, choices in {"bio": 4, "piqa": 2, "boolq": 2, "winogrande": 2, "hellaswag": 4}.items():
         assert chance.loc[task].tolist() == [1 / choices] * 2
     assert chance.loc["gsm8k"].tolist() == [0, 0]
+    # The score is the probability of two true answers among three to five.
+    assert chance.loc["truthfulqa_mc2"].tolist() == pytest.approx([2 / 5, 2 / 3])
 
 
 def guessed(**right):
