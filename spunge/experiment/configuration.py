@@ -28,6 +28,9 @@ METHOD_SOURCES = ("method", "file", "command", "checkpoint", "scaled_from")
 # A repository on the hub; `experiment` and `candidate` stand for theirs.
 REPOSITORY = re.compile(r"[A-Za-z0-9_.-]+/(?:[A-Za-z0-9_.-]|\{experiment\}|\{candidate\})+")
 
+# What a `command` is told by the workflow.
+TOLD = ("base", "forget", "retain", "output", "steps", "seed", "split", "shard", "device", "env")
+
 # Sections that each have the options of their kind, and the key that says which.
 ASKS = ("knowledge", "answers", "toxicity")  # evaluations that can tell what is left of what was to be forgotten
 KIND_KEYS = {"methods": "method", "merges": "merge", "classifiers": "classifier"}
@@ -215,6 +218,8 @@ def _check_methods(config: Mapping) -> None:
             raise InputError(f"{at}.cache_activations needs `mask: true`, since activations are kept without padding")
         if "options" in section and door not in ("file", "command"):
             raise InputError(f"{at} has `options`, which are for a `file` or `command`; name its options themselves")
+        if door == "command" and (told := [name for name in TOLD if name in section.get("options", ())]):
+            raise InputError(f"{at}.options has {told[0]}, which the workflow tells a command of each run; rename it")
         _check_foreign(at, section, "methods")
         if section["cache_activations"] and section["method"] != "rmu":
             raise InputError(f"{at} has `cache_activations`, which only rmu can do")
@@ -429,10 +434,17 @@ def _check_tune(at: str, config: Mapping, section: Mapping, lists: Mapping) -> N
             kind, option = section["merges"][0], key.removeprefix(OF_MERGE)
             _, known = _taken("merges", config["merges"][kind])
             known = {name: one for name, one in known.items() if name != "weights"}  # they name attributes
-        elif kind in ("file", "command"):
+        elif kind == "file":
             continue
         if option not in known:
             raise InputError(f"{at} has the option `{option}`, which {kind} has not; it has {', '.join(known)}")
+        trained = [section.get("trained", of_method.get("trained", {}).get("default")), *lists.get("trained", ())]
+        if (
+            (key == f"{OF_MERGE}scale")  # λ, which budgets set
+            or (option == "steering_coefficient" and section.get("adaptive") is not None)
+            or (option.startswith("lora_") and "lora" not in trained)
+        ):
+            raise InputError(f"{at}.{key} changes nothing here, so all trials would be the same; remove it")
         if section.get("cache_activations") and known[option].get("frozen_activations"):
             raise InputError(f"{at}.{key} changes what cache_activations keeps; leave one of the two out")
         validator = _Validator(known[option] | {"$defs": schema()["$defs"]})

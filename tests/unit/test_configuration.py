@@ -181,6 +181,11 @@ MISTAKES = {
         "configuration: methods has the names rmu and RMU, which are one on file systems that don't tell case apart; "
         "take another one",
     ),
+    "option of a command that would replace what it is told": (
+        ("methods", "mine"),
+        {"command": "train {seed}", "options": {"seed": 7}},
+        "configuration: methods.mine.options has seed, which the workflow tells a command of each run; rename it",
+    ),
     "several processes of a method that knows one": (
         ("methods", "rmu", "accelerate"),
         "profiles/accelerate/fsdp.yaml",
@@ -1007,6 +1012,29 @@ TUNING_MISTAKES = {
     "of what is cached": (
         lambda config: config["methods"]["rmu"]["tune"].update(layer_id=[8, 9]),
         "methods.rmu.tune.layer_id changes what cache_activations keeps",
+    ),
+    "of λ, which is solved": (
+        lambda config: config["methods"]["rmu"]["tune"].update({"merge.scale": [1, 2]}),
+        "methods.rmu.tune.merge.scale changes nothing here, so all trials would be the same",
+    ),
+    "of what another option sets": (
+        lambda config: (
+            config["methods"]["rmu"].update(adaptive=5),
+            config["methods"]["rmu"]["tune"].update(steering_coefficient=[50, 100]),
+        ),
+        "methods.rmu.tune.steering_coefficient changes nothing here",
+    ),
+    "of LoRA where all weights are trained": (
+        lambda config: config["methods"].update(
+            npo={"method": "npo", "steps": 5, "trained": "all", "tune": {"lora_rank": [4, 8]}}
+        ),
+        "methods.npo.tune.lora_rank changes nothing here",
+    ),
+    "of what a command alone knows": (
+        lambda config: config["methods"].update(
+            mine={"command": "train {rate}", "options": {"rate": 1}, "tune": {"rate": [1, 2]}}
+        ),
+        "methods.mine.tune has the option `rate`, which command has not",
     ),
     "what the method itself may not have": (
         lambda config: (
