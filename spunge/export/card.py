@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from spunge.core.files import is_local
 from spunge.export.contents import CARD, MERGEKIT
-from spunge.merging.options import MERGEKIT_METHODS
+from spunge.merging.options import ABSOLUTE, MERGEKIT_METHODS
 from spunge.models.task_vector import BaseModel, TaskVector
 
 TEMPLATE = Path(__file__).with_name("card.md")
@@ -125,6 +125,11 @@ def mergekit(
         method, weighted = options["method"], "weights" in MERGEKIT_METHODS[options["method"]]
         if method.startswith(("dare", "della")):
             return None, "mergekit would draw other entries to drop"
+        if method in ABSOLUTE and provenance.get("scale", 1) != 1:
+            return (
+                None,
+                f"mergekit's {method} has fixed thresholds, so λ times the shards is not λ times their merge",
+            )
         if not weighted and options["scale"] != 1:
             return None, f"mergekit's {method} has no factor on the result, and this merge has one"
         own = {key: options[key] for key in MERGEKIT_METHODS[method] if key != "weights" and options[key] is not None}

@@ -16,7 +16,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 from spunge.core.errors import InputError
 from spunge.experiment.records import BASE
-from spunge.export.contents import CARD, CONFIG, EXPORTED, MERGEKIT, WEIGHT_FILES
+from spunge.export.contents import CARD, CONFIG, EXPORTED, LOADED, MERGEKIT, WEIGHT_FILES
 from spunge.report.results_table import MINUS, RESERVED, TOXIC_SHARE
 
 TEMPLATE = Path(__file__).with_name("results.md")
@@ -82,8 +82,8 @@ def publish(
             raise InputError(
                 f"{repository} holds what was not published from here ({sorted(held)[0]}): name a new repository"
             )
-        # Of an earlier export: weights in other files, which transformers would load, and how another merge is made.
-        stale = [*filter_repo_objects(sorted(held - {*names}), allow_patterns=[*WEIGHT_FILES, MERGEKIT])]
+        # Of an earlier export: what transformers would load beside this one, and how another merge is made.
+        stale = [*filter_repo_objects(sorted(held - {*names}), allow_patterns=[*WEIGHT_FILES, *LOADED, MERGEKIT])]
         # One commit, so that nobody sees half of a model; upload_folder may make several.
         operations = [*files, *map(CommitOperationDelete, stale)]
         commit = hub.create_commit(repository, operations, commit_message=f"Publish {candidate}")

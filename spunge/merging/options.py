@@ -55,6 +55,7 @@ MERGEKIT_METHODS = {
     "task_arithmetic": ("weights", "normalize"),
     "ties": _SPARSE,
 }
+ABSOLUTE = ("model_stock", "ram", "ramplus_tl", "sce")  # their thresholds don't grow with what they merge
 
 
 @checked

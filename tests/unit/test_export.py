@@ -629,6 +629,15 @@ def test_no_mergekit_configuration_where_it_would_compute_something_else(kind, o
     assert configuration is None and reason in why
 
 
+def test_a_merge_with_fixed_thresholds_is_not_made_of_scaled_shards():
+    """The shards' exports bear λ, too."""
+    for method, fixed in (("ram", True), ("breadcrumbs", False)):
+        provenance = provenance_of("mergekit", method=method) | {"scale": 0.5}
+        configuration, why = card.mergekit(provenance, "org/base", "float32", [32, 2048])
+        assert (configuration is None) == fixed and (not fixed or "mergekit's ram has fixed thresholds" in why)
+        assert card.mergekit(provenance | {"scale": 1.0}, "org/base", "float32", [32, 2048])[0] is not None
+
+
 def test_card_says_why_there_is_no_mergekit_configuration(tmp_path, tiny_base):
     shards = shard_vectors(tmp_path, tiny_base, [deltas(0), deltas(1)])
     merged = merged_vector(tmp_path / "merged.safetensors", tiny_base, shards, "ties", trim="model")

@@ -368,9 +368,11 @@ def test_publishing_again_sends_what_changed_and_takes_old_weights_away(hub, exp
     first = published(tmp_path / "parts", table)
     repository = hub.repositories[REPOSITORY]
     repository["files"] |= {"LICENSE": b"added on the hub", "mergekit.yaml": b"of another merge"}
+    repository["files"] |= {"chat_template.jinja": b"of another tokenizer", "notes.txt": b"added on the hub"}
     sent = len(hub.asked("/storage/"))
     again = published(tmp_path / "parts", table)
-    assert again["files"] == first["files"] and "mergekit.yaml" not in repository["files"]
+    assert again["files"] == first["files"] and "notes.txt" in repository["files"]
+    assert not {"mergekit.yaml", "chat_template.jinja"} & repository["files"].keys()
     assert len(hub.asked("/storage/")) == sent > 1 and len(repository["commits"]) == 3
     assert published(tmp_path / "parts", table) == again and len(repository["commits"]) == 3
 
