@@ -288,6 +288,11 @@ class Grid:
         options |= method_options(self.trials(run.method)[run.trial]) if run.trial else {}
         return scaled_options(options, run.split, run.shard, self.attributes)
 
+    def with_defaults(self, name: str) -> dict[str, object]:
+        """Return a method's section, with all its options under `options`."""
+        defaults = configuration.option_defaults("methods", self.methods[name]["method"])
+        return self.methods[name] | {"options": defaults | self.method_options(name)}
+
     def method_options(self, method: str) -> dict[str, object]:
         """Return a method's options for one attribute's shard."""
         return configuration.method_options(self.methods[method], self.configuration["model"]["dtype"])

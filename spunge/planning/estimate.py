@@ -5,7 +5,7 @@ An amount is a list, the parts of a sum; a part that isn't known is NaN, as is w
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 
@@ -106,11 +106,11 @@ class Estimate:
         lora = method["options"].get("trained") == "lora"
         return Cost(disk=[FP32 * parameters[1] * np.mean([not lora or kind in WHOLE_MATRICES for kind in kinds])])
 
-    def evaluate(self, evaluations: Mapping, budgets: Sequence[str] = ("",)) -> Cost:
+    def evaluate(self, evaluations: Mapping, budgets: Sequence[str] = ("",), methods: Iterable[Mapping] = ()) -> Cost:
         """Evaluations of one candidate, for which the model is read once, at each of the grid's budgets.
 
         λ is solved on the calibration texts. One pass over the fluency texts gives damage and fluency, and one more
-        over each table is the base model's.
+        over each table is the base model's. What the candidate's method changed is fp32; the largest change counts.
         """
         readings = {"knowledge": self._knowledge, "answers": self._answers}
         readings |= {"fluency": self._fluency, "benchmarks": self._benchmarks}
@@ -126,7 +126,10 @@ class Estimate:
             seconds = [*np.multiply(total.seconds, len(budgets)), *base.seconds, *np.multiply(texts.seconds, passes)]
             work = f"at {len(budgets)} λ, {passes} passes over {texts.work}, {total.work}"
             total = replace(total, work=work, seconds=seconds)
-        return replace(total, seconds=[start, *total.seconds], memory=np.add(self.weights, total.memory))
+        changed = [self._parameters(method) for method in methods]
+        weights = self.weights + (FP32 - self.precision) * max([0, *(merged for _, merged in filter(None, changed))])
+        memory = [*np.add(weights, total.memory), *UNKNOWN * (None in changed)]
+        return replace(total, seconds=[start, *total.seconds], memory=memory)
 
     def _knowledge(self, options: Mapping, table: str = "questions") -> Cost:
         rows, *characters = self.tables[table]

@@ -61,6 +61,7 @@ class Plan:
         tables = known.tables(folder, options, attributes)
         self.facts = known.Facts(model["dtype"], shape, origin, attributes, texts, tables)
         self.estimate = Estimate(self.facts)
+        self.methods = {name: self.grid.with_defaults(name) for name in self.grid.trained}
 
     def kinds(self) -> list[Kind]:
         """Return the kinds of jobs in the order of the run."""
@@ -95,12 +96,9 @@ class Plan:
 
     def _training(self) -> Iterator[Kind]:
         """Yield the jobs that make shards, frozen activations, task vectors and merges."""
-        grid, runs, methods = self.grid, self.grid.runs() + self.grid.trial_runs(), {}
+        grid, runs = self.grid, self.grid.runs() + self.grid.trial_runs()
         yield self._kind("shard", len({run.partition for run in runs}), Cost(), "shard")
-        for name in grid.trained:
-            section = grid.methods[name]
-            options = configuration.option_defaults("methods", section["method"]) | grid.method_options(name)
-            methods[name] = method = section | {"options": options}
+        for name, method in self.methods.items():
             if method["cache_activations"]:
                 yield self._kind(f"activations {name}", 1, self.estimate.activations(method), f"activations/{name}")
         alike: dict[tuple, list[Run]] = {}
@@ -110,9 +108,9 @@ class Plan:
             alike.setdefault((run.method, run.split in splits.UNDIVIDED, steps), []).append(run)
         for (name, _, steps), group in alike.items():
             label = f"unlearn {name}: {', '.join(dict.fromkeys(run.split for run in group))}"
-            cost, number = self.estimate.unlearn(methods[name], steps), self._number([*map(Candidate.of, group)])
+            cost, number = self.estimate.unlearn(self.methods[name], steps), self._number([*map(Candidate.of, group)])
             yield self._kind(label, number, cost, *{f"unlearn/{run.path.rpartition('/')[0]}" for run in group})
-        for name, method in methods.items():
+        for name, method in self.methods.items():
             tried = [candidate for candidate in grid.trial_candidates() if candidate.merge and candidate.method == name]
             if merges := grid.merges([name]) + [candidate.source(name) for candidate in tried]:
                 kinds = [grid.configuration["merges"][merge.merge]["merge"] for merge in merges]
@@ -122,18 +120,18 @@ class Plan:
         """Yield the jobs that evaluate all candidates, and what is made of that."""
         grid, evaluations, toxicity = self.grid, self.grid.configuration["evaluations"], self.grid.toxicity
         reported, trials, attacked = grid.candidates(), grid.trial_candidates(), len(grid.attacked())
-        number, judged = self._number(reported), self._number(reported + trials)
+        number, judged, methods = self._number(reported), self._number(reported + trials), self.methods.values()
         asked = {name: evaluations[name] for name in grid.of_a_model}
         if toxicity and toxicity["generator"] == "vllm":
             yield self._kind("generate", judged, no_arithmetic("vllm"), "generate")
         elif toxicity:
             asked |= {"toxicity": toxicity}
         for label, group, budgets in (("", reported, grid.budgets), (", trials", trials, [grid.middle_budget])):
-            cost, paths = self.estimate.evaluate(asked, budgets), [f"evaluate/{one.path}" for one in group]
+            cost, paths = self.estimate.evaluate(asked, budgets, methods), [f"evaluate/{one.path}" for one in group]
             yield self._kind(f"evaluate{label}", self._number(group), cost, *paths)
         yield self._kind("base_states", int(grid.shares_base_states), no_arithmetic("base_states"), "base_states")
         if benchmarks := evaluations.get("benchmarks"):
-            cost = self.estimate.evaluate({"benchmarks": benchmarks})
+            cost = self.estimate.evaluate({"benchmarks": benchmarks}, methods=methods)
             cost = replace(cost, download=UNKNOWN * (not benchmarks["mirror"]))
             yield self._kind("benchmarks", number, cost, "benchmarks")
             from_wheel = (benchmarks["mirror"] or "").startswith("wheel:")

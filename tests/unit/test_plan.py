@@ -1,6 +1,7 @@
 """What `snakemake plan` reckons, against numbers worked out by hand."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,27 @@ def test_evaluation_adds_up():
     states = 2 * (4 * 4096 + 2 * 1024 + 4 * 14336) + 16 * 4096
     logits = (2 + 4) * 32000
     assert list(cost.memory) == [2 * 7_241_732_096 + 8 * 256 * (states + logits)], "the greediest alone"
+
+
+@pytest.mark.parametrize(
+    ("method", "changed"),
+    [
+        ({"method": "npo", "trained": "all"}, 7_241_732_096),
+        ({"method": "tvn", "trained": "lora", "lora_targets": ["down_proj"], "lora_rank": 8}, 32 * 4096 * 14336),
+        ({"method": "rmu", "trained_parameters": ["mlp.down_proj.weight"], "trained_layers": [5, 6]}, 2 * 4096 * 14336),
+    ],
+)
+def test_in_half_precision_what_a_method_changed_is_fp32(method, changed):
+    options = {"fluency": {"batch_size": 8, "max_tokens": 256}}
+    methods = [{"method": method["method"], "options": method}]
+    for dtype, larger in (("bfloat16", 2 * changed), ("float32", 0)):
+        plain, edited = (
+            sum(estimate(dtype=dtype, tables={"fluency": Table(200)}).evaluate(options, methods=given).memory)
+            for given in ((), methods)
+        )
+        assert edited - plain == larger
+    own = estimate(tables={"fluency": Table(200)}).evaluate(options, methods=[{"method": "command", "options": {}}])
+    assert math.isnan(sum(own.memory)), "who knows what a program changes"
 
 
 def test_budgets_are_solved_and_evaluated_at_one_by_one():
