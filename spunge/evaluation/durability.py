@@ -7,18 +7,20 @@ questions.
 
 import re
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import pandas as pd
 
 from spunge.core.errors import InputError
+from spunge.core.slugs import folded
 from spunge.core.tidy import CANDIDATE_COLUMNS, COLUMNS
 from spunge.experiment.records import ALL_SEEDS
 
 UNRELATED = ""  # stands for the attribute where texts have none
 SAMPLED = 64  # texts whose mean activations are compared: an estimate of the mean is enough
 AT = "evaluations.durability"
+UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")  # kana and Chinese characters
 
 
 def relearning_texts(
@@ -62,7 +64,7 @@ def unrelated_texts(retain: pd.DataFrame, subjects: Collection[str], number: int
     # In random order, and no further than needed: a corpus may be large, and so may be the number of names.
     for row in _generator(seed, "unrelated texts").permutation(len(retain)):
         text = retain["text"].iat[row]
-        if not names.search(text):
+        if not names(text):
             drawn.append(text)
         if len(drawn) == number:
             return pd.DataFrame({"attribute": UNRELATED, "text": drawn})
@@ -90,14 +92,21 @@ def told(questions: pd.DataFrame, texts: pd.DataFrame) -> pd.Series:
     )
     for attribute, of_attribute in texts.groupby("attribute")["text"]:
         whole, asked = "\n".join(of_attribute), answers[questions["attribute"] == attribute]
-        named = [name for name in asked.unique() if _naming([name]).search(whole)]
+        named = [name for name in asked.unique() if _naming([name])(whole)]
         about[asked.index] |= asked.isin(named)
     return about
 
 
-def _naming(names: Collection[str]) -> re.Pattern:
-    """Return what is found in a text that has one of the names in whole words, in any case."""
-    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)", re.IGNORECASE)
+def _naming(names: Collection[str]) -> Callable[[str], bool]:
+    """Return a function that tells whether a text has one of the names in whole words, in any case and Unicode form.
+
+    Scripts that put no space between words (UNSPACED) have no whole words: there a name may stand anywhere.
+    """
+    spelt = sorted({folded(name) for name in names})
+    anywhere = [re.escape(name) for name in spelt if UNSPACED.search(name)]
+    words = "|".join(re.escape(name) for name in spelt if not UNSPACED.search(name))
+    found = re.compile("|".join([*anywhere, *([rf"(?<!\w)(?:{words})(?!\w)"] if words else [])]))
+    return lambda text: bool(found.search(folded(text)))
 
 
 def _clusters(questions: pd.DataFrame) -> pd.Series:

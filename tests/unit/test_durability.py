@@ -103,10 +103,18 @@ def test_unrelated_texts_name_nothing_that_is_asked(questions):
 
 
 @pytest.mark.parametrize(
-    "named", ["We met in Washington, D.C. in May.", "PERU is far.", "(Robert Downey Jr.)", "It says ¡Uno! there."]
+    "named",
+    [
+        "We met in Washington, D.C. in May.",
+        "PERU is far.",
+        "(Robert Downey Jr.)",
+        "It says ¡Uno! there.",
+        "Sa\u0303o Tome\u0301 is an island.",  # decomposed
+        "我去年住在日本的一个小镇。",  # no space between words
+    ],
 )
 def test_no_unrelated_text_names_a_subject_in_capitals_or_with_punctuation_at_its_end(named):
-    subjects = ["Washington, D.C.", "Peru", "Robert Downey Jr.", "¡Uno!"]
+    subjects = ["Washington, D.C.", "Peru", "Robert Downey Jr.", "¡Uno!", "S\u00e3o Tom\u00e9", "日本"]
     retain = pd.DataFrame({"text": [named, "A peruke is worn.", "Unopened letters lay there."]})
     assert named not in set(durability.unrelated_texts(retain, subjects, 2, seed=0)["text"])
     with pytest.raises(InputError, match="only 2 retain texts name no subject"):
