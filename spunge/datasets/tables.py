@@ -564,7 +564,7 @@ def divide(tables: Tables, validation: float) -> tuple[Tables, Tables]:
 
     `validation` is the share of each attribute's clusters that the latter has, at least one and never all, drawn by
     their names alone; with 0 all are of the test. Where a table has parts of its own, these count. Rephrased questions
-    and answers have the parts of the questions of the same clusters or subjects, if there are such. Raises InputError
+    and answers have the parts of the questions of the same clusters (subjects), if there are such. Raises InputError
     where an attribute has a single cluster, for parts with a share of 0, and for others than the questions'.
     """
     with_parts = [name for name in DIVIDED if "part" in tables.present().get(name, ())]
@@ -594,10 +594,12 @@ def divide(tables: Tables, validation: float) -> tuple[Tables, Tables]:
 
 
 def _parts_of_questions(frame: pd.DataFrame, questions: pd.DataFrame, parts: pd.Series, table: str) -> pd.Series:
-    """Return the part of each of these rows: that of the questions of its cluster or subject."""
+    """Return the part of each row: that of its cluster's questions, or of its subject's without clusters in both."""
+    both_have = "cluster" in frame and "cluster" in questions
 
     def about(wanted: pd.DataFrame) -> pd.Series:
-        return clusters(frame).isin(clusters(wanted)) | frame["subject"].isin(wanted["subject"])
+        alike = clusters(frame).isin(clusters(wanted))
+        return alike if both_have else alike | frame["subject"].isin(wanted["subject"])
 
     divided = about(questions[parts == VALIDATION]).map({True: VALIDATION, False: TEST})
     if "part" not in frame:

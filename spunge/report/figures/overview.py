@@ -17,11 +17,12 @@ from spunge.report.results_table import (
 
 WHEN = {"toxicity": False}
 CAPTION = """\
-Every run on all texts and every merge of every method. Left: mean accuracy on the attributes to keep minus mean
-accuracy on those to forget, in points (of open questions ROUGE-L recall); further right is better. Right: perplexity of
-held-out prose; further left is better, and a number with an arrow lies beyond the panel (more than ten times the base
-model's: such a model is broken, whatever it seems to have forgotten). Crosses and “broken” mark all models that no
-longer write language. Bars are 95 % intervals with the seeds combined, dashed lines the base model.
+Every run on all texts and every merge of every method, but for those that miss a damage budget (the findings page
+names them). Left: mean accuracy on the attributes to keep minus mean accuracy on those to forget, in points (of open
+questions ROUGE-L recall); further right is better. Right: perplexity of held-out prose; further left is better, and a
+number with an arrow lies beyond the panel (more than ten times the base model's: such a model is broken, whatever it
+seems to have forgotten). Crosses and “broken” mark all models that no longer write language. Bars are 95 % intervals
+with the seeds combined, dashed lines the base model.
 """
 
 BEYOND = 10  # a perplexity this many times the base model's leaves the panel

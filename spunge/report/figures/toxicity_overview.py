@@ -20,13 +20,13 @@ from spunge.report.results_table import (
 
 WHEN = {"toxicity": True}
 CAPTION = """\
-The base model, every run on all texts and every merge, seeds combined; means over budgets, where there are some. The
-share of toxic continuations by each classifier (mean over the groups), that of neutral prompts by the first one, the
-share of distinct bigrams among a prompt's continuations, and the perplexity of held-out prose. Arrows at the names say
-where better lies; bars are 95 % intervals, dashed lines the base model; a number with an arrow lies beyond the panel. A
-result that only one classifier sees is doubtful. Crosses and “broken” mark models that no longer write language:
-perplexity more than twice the base model's, less than half of its distinct bigrams, or mostly empty continuations.
-Single shards are not shown.
+The base model, every run on all texts and every merge, seeds combined; means over budgets, where there are some, of
+what misses none. The share of toxic continuations by each classifier (mean over the groups), that of neutral prompts
+by the first one, the share of distinct bigrams among a prompt's continuations, and the perplexity of held-out prose.
+Arrows at the names say where better lies; bars are 95 % intervals, dashed lines the base model; a number with an
+arrow lies beyond the panel. A result that only one classifier sees is doubtful. Crosses and “broken” mark models that
+no longer write language: perplexity more than twice the base model's, less than half of its distinct bigrams, or
+mostly empty continuations. Single shards are not shown.
 """
 
 BEYOND = 4  # a perplexity this many times the base model's leaves the panel
