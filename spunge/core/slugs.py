@@ -11,6 +11,7 @@ DIGITS = 10
 # A plain value that looks as if it carried a hash gets another hash, so that it can't equal another value's slug.
 HASHED = re.compile(rf".*-[0-9a-f]{{{DIGITS}}}")
 KEPT = 40
+UNSPACED = r"\u3040-\u30ff\u3400-\u9fff"  # kana and Chinese characters: no space stands between words of these
 
 
 def folded(text: str) -> str:

@@ -18,6 +18,7 @@ from pydantic import Field
 from rouge_score.rouge_scorer import RougeScorer
 
 from spunge.core.errors import InputError
+from spunge.core.slugs import UNSPACED
 from spunge.datasets.tables import about
 from spunge.evaluation import generation
 from spunge.evaluation.knowledge import say_cut
@@ -32,8 +33,7 @@ METRICS = {
     "truth_ratio_true_better": Metric("truth_ratio_true_better", of_utility=True),
 }
 TINY = 1e-10  # as OpenUnlearning adds it, so that nothing is divided by 0
-# A word, or a character of the scripts that put no space between words: kana and Chinese characters.
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
+WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
 
 
 @checked

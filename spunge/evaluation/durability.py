@@ -13,14 +13,13 @@ import numpy as np
 import pandas as pd
 
 from spunge.core.errors import InputError
-from spunge.core.slugs import folded
+from spunge.core.slugs import UNSPACED, folded
 from spunge.core.tidy import CANDIDATE_COLUMNS, COLUMNS
 from spunge.experiment.records import ALL_SEEDS
 
 UNRELATED = ""  # stands for the attribute where texts have none
 SAMPLED = 64  # texts whose mean activations are compared: an estimate of the mean is enough
 AT = "evaluations.durability"
-UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")  # kana and Chinese characters
 
 
 def relearning_texts(
@@ -102,9 +101,9 @@ def _naming(names: Collection[str]) -> Callable[[str], bool]:
 
     Scripts that put no space between words (UNSPACED) have no whole words: there a name may stand anywhere.
     """
-    spelt = sorted({folded(name) for name in names})
-    anywhere = [re.escape(name) for name in spelt if UNSPACED.search(name)]
-    words = "|".join(re.escape(name) for name in spelt if not UNSPACED.search(name))
+    spelt, unspaced = sorted({folded(name) for name in names}), re.compile(f"[{UNSPACED}]")
+    anywhere = [re.escape(name) for name in spelt if unspaced.search(name)]
+    words = "|".join(re.escape(name) for name in spelt if not unspaced.search(name))
     found = re.compile("|".join([*anywhere, *([rf"(?<!\w)(?:{words})(?!\w)"] if words else [])]))
     return lambda text: bool(found.search(folded(text)))
 

@@ -115,7 +115,7 @@ class Scored:
     """One evaluation's scores, summed by candidate, budget, seed, attribute and cluster.
 
     `scores` has the candidate columns, `attribute`, `cluster` and the evaluation's own score columns. `wanted` are its
-    METRICS, without which those are taken that `metrics` finds.
+    METRICS, without which those are taken that `metrics` finds, `budgets` those that it is made at, scored or not.
     """
 
     def __init__(
@@ -124,6 +124,7 @@ class Scored:
         evaluation: str,
         attributes: Attributes,
         wanted: Mapping[str, Metric] | None = None,
+        budgets: Sequence[str] = (),
     ):
         self.evaluation, wanted = evaluation, wanted or metrics(scores)
         # Without wrong answers there is no truth ratio.
@@ -139,7 +140,7 @@ class Scored:
         of_group = groups.ngroup().to_numpy()
         self.described = groups[CANDIDATE_COLUMNS].head(1).to_dict("records")
         self.group = {(one["candidate"], one["budget"]): number for number, one in enumerate(self.described)}
-        self.budgets = [budget for budget in scores["budget"].unique() if budget != AS_TRAINED]
+        self.budgets = [one for one in dict.fromkeys([*budgets, *scores["budget"]]) if one != AS_TRAINED]
         shape = len(self.described), len(units)
         cell = of_group * len(units) + of_unit
 
@@ -364,8 +365,7 @@ def comparisons(
     """
     if scores.empty:  # no prompt need be neutral
         return pd.DataFrame(columns=COLUMNS)
-    scored = Scored(scores, evaluation, attributes, wanted)
-    scored.budgets = list(dict.fromkeys([*budgets, *scored.budgets]))
+    scored = Scored(scores, evaluation, attributes, wanted, budgets)
     base = scored.influences([BASE.path], AS_TRAINED)
     of_candidates = {
         Candidate.parse(described["candidate"]): described for described in scored.described if described["method"]
