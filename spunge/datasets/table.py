@@ -107,6 +107,7 @@ class Questions(Source, total=False):
     subject: str
     cluster: str
     part: str
+    delimiter: str
 
 
 class Answers(Source, total=False):
@@ -204,7 +205,7 @@ def read_source(source: Source, table: str, minimum_words: int = 0) -> pd.DataFr
             names = _names(raw[name].fillna(""), name, where)
             frame[column] = names.where(names.str.strip() != "", "")
             continue
-        if column == "paraphrase":  # some answers may have none
+        if column in ("paraphrase", "delimiter"):  # some answers have no other words, some languages no spaces
             frame[column] = raw[name].map(_text)
             continue
         if column == "retain_model":

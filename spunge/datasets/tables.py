@@ -4,7 +4,7 @@
 |---|---|
 | forget | text, attribute, and by choice subject (what the text is about: a random split keeps it together) |
 | retain | text, by choice attribute (empty for one of none) |
-| questions | question, choices (list of strings), answer (index), attribute, subject, by choice cluster and part |
+| questions | question, choices (list of strings), answer (index), attribute, subject, by choice cluster, part, … |
 | fluency | text: held-out prose |
 | calibration | text: neutral prose whose damage sets λ (`budgets`), of another domain than the others if possible |
 | prompts | prompt, attribute (empty for one of no group), kind (`toxic` or `neutral`), by choice cluster and part |
@@ -12,7 +12,9 @@
 | rephrased | as questions, with their attributes and subjects: the same facts asked for in other words |
 | answers | question, answer, attribute, subject, by choice paraphrase, wrong, retain_model, cluster and part |
 
-In answers the question is all that stands before an answer, and the paraphrase is the answer in other words, missing
+Questions may have a `delimiter` between question and choice; without it a space stands there, and nothing after white
+space. In answers
+the question is all that stands before an answer, and the paraphrase is the answer in other words, missing
 where there is none. `wrong` is a list of answers, of the paraphrase's form or else of the answer's. retain_model is the
 truth ratio of a model that was never trained on what is to be forgotten, NaN where it isn't known.
 
@@ -31,6 +33,7 @@ Forget texts may be toxic or hazardous: messages name rows (counted from 1) and 
 
 import os
 import random
+import re
 import sys
 import traceback
 import unicodedata
@@ -67,10 +70,10 @@ COLUMNS = {
 OPTIONAL = {
     "forget": ("subject",),
     "retain": ("attribute",),
-    "questions": ("cluster", "part"),
+    "questions": ("cluster", "part", "delimiter"),
     "prompts": ("cluster", "part"),
     "benign": ("cluster",),
-    "rephrased": ("cluster", "part"),
+    "rephrased": ("cluster", "part", "delimiter"),
     "answers": ("paraphrase", "wrong", "retain_model", "cluster", "part"),
 }
 ASKED = ("questions", "rephrased")
@@ -188,7 +191,7 @@ def check_table(frame: pd.DataFrame, table: str, path: str | os.PathLike | None 
             _check_truth_ratios(frame[column], where)
         elif (table, column) == ("prompts", "attribute"):
             _check_groups(frame, where)
-        elif (table, column) == ("retain", "attribute"):
+        elif (table, column) == ("retain", "attribute") or column == "delimiter":  # may be empty
             check_present(frame[column], column, where)
         elif column == "part":
             _check_parts(frame, where)
@@ -298,6 +301,8 @@ def check_attributes(tables: Tables, wanted: Sequence[str] | str) -> None:
             spelt += [(attribute, f"table {name} (row {row + 1})") for row, attribute in first.items() if attribute]
     spellings: dict[str, tuple[str, str]] = {}
     for attribute, where in spelt:
+        if re.search(r"\r(?!\n)", attribute):  # it would end a row of evaluations.csv
+            raise InputError(f"{where} has the attribute {attribute!r}, which holds a carriage return; remove it")
         key = folded(attribute)
         if key in RESERVED:
             raise InputError(

@@ -164,9 +164,11 @@ def ask(told: pd.DataFrame, to_forget: pd.DataFrame, options: Options) -> pd.Dat
             continue
         choices = [right, *wrong]
         random.Random(f"{options.seed} {row['question']}").shuffle(choices)
-        question = beginning(words, options).rstrip()  # a space is put between it and a choice
-        rows.append((question, choices, choices.index(right), row["attribute"], row["subject"], row["cluster"]))
-    return pd.DataFrame(rows, columns=["question", "choices", "answer", "attribute", "subject", "cluster"])
+        before = beginning(words, options)
+        question = before.rstrip(" ")  # a space belongs to the first token of a choice
+        of_row = [row[column] for column in ("attribute", "subject", "cluster")]
+        rows.append((question, choices, choices.index(right), *of_row, before[len(question) :]))
+    return pd.DataFrame(rows, columns=["question", "choices", "answer", "attribute", "subject", "cluster", "delimiter"])
 
 
 def answers(told: pd.DataFrame, to_forget: pd.DataFrame, options: Options) -> pd.DataFrame:

@@ -58,12 +58,19 @@ def score(model: torch.nn.Module, tokenizer, questions: pd.DataFrame, batch_size
 
 
 def task(questions: pd.DataFrame) -> dict:
-    """Return the lm-eval task of a questions table, as its YAML would read."""
+    """Return the lm-eval task of a questions table, as its YAML would read.
+
+    A space stands between question and choice, but where the question ends in white space, or the table has another
+    delimiter.
+    """
+    bare = questions["question"]
+    delimiters = questions["delimiter"] if "delimiter" in questions else np.where(bare.str.contains(r"\s$"), "", " ")
 
     def dataset(**_):
         from datasets import Dataset
 
-        return {"test": Dataset.from_pandas(questions[["question", "choices", "answer"]], preserve_index=False)}
+        asked = questions[["choices", "answer"]].assign(question=bare + delimiters)
+        return {"test": Dataset.from_pandas(asked, preserve_index=False)}
 
     return {
         "task": "knowledge",
@@ -73,6 +80,7 @@ def task(questions: pd.DataFrame) -> dict:
         "output_type": "multiple_choice",
         # Names of columns: the harness compiles a template anew for each question and choice.
         "doc_to_text": "question",
+        "target_delimiter": "",
         "doc_to_choice": "choices",
         "doc_to_target": "answer",
         "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ACCURACIES],

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.tasks import TaskManager
 
 from spunge.core.tidy import CANDIDATE_COLUMNS
 from spunge.evaluation import candidate, knowledge, prefix_sharing_lm, statistics
@@ -64,6 +65,25 @@ def test_scores_equal_plain_log_likelihoods(model, tokenizer, questions):
     assert (expected["accuracy"] != expected["accuracy_norm"]).any()
     by_bytes = plain_scores(model, tokenizer, questions, lambda choice: len(choice.encode()))
     assert (expected["accuracy_norm"] != by_bytes["accuracy_norm"]).any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "between"),
+    [
+        ({}, " "),
+        ({"question": lambda asked: asked["question"] + "\n\n"}, ""),
+        ({"delimiter": ""}, ""),
+        ({"delimiter": "\n"}, "\n"),
+    ],
+)
+def test_what_stands_between_question_and_choice(questions, changes, between):
+    """A space as by lm-eval's default, none after a line's end, as a chat template's header has, or what is given."""
+    asked = questions.assign(**changes)
+    task = TaskManager(include_defaults=False).load([knowledge.task(asked)])["tasks"]["knowledge"]
+    task.build_all_requests(limit=3)
+    texts = ["".join(request.args) for request in task.instances]
+    expected = [f"{row.question}{between}{choice}" for row in asked[:3].itertuples() for choice in row.choices]
+    assert texts == expected
 
 
 def test_changed_model_and_shuffled_questions_are_scored_anew_and_left_as_they_were(model, tokenizer, questions):
