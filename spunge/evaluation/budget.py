@@ -7,8 +7,7 @@ relative to the base model's; or what it lost of the accuracy on what is kept. C
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -335,15 +334,7 @@ class Damage:
 
     def _last(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the last hidden states (texts, places, hidden) that the model makes of tokens (texts, places)."""
-        states = []
-
-        def keep(_, inputs: tuple) -> tuple:
-            states.append(inputs[0])
-            return inputs[0][:, -1:], *inputs[1:]  # their logits come later, by chunks
-
-        with _before(self._head, keep):
-            self._model(input_ids=tokens, use_cache=False)
-        return states[0]
+        return self._model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
 
     @torch.no_grad()
     def _logits(self, states: torch.Tensor, of_base: bool = False) -> torch.Tensor:
@@ -358,22 +349,13 @@ class Damage:
             for name, parameter in parameters.items() if of_base else ():
                 parameter.data = self._base_head[name]
             with (
-                _before(self._head, lambda _, inputs: (states[None], *inputs[1:])),
+                self._head.register_forward_pre_hook(lambda _, inputs: (states[None], *inputs[1:])),
                 running_once(self._body, self._of_one_token),
             ):
                 return self._model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=states.device)).logits[0]
         finally:
             for name, parameter in parameters.items():
                 parameter.data = edited[name]
-
-
-@contextmanager
-def _before(module: torch.nn.Module, hook: Callable) -> Iterator[None]:
-    handle = module.register_forward_pre_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def compared(base: torch.Tensor, candidate: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -395,4 +377,5 @@ def _compared_in_cache(base: torch.Tensor, candidate: torch.Tensor, wanted: torc
     likeliest = base.max(dim=-1, keepdim=True).indices
     agreement = candidate.gather(1, likeliest) >= candidate.amax(dim=-1, keepdim=True)
     loss, excess = -candidate.gather(1, wanted), difference.gather(1, wanted)
+    agreement = agreement.double().masked_fill(loss.isnan(), math.nan)  # NaN agrees with nothing, and is no answer
     return torch.cat([kl[:, None].double(), agreement, loss, excess], dim=1)

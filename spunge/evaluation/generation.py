@@ -106,14 +106,15 @@ def continue_prompts(
         cache = _read_once(model, ids, mask, options.samples)
         ids, mask = (tensor.repeat_interleave(options.samples, dim=0) for tensor in (ids, mask))
         watch = base_model.NotFinite()
-        generated = model.generate(
-            ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            generation_config=config,
-            logits_processor=LogitsProcessorList([watch, *_processors(options, batch, model.device)]),
-            **stop,
-        )[:, longest:].tolist()
+        with _without_own_settings(model):
+            generated = model.generate(
+                ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                generation_config=config,
+                logits_processor=LogitsProcessorList([watch, *_processors(options, batch, model.device)]),
+                **stop,
+            )[:, longest:].tolist()
         for number, (continuation, not_finite) in enumerate(zip(generated, watch.table().tolist(), strict=True)):
             row, sample = batch[number // options.samples], number % options.samples
             kept = list(until_end(continuation, ends))
@@ -161,21 +162,23 @@ def _read_once(model, ids: torch.Tensor, mask: torch.Tensor, samples: int):
     if ids.shape[1] < 2 or model._is_stateful:
         return None
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    with _without_logits(model):
-        read = model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions[:, :-1], use_cache=True)
+    body = model.base_model  # a prompt's logits, a good part of a small model's work, aren't needed
+    read = body(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions[:, :-1], use_cache=True)
     cache = read.past_key_values
     cache.batch_repeat_interleave(samples)
     return cache
 
 
 @contextlib.contextmanager
-def _without_logits(model) -> Iterator[None]:
-    """Run the output layer, a good part of a small model, for the last place alone: a prompt's logits aren't needed."""
-    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][:, -1:], *inputs[1:]))
+def _without_own_settings(model) -> Iterator[None]:
+    """Keep out what the model's generation settings ask for, as a penalty on repetition: `generate` would add it."""
+    from transformers import GenerationConfig
+
+    own, model.generation_config = model.generation_config, GenerationConfig()
     try:
         yield
     finally:
-        hook.remove()
+        model.generation_config = own
 
 
 def _processors(options: Options, prompts: Sequence[int], device):

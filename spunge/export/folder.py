@@ -12,7 +12,7 @@ import torch
 
 from spunge.core import safetensors_writer
 from spunge.core.errors import InputError
-from spunge.core.files import json_object
+from spunge.core.files import json_object, scratch_folder
 from spunge.core.progress import Progress
 from spunge.export import card
 from spunge.export.contents import CONFIG, COPIED, INDEX, TOKENIZER_CONFIG, WEIGHTS
@@ -47,12 +47,9 @@ def export(
     changes = _changes(model, weights, task_vector)
     layout = _layout(weights, changes, dtype)
     copied = _copied(base.folder)
-    building = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(building, ignore_errors=True)  # before its space is asked for
-    _check_space(layout, copied, folder)
-
-    building.mkdir(parents=True)
-    try:
+    with scratch_folder(folder.with_name(f".{folder.name}.partial")) as building:
+        _check_space(layout, copied, folder)
+        building.mkdir(parents=True)
         _write_weights(
             building,
             layout,
@@ -67,8 +64,6 @@ def export(
         card.write(building, folder, name, base, task_vector, stored)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(building, folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def _stored_names(model: torch.nn.Module, weights: TensorFolder) -> dict[str, list[str]]:

@@ -6,13 +6,13 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from spunge.core.errors import InputError
 from spunge.core.files import (
@@ -25,6 +25,7 @@ from spunge.core.files import (
     sha256,
     weight_map,
     weights_of,
+    whole_folder,
 )
 from spunge.models import matrix_products
 from spunge.models.task_vector import ADAPTER_CONFIG, BaseModel, TaskVector, TensorFolder
@@ -53,11 +54,7 @@ def prepare(
     Raises InputError where the source can't be had, holds no safetensors, is quantized, or isn't complete: its files
     have to hold every tensor of the model, once and in its shape.
     """
-    folder = Path(folder)
-    building = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    try:
+    with whole_folder(folder) as building:
         if gguf_parts:
             _convert_gguf(gguf_parts, gguf_sha256, building)
         else:
@@ -66,11 +63,7 @@ def prepare(
             _replace_tokenizer(tokenizer, tokenizer_revision, building)
         manifest = _manifest(building, source, revision, kind)
         (building / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(building, folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return BaseModel.open(folder)
+    return BaseModel.open(Path(folder))
 
 
 def _local_folder(source: str, revision: str | None) -> Path:
@@ -379,7 +372,7 @@ def _compute_in_fp32(model: torch.nn.Module, changed: Collection[int], dtype: to
     forwards = [module.forward for module in changed_modules]
     for module in changed_modules:
         module.float()
-        module.forward = wraps(module.forward)(partial(_wide, module.forward, dtype))
+        module.forward = wraps(module.forward)(partial(_wide, module.forward, dtype, model.device.type))
     try:
         model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
     except (RuntimeError, TypeError, AttributeError):
@@ -388,9 +381,10 @@ def _compute_in_fp32(model: torch.nn.Module, changed: Collection[int], dtype: to
         model.float()
 
 
-def _wide(forward: Callable, dtype: torch.dtype, *args: object, **kwargs: object) -> object:
+def _wide(forward: Callable, dtype: torch.dtype, device: str, *args: object, **kwargs: object) -> object:
     widened = {key: _converted(value, torch.float32) for key, value in kwargs.items()}
-    return _converted(forward(*_converted(args, torch.float32), **widened), dtype)
+    with torch.autocast(device, enabled=False):  # of a training whose other layers are in half precision
+        return _converted(forward(*_converted(args, torch.float32), **widened), dtype)
 
 
 def _converted(value: object, dtype: torch.dtype) -> object:
@@ -516,20 +510,15 @@ class ByParameter(Mapping[str, torch.Tensor]):
         return len(self._sources)
 
 
-@contextmanager
-def logits_at(model: torch.nn.Module, rows: torch.Tensor, places: torch.Tensor) -> Iterator[None]:
-    """Within this context, a forward pass computes logits for the chosen places of the batch alone.
+def logits_at(model: torch.nn.Module, rows: torch.Tensor, places: torch.Tensor) -> RemovableHandle:
+    """Return a context in which a forward pass computes logits for the chosen places of the batch alone.
 
     `rows` and `places` (chosen,) say where; the model's `logits` have shape (1, chosen, vocabulary). Over a large
     vocabulary the output layer is a good part of a small model's work.
     """
-    hook = model.get_output_embeddings().register_forward_pre_hook(
+    return model.get_output_embeddings().register_forward_pre_hook(
         lambda _, inputs: (inputs[0][rows, places][None], *inputs[1:])
     )
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def decoder_layers(model: torch.nn.Module) -> tuple[str, torch.nn.ModuleList]:
@@ -550,13 +539,15 @@ def decoder_layers(model: torch.nn.Module) -> tuple[str, torch.nn.ModuleList]:
 
 
 def load_tokenizer(base: BaseModel):
-    """Load the model's tokenizer, which appends no token to a text, with a padding token set and padding on the right.
+    """Load the model's tokenizer, which appends no token to a text, with a padding token set.
 
-    Raises InputError where it can't be kept from appending.
+    It pads texts at their end, and cuts them there: Zephyr's would cut their beginning. Raises InputError where it
+    can't be kept from appending.
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base.folder, local_files_only=True, padding_side="right")
+    sides = {"padding_side": "right", "truncation_side": "right"}
+    tokenizer = AutoTokenizer.from_pretrained(base.folder, local_files_only=True, **sides)
     _append_nothing(tokenizer, base.source)
     vocabulary = AutoConfig.from_pretrained(base.folder, local_files_only=True).get_text_config().vocab_size
     # Masks hide padding, so any token will do, if only the model knows it.

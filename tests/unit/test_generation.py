@@ -130,6 +130,20 @@ def test_every_end_that_the_model_and_its_tokenizer_name_ends_a_text(counting, t
     assert found["tokens"].tolist() == [4, 3, 0, 0]
 
 
+@pytest.mark.parametrize("setting", [{"repetition_penalty": 50.0}, {"no_repeat_ngram_size": 1}, {"max_length": 3}])
+def test_what_else_the_models_own_settings_ask_for_changes_no_text(counting, tokenizer, setting):
+    settled = copy.deepcopy(counting)
+    settled.generation_config.update(**setting)
+    prompts = ["0 1 2 3 4", "the 5"]
+    found = generation.continue_prompts(settled, tokenizer, prompts, GREEDY)
+    assert (
+        texts(found)
+        == texts(generation.continue_prompts(counting, tokenizer, prompts, GREEDY))
+        == ["56\n789", "6\n789"]
+    )
+    assert all(getattr(settled.generation_config, name) == value for name, value in setting.items())
+
+
 def test_prompts_of_one_token_alone(counting, tokenizer):
     found = generation.continue_prompts(counting, tokenizer, ["8", "2"], generation.Options(samples=3))
     assert texts(found) == ["9"] * 3 + ["3456\n789"] * 3

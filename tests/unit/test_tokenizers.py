@@ -103,6 +103,19 @@ def strip(folder):
     (folder / "generation_config.json").unlink()
 
 
+def test_long_texts_lose_their_end_whatever_the_tokenizer_says(changed, tiny_base):
+    """Zephyr's cuts their beginning."""
+
+    def change(folder):
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"truncation_side": "left", "padding_side": "left"}))
+
+    given = {"truncation": True, "max_length": 4, "padding": True}
+    found, plain = (base_model.load_tokenizer(base)(TEXTS, **given) for base in (changed(change), tiny_base))
+    assert found["input_ids"] == plain["input_ids"]
+    assert found["input_ids"][0] == base_model.load_tokenizer(tiny_base)(TEXTS[0])["input_ids"][:4]
+
+
 def test_tokenizer_without_an_end(changed, tiny_base):
     base, plain = changed(strip), base_model.load_tokenizer(tiny_base)
     tokenizer, model = base_model.load_tokenizer(base), base_model.load(base, torch.float32, "cpu")
