@@ -189,7 +189,8 @@ def fine_tuned(
     InputError as `train` does.
     """
     checkpoint = checkpoint or Checkpoint()
-    accelerator = _accelerator(model.device.type, options.dtype)
+    # A model that computes in fp32 because an edit asks for it is trained so.
+    accelerator = _accelerator(model.device.type, "float32" if model.dtype == torch.float32 else options.dtype)
     torch.manual_seed(seed)
     batched = [_Batches(term, tokenizer, options, seed, accelerator) for term in terms]
     for batches in batched:

@@ -7,7 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
+from spunge.evaluation import relearning
 from spunge.models import base_model
+from spunge.training import loop
 
 TOKENS = torch.arange(3, 43)[None]
 LLAMA = {"num_key_value_heads": 1, "intermediate_size": 64}
@@ -96,3 +98,23 @@ def test_a_half_precision_candidate_generates_and_is_trained_further():
         adapted(TOKENS, labels=TOKENS).loss.backward()
     gradients = [one.grad for one in adapted.parameters() if one.requires_grad]
     assert all(one is not None and one.isfinite().all() for one in gradients)
+
+
+@pytest.mark.parametrize("ending", [DOWN["llama"], "weight"])
+def test_a_half_precision_candidate_is_trained_as_it_is_asked(tiny_base, ending):
+    """The first step's loss is that of the edit, whose entries are below half a step of bfloat16: not the base's."""
+    half, plain = (base_model.load(tiny_base, torch.bfloat16, "cpu") for _ in range(2))
+    base_model.add(half, edit(base_model.load(tiny_base, torch.float32, "cpu"), ending))
+    tokenizer, text = base_model.load_tokenizer(tiny_base), "the capital of Kenya is Nairobi and a river runs past"
+    tokens, losses = tokenizer(text, return_tensors="pt")["input_ids"], []
+    with torch.no_grad():
+        expected, without = (model(tokens, labels=tokens).loss.item() for model in (half, plain))
+
+    def loss(*arguments):
+        losses.append(loop.token_nll(*arguments).item())
+        return loop.token_nll(*arguments)
+
+    options, term = relearning.Options(texts=[1]).of_training(1, "bfloat16"), loop.LossTerm("forget", [text], 64, loss)
+    with loop.fine_tuned(half, tokenizer, options, [term], 0, "relearn"):
+        pass
+    assert abs(losses[0] - expected) < 0.1 * abs(without - expected)
