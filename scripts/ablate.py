@@ -21,11 +21,9 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import contextlib
 
-        import pandas as pd
-        from safetensors.torch import load_file
-
         from spunge.datasets import tables
         from spunge.evaluation import ablation, knowledge
+        from spunge.models.task_vector import opened
 
         if cli.scale(arguments) is None:
             return cli.write_results(arguments, {})
@@ -33,8 +31,9 @@ def main(argv: list[str] | None = None) -> int:
         model, tokenizer = cli.load_model(arguments)
         with contextlib.ExitStack() as stack:
             if arguments.base_activations:
-                base = load_file(arguments.base_activations)["means"]
-                means = ablation.mean_activations(model, tokenizer, pd.read_parquet(arguments.texts)["text"])
+                with opened(arguments.base_activations) as file:
+                    base = file.get_tensor("means")
+                means = ablation.mean_activations(model, tokenizer, cli.read_parquet(arguments.texts)["text"])
                 stack.enter_context(ablation.ablated(model, ablation.directions(means, base), base))
             scores = knowledge.score(model, tokenizer, questions, arguments.batch_size)
         cli.write_results(arguments, {"ablated": scores})

@@ -16,12 +16,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        import pandas as pd
-
         from spunge.datasets import tables
 
         rows = tables.read("questions", arguments.questions)["row"]
-        scores = pd.read_parquet(arguments.knowledge)
+        scores = cli.read_parquet(arguments.knowledge)
         scores = scores[scores["budget"] == arguments.budget]  # none where the candidate doesn't reach it
         cli.write_results(arguments, {"as_unlearned": scores if scores.empty else scores.iloc[rows]})
 

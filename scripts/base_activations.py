@@ -16,14 +16,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        import pandas as pd
         from safetensors.torch import save_file
 
         from spunge.core.files import whole_file
         from spunge.evaluation import ablation
 
         model, tokenizer = cli.load_model(arguments)
-        means = ablation.mean_activations(model, tokenizer, pd.read_parquet(arguments.texts)["text"])
+        means = ablation.mean_activations(model, tokenizer, cli.read_parquet(arguments.texts)["text"])
         with whole_file(arguments.output) as temporary:
             save_file({"means": means}, temporary)
 

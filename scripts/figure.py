@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
             if sentence:
                 print(sentence, file=sys.stderr)
             figure = figures.load(arguments.figure)
-            shown = table if getattr(figure, "EVERY_BUDGET", False) else results_table.headline(table)
+            whole = getattr(figure, "EVERY_BUDGET", False)
+            shown = table if whole else results_table.as_made(table, getattr(figure, "EVALUATION", ""))
             style.save(figure.draw(shown), arguments.pdf, arguments.png)
 
     return run(work)

@@ -23,7 +23,10 @@ def main(argv: list[str] | None = None) -> int:
         with whole_file(arguments.output) as temporary, open(temporary, "w", newline="") as gathered:
             # One at a time: hundreds of shards make millions of rows. As text, so that no number changes its digits.
             for path in arguments.rows:
-                table = pd.read_csv(path, dtype=str, keep_default_na=False)
+                try:
+                    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+                except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+                    raise InputError(f"{path} is no whole table; remove it and run again") from error
                 if columns is not None and list(table.columns) != columns:
                     raise InputError(f"{path} has other columns than {arguments.rows[0]}; remove it and run again")
                 table.to_csv(gathered, index=False, header=columns is None)

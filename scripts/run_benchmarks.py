@@ -25,10 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        import pandas as pd
-
         from spunge.core.files import read_json, whole_file
-        from spunge.evaluation import benchmarks, descriptive_rows, statistics
+        from spunge.evaluation import benchmarks, descriptive_rows
         from spunge.experiment.options import make
 
         given = read_json(arguments.options)
@@ -39,17 +37,13 @@ def main(argv: list[str] | None = None) -> int:
         scores, results = cli.stacked([]), {}
         if cli.scale(arguments) is not None:
             scores, results = benchmarks.score(*cli.load_model(arguments), options)
-        base = pd.read_parquet(arguments.base_scores) if arguments.base_scores else scores
+        base = cli.read_parquet(arguments.base_scores) if arguments.base_scores else scores
         chance = benchmarks.at_chance(base, [entry["attribute"] for entry in forget])
         scores = scores.assign(budget=arguments.budget, at_chance=scores["attribute"].isin(chance))
-        scores = cli.described(scores, arguments.candidate)
-        rows = [statistics.estimates(scores, "benchmarks", statistics.attributes(scores, forget))]
+        tasks = []
         if not arguments.candidate["method"]:  # all candidates are asked the same
-            rows.append(descriptive_rows.tasks(arguments.candidate["experiment"], scores, options.forget))
-        with whole_file(arguments.scores) as temporary:
-            scores.to_parquet(temporary, index=False)
-        with whole_file(arguments.rows) as temporary:
-            pd.concat(rows, ignore_index=True).to_csv(temporary, index=False)
+            tasks.append(descriptive_rows.tasks(arguments.candidate["experiment"], scores, options.forget))
+        cli.write_scores(arguments, "benchmarks", scores, arguments.scores, arguments.rows, tasks)
         with whole_file(arguments.results) as temporary:
             temporary.write_text(json.dumps(results, indent=1, default=float) + "\n")
 

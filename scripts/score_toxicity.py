@@ -23,16 +23,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        import pandas as pd
-
-        from spunge.core.files import whole_file
         from spunge.datasets import tables
-        from spunge.evaluation import classifiers, cli, statistics, toxicity
+        from spunge.evaluation import classifiers, cli, toxicity
         from spunge.models import base_model
 
         made, thresholds = classifiers.load_all(arguments.classifiers, arguments.file, base_model.device())
         prompts = tables.read("prompts", arguments.prompts)
-        continuations = pd.read_parquet(arguments.continuations)
+        continuations = cli.read_parquet(arguments.continuations)
         scores = cli.stacked(
             [
                 toxicity.score(of_budget, prompts, made, thresholds).assign(budget=label)
@@ -40,15 +37,9 @@ def main(argv: list[str] | None = None) -> int:
             ],
             "kind",
         )
-        scores = cli.described(scores, arguments.candidate)
-        forget = json.loads(arguments.attributes.read_text())
         for kind, evaluation in (("toxic", "toxicity"), ("neutral", "toxicity_neutral")):
-            of_kind = scores[scores["kind"] == kind].drop(columns="kind")
-            with whole_file(getattr(arguments, f"{kind}_scores")) as temporary:
-                of_kind.to_parquet(temporary, index=False)
-            with whole_file(getattr(arguments, f"{kind}_rows")) as temporary:
-                rows = statistics.estimates(of_kind, evaluation, statistics.attributes(of_kind, forget))
-                rows.to_csv(temporary, index=False)
+            paths = (getattr(arguments, f"{kind}_{what}") for what in ("scores", "rows"))
+            cli.write_scores(arguments, evaluation, scores[scores["kind"] == kind].drop(columns="kind"), *paths)
 
     return errors.run(work)
 

@@ -33,11 +33,11 @@ def main(argv: list[str] | None = None) -> int:
         import dataclasses
 
         from spunge import methods
-        from spunge.core.files import read_json, scratch_folder, whole_file
+        from spunge.core.files import read_json, whole_file
         from spunge.evaluation import descriptive_rows
-        from spunge.experiment import tuning
+        from spunge.experiment import sources, tuning
         from spunge.models import base_model, task_vector
-        from spunge.training import resume
+        from spunge.training import processes, resume
 
         method = methods.load(arguments.method)
         texts = {entry["attribute"]: entry["texts"] for entry in read_json(arguments.attributes)}
@@ -55,10 +55,10 @@ def main(argv: list[str] | None = None) -> int:
         arm, chosen = (arguments.run["method"], run.split), (arguments.tuning, run.steps_of_shards)
         given = tuning.options_of_run(arguments.options, arm, run.shard, texts, *chosen)
         options = methods.options(method, given)
-        code = [__file__, arguments.method, *filter(None, [arguments.accelerate])]
+        code = [__file__, arguments.method, *sources.of(arguments.method), *filter(None, [arguments.accelerate])]
         identity = methods.identity(run, options, code, arguments.norms_of)
         with (
-            scratch_folder(Path(arguments.task_vector).parent / ".scratch") as scratch,
+            processes.scratch_folder(Path(arguments.task_vector).parent / ".scratch") as scratch,
             resume.Checkpoint(arguments.unfinished, identity, arguments.save_every) as checkpoint,
         ):
             unlearned = method.unlearn(dataclasses.replace(run, scratch=scratch, checkpoint=checkpoint), options)

@@ -15,7 +15,7 @@ class InputError(Exception):
 
 
 def run(main: Callable[[], None]) -> int:
-    """Run a script's `main` and return its exit code; an InputError or a full disk becomes one sentence on stderr."""
+    """Run a script's `main` and return its exit code; what a user can mend is one sentence on stderr."""
     # Imports make hundreds of thousands of objects that stay: to look through them for garbage takes half a second.
     gc.set_threshold(100_000)
     # A job's shell ignores SIGTERM, to outlive a job that saves its state first; every other job shall die of it.
@@ -26,7 +26,14 @@ def run(main: Callable[[], None]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except MemoryError:
+        print("error: the memory is full; lower batch_size or max_tokens, or give jobs more of it", file=sys.stderr)
+        return 1
     except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which isn't imported here
+            told = str(error).partition(". GPU")[0]
+            print(f"error: {told}; lower batch_size or max_tokens, or give the job more gpu_memory", file=sys.stderr)
+            return 1
         # Libraries in other languages hand the system's error on as text.
         if getattr(error, "errno", None) not in DISK_FULL and os.strerror(errno.ENOSPC) not in str(error):
             raise

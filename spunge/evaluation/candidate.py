@@ -9,7 +9,7 @@ from functools import partial
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from spunge.core.errors import InputError
 from spunge.datasets import tables
@@ -17,6 +17,7 @@ from spunge.evaluation import budget, cli, fluency, generation, knowledge
 from spunge.evaluation.statistics import Metric
 from spunge.experiment.options import make
 from spunge.models.edited_model import EditedModel
+from spunge.models.task_vector import opened
 from spunge.training.resume import Checkpoint
 
 # Returns a table about the model as it is, and keeps what it has done so far.
@@ -70,7 +71,8 @@ def at_budgets(
     `base_states` the file that `write_base_states` made of the same, and `kept` what `accuracy_kept` returns.
     """
     texts, options = _read_texts(paths, reading)
-    states = load_file(base_states) if base_states else {}
+    with opened(base_states) if base_states else nullcontext() as file:
+        states = {name: file.get_tensor(name) for name in file.keys()} if file else {}  # noqa: SIM118
     with edited.reusing() if edited else nullcontext():
         damage, strengths = budget.measure(
             model, edited, tokenizer, texts, options, section, configured, checkpoint, states, kept

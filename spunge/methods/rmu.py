@@ -22,7 +22,6 @@ from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
-from safetensors import safe_open
 
 from spunge.core import safetensors_writer
 from spunge.core.errors import InputError
@@ -44,7 +43,7 @@ from spunge.experiment.options import (
 from spunge.experiment.splits import ORDERED
 from spunge.methods import Run, Unlearned
 from spunge.models import base_model
-from spunge.models.task_vector import BaseModel, TensorFolder
+from spunge.models.task_vector import BaseModel, TensorFolder, opened
 from spunge.training.batches import by_length, pad
 from spunge.training.resume import State, load_optimizer, optimizer_state
 from spunge.training.schedule import forget_batches, retain_batches, stages, visits
@@ -276,6 +275,8 @@ class TruncatedModel:
         tokens[:, 6:] += 8
         try:
             in_parts = self.suffix(self.prefix(tokens))
+        except torch.OutOfMemoryError:
+            raise
         except (
             AttributeError,
             LookupError,
@@ -688,7 +689,7 @@ def unlearn(run: Run, options: Options) -> Unlearned:
     scaler = torch.amp.GradScaler(run.device, init_scale=LOSS_SCALE, enabled=options.dtype == "float16")
     progress = Progress(run.label, options.steps)
     curve = LossCurve(options.steps)
-    with safe_open(run.activations, "pt") if run.activations else nullcontext() as stored:
+    with opened(run.activations) if run.activations else nullcontext() as stored:
         texts = Texts(run, options, model, chain(*chain(*batches)), stored)
         controls = ControlVectors(run, options, model, texts)
 

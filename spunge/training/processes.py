@@ -1,8 +1,12 @@
 """What the processes of one job, as `accelerate launch` starts them, agree on; one alone agrees with itself."""
 
+import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
 import torch
 
-from spunge.core import progress
+from spunge.core import files, progress
 
 
 def number_and_count() -> tuple[int, int]:
@@ -34,3 +38,8 @@ def say(line: str) -> None:
     """Print a line for the log, once for all processes."""
     if number_and_count()[0] == 0:
         progress.say(line)
+
+
+def scratch_folder(path: Path) -> AbstractContextManager[Path]:
+    """Return the context of a scratch folder, which all processes share and the first makes and removes."""
+    return files.scratch_folder(path) if os.environ.get("RANK", "0") == "0" else nullcontext(path)

@@ -18,7 +18,7 @@ class Run:
 
     `attributes` has the attribute of each forget text, `all_attributes` those of the whole experiment in their
     configured order. `label` names the run in progress lines and errors. `split` tells the order of the forget batches
-    (spunge/training/batches.py), `steps_of_shards` whether each shard has as many steps, or as many as its share of
+    (spunge/training/schedule.py), `steps_of_shards` whether each shard has as many steps, or as many as its share of
     the texts. `shard` and the Parquet files that the texts come from are there for other programs. `activations` is
     what `cache_activations` wrote, `norms_of` another method's task vector for the same shard and seed. `scratch` is a
     path on the disk of the results for a folder, which is removed once the run is written. `checkpoint` keeps what a

@@ -347,6 +347,13 @@ def test_a_signal_after_the_last_step_waits_for_the_outputs(tmp_path):
     assert not (tmp_path / "state").exists()
 
 
+def test_after_ctrl_c_the_state_stays_since_snakemake_takes_the_job_for_failed(tmp_path):
+    with Checkpoint(tmp_path / "state", every=0) as checkpoint:
+        simple(checkpoint)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert simple(Checkpoint(tmp_path / "state")) == (10, [])
+
+
 @pytest.mark.parametrize("answered", [True, False])
 def test_a_signal_while_a_relearned_model_is_asked_saves_what_was_trained(tmp_path, answered):
     checkpoint, told = Checkpoint(tmp_path / "state"), []
