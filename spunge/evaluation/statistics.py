@@ -158,33 +158,39 @@ class Scored:
         self.means = {label: sum(weights) for label, weights in means.items() if all(map(np.any, weights))}
         self.questions = np.add.reduceat(self.sums[None][0], self.units.starts).astype(int)
 
-    def influences(self, candidates: Sequence[str], budget: str) -> Influences | None:
-        """Return the influences on every metric (leading axis) of a candidate's seeds; None where one has no scores.
+    def influences(self, candidates: Sequence[str], budget: str) -> list[Influences]:
+        """Return the influences on every metric (leading axis) of a candidate's seeds; none where one has no scores.
 
-        Those at all budgets are the influences on the mean over them.
+        They are one, but one for each budget if all are meant.
         """
         if budget == ALL_BUDGETS:
             at_each = [self.influences(candidates, one) for one in self.budgets]
-            known = [influences for influences in at_each if influences is not None]
-            return Influences.mean(known) if known and len(known) == len(at_each) else None
+            return list(itertools.chain(*at_each)) if all(at_each) else []
         if not all((candidate, budget) in self.group for candidate in candidates):
-            return None
+            return []
         rows = [self.group[candidate, budget] for candidate in candidates]
         totals, weights = (
             np.stack([self.sums[column][rows] for column in columns])
             for columns in zip(*((metric.total, metric.weight) for metric in self.metrics.values()), strict=True)
         )
-        return self.units.influences(totals, weights, self.scale == EXPONENTIAL)
+        return [self.units.influences(totals, weights, self.scale == EXPONENTIAL)]
 
     def rows(
-        self, described: Mapping[str, str], influences: Influences, rival: Influences | None = None, minus: str = ""
+        self,
+        described: Mapping[str, str],
+        at_each: Sequence[Influences],
+        rival_at_each: Sequence[Influences] = (),
+        minus: str = "",
     ) -> Iterator[tuple]:
         """Yield tidy rows (COLUMNS) of a candidate's estimates, or of their differences from a rival's.
 
-        `minus` is what follows the metric then.
+        They are means over what `influences` returns. `minus` is what follows the metric of a difference.
         """
-        signed = rival is not None
-        difference = influences - rival if signed else influences
+        signed = bool(rival_at_each)
+        influences = difference = Influences.mean(at_each)
+        if signed:
+            rival = Influences.mean(rival_at_each)
+            difference = influences - rival
 
         def tidy(
             labels,
@@ -210,10 +216,14 @@ class Scored:
                 [label], questions, combined, [0], signed or is_difference, largest=1 + (signed and is_difference)
             )
         if RETAIN_MEAN in self.means and any(self.of_utility):
-            utility, questions = self._utility(influences)
-            if signed:
-                utility -= self._utility(rival)[0]
-            yield from tidy([RETAIN_MEAN], questions, utility, [0], signed, MODEL_UTILITY)
+            utility, others = (
+                Influences.mean([self._utility(one) for one in several]) if several else None
+                for several in (at_each, rival_at_each)
+            )
+            questions = self.questions[self.means[RETAIN_MEAN] != 0].sum()
+            yield from tidy(
+                [RETAIN_MEAN], questions, utility - others if signed else utility, [0], signed, MODEL_UTILITY
+            )
         if FORGET_MEAN in self.means:
             worst, questions = self._worst(influences)
             if signed:
@@ -222,8 +232,15 @@ class Scored:
             told = [name in ("accuracy", "rouge_l_recall") or name.startswith("toxic_share") for name in self.metrics]
             yield from itertools.compress(rows, told)
 
-    def variances(self, described: Mapping[str, str], difference: Influences, minus: str) -> Iterator[tuple]:
+    def variances(
+        self,
+        described: Mapping[str, str],
+        at_each: Sequence[Influences],
+        rival_at_each: Sequence[Influences],
+        minus: str,
+    ) -> Iterator[tuple]:
         """Yield tidy rows (COLUMNS) with the parts of the variance of the means' differences over several seeds."""
+        difference = Influences.mean(at_each) - Influences.mean(rival_at_each)
         for label, weights in self.means.items():
             variance = self.units.combined(difference, weights).variance([0])
             seeds = variance.number_of_seeds
@@ -237,8 +254,8 @@ class Scored:
                 names = [*self.metrics]
                 yield from self._tidy(described, names, minus + suffix, [label], values, *[np.nan] * 3, questions)
 
-    def _utility(self, influences: Influences) -> tuple[Influences, np.ndarray]:
-        """Return the influences on the harmonic mean of the retained attributes' metrics `of_utility`, and questions.
+    def _utility(self, influences: Influences) -> Influences:
+        """Return the influences on the harmonic mean of the retained attributes' metrics `of_utility`.
 
         Its slope by each of n values is n w², w being that value's share of the sum of their reciprocals. Values of 0
         share the whole sum alike.
@@ -253,7 +270,7 @@ class Scored:
         seeds, units, both, shares = (
             getattr(parts, name).sum(axis=0, keepdims=True) for name in ("seeds", "units", "both", "shares")
         )
-        return Influences(np.array([[mean]]), seeds, units, both, shares), self.questions[retained].sum()
+        return Influences(np.array([[mean]]), seeds, units, both, shares)
 
     def _worst(self, influences: Influences) -> tuple[Influences, np.ndarray]:
         """Return the influences on each metric's largest value among the attributes to forget, and its questions."""
@@ -377,7 +394,7 @@ def comparisons(
         paths = {candidate: [candidate.with_seed(seed).path for seed in chosen] for candidate in candidates}
         for budget in dict.fromkeys([AS_TRAINED, *scored.budgets, ALL_BUDGETS]):
             by_candidate = {candidate: scored.influences(of_seeds, budget) for candidate, of_seeds in paths.items()}
-            known = {BASE: base} | {one: of for one, of in by_candidate.items() if of is not None}
+            known = {BASE: base} | {one: of for one, of in by_candidate.items() if of}
             for candidate, influences in itertools.islice(known.items(), 1, None):
                 described = candidates[candidate] | {"candidate": candidate.path, "seed": label, "budget": budget}
                 if label == ALL_SEEDS or budget == ALL_BUDGETS:
@@ -388,5 +405,5 @@ def comparisons(
                     if rival in known:
                         rows += scored.rows(described, influences, known[rival], f"_minus_{name}")
                         if label == ALL_SEEDS and len(seeds) > 1 and "random" in candidate.rivals and rival != BASE:
-                            rows += scored.variances(described, influences - known[rival], f"_minus_{name}")
+                            rows += scored.variances(described, influences, known[rival], f"_minus_{name}")
     return pd.DataFrame(filter(None, rows), columns=COLUMNS)

@@ -24,8 +24,10 @@ from spunge.report.results_table import (
     Estimate,
     asked_by,
     at_budget,
+    broken_at,
     broken_reasons,
     budgets,
+    budgets_of,
     candidates,
     capability_from,
     classifiers,
@@ -96,9 +98,12 @@ class Comparison:
         self.candidates = functools.cache(functools.partial(candidates, evaluations))
         self.families, self.display_names = families(evaluations), display_names(evaluations)
         self.compared = summary.compared_candidates(evaluations if whole is None else whole, evaluations)
-        self.broken = broken_reasons(evaluations, self.compared)
         self.rivals = rivals(evaluations)
-        self.budgets = budgets(evaluations if whole is None else whole)
+        if whole is None:
+            self.budgets, self.broken = budgets(evaluations), broken_reasons(evaluations, self.compared)
+        else:
+            self.budgets = budgets_of(whole, self.outcome.evaluation)
+            self.broken = broken_at(whole, self.budgets, self.compared)
         self.steps = steps(evaluations)
         self._toxicity = bool(classifiers(evaluations))
 

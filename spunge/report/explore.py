@@ -47,6 +47,7 @@ from spunge.report.results_table import (
     base_model,
     broken_reasons,
     budgets,
+    budgets_of,
     candidates,
     estimate,
     families,
@@ -116,6 +117,8 @@ def tables(evaluations: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.Data
     was subtracted, and p. `note` says that a model is broken there, in a difference either one.
     """
     rows = evaluations[(evaluations["seed"] == COMBINED) & ~evaluations["evaluation"].isin(DESCRIPTIONS)]
+    once = [name for name in rows["evaluation"].unique() if budgets_of(evaluations, name) != budgets(evaluations)]
+    rows = rows[(rows["budget"] != COMBINED) | ~rows["evaluation"].isin(once)]  # these repeat the one budget's
     rows = rows.assign(candidate=without_seed(rows))
     of_base = rows["candidate"] == "base"
     # The base model is the same at each budget. The means over them come first, since answers rest on these.

@@ -117,6 +117,7 @@ def _answer(
         "merge": display_name(candidate.merge),
         "comparison": comparison.name,
         "budgets": budgets_in_words(comparison.budgets) if comparison.name == AT_EQUAL_DAMAGE else "",
+        "several": len(comparison.budgets) > 1,
         "equal_compute": comparison.equal_compute(candidate.method),
         "measure": "toxic share" if toxicity else outcome.name,
         "broken": comparison.broken.get(candidate.path, ""),
@@ -251,7 +252,7 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         data["questions"] = pandas.Series(asked)
     decisive = next(iter(compared_at.values()))
     trained = decisive.steps
-    lasts, by_shards = after_attacks(shown), by_number_of_shards(shown)
+    lasts, by_shards = after_attacks(results_table.as_made(evaluations, BEFORE)), by_number_of_shards(shown)
     panels = {family for family, _ in families(evaluations).values()} if scored else methods(evaluations)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(template).render(
@@ -268,6 +269,8 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         capability=capability_from(evaluations).evaluation,
         at_chance=tasks_at_chance(evaluations),
         budgets=budgets_in_words(budgets(evaluations)),
+        several_budgets=len(decisive.budgets) > 1,
+        at_one_budget=_at_one_budget(evaluations),
         unreached=unreached(evaluations),
         carried_by_one=carried_by_one(evaluations),
         benign=is_measured(evaluations, BENIGN),
@@ -403,6 +406,13 @@ def budgets_in_words(names: Sequence[str]) -> str:
     return "; ".join(words)
 
 
+def _at_one_budget(evaluations: pandas.DataFrame) -> str:
+    """Return the one budget of benchmarks, for people, where others are made at several; else an empty text."""
+    at = results_table.budgets_of(evaluations, "benchmarks")
+    asked = (evaluations["evaluation"] == "benchmarks").any()
+    return budgets_in_words(at) if asked and at != budgets(evaluations) else ""
+
+
 def unreached(evaluations: pandas.DataFrame) -> list[str]:
     """Say which models didn't reach a budget at any λ that was tried, one sentence for each budget and model."""
     rows = evaluations[(evaluations["evaluation"] == "budget") & (evaluations["metric"] == "reached")]
@@ -416,10 +426,10 @@ def unreached(evaluations: pandas.DataFrame) -> list[str]:
 
 
 def carried_by_one(evaluations: pandas.DataFrame) -> list[str]:
-    """Say at which budgets one of the texts that set λ has more than CARRIED of their KL; nothing where at none."""
+    """Say at which budgets of KL one of the texts that set λ has more than CARRIED of it; nothing where at none."""
     rows = evaluations[(evaluations["evaluation"] == "budget") & (evaluations["metric"] == "largest_share")]
-    shares = rows.groupby("budget")["value"].mean()
-    carried = {budgets_in_words([name]): _percent(shares[name]) for name in budgets(rows) if shares[name] > CARRIED}
+    shares = rows[rows["budget"].str.startswith("kl=")].groupby("budget")["value"].mean()
+    carried = {budgets_in_words([name]): _percent(shares[name]) for name in shares.index if shares[name] > CARRIED}
     return [sentence("carried_by_one", {"shares": carried})] if carried else []
 
 

@@ -6,7 +6,7 @@ Its columns are described in docs/evaluations.md.
 import math
 import os
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -205,6 +205,22 @@ def at_budget(evaluations: pandas.DataFrame, budget: str) -> pandas.DataFrame:
 def headline(evaluations: pandas.DataFrame) -> pandas.DataFrame:
     """Return the table that answers rest on: means over the budgets or, where none was set, candidates as trained."""
     return at_budget(evaluations, COMBINED if budgets(evaluations) else AS_TRAINED)
+
+
+def budgets_of(evaluations: pandas.DataFrame, evaluation: str) -> list[str]:
+    """Return the budgets at which an evaluation is made: all, but one for benchmarks and attacks.
+
+    Their rows of COMBINED repeat that one's.
+    """
+    rows = evaluations[evaluations["evaluation"] == evaluation]
+    single = budgets(rows)
+    return single if len(single) == 1 and (rows["budget"] == COMBINED).any() else budgets(evaluations)
+
+
+def as_made(evaluations: pandas.DataFrame, evaluation: str) -> pandas.DataFrame:
+    """Return the table at the one budget at which an evaluation is made, where it is one, else `headline`."""
+    at = budgets_of(evaluations, evaluation)
+    return at_budget(evaluations, at[0]) if len(at) == 1 else headline(evaluations)
 
 
 def _measured_at_budgets(evaluations: pandas.DataFrame) -> set[str]:
@@ -407,6 +423,17 @@ def broken_reasons(evaluations: pandas.DataFrame, candidates: Iterable[Candidate
         if candidate.path in estimates
     }
     return {path: reason for path, reason in reasons.items() if reason}
+
+
+def broken_at(
+    evaluations: pandas.DataFrame, labels: Sequence[str], candidates: Collection[Candidate]
+) -> dict[str, str]:
+    """Return why candidates are broken at one of these budgets at least: a mean over several would hide it."""
+    reasons = {}
+    for label in labels:
+        for path, reason in broken_reasons(at_budget(evaluations, label), candidates).items():
+            reasons[path] = f"{reason}, at {label}" if len(labels) > 1 else reason
+    return reasons
 
 
 def broken(evaluations: pandas.DataFrame, candidate: Candidate) -> str:

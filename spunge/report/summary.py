@@ -19,7 +19,7 @@ from spunge.report.results_table import (
     asked_by,
     at_budget,
     broken_reasons,
-    budgets,
+    budgets_of,
     candidates,
     capability_from,
     classifiers,
@@ -97,7 +97,7 @@ def quantities(evaluations: pandas.DataFrame) -> list[Quantity]:
             False,
             budget,
         )
-        for budget in budgets(evaluations)
+        for budget in budgets_of(evaluations, source)
     ]
     for mean, arrow in MEANS:
         difference = mean == RETAIN_MINUS_FORGET

@@ -10,7 +10,7 @@ import toxicity_example
 from evaluations_example import example, without_budget
 
 from scripts import findings as findings_script
-from spunge.report import comparisons, findings, verdict
+from spunge.report import comparisons, durability, explore, findings, results_table, verdict
 from spunge.report.results_table import COMBINED, Estimate
 
 ROOT = Path(__file__).parents[2]
@@ -162,6 +162,57 @@ def test_at_equal_damage_the_mean_over_the_budgets_decides():
     assert "though by another measure the damage isn't equal (perplexity −0.45" in answer
 
 
+@pytest.mark.parametrize(("factor", "verdict"), [(1.9, "better"), (2.1, "broken")])
+def test_a_model_that_breaks_at_one_budget_is_not_better_over_all(factor, verdict):
+    """Though its mean perplexity over the budgets is not twice the base model's."""
+    table = with_difference(example(budgets=BUDGETS), "joint", "forget mean", -0.08, -0.14, -0.02, p=0.001)
+    base = table[(table["candidate"] == "base") & (table["metric"] == "perplexity")]["value"].item()
+    at_largest = (table["candidate"] == "rmu/attribute/merge/ties") & (table["metric"] == "perplexity")
+    table.loc[at_largest & (table["budget"] == "kl=0.1"), "value"] = factor * base
+    judged = comparisons.verdicts(table).set_index(["comparison", "rival", "measure"])
+    assert judged.loc[("at equal damage", "joint", "forget mean accuracy"), "verdict"] == verdict
+    (answer,) = map(str, findings.answers(table))
+    assert ("times the base model's, at kl=0.1" in answer) == (verdict == "broken")
+
+
+def test_what_is_asked_at_one_budget_is_no_mean_over_all():
+    """Benchmarks that carry the answer: their rows of `all` repeat the middle budget's."""
+    table = example(budgets=BUDGETS)
+    asked = table["evaluation"] == "knowledge"
+    middle = table[asked & (table["budget"] == "kl=0.03")]
+    repeated = middle.assign(budget="all")
+    others = table[asked & (table["budget"] == "")]
+    table = pandas.concat(
+        [table[~asked], *(rows.assign(evaluation="benchmarks") for rows in (middle, repeated, others))]
+    )
+    (answer,) = map(str, findings.answers(table))
+    assert "at equal damage (KL of 0.03 per token) and" in answer
+    whole = page(table)
+    assert "are means over the budgets, those of benchmarks of a KL of 0.03 per token alone." in whole
+    assert "the mean over all" not in whole
+    numbers, _ = explore.tables(table)
+    by_candidates = (numbers["evaluation"] == "benchmarks") & (numbers["model"] != "base model")
+    assert set(numbers[by_candidates]["budget"]) == {"kl=0.03"}
+    # What is broken at other budgets isn't so where the answer is given.
+    table.loc[(table["metric"] == "perplexity") & table["budget"].isin(["kl=0.1", "all"]), "value"] = 1e3
+    assert not next(iter(comparisons.comparisons(table).values())).broken
+
+
+def test_attacked_models_are_broken_where_they_are_at_the_budget_of_the_attacks():
+    table = example(budgets=BUDGETS)
+    asked = table[(table["evaluation"] == "knowledge") & table["budget"].isin(["kl=0.03", ""])]
+    attacked = [
+        pandas.concat([asked, asked[asked["budget"] != ""].assign(budget="all")]).assign(evaluation=name)
+        for name in ("as_unlearned", "quantised_4bit")
+    ]
+    table = pandas.concat([table, *attacked], ignore_index=True)
+    perplexity = (table["metric"] == "perplexity") & (table["candidate"] == "rmu/attribute/merge/ties")
+    for budget, broken in (("kl=0.1", False), ("kl=0.03", True)):
+        worse = table.assign(value=table["value"].mask(perplexity & table["budget"].isin([budget, "all"]), 1e3))
+        lines = durability.after_attacks(results_table.as_made(worse, "as_unlearned"))
+        assert {line["joint_kind"] == "broken" for line in lines} == {broken}
+
+
 @pytest.mark.parametrize(("low", "told"), [(0.02, True), (-0.02, False)])
 def test_a_budget_that_other_texts_dont_confirm_is_told_beside_the_verdict(low, told):
     table = with_difference(example(budgets=BUDGETS), "joint", "forget mean", 0.08, 0.02, 0.14, p=0.01)
@@ -180,6 +231,8 @@ def test_a_budget_that_one_text_carries_is_told():
     shares = rows["budget"].map(dict(zip(BUDGETS, (0.5, 0.3, 0.2), strict=True)))
     assert findings.carried_by_one(table) == []
     table = pandas.concat([table, rows.assign(metric="largest_share", value=shares)], ignore_index=True)
+    by_accuracy = table.assign(budget=table["budget"].str.replace("kl=", "kept="))
+    assert findings.carried_by_one(by_accuracy) == [], "questions set λ there, and no text"
     (told,) = findings.carried_by_one(table)
     assert told.startswith(
         "A single one of the texts that set λ has 50.0% of their KL at a KL of 0.01 per token, 30.0% of their KL at a "

@@ -26,6 +26,7 @@ from spunge.report.results_table import (
 )
 
 WHEN = {"benchmarks": True}
+EVALUATION = "benchmarks"
 CAPTION = """\
 The change in accuracy from the base model, task by task (lm-evaluation-harness), for each way to split the texts to
 forget, seeds combined; lines are 95 % intervals that draw questions and seeds again. One panel per family of methods,

@@ -31,6 +31,7 @@ from spunge.report.results_table import (
 )
 
 WHEN = {"durability": True}
+EVALUATION = BEFORE
 CAPTION = """\
 What of the attributes to forget the models answer again when somebody tries to get it back, one row per method and
 merge: mean accuracy on the forget attributes, lower is better. Left: after fine-tuning on a few texts, of the attribute

@@ -38,7 +38,7 @@ the budget. Where harmless texts about what was to be forgotten were measured, a
 line that rises there is a model that refuses too much. Overlapping bands don't settle whether two differ, since
 differences are paired: the findings page has those.
 """
-EVERY_BUDGET = True  # the other figures are of the means over the budgets
+EVERY_BUDGET = True  # other figures are of the means over the budgets, or of the one of their EVALUATION
 
 
 def draw(evaluations: pandas.DataFrame) -> Figure:
