@@ -11,12 +11,39 @@ DIGITS = 10
 # A plain value that looks as if it carried a hash gets another hash, so that it can't equal another value's slug.
 HASHED = re.compile(rf".*-[0-9a-f]{{{DIGITS}}}")
 KEPT = 40
-UNSPACED = r"\u3040-\u30ff\u3400-\u9fff"  # kana and Chinese characters: no space stands between words of these
+# Scripts that put no space between words: Thai, Lao, Burmese, Khmer, kana and Chinese characters.
+UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+ACCENTED = ("LATIN", "GREEK", "CYRILLIC")  # elsewhere marks are vowels, and tell words apart
 
 
 def folded(text: str) -> str:
     """Return what two spellings of a name or text have in common: case, white space and Unicode form aside."""
     return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
+
+
+def unaccented(text: str) -> str:
+    """Return a text without the accents of ACCENTED letters, in compatible Unicode form."""
+    kept, letter = [], ""
+    for character in unicodedata.normalize("NFKD", text):
+        if not unicodedata.combining(character):
+            letter = character
+        elif unicodedata.name(letter, "").startswith(ACCENTED):
+            continue
+        kept.append(character)
+    return unicodedata.normalize("NFKC", "".join(kept))
+
+
+def words(text: str) -> list[str]:
+    """Return a text's words, folded: letters with their marks, and digits. In UNSPACED scripts a character is one."""
+    found, word = [], ""
+    for character in f"{folded(text)} ":
+        unspaced = re.match(f"[{UNSPACED}]", character)
+        if not unspaced and (character.isalnum() or (word and unicodedata.category(character).startswith("M"))):
+            word += character
+            continue
+        found += [part for part in (word, character if unspaced else "") if part]
+        word = ""
+    return found
 
 
 def slug(value: str) -> str:

@@ -6,7 +6,6 @@ one, in its paraphrase if there is one. docs/tofu.md has the formulas.
 """
 
 import math
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -18,7 +17,7 @@ from pydantic import Field
 from rouge_score.rouge_scorer import RougeScorer
 
 from spunge.core.errors import InputError
-from spunge.core.slugs import UNSPACED
+from spunge.core.slugs import unaccented, words
 from spunge.datasets.tables import about
 from spunge.evaluation import generation
 from spunge.evaluation.knowledge import say_cut
@@ -33,7 +32,6 @@ METRICS = {
     "truth_ratio_true_better": Metric("truth_ratio_true_better", of_utility=True),
 }
 TINY = 1e-10  # as OpenUnlearning adds it, so that nothing is divided by 0
-WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
 
 
 @checked
@@ -142,20 +140,21 @@ def truth(likelihoods: Mapping[str, Sequence[float]]) -> dict[str, float]:
 def rouge_l_recall(answer: str, written: str | None) -> float:
     """Return the ROUGE-L recall of what a model wrote; NaN where that is missing.
 
-    rouge_score's own words are of a to z and digits alone, so those of an answer in another script are cut here.
+    rouge_score's own words are of a to z and digits alone. So accents are left out before, and the words of an answer
+    in another script are cut here.
     """
     if pd.isna(written):
         return math.nan
     is_latin = all(unicodedata.name(one, "").startswith("LATIN") for one in answer if one.isalpha())
     scorer = RougeScorer(["rougeL"], use_stemmer=True, tokenizer=None if is_latin else _Words())
-    return float(scorer.score(answer, written.strip())["rougeL"].recall)
+    return float(scorer.score(unaccented(answer), unaccented(written.strip()))["rougeL"].recall)
 
 
 class _Words:
     """A tokenizer of rouge_score for any script."""
 
     def tokenize(self, text: str) -> list[str]:
-        return WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+        return words(text)
 
 
 def without_special_tokens(tokenizer, text: str) -> str:

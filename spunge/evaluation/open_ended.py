@@ -1,12 +1,11 @@
 """Open-ended questions: the model writes the answer, where otherwise it chooses among some that it is shown."""
 
-import re
-import unicodedata
 from collections.abc import Sequence
 
 import pandas as pd
 import torch
 
+from spunge.core.slugs import unaccented, words
 from spunge.datasets.tables import about
 from spunge.evaluation import generation
 
@@ -33,18 +32,15 @@ def first_named(text: str, choices: Sequence[str]) -> int | None:
 
     In whole words, without regard to case, accents, punctuation and articles.
     """
-    said = words(text)
+    said = words_of_answer(text)
     places = {}
     for index, choice in enumerate(choices):
-        wanted = words(choice)
+        wanted = words_of_answer(choice)
         starts = (start for start in range(len(said)) if wanted and said[start : start + len(wanted)] == wanted)
         if (start := next(starts, None)) is not None:
             places[index] = start, -len(wanted)
     return min(places, key=places.get) if places else None
 
 
-def words(text: str) -> list[str]:
-    """Return a text's words in lower case, without accents and articles."""
-    plain = unicodedata.normalize("NFKD", text)
-    plain = "".join(character for character in plain if not unicodedata.combining(character)).casefold()
-    return [word for word in re.findall(r"\w+", plain) if word not in ARTICLES]
+def words_of_answer(text: str) -> list[str]:
+    return [word for word in words(unaccented(text)) if word not in ARTICLES]

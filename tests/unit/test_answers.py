@@ -77,6 +77,11 @@ def test_rouge_l_recall_by_hand():
         ("القاهرة", "في القاهرة", 1),
         ("Αθήνα", "Ρώμη", 0),
         ("München", "in München", 1),
+        ("का", "की", 0),
+        ("กรุงเทพ", "กรุงเทพครับ", 1),
+        ("Hà Nội", "H N i", 0),
+        ("Å", "A\u030a", 1),
+        ("Cafe\u0301s", "the café", 1),
     ],
 )
 def test_rouge_sees_words_of_any_script(answer, written, recall):
@@ -153,6 +158,22 @@ def test_model_utility_is_the_harmonic_mean_of_nine_means():
     assert utility["value"] == pytest.approx(stats.hmean(means.to_numpy().ravel()))
     assert utility["n"] == 120 and (rows["metric"] == "model_utility").sum() == 1
     assert utility["low"] < utility["value"] < utility["high"]
+
+
+def test_the_utility_over_budgets_is_the_mean_of_each_budgets():
+    """And not that of the mean metrics, which would hide a collapse at one of them."""
+    at = [of(scored(seed), CANDIDATE.format(0), "npo", "joint", "0").assign(budget=f"kl=0.{seed}") for seed in (1, 2)]
+    at[1].loc[at[1]["attribute"] == "a", "rouge_l_recall"] /= 50
+    scores = pd.concat([of(scored(3)), *at])
+    rows = statistics.comparisons(scores, "answers", ATTRIBUTES, answers.METRICS, budgets=["kl=0.1", "kl=0.2"])
+    chosen = {"candidate": "npo/joint", "seed": "all"}
+    each = [value(rows, "model_utility", RETAIN_MEAN, budget=budget, **chosen) for budget in ("kl=0.1", "kl=0.2")]
+    over_all = value(rows, "model_utility", RETAIN_MEAN, budget="all", **chosen)
+    assert over_all["value"] == pytest.approx(np.mean([row["value"] for row in each]))
+    assert each[1]["value"] < each[0]["value"] / 3
+    base = statistics.estimates(of(scored(3)), "answers", ATTRIBUTES, answers.METRICS)
+    difference = value(rows, "model_utility_minus_base", RETAIN_MEAN, budget="all", **chosen)
+    assert difference["value"] == pytest.approx(over_all["value"] - value(base, "model_utility", RETAIN_MEAN)["value"])
 
 
 def test_of_equal_means_the_model_utility_and_its_interval_are_those_of_each():

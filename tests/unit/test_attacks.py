@@ -198,6 +198,21 @@ def test_the_choice_that_is_named_first(text, named):
     assert open_ended.first_named(text, CHOICES) == named
 
 
+@pytest.mark.parametrize(
+    ("text", "choices", "named"),
+    [
+        ("是北京。", ["北京", "上海"], 0),
+        ("東京です。", ["京都", "東京"], 1),
+        ("กรุงเทพครับ", ["เชียงใหม่", "กรุงเทพ"], 1),
+        ("केरल", ["कोरल", "केरल"], 1),
+        ("Łódź!", ["ódz", "Łódz"], 1),
+    ],
+)
+def test_the_choice_that_is_named_in_any_script(text, choices, named):
+    """Some have no spaces, and vowels as marks, which tell words apart."""
+    assert open_ended.first_named(text, choices) == named
+
+
 def test_choices_without_a_word_are_never_named():
     assert open_ended.first_named(" the -- end", ["--", "the", "end"]) == 2
 
@@ -210,7 +225,7 @@ def test_open_ended_answers_are_what_the_model_writes(model, tokenizer, question
             tokens = tokenizer(question, return_tensors="pt")
             out = model.generate(**tokens, max_new_tokens=10, do_sample=False, pad_token_id=tokenizer.pad_token_id)
             line = tokenizer.decode(out[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True).partition("\n")[0]
-            written.append(open_ended.words(line))
+            written.append(open_ended.words_of_answer(line))
     says = [bool(line) for line in written]
     choices = [["no such word", line[0] if line else "nothing"] for line in written]
     asked = questions.assign(choices=choices, answer=[number % 2 for number in range(len(questions))])
