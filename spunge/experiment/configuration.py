@@ -35,16 +35,6 @@ TOLD = ("base", "forget", "retain", "output", "steps", "seed", "split", "shard",
 ASKS = ("knowledge", "answers", "toxicity")  # evaluations that can tell what is left of what was to be forgotten
 KIND_KEYS = {"methods": "method", "merges": "merge", "classifiers": "classifier"}
 
-# Keys of a method's section that had other names once.
-RENAMED = {
-    "of": "scaled_from",
-    "like": "norms_of",
-    "keep_states": "cache_activations",
-    "coefficient": "steering_coefficient",
-    "control": "control_vector_per",
-    "alternate_topics": "alternate_attributes",
-}
-
 # Keys of a merge's section, as mergekit calls them.
 MERGEKITS_NAMES = {"lambda": "scale", "weight": "weights"}
 
@@ -94,7 +84,7 @@ def check(config: dict, from_command_line: Mapping = MappingProxyType({})) -> No
     Raises InputError with one sentence that names the key, what was found and what would do.
     """
     yaml_values.check_kinds(config)
-    _check_renamed(config)
+    _check_mergekits_names(config)
     fill_defaults(config, schema())
     _name_kinds(config)
     yaml_values.type_given(config, from_command_line, schema(), schema())
@@ -111,20 +101,7 @@ def check(config: dict, from_command_line: Mapping = MappingProxyType({})) -> No
     _check_wheels(config)
 
 
-def _check_renamed(config: Mapping) -> None:
-    if "statistics" in config:
-        raise InputError("configuration: statistics is gone, since intervals draw nothing any more; remove the section")
-    sections = config.get("methods")
-    for name, section in sections.items() if isinstance(sections, Mapping) else ():
-        for key, value in section.items() if isinstance(section, Mapping) else ():
-            if key in RENAMED:
-                raise InputError(f"configuration: methods.{name}.{key} is called {RENAMED[key]} now; rename it")
-            # A command's `options` may define a name `part` themselves.
-            former = key in ("command", "checkpoint") and re.search(r"(?<!{){part}(?!})", str(value))
-            if former and "part" not in (section.get("options") or ()):
-                raise InputError(
-                    f"configuration: methods.{name}.{key} has {{part}}, which is called {{shard}} now; rename it"
-                )
+def _check_mergekits_names(config: Mapping) -> None:
     sections = config.get("merges")
     for name, section in sections.items() if isinstance(sections, Mapping) else ():
         for key in MERGEKITS_NAMES.keys() & section if isinstance(section, Mapping) else ():
@@ -208,6 +185,8 @@ def _check_methods(config: Mapping) -> None:
                 f"{at} has `accelerate`, which starts several processes, but {section['method']} runs in one; leave it "
                 f"out, or take {', '.join(launched)} or a `file`"
             )
+        if "accelerate" in section:
+            _check_processes(at, section)
         if door == "checkpoint":
             _check_placeholders(f"{at}.checkpoint", section["checkpoint"])
         if option_defaults("methods", section["method"]).get("steps") and "steps" not in section:
@@ -231,6 +210,20 @@ def _check_methods(config: Mapping) -> None:
         _check_merges_of(at, section, config["merges"])
         if "shards" in section:
             _check_shards(at, config, section)
+
+
+def _check_processes(at: str, section: Mapping) -> None:
+    """Check that accelerate's file starts a process for each GPU that a run of the method leases."""
+    path = Path(section["accelerate"])
+    if not path.is_file():  # Snakemake says so, or finds it beside the workflow
+        return
+    settings = yaml.safe_load(path.read_text()) or {}
+    several = [settings.get(key, 1) for key in ("num_processes", "num_machines")]
+    if not settings.get("use_cpu") and several[1] == 1 and several[0] != section["gpus"]:
+        raise InputError(
+            f"{at}.gpus is {section['gpus']}, but {path} starts {several[0]} processes, of which each needs a GPU: set "
+            "both to the same number"
+        )
 
 
 def _check_order(at: str, config: Mapping, section: Mapping) -> None:

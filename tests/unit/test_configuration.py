@@ -186,6 +186,12 @@ MISTAKES = {
         {"command": "train {seed}", "options": {"seed": 7}},
         "configuration: methods.mine.options has seed, which the workflow tells a command of each run; rename it",
     ),
+    "more processes than GPUs": (
+        ("methods", "npo"),
+        {"steps": 1, "gpus": 4, "accelerate": str(ROOT / "profiles/accelerate/fsdp.yaml")},
+        f"configuration: methods.npo.gpus is 4, but {ROOT}/profiles/accelerate/fsdp.yaml starts 8 processes, of which "
+        "each needs a GPU: set both to the same number",
+    ),
     "several processes of a method that knows one": (
         ("methods", "rmu", "accelerate"),
         "profiles/accelerate/fsdp.yaml",
@@ -354,16 +360,6 @@ MISTAKES = {
         {"checkpoint": "made/{attribute}"},
         "configuration: methods.mine.checkpoint is 'made/{attribute}', which can't be filled in ('attribute'); it may "
         "have {split}, {shard} and {seed}, and braces of its own doubled",
-    ),
-    "the shard's former name in a checkpoint's path": (
-        ("methods", "mine"),
-        {"checkpoint": "made/{part}"},
-        "configuration: methods.mine.checkpoint has {part}, which is called {shard} now; rename it",
-    ),
-    "the shard's former name in a command": (
-        ("methods", "mine"),
-        {"command": "train {base} --shard={part}"},
-        "configuration: methods.mine.command has {part}, which is called {shard} now; rename it",
     ),
     "steps to divide where there are none": (
         ("methods", "mine"),
@@ -868,18 +864,6 @@ def test_a_merge_by_mergekit_may_be_named_by_its_key():
     assert sentence(changed(("merges",), {"ties": {"method": "della"}})).startswith(
         "configuration: merges.ties has the option `method`, which ties has not"
     )
-
-
-def test_the_section_of_the_bootstrap_is_gone():
-    with pytest.raises(InputError, match=r"^configuration: statistics is gone, .*; remove the section$"):
-        check(default() | {"statistics": {"resamples": 5000}})
-
-
-@pytest.mark.parametrize(("old", "new"), configuration.RENAMED.items())
-def test_a_key_with_another_name_today_says_so(old, new):
-    config = {**copy.deepcopy(SMALLEST), "methods": {"rmu": {"steps": 3, old: 1}}}
-    with pytest.raises(InputError, match=f"^configuration: methods.rmu.{old} is called {new} now; rename it$"):
-        configuration.check(config)
 
 
 def test_schema_has_the_precisions_that_torch_has():
