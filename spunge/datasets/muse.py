@@ -31,6 +31,8 @@ REVISIONS = {
 BOOK = "book"
 RETAINED = "retained texts"  # the attribute of the questions about them
 NEAR = 20  # characters on both sides, by which is told whether a space stands there
+NEXT_QUESTION = r"\n\n|\nQuestion|Question:"  # MUSE ends an answer there, since after examples a model asks itself more
+NOTHING = r"(?!)"  # matches nowhere
 EDGE = 60  # letters on both sides of where a passage is cut in two, by which the text that it stands in is found
 
 
@@ -152,7 +154,7 @@ def answers(raw: pd.DataFrame, chosen: Sequence[str], options: Options) -> pd.Da
             )
     kept = questions("retain_qa", options).assign(attribute=RETAINED)
     rows = pd.concat([asked[asked["attribute"].isin(chosen)], kept], ignore_index=True)
-    return rows[["question", "answer", "attribute", "subject", "cluster"]]
+    return rows[["question", "answer", "attribute", "subject", "cluster", "end"]]
 
 
 def continuations(raw: pd.DataFrame, options: Options) -> pd.DataFrame:
@@ -179,7 +181,7 @@ def continuations(raw: pd.DataFrame, options: Options) -> pd.DataFrame:
             "muse: no passage of verbmem/forget stands in raw/forget, in texts of one attribute; take both from one "
             "version of the data"
         )
-    return pd.DataFrame(rows, columns=["question", "answer", "attribute", "subject", "cluster"])
+    return pd.DataFrame(rows, columns=["question", "answer", "attribute", "subject", "cluster"]).assign(end=NOTHING)
 
 
 def letters(text: str) -> str:
@@ -196,4 +198,4 @@ def questions(name: str, options: Options) -> pd.DataFrame:
     asked["subject"] = asked["cluster"] = asked["question"]
     asked["question"] = [f"{before}Question: {question}\nAnswer:" for question in asked["question"]]
     asked["answer"] = " " + asked["answer"]
-    return asked
+    return asked.assign(end=NEXT_QUESTION)

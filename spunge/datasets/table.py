@@ -116,6 +116,7 @@ class Answers(Source, total=False):
     question: str
     answer: str
     paraphrase: str
+    end: str
     wrong: str | Annotated[Sequence[str], Field(min_length=1)]
     retain_model: str
     attribute: str

@@ -10,12 +10,13 @@
 | prompts | prompt, attribute (empty for one of no group), kind (`toxic` or `neutral`), by choice cluster and part |
 | benign | text, attribute (one to forget), by choice cluster: what may be said of it all the same |
 | rephrased | as questions, with their attributes and subjects: the same facts asked for in other words |
-| answers | question, answer, attribute, subject, by choice paraphrase, wrong, retain_model, cluster and part |
+| answers | question, answer, attribute, subject, by choice paraphrase, wrong, end, retain_model, cluster, part |
 
 Questions may have a `delimiter` between question and choice; without it a space stands there, and nothing after white
 space. In answers
 the question is all that stands before an answer, and the paraphrase is the answer in other words, missing
-where there is none. `wrong` is a list of answers, of the paraphrase's form or else of the answer's. retain_model is the
+where there is none. `wrong` is a list of answers, of the paraphrase's form or else of the answer's. What a model writes
+counts up to the first match of the regular expression `end`. retain_model is the
 truth ratio of a model that was never trained on what is to be forgotten, NaN where it isn't known.
 
 A subject is what a row is about; a cluster is what shares an answer or a source, a country for its cities: intervals
@@ -74,7 +75,7 @@ OPTIONAL = {
     "prompts": ("cluster", "part"),
     "benign": ("cluster",),
     "rephrased": ("cluster", "part", "delimiter"),
-    "answers": ("paraphrase", "wrong", "retain_model", "cluster", "part"),
+    "answers": ("paraphrase", "wrong", "end", "retain_model", "cluster", "part"),
 }
 ASKED = ("questions", "rephrased")
 DIVIDED = ("questions", "prompts", "answers")  # into validation and test
@@ -187,6 +188,8 @@ def check_table(frame: pd.DataFrame, table: str, path: str | os.PathLike | None 
             _check_answers(frame, where)
         elif column == "paraphrase":
             check_strings(frame[column].fillna("none"), column, where)
+        elif column == "end":
+            _check_patterns(frame[column], where)
         elif column == "retain_model":
             _check_truth_ratios(frame[column], where)
         elif (table, column) == ("prompts", "attribute"):
@@ -239,6 +242,15 @@ def _check_lists(lists: pd.Series, where: str) -> None:
     for fault, wrong in checks.items():
         if wrong.any():
             raise InputError(f"{where}, column {lists.name}: {rows(wrong)} come {fault}; {needed}")
+
+
+def _check_patterns(patterns: pd.Series, where: str) -> None:
+    check_strings(patterns, "end", where)
+    for pattern in patterns.unique():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise InputError(f"{where}, column end: {pattern!r} is no regular expression ({error})") from error
 
 
 def _check_truth_ratios(ratios: pd.Series, where: str) -> None:

@@ -6,6 +6,7 @@ one, in its paraphrase if there is one. docs/tofu.md has the formulas.
 """
 
 import math
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -54,7 +55,7 @@ def score(
     """Return one row per question, in order: `about`, the columns of METRICS, and cut, as knowledge's.
 
     rouge_l_recall (Lin 2004): the share of the answer's words that stand, in their order and by stems, in what the
-    model writes, greedily. probability: the answer's, or its share among wrong answers of its
+    model writes, greedily, up to the row's `end`. probability: the answer's, or its share among wrong answers of its
     own form. With wrong answers also truth_ratio R, truth_ratio_closer_to_1 = min(R, 1 / R), high where the model
     prefers none, and truth_ratio_true_better = max(0, 1 − R), high where it prefers the right one; retain_model as in
     the table. NaN where a likelihood isn't finite, or nothing was written for that reason. Raises InputError for an
@@ -69,6 +70,11 @@ def score(
         stop_at_newline=stop_at_newline,
     )
     written = generation.continue_prompts(model, tokenizer, answers["question"].tolist(), options)["text"]
+    if "end" in answers:
+        written = [
+            text if pd.isna(text) else re.split(end, text, maxsplit=1)[0]
+            for text, end in zip(written, answers["end"], strict=True)
+        ]
     plain = (without_special_tokens(tokenizer, answer) for answer in answers["answer"])
     scores = [
         {"rouge_l_recall": rouge_l_recall(answer, text)} | truth(likelihood)

@@ -89,6 +89,14 @@ def test_rouge_sees_words_of_any_script(answer, written, recall):
     assert answers.rouge_l_recall(answer, written) == pytest.approx(recall)
 
 
+def test_what_is_written_counts_up_to_its_end(model, tokenizer, monkeypatch):
+    written = pd.DataFrame({"text": ["past old houses. More: through the city", "old houses. More: old houses"]})
+    monkeypatch.setattr(answers.generation, "continue_prompts", lambda *_: written)
+    for end, recalls in (("More:", [0, 1]), (r"(?!)", [1, 1]), (r"\.|^", [0, 0])):
+        found = answers.score(model, tokenizer, ROWS.assign(end=end), batch_size=2, max_new_tokens=5)
+        assert found["rouge_l_recall"].tolist() == pytest.approx(recalls)
+
+
 def test_likelihoods_are_those_of_a_plain_forward_pass_with_the_end_of_text(model, tokenizer):
     likelihoods, cut = answers.mean_log_likelihoods(model, tokenizer, ROWS, batch_size=2)
     assert cut == [0, 0]
@@ -283,6 +291,7 @@ def test_a_table_of_answers_comes_back_as_it_was_written(tmp_path):
         ("wrong", [[], ["x"]], "column wrong: 1 of 2 rows (first: row 1) come without an answer; at least one is"),
         ("wrong", [["x"], [""]], "column wrong: 1 of 2 rows (first: row 2) come with an answer that is missing, empty"),
         ("retain_model", [-1.0, 0.5], "column retain_model: 1 of 2 rows (first: row 1) are no truth ratio, which is 0"),
+        ("end", ["(", "x"], "column end: '(' is no regular expression (missing ), unterminated"),
         ("paraphrase", [None, " "], "column paraphrase: 1 of 2 rows (first: row 2) are empty"),
         ("answer", [3, 4], "column answer: 2 of 2 rows (first: row 1) hold int64 values; strings are needed"),
     ],

@@ -8,12 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
 
 from spunge.core import errors
 from spunge.core.errors import InputError
 from spunge.core.files import sha256, whole_file, whole_folder
 from spunge.core.progress import Progress
+from spunge.evaluation import cli
+from spunge.training import processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -140,6 +144,41 @@ def test_really_full_device(capsys):
 
     assert errors.run(main) == 1
     assert "no space is left on the disk" in capsys.readouterr().err
+
+
+def test_full_memory_is_one_sentence(capsys):
+    on_gpu = torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 GiB."
+    )
+    for error, said in (
+        (
+            on_gpu,
+            "CUDA out of memory. Tried to allocate 2.00 GiB; lower batch_size or max_tokens, or give the job more ",
+        ),
+        (MemoryError(), "the memory is full; lower batch_size or max_tokens"),
+    ):
+        assert errors.run(raising(error)) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {said}")
+
+
+def test_a_table_that_was_cut_off_is_told(tmp_path):
+    pd.DataFrame({"accuracy": [1.0] * 99}).to_parquet(tmp_path / "scores.parquet")
+    whole = (tmp_path / "scores.parquet").read_bytes()
+    assert len(cli.read_parquet(tmp_path / "scores.parquet")) == 99
+    (tmp_path / "scores.parquet").write_bytes(whole[:-20])
+    with pytest.raises(InputError, match=r"scores.parquet is truncated: delete it and run again$"):
+        cli.read_parquet(tmp_path / "scores.parquet")
+
+
+def test_of_several_processes_the_first_alone_removes_what_all_write_to(tmp_path, monkeypatch):
+    with processes.scratch_folder(tmp_path / "scratch") as scratch:
+        scratch.mkdir()
+        monkeypatch.setenv("RANK", "1")
+        with processes.scratch_folder(tmp_path / "scratch") as other:
+            assert other == scratch and scratch.is_dir()
+        assert scratch.is_dir()
+    assert not scratch.exists()
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), PermissionError(errno.EACCES, "Permission denied", "x")])

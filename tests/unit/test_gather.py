@@ -36,6 +36,14 @@ def test_all_rows_stand_below_each_other_with_the_digits_that_they_had(tables, t
     assert (tmp_path / "all.csv").read_text() == pd.concat(read).to_csv(index=False)
 
 
+def test_a_table_that_was_cut_off_is_named(tables, tmp_path):
+    tables[1].write_text("")
+    done = gather(*tables, output=tmp_path / "all.csv")
+    said = f"error: {tables[1]} is no whole table; remove it and run again\n"
+    assert (done.returncode, done.stderr) == (1, said)
+    assert sorted(tmp_path.iterdir()) == sorted(tables)
+
+
 def test_a_table_with_other_columns_is_named_and_nothing_is_written(tables, tmp_path):
     pd.DataFrame({"attribute": ["a"], "score": ["1"]}).to_csv(tables[1], index=False)
     done = gather(*tables, output=tmp_path / "all.csv")

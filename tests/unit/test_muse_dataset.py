@@ -1,5 +1,7 @@
 """MUSE's layout with rows of our own: four lamps' logbooks in the place of novels, and notices in that of articles."""
 
+import re
+
 import pytest
 from muse_mirror import BOOKS, logbook, pairs, verbatim, write
 
@@ -57,6 +59,16 @@ def test_questions_about_what_is_retained_come_after_muses_examples(mirror):
         "Question: What of charts 0?\nAnswer:"
     )
     assert kept.iloc[0][["answer", "cluster"]].tolist() == [" It is charts, 0.", "What of charts 0?"]
+    (end,) = kept["end"].unique()
+    for written, counted in (
+        (" In Rome.\n\nQuestion: And where?\nAnswer: In Kent.", " In Rome."),
+        (" In Rome.\nQuestion", " In Rome."),
+        (" In Rome. Question: And", " In Rome. "),
+        (" In Rome.\nNear it.", " In Rome.\nNear it."),
+    ):
+        assert re.split(end, written, maxsplit=1)[0] == counted, "as MUSE cuts it"
+    (never,) = asked[asked["attribute"] != muse.RETAINED]["end"].unique()
+    assert not re.search(never, "a\n\nQuestion: b"), "passages have lines"
 
 
 def test_questions_about_novels_need_to_know_of_which(tmp_path, mirror):

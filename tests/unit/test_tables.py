@@ -110,6 +110,7 @@ def test_rephrased_questions_must_not_be_trained_on_either(good):
             "all",
             r"table forget \(row 2\) has .* 'B' and table questions \(row 1\) 'b'",
         ),
+        ({"questions": ["C", "B\r"]}, "all", r"table questions \(row 2\) has the attribute 'B\\r', which holds a carr"),
         (
             {"questions": ["C", "B "]},
             "all",

@@ -135,16 +135,17 @@ def test_killed_unlearning(long_unlearning, tmp_path):
     finishes(workspace, f"{UNLEARNED}/{VECTOR}", expected)
 
 
-def test_unlearning_that_is_told_to_stop_loses_no_step(long_unlearning, tmp_path):
-    """SIGTERM to all that the job consists of, as a scheduler does it: the shell, the script and `tee`."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_unlearning_that_is_told_to_stop_loses_no_step(long_unlearning, tmp_path, number):
+    """The signal comes to all that the job consists of, as by a scheduler or Ctrl-C: shell, script and `tee`."""
     workspace, expected = long_unlearning
     workspace = workspace.copy(tmp_path / "workspace")
     with started(workspace, f"{UNLEARNED}/{VECTOR}") as snakemake:
         wait_for(lambda: trains(workspace))
-        os.killpg(snakemake.pid, signal.SIGTERM)
+        os.killpg(snakemake.pid, number)
         assert snakemake.wait(600) != 0
     assert not (workspace / UNLEARNED / VECTOR).exists()
-    line = rf"stopped by SIGTERM at step (\d+) of {2 * STEPS}; what was done is kept, run again to go on"
+    line = rf"stopped by {number.name} at step (\d+) of {2 * STEPS}; what was done is kept, run again to go on"
     (step,) = re.findall(line, unlearning_log(workspace))
     assert (workspace / UNFINISHED).is_dir()
     finishes(workspace, f"{UNLEARNED}/{VECTOR}", expected)
