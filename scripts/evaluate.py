@@ -37,20 +37,21 @@ def main(argv: list[str] | None = None) -> int:
         from spunge.evaluation import budget, candidate, descriptive_rows
         from spunge.training import resume
 
-        model, tokenizer, edited = cli.load_candidate(arguments)
-        measures, metrics = candidate.evaluations(model, tokenizer, arguments.evaluations, arguments.data)
-        if arguments.prompts:
-            options = arguments.generation
-            measures["continuations"] = candidate.continuations(model, tokenizer, options, arguments.prompts)
         files = [__file__, *arguments.data, *arguments.damaged, *filter(None, [arguments.prompts, arguments.kept])]
         facts = {name: getattr(arguments, name) for name in ("evaluations", "generation", "budgets")}
         identity = cli.identity(arguments, facts, files)
-        with resume.Checkpoint(arguments.unfinished, identity, arguments.save_every) as kept:
+        with (
+            cli.candidate_at_each(arguments) as (model, tokenizer, edited),
+            resume.Checkpoint(arguments.unfinished, identity, arguments.save_every) as kept,
+        ):
+            measures, metrics = candidate.evaluations(model, tokenizer, arguments.evaluations, arguments.data)
+            if arguments.prompts:
+                options = arguments.generation
+                measures["continuations"] = candidate.continuations(model, tokenizer, options, arguments.prompts)
             strengths = {"": budget.Strength(arguments.scale, 0.0)}
             if arguments.budgets:
-                reading = arguments.evaluations.get("fluency", {})
-                of_budgets = [arguments.damaged, reading, arguments.budgets, arguments.scale, kept.nested("strengths")]
-                of_budgets.append(arguments.base_states)
+                of_budgets = [arguments.damaged, arguments.evaluations.get("fluency", {}), arguments.budgets]
+                of_budgets += [arguments.scale, kept.nested("strengths"), arguments.base_states]
                 if arguments.kept:
                     forget = attributes_to_forget(arguments.attributes)
                     asking = arguments.evaluations["knowledge"]

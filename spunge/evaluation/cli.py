@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import pandas as pd
 
 if TYPE_CHECKING:
     from spunge.evaluation.statistics import Metric
+    from spunge.models.task_vector import TaskVector
     from spunge.training.resume import Checkpoint
 
 
@@ -47,24 +49,39 @@ def scale(arguments: argparse.Namespace) -> float | None:
 
 def load_model(arguments: argparse.Namespace):
     """Return the model that these arguments describe, on a GPU if there is one, and its tokenizer."""
-    model, tokenizer, edited = load_candidate(arguments)
+    from spunge.merging import recipe
+
+    vector = recipe.read(arguments.task_vector) if arguments.task_vector else None
+    model, tokenizer, edited = _load(arguments, vector)
     if edited is not None:
         edited.set_scale(scale(arguments))
     return model, tokenizer
 
 
-def load_candidate(arguments: argparse.Namespace):
-    """Return the base model, its tokenizer, and it as the candidate's EditedModel (None for the base itself)."""
+@contextmanager
+def candidate_at_each(arguments: argparse.Namespace):
+    """Yield the base model, its tokenizer, and it as the candidate's EditedModel (None for the base itself).
+
+    Where `--budgets` have λ solved, a merge's recipe is carried out once, and not for each λ.
+    """
+    from spunge.merging import recipe
+
+    if not (arguments.task_vector and arguments.budgets):
+        yield _load(arguments, recipe.read(arguments.task_vector) if arguments.task_vector else None)
+        return
+    with recipe.merged_once(arguments.task_vector, Path(arguments.strengths).parent / ".merged") as vector:
+        yield _load(arguments, vector)
+
+
+def _load(arguments: argparse.Namespace, vector: "TaskVector | None"):
     import torch
 
-    from spunge.merging import recipe
     from spunge.models import base_model, task_vector
     from spunge.models.edited_model import EditedModel
 
     base = task_vector.BaseModel.open(arguments.base)
     model = base_model.load(base, getattr(torch, arguments.dtype), base_model.device())
-    edited = EditedModel(model, base, recipe.read(arguments.task_vector)) if arguments.task_vector else None
-    return model, base_model.load_tokenizer(base), edited
+    return model, base_model.load_tokenizer(base), EditedModel(model, base, vector) if vector is not None else None
 
 
 def identity(arguments: argparse.Namespace, facts: Mapping[str, object], files: Iterable[str]) -> str:

@@ -6,7 +6,8 @@ file with metadata alone; kind, options, seed and the shards' SHA-256 stand in i
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 
 from spunge.core import safetensors_writer
 from spunge.core.errors import InputError
-from spunge.core.files import sha256
+from spunge.core.files import scratch_folder, sha256
 from spunge.merging import driver, registry
 from spunge.merging.shards import Entries, Shards, Survey
 from spunge.models import task_vector
@@ -79,3 +80,19 @@ def read(path: str | os.PathLike) -> TaskVector:
         vectors[shard] = task_vector.read(file)
     layout = driver.common_layout(vectors)
     return Merged(Shards(vectors, layout, provenance["seed"], Survey(**recipe["survey"])), provenance)
+
+
+@contextmanager
+def merged_once(path: str | os.PathLike, scratch: Path) -> Iterator[TaskVector]:
+    """Yield what `read` returns; a recipe's tensors are made once, in a file in the folder `scratch`, which goes after.
+
+    So they aren't merged anew for each λ, which takes minutes for a model of billions of parameters.
+    """
+    vector = read(path)
+    if not isinstance(vector, Merged):
+        yield vector
+        return
+    with scratch_folder(scratch) as folder:
+        folder.mkdir(parents=True)
+        task_vector.write(folder / "merged.safetensors", vector.shapes, vector.items(), vector.provenance)
+        yield task_vector.read(folder / "merged.safetensors")

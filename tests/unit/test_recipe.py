@@ -72,6 +72,25 @@ def test_a_recipe_gives_the_merged_tensors_to_the_last_bit(tmp_path, paths, kind
     assert path.stat().st_size < 5000
 
 
+def test_where_many_factors_are_tried_each_parameter_is_merged_once(tmp_path, paths, monkeypatch):
+    expected, path = merge(tmp_path, "ties", {"density": 0.3}, paths)
+    merged, merge_one = [], recipe.Merged.__getitem__
+
+    def counted(self, name):
+        merged.append(name)
+        return merge_one(self, name)
+
+    monkeypatch.setattr(recipe.Merged, "__getitem__", counted)
+    with recipe.merged_once(path, tmp_path / ".merged") as vector:
+        for _ in range(3):
+            assert all(torch.equal(vector[name], expected[name]) for name in expected)
+        assert vector.provenance == recipe.read(path).provenance
+    assert sorted(merged) == sorted(expected)
+    assert not (tmp_path / ".merged").exists()
+    with recipe.merged_once(paths["Asia"], tmp_path / ".merged") as vector:
+        assert not (tmp_path / ".merged").exists() and vector.shapes == task_vector.read(paths["Asia"]).shapes
+
+
 def test_transposed_adapters(tmp_path):
     paths = {str(seed): adapter(tmp_path / f"{seed}.safetensors", seed, transposed=True) for seed in range(2)}
     tensors, path = merge(tmp_path, "ties", {"density": 0.5}, paths)
