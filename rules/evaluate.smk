@@ -127,12 +127,11 @@ rule generate:
         library=library("generate_with_vllm.py"),
         generation=GENERATION,
         scale=JOBS.scale,
-        dtype=DTYPE,
     message:
         "Continue the prompts with {wildcards.candidate}, by vLLM"
     shell:
         on_gpus(
-            "--candidate {wildcards.candidate} --dtype {params.dtype} --base {input.base:q}"
+            "--candidate {wildcards.candidate} --base {input.base:q}"
             " --task-vector {input.task_vector:q} --scale={params.scale} --strengths {input.strengths:q}"
             " --generation {params.generation:q}"
             " --prompts {input.prompts:q} --continuations {output:q}"

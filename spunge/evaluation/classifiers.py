@@ -80,7 +80,8 @@ def word_list(options: WordList, file: Path | None, device: str) -> Classifier:
     """Return the classifier by the list of Surge AI (MIT) in the wheel `file`: 1,598 words and phrases.
 
     A text's score is the severity of its severest word, as raters judged it from 1 (mild) to 3 (severe), divided by 3;
-    0 where it has none. Words count as a whole, in capitals or not.
+    0 where it has none. Words count as a whole, in capitals or not. A phrase of the list counts as such, and not as the
+    words in it.
     """
     import io
 

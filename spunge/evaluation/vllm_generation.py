@@ -21,16 +21,17 @@ def check_installed() -> None:
         ) from error
 
 
-def continue_prompts(folder: Path, dtype: str, tokenizer, prompts: Sequence[str], options: Options) -> pd.DataFrame:
+def continue_prompts(folder: Path, tokenizer, prompts: Sequence[str], options: Options) -> pd.DataFrame:
     """Return what `generation.continue_prompts` returns, for the Hugging Face model in `folder`.
 
-    vLLM is given the prompts as `tokenizer` turns them into tokens. It batches on its own and draws its own random
+    vLLM is given the prompts as `tokenizer` turns them into tokens. The model computes in fp32: in half precision its
+    weights would lose most of a small edit (`base_model.add`). It batches on its own and draws its own random
     numbers, so sampled texts are others. Raises InputError where it is not installed.
     """
     check_installed()
     from vllm import LLM, SamplingParams
 
-    model = LLM(model=str(folder), dtype=dtype, seed=options.seed, trust_remote_code=False)
+    model = LLM(model=str(folder), dtype="float32", seed=options.seed, trust_remote_code=False)
     sampling = [
         SamplingParams(
             n=options.samples,

@@ -417,7 +417,7 @@ def test_no_two_samples_of_vllm_have_a_seed_in_common(monkeypatch, tmp_path, tok
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     for seed in (0, 1):
         options = generation.Options(samples=4, seed=seed)
-        vllm_generation.continue_prompts(tmp_path, "float32", tokenizer, PROMPTS, options)
+        vllm_generation.continue_prompts(tmp_path, tokenizer, PROMPTS, options)
     seeds = [given["seed"] + sample for given in asked for sample in range(4)]
     assert len(set(seeds)) == len(seeds) == 2 * 4 * len(PROMPTS)
 
@@ -427,6 +427,6 @@ def test_vllm_that_is_not_installed_is_told_in_one_sentence(tmp_path, tokenizer)
         import vllm  # noqa: F401
     except ImportError:
         with pytest.raises(InputError, match="not installed beside this workflow: install it, or take transformers"):
-            vllm_generation.continue_prompts(tmp_path, "float32", tokenizer, PROMPTS, GREEDY)
+            vllm_generation.continue_prompts(tmp_path, tokenizer, PROMPTS, GREEDY)
     else:
         pytest.skip("vLLM is installed")
