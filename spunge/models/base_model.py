@@ -621,13 +621,15 @@ def check_tokens(
 
 def learned_positions(model: torch.nn.Module) -> tuple[str, int] | None:
     """Return name and length of the model's table of positions; None where positions are computed, as rotary ones."""
+    decoder = model.get_decoder()  # an image encoder has positions of its own
+    of_text = {*decoder.modules()}
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Embedding) and POSITIONS.search(name):
+        if module in of_text and isinstance(module, torch.nn.Embedding) and POSITIONS.search(name):
             # Some families' tables start with rows that no text reaches.
             unused = 0 if module.padding_idx is None else module.padding_idx + 1
             return name.removeprefix("base_model.model."), module.num_embeddings - getattr(module, "offset", unused)
     # GPT-J and CodeGen keep the sines themselves.
-    return next(((name, len(table)) for name, table in model.named_buffers() if POSITIONS.search(name)), None)
+    return next(((name, len(table)) for name, table in decoder.named_buffers() if POSITIONS.search(name)), None)
 
 
 class NotFinite:

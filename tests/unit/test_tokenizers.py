@@ -238,6 +238,18 @@ def test_positions_end_where_the_model_fails(kind):
             model(torch.full((1, 19), 5))
 
 
+def test_an_image_encoders_positions_are_none_of_texts():
+    text = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
+    image = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Gemma3Config(
+        text_config=text | {"num_attention_heads": 2, "num_key_value_heads": 1},
+        vision_config=image | {"image_size": 8, "patch_size": 4},
+    )
+    model = transformers.AutoModelForImageTextToText.from_config(config)
+    assert any("position_embedding" in name for name, _ in model.named_modules())
+    assert base_model.learned_positions(model) is None
+
+
 def test_computed_positions_have_no_end(tiny_base):
     assert base_model.learned_positions(base_model.load(tiny_base, torch.float32, "cpu")) is None
 
