@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from spunge.core import errors
 
@@ -9,7 +10,9 @@ from spunge.core import errors
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and gather; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
-    parser.add_argument("--rows", required=True, nargs="+", help="tables with the columns of evaluations.csv")
+    parser.add_argument(
+        "--rows", required=True, nargs="+", type=Path, help="tables with the columns of evaluations.csv"
+    )
     parser.add_argument("--output", required=True, help="evaluations.csv")
     arguments = parser.parse_args(argv)
 
@@ -25,8 +28,10 @@ def main(argv: list[str] | None = None) -> int:
             for path in arguments.rows:
                 try:
                     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-                except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-                    raise InputError(f"{path} is no whole table; remove it and run again") from error
+                except (pd.errors.EmptyDataError, pd.errors.ParserError):
+                    table = pd.DataFrame([None])
+                if table.isna().any(axis=None) or not path.read_bytes().endswith(b"\n"):  # short rows are filled up
+                    raise InputError(f"{path} was cut off; remove it and run again")
                 if columns is not None and list(table.columns) != columns:
                     raise InputError(f"{path} has other columns than {arguments.rows[0]}; remove it and run again")
                 table.to_csv(gathered, index=False, header=columns is None)

@@ -67,7 +67,7 @@ class Family:
         tokenizer = tiny_model._tokenizer()
         end = tokenizer.eos_token_id
         configuration = getattr(transformers, f"{self.configuration}Config")(
-            vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, pad_token_id=None, **self.values
+            vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, **{"pad_token_id": None} | self.values
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

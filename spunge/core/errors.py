@@ -26,10 +26,10 @@ def run(main: Callable[[], None]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except MemoryError:
-        print("error: the memory is full; lower batch_size or max_tokens, or give jobs more of it", file=sys.stderr)
-        return 1
     except Exception as error:
+        if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):
+            print("error: the memory is full; lower batch_size or max_tokens, or give jobs more of it", file=sys.stderr)
+            return 1
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which isn't imported here
             told = str(error).partition(". GPU")[0]
             print(f"error: {told}; lower batch_size or max_tokens, or give the job more gpu_memory", file=sys.stderr)

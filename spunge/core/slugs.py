@@ -23,7 +23,7 @@ def folded(text: str) -> str:
 
 def unaccented(text: str) -> str:
     """Return a text without the accents of ACCENTED letters, in compatible Unicode form."""
-    kept, letter = [], ""
+    kept, letter = [], " "
     for character in unicodedata.normalize("NFKD", text):
         if not unicodedata.combining(character):
             letter = character

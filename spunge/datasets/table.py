@@ -206,8 +206,11 @@ def read_source(source: Source, table: str, minimum_words: int = 0) -> pd.DataFr
             names = _names(raw[name].fillna(""), name, where)
             frame[column] = names.where(names.str.strip() != "", "")
             continue
-        if column in ("paraphrase", "delimiter"):  # some answers have no other words, some languages no spaces
+        if column == "paraphrase":  # some answers may have none
             frame[column] = raw[name].map(_text)
+            continue
+        if column == "delimiter":  # some languages have no spaces
+            frame[column] = raw[name].fillna("").map(_text)
             continue
         if column == "retain_model":
             frame[column] = _numbers(raw[name], name, where)

@@ -271,7 +271,7 @@ class Damage:
         # `set_sums` gives a changed parameter other memory, so this stays the base's.
         self._base_head = {name: parameter.data for name, parameter in self._head.named_parameters()}
         # All below the output embedding, if that is a module, and what it made of one token.
-        self._body = [body] if (body := model.get_decoder()) is not model else []
+        self._body = [body] if (body := model.get_decoder()) not in (model, self._head) else []
         self._of_one_token: list = []
         if base_states is None:
             self._base_states = [self._states(number) for number in range(len(self._batches))]
@@ -333,8 +333,16 @@ class Damage:
         return torch.cat([row[: len(text) - 1] for row, text in zip(states, texts, strict=True)])
 
     def _last(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return the last hidden states (texts, places, hidden) that the model makes of tokens (texts, places)."""
-        return self._model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+        """Return the states (texts, places, hidden) that the output layer reads; some families scale the last ones."""
+        states = []
+
+        def keep(_, inputs: tuple) -> tuple:
+            states.append(inputs[0])
+            return inputs[0][:, -1:], *inputs[1:]  # their logits come later, by chunks
+
+        with self._head.register_forward_pre_hook(keep):
+            self._model(input_ids=tokens, use_cache=False)
+        return states[0]
 
     @torch.no_grad()
     def _logits(self, states: torch.Tensor, of_base: bool = False) -> torch.Tensor:

@@ -19,7 +19,9 @@ def score(model: torch.nn.Module, tokenizer, questions: pd.DataFrame) -> pd.Data
     The accuracy is NaN where the model wrote nothing because its numbers weren't finite. A question is continued
     greedily, by at most 10 tokens of its line. What the models write is not kept.
     """
-    written = generation.continue_prompts(model, tokenizer, questions["question"].tolist(), OPTIONS)["text"]
+    # A space before the answer belongs to the answer's first token.
+    prompts = questions["question"] + questions.get("delimiter", pd.Series("", questions.index)).str.rstrip(" ")
+    written = generation.continue_prompts(model, tokenizer, prompts.tolist(), OPTIONS)["text"]
     right = [
         float("nan") if pd.isna(text) else float(first_named(text, choices) == answer)
         for text, choices, answer in zip(written, questions["choices"], questions["answer"], strict=True)

@@ -217,11 +217,15 @@ def _check_processes(at: str, section: Mapping) -> None:
     path = Path(section["accelerate"])
     if not path.is_file():  # Snakemake says so, or finds it beside the workflow
         return
-    settings = yaml.safe_load(path.read_text()) or {}
-    several = [settings.get(key, 1) for key in ("num_processes", "num_machines")]
-    if not settings.get("use_cpu") and several[1] == 1 and several[0] != section["gpus"]:
+    try:
+        settings = {"num_processes": 1} | yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+        raise InputError(f"{at}.accelerate: {path} is no YAML mapping; let `accelerate config` write one") from error
+    processes = settings["num_processes"]
+    is_local = settings.get("num_machines", 1) == 1 and not settings.get("use_cpu")
+    if is_local and str(processes) != str(section["gpus"]):
         raise InputError(
-            f"{at}.gpus is {section['gpus']}, but {path} starts {several[0]} processes, of which each needs a GPU: set "
+            f"{at}.gpus is {section['gpus']}, but {path} starts {processes} processes, of which each needs a GPU: set "
             "both to the same number"
         )
 

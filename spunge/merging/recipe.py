@@ -6,6 +6,7 @@ file with metadata alone; kind, options, seed and the shards' SHA-256 stand in i
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -86,10 +87,12 @@ def read(path: str | os.PathLike) -> TaskVector:
 def merged_once(path: str | os.PathLike, scratch: Path) -> Iterator[TaskVector]:
     """Yield what `read` returns; a recipe's tensors are made once, in a file in the folder `scratch`, which goes after.
 
-    So they aren't merged anew for each λ, which takes minutes for a model of billions of parameters.
+    So they aren't merged anew for each λ, which takes minutes for a model of billions of parameters. Where the disk has
+    no room for them, they are.
     """
     vector = read(path)
-    if not isinstance(vector, Merged):
+    size = 4 * sum(shape.numel() for shape in vector.shapes.values())
+    if not isinstance(vector, Merged) or shutil.disk_usage(Path(path).parent).free < 2 * size:
         yield vector
         return
     with scratch_folder(scratch) as folder:

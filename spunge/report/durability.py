@@ -10,6 +10,7 @@ import pandas
 from spunge.experiment import records
 from spunge.report import summary
 from spunge.report.results_table import (
+    AS_TRAINED,
     BEFORE,
     FORGET_MEAN,
     MISSING,
@@ -17,11 +18,14 @@ from spunge.report.results_table import (
     SOURCES,
     Candidate,
     asked_by,
+    broken_at,
     broken_reasons,
+    budgets_of,
     candidates,
     display_name,
     estimate,
     forget_attributes,
+    headline,
     measured,
     rivals,
 )
@@ -78,12 +82,16 @@ def sum_up(lines: Sequence[dict]) -> list[str]:
     return texts
 
 
-def by_number_of_shards(evaluations: pandas.DataFrame) -> list[dict]:
-    """Return a line for each method, merge and number of shards; none where no method has several numbers of them."""
-    source, metric, _ = asked_by(evaluations)
+def by_number_of_shards(whole: pandas.DataFrame) -> list[dict]:
+    """Return a line for each method, merge and number of shards; none where no method has several numbers of them.
+
+    Numbers are those of the answer: means over the budgets, if there are any.
+    """
+    evaluations, (source, metric, _) = headline(whole), asked_by(whole)
     compared = candidates(evaluations, grouped=True)
     several = {(candidate.method, candidate.merge) for candidate in compared if candidate.groups}
-    rows, reasons = measured(evaluations, source, metric), broken_reasons(evaluations, compared)
+    at = budgets_of(whole, source) or [AS_TRAINED]
+    rows, reasons = measured(evaluations, source, metric), broken_at(whole, at, compared)
     lines, against = [], rivals(evaluations)
     for candidate in compared:
         if candidate.kind == "attribute" and (candidate.method, candidate.merge) in several:

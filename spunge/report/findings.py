@@ -252,7 +252,7 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         data["questions"] = pandas.Series(asked)
     decisive = next(iter(compared_at.values()))
     trained = decisive.steps
-    lasts, by_shards = after_attacks(results_table.as_made(evaluations, BEFORE)), by_number_of_shards(shown)
+    lasts, by_shards = after_attacks(results_table.as_made(evaluations, BEFORE)), by_number_of_shards(evaluations)
     panels = {family for family, _ in families(evaluations).values()} if scored else methods(evaluations)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(template).render(

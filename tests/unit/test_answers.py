@@ -81,6 +81,7 @@ def test_rouge_l_recall_by_hand():
         ("กรุงเทพ", "กรุงเทพครับ", 1),
         ("Hà Nội", "H N i", 0),
         ("Å", "A\u030a", 1),
+        ("Paris", "\u0301 Paris", 1),
         ("Cafe\u0301s", "the café", 1),
     ],
 )

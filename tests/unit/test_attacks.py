@@ -206,6 +206,7 @@ def test_the_choice_that_is_named_first(text, named):
         ("กรุงเทพครับ", ["เชียงใหม่", "กรุงเทพ"], 1),
         ("केरल", ["कोरल", "केरल"], 1),
         ("Łódź!", ["ódz", "Łódz"], 1),
+        ("\u064bПариж", ["Рим", "Париж"], 1),
     ],
 )
 def test_the_choice_that_is_named_in_any_script(text, choices, named):
@@ -233,6 +234,16 @@ def test_open_ended_answers_are_what_the_model_writes(model, tokenizer, question
     assert any(says)
     assert scores["accuracy"].tolist() == [float(said and number % 2) for number, said in enumerate(says)]
     assert list(scores.columns) == ["subject", "attribute", "accuracy"]
+
+
+def test_an_open_question_ends_as_its_choices_would_follow_it(model, tokenizer, questions, monkeypatch):
+    prompts = []
+    answered = pd.DataFrame({"text": [" yes"] * len(questions)})
+    monkeypatch.setattr(open_ended.generation, "continue_prompts", lambda *given: prompts.extend(given[2]) or answered)
+    for delimiter, end in ((" ", ""), ("\n", "\n"), ("", "")):
+        prompts.clear()
+        open_ended.score(model, tokenizer, questions.assign(delimiter=delimiter))
+        assert prompts == (questions["question"] + end).tolist()
 
 
 def layer_outputs(model, tokens):

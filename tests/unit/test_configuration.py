@@ -866,6 +866,16 @@ def test_a_merge_by_mergekit_may_be_named_by_its_key():
     )
 
 
+@pytest.mark.parametrize("text", ["- a list", "{", "", "x"])
+def test_settings_of_accelerate_that_are_none_are_told(tmp_path, text):
+    (tmp_path / "settings.yaml").write_text(text)
+    method = {"method": "npo", "steps": 1, "accelerate": str(tmp_path / "settings.yaml")}
+    assert sentence(changed(("methods",), {"npo": method})) == (
+        f"configuration: methods.npo.accelerate: {tmp_path}/settings.yaml is no YAML mapping; let `accelerate config` "
+        "write one"
+    )
+
+
 def test_schema_has_the_precisions_that_torch_has():
     import torch
 

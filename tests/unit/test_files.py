@@ -156,6 +156,7 @@ def test_full_memory_is_one_sentence(capsys):
             "CUDA out of memory. Tried to allocate 2.00 GiB; lower batch_size or max_tokens, or give the job more ",
         ),
         (MemoryError(), "the memory is full; lower batch_size or max_tokens"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: …"), "the memory is full; lower"),
     ):
         assert errors.run(raising(error)) == 1
         (line,) = capsys.readouterr().err.splitlines()

@@ -36,10 +36,11 @@ def test_all_rows_stand_below_each_other_with_the_digits_that_they_had(tables, t
     assert (tmp_path / "all.csv").read_text() == pd.concat(read).to_csv(index=False)
 
 
-def test_a_table_that_was_cut_off_is_named(tables, tmp_path):
-    tables[1].write_text("")
+@pytest.mark.parametrize("end", [0, 5, -1, -3, -8])
+def test_a_table_that_was_cut_off_is_named(tables, tmp_path, end):
+    tables[1].write_text(tables[1].read_text()[:end])
     done = gather(*tables, output=tmp_path / "all.csv")
-    said = f"error: {tables[1]} is no whole table; remove it and run again\n"
+    said = f"error: {tables[1]} was cut off; remove it and run again\n"
     assert (done.returncode, done.stderr) == (1, said)
     assert sorted(tmp_path.iterdir()) == sorted(tables)
 

@@ -91,6 +91,18 @@ def test_a_cluster_where_one_is_named(tmp_path):
     assert tables.read("prompts", tmp_path / "prompts.parquet")["cluster"].tolist() == ["1", "b"]
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_what_stands_between_question_and_choice_may_be_nothing(tmp_path, suffix):
+    asked = pd.DataFrame(
+        {"question": ["日本の首都は", "Capital:"], "choices": ['["東京", "大阪"]', '["Rome", "Oslo"]']}
+    )
+    asked = asked.assign(answer=0, attribute=["a", "b"], delimiter=["", "\n"])
+    path = tmp_path / f"asked{suffix}"
+    asked.to_csv(path, index=False) if suffix == ".csv" else asked.to_json(path, orient="records", lines=True)
+    found = table.read_source({"path": str(path)}, "questions")
+    assert found["delimiter"].tolist() == ["", "\n"]
+
+
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize(("answers", "expected"), [([1, 0], [1, 0]), (["z", "y"], [1, 0])])
 def test_choices_in_one_column_and_both_kinds_of_answer(sources, tmp_path, suffix, answers, expected):
