@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         seed, most = arguments.seed, arguments.most
         forget, questions = tables.read("forget", arguments.forget), tables.read("questions", arguments.questions)
         attributes = attributes_to_forget(arguments.attributes)
+        durability.check_asked(questions, attributes)
         texts = durability.relearning_texts(forget, attributes, arguments.texts, questions, seed)
         told = durability.told(questions, texts)
         if arguments.texts:

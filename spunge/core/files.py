@@ -11,7 +11,7 @@ from pathlib import Path
 from spunge.core.errors import InputError
 
 # The files of a model folder besides its weights.
-MODEL_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
+MODEL_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*"]
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -147,13 +147,13 @@ def attributes_to_forget(path: str | os.PathLike) -> list[str]:
 
 
 def of_model(folder: str | os.PathLike) -> list[Path]:
-    """Return the files of a Hugging Face model folder that a model is loaded from, by name; none of no such folder."""
+    """Return the files of a Hugging Face model folder that make the model, by name; none of no such folder."""
     folder = Path(folder)
     try:
         weights = weights_of(folder)
     except InputError:  # the `model` rule refuses it, and shall see when it is mended
         weights = list(folder.glob("*.safetensors"))
-    others = {path for pattern in MODEL_FILES for path in folder.glob(pattern)}
+    others = {path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()}
     return sorted(path for path in {*weights, *others} if path.name != "manifest.json")
 
 

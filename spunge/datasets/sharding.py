@@ -31,7 +31,9 @@ def shard(forget: pd.DataFrame, attributes: Sequence[str], split: str, name: str
         chosen = chosen[chosen["attribute"].isin(shards[name])]
     elif splits.kind(split) == "random":
         sizes = [int(chosen["attribute"].isin(attributes_of_shard).sum()) for attributes_of_shard in shards.values()]
-        units = pd.factorize(chosen["subject"], sort=True)[0] if "subject" in chosen else np.arange(len(chosen))
+        # Without subjects each text is one; copies of a text stay together, as in attribute shards.
+        same = pd.factorize(chosen["subject"], sort=True) if "subject" in chosen else pd.factorize(chosen["text"])
+        units = same[0]
         chosen = chosen[deal(units, sizes, seed) == list(shards).index(name)]
     return chosen.reset_index(drop=True)
 
@@ -40,12 +42,21 @@ def deal(units: np.ndarray, sizes: Sequence[int], seed: int) -> np.ndarray:
     """Return the shard (0 … len(sizes) − 1) of each text, so that texts of one unit stay together.
 
     `units` (n,) numbers each text's unit from 0; `sizes` sum to n. The shuffled units are laid end to end and cut at
-    the border between units that is closest to where the sizes end.
+    the border between units that is closest to where the sizes end; each shard has a unit. Raises InputError where
+    there are fewer units than shards.
     """
     texts = np.bincount(units)
+    if len(texts) < len(sizes):
+        raise InputError(
+            f"a random split deals out whole subjects, of which there are {len(texts)} for {len(sizes)} shards: give "
+            "texts about more subjects"
+        )
     order = np.random.default_rng(seed).permutation(len(texts))
     ends = np.concatenate([[0], np.cumsum(texts[order])])
-    cuts = [int(np.abs(ends - end).argmin()) for end in np.cumsum(sizes)[:-1]]
+    cuts = [0]
+    for number, end in enumerate(np.cumsum(sizes)[:-1], start=1):
+        first, last = cuts[-1] + 1, len(texts) - (len(sizes) - number)
+        cuts.append(first + int(np.abs(ends[first : last + 1] - end).argmin()))
     shard_of_unit = np.empty(len(texts), dtype=np.int64)
-    shard_of_unit[order] = np.searchsorted(cuts, np.arange(len(texts)), side="right")
+    shard_of_unit[order] = np.searchsorted(cuts[1:], np.arange(len(texts)), side="right")
     return shard_of_unit[units]

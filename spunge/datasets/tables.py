@@ -506,7 +506,10 @@ def select(
         _check_asked(chosen, tasks, "evaluations.benchmarks.forget has no task")
     if tables.rephrased is not None:
         _check_asked(chosen, tables.rephrased["attribute"].unique(), "table rephrased has no question")
-    return replace(tables, forget=forget, prompts=prompts), sizes
+    benign = tables.benign
+    if benign is not None:
+        benign = benign[benign["attribute"].isin(chosen)].reset_index(drop=True)
+    return replace(tables, forget=forget, prompts=prompts, benign=benign), sizes
 
 
 def _check_asked(attributes: Sequence[str], asked: Collection[str], lack: str) -> None:
@@ -581,7 +584,7 @@ def divide(tables: Tables, validation: float) -> tuple[Tables, Tables]:
 
     `validation` is the share of each attribute's clusters that the latter has, at least one and never all, drawn by
     their names alone; with 0 all are of the test. Where a table has parts of its own, these count. Rephrased questions
-    and answers have the parts of the questions of the same clusters (subjects), if there are such. Raises InputError
+    and answers have the parts of the questions of the same clusters (subjects), if any has such. Raises InputError
     where an attribute has a single cluster, for parts with a share of 0, and for others than the questions'.
     """
     with_parts = [name for name in DIVIDED if "part" in tables.present().get(name, ())]
@@ -596,7 +599,8 @@ def divide(tables: Tables, validation: float) -> tuple[Tables, Tables]:
     for name in (*DIVIDED, "rephrased"):
         if (frame := tables.present().get(name)) is None:
             continue
-        if name in ("answers", "rephrased") and "questions" in parts:
+        asked_otherwise = name in ("answers", "rephrased") and "questions" in parts
+        if asked_otherwise and (name == "rephrased" or _alike(frame, tables.questions).any()):
             parts[name] = _parts_of_questions(frame, tables.questions, parts["questions"], name)
         elif name != "rephrased":
             parts[name] = frame["part"] if "part" in frame else _drawn(frame, validation, name)
@@ -610,18 +614,20 @@ def divide(tables: Tables, validation: float) -> tuple[Tables, Tables]:
     return divided[0], divided[1]
 
 
+def _alike(frame: pd.DataFrame, questions: pd.DataFrame) -> pd.Series:
+    """Tell of each row whether questions are about its cluster or, without clusters in both tables, its subject."""
+    alike = clusters(frame).isin(clusters(questions))
+    return (
+        alike if "cluster" in frame and "cluster" in questions else alike | frame["subject"].isin(questions["subject"])
+    )
+
+
 def _parts_of_questions(frame: pd.DataFrame, questions: pd.DataFrame, parts: pd.Series, table: str) -> pd.Series:
-    """Return the part of each row: that of its cluster's questions, or of its subject's without clusters in both."""
-    both_have = "cluster" in frame and "cluster" in questions
-
-    def about(wanted: pd.DataFrame) -> pd.Series:
-        alike = clusters(frame).isin(clusters(wanted))
-        return alike if both_have else alike | frame["subject"].isin(wanted["subject"])
-
-    divided = about(questions[parts == VALIDATION]).map({True: VALIDATION, False: TEST})
+    """Return the part of each row: that of the questions about the same."""
+    divided = _alike(frame, questions[parts == VALIDATION]).map({True: VALIDATION, False: TEST})
     if "part" not in frame:
         return divided
-    differing = about(questions) & (frame["part"] != divided)
+    differing = _alike(frame, questions) & (frame["part"] != divided)
     if differing.any():
         raise InputError(
             f"table {table}, column part: {rows(differing)} have another part than the questions about the same, so "
@@ -673,12 +679,17 @@ def _asked(frame: pd.DataFrame) -> set[str]:
 
 
 def _drawn(frame: pd.DataFrame, validation: float, table: str) -> pd.Series:
-    """Return the part of each row, drawn by cluster; a cluster belongs to the attribute of its first row."""
-    by_cluster = pd.DataFrame({"cluster": clusters(frame), "attribute": frame["attribute"]}).drop_duplicates("cluster")
+    """Return the part of each row, drawn by cluster; a cluster belongs to the attribute of its first row.
+
+    An attribute that has one of its own, beside others', has it in the test.
+    """
+    by_cluster = pd.DataFrame({"cluster": clusters(frame), "attribute": frame["attribute"]}).drop_duplicates()
+    number = by_cluster["attribute"].value_counts()
+    by_cluster = by_cluster.drop_duplicates("cluster")
     chosen: set[str] = set()
     for attribute, of_attribute in by_cluster.groupby("attribute")["cluster"]:
         drawn = sorted(of_attribute)
-        if len(drawn) < 2:
+        if number[attribute] < 2:
             raise InputError(
                 f"table {table} has a single cluster of the attribute {shortened([attribute])}, which can't be divided "
                 "into validation and test; give more, or leave data.validation out"

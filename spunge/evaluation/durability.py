@@ -15,6 +15,7 @@ import pandas as pd
 from spunge.core.errors import InputError
 from spunge.core.slugs import UNSPACED, folded
 from spunge.core.tidy import CANDIDATE_COLUMNS, COLUMNS
+from spunge.datasets.tables import shortened
 from spunge.experiment.records import ALL_SEEDS
 
 UNRELATED = ""  # stands for the attribute where texts have none
@@ -110,6 +111,15 @@ def _naming(names: Collection[str]) -> Callable[[str], bool]:
 
 def _clusters(questions: pd.DataFrame) -> pd.Series:
     return questions.get("cluster", questions["subject"])
+
+
+def check_asked(questions: pd.DataFrame, attributes: Collection[str]) -> None:
+    """Raise InputError where no question asks about an attribute to forget: no attack could show that it comes back."""
+    if unasked := [attribute for attribute in attributes if attribute not in set(questions["attribute"])]:
+        raise InputError(
+            f"{AT} asks the table questions what comes back, but none is about {shortened(unasked)}, which is to be "
+            "forgotten: give some, or leave durability out"
+        )
 
 
 def questions_to_ask(questions: pd.DataFrame, told: pd.Series, most: int | None, seed: int) -> pd.DataFrame:

@@ -117,4 +117,8 @@ def _adapter(folder: Path, base: task_vector.BaseModel) -> Unlearned:
                 f"{folder} has fan_in_fan_out {adapter.transposed}, which doesn't fit {name} of {base.source}, "
                 f"a {type(module).__name__}"
             )
-    return Unlearned(adapter.factors(), [], {**adapter.config, "base_model_name_or_path": base.source})
+    factors = adapter.factors()
+    pairs = [(factors[name], factors[name.replace("lora_A", "lora_B")]) for name in factors if "lora_A" in name]
+    if not any(a.any() and b.any() for a, b in pairs):
+        raise InputError(f"{folder} is the base model itself: all products of its factors are 0")
+    return Unlearned(factors, [], {**adapter.config, "base_model_name_or_path": base.source})

@@ -185,7 +185,7 @@ def _rival_facts(
     at_each = [
         {"budget": name, "difference": _texts(other.difference(candidate, outcome, rival), outcome)}
         for name, other in compared.items()
-        if comparison.name == AT_EQUAL_DAMAGE and other.is_at_one_budget
+        if comparison.name == AT_EQUAL_DAMAGE and len(comparison.budgets) > 1 and other.is_at_one_budget
     ]
     return {
         "rival": rival,

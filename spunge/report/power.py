@@ -6,8 +6,9 @@ A difference between two candidates, averaged over seeds and clusters (countries
 
 for S seeds and k times the clusters that were asked: random effects of the seeds, of the clusters and of their
 interaction, as spunge/evaluation/intervals.py estimates them. A difference d is shown with 80 % power, at 95 %
-confidence, where its standard error is at most |d| / 2.8 (as in Miller 2024, "Adding error bars to evals", arXiv
-2411.00640). The estimates rest on few seeds and are rough.
+confidence, where its standard error is at most |d| / (t + 0.84) (as in Miller 2024, "Adding error bars to evals", arXiv
+2411.00640). There t is 1.96, but here that of the interval that was measured, which few seeds make larger; more seeds
+would make it smaller, so what comes out is at most a little too many. The estimates rest on few seeds and are rough.
 """
 
 import math
@@ -19,8 +20,7 @@ import pandas
 from spunge.core.tidy import VARIANCE_OF_BOTH, VARIANCE_OF_CLUSTERS, VARIANCE_OF_SEEDS
 from spunge.report.results_table import Candidate, Estimate, estimate, measured, rough, seeds
 
-QUANTILES = 1.959964 + 0.841621  # of the standard normal: 97.5 % for the interval, 80 % for the power
-INTERVAL = 2 * 1.959964  # a 95 % interval's width in standard errors, with many seeds and clusters
+NORMAL, POWER = 1.959964, 0.841621  # quantiles of the standard normal: 97.5 % for the interval, 80 % for the power
 
 
 class Components(NamedTuple):
@@ -35,22 +35,22 @@ class Components(NamedTuple):
         return self.seeds / seeds + self.clusters / clusters + self.both / (seeds * clusters)
 
 
-def seeds_needed(difference: float, variances: Components, clusters: float = 1.0) -> float:
+def seeds_needed(difference: float, variances: Components, t: float = NORMAL, clusters: float = 1.0) -> float:
     """Return how many seeds it takes to show the difference; infinite where the clusters' own spread is too large."""
-    room = (abs(difference) / QUANTILES) ** 2 - variances.clusters / clusters
+    room = (abs(difference) / (t + POWER)) ** 2 - variances.clusters / clusters
     needed = variances.seeds + variances.both / clusters
     return max(math.ceil(needed / room), 1) if room > 0 else math.inf
 
 
-def clusters_needed(difference: float, variances: Components, seeds: int) -> float:
+def clusters_needed(difference: float, variances: Components, seeds: int, t: float = NORMAL) -> float:
     """Return how many times the clusters it takes with so many seeds; infinite where the seeds differ too much."""
-    room = (abs(difference) / QUANTILES) ** 2 - variances.seeds / seeds
+    room = (abs(difference) / (t + POWER)) ** 2 - variances.seeds / seeds
     return (variances.clusters + variances.both / seeds) / room if room > 0 else math.inf
 
 
-def both_needed(difference: float, variances: Components, seeds: int) -> float:
+def both_needed(difference: float, variances: Components, seeds: int, t: float = NORMAL) -> float:
     """Return the one factor by which both the seeds and the clusters would have to grow."""
-    room = (abs(difference) / QUANTILES) ** 2
+    room = (abs(difference) / (t + POWER)) ** 2
     alone, together = variances.seeds / seeds + variances.clusters, variances.both / seeds
     return (alone + math.sqrt(alone**2 + 4 * room * together)) / (2 * room)
 
@@ -77,15 +77,17 @@ def needed(evaluations: pandas.DataFrame, candidate: Candidate, measure: Sequenc
     variances = Components(
         *(combined(part).value for part in (VARIANCE_OF_SEEDS, VARIANCE_OF_CLUSTERS, VARIANCE_OF_BOTH))
     )
+    half_width = (difference.high - difference.low) / 2
     if not all(map(math.isfinite, variances)):
-        factor = QUANTILES * (difference.high - difference.low) / INTERVAL / difference.value
+        factor = (NORMAL + POWER) * half_width / NORMAL / difference.value
         return {"shown": False, "seeds": 0, "both": rough(factor**2)}
-    more_seeds = seeds_needed(difference.value, variances)
-    more_units = clusters_needed(difference.value, variances, number)
+    t = max(half_width / math.sqrt(variances.variance(number)), NORMAL)
+    more_seeds = seeds_needed(difference.value, variances, t)
+    more_units = clusters_needed(difference.value, variances, number, t)
     return {
         "shown": False,
         "seeds": number,
         "more_seeds": f"{more_seeds:g}" if math.isfinite(more_seeds) else "",
         "more_units": rough(more_units) if math.isfinite(more_units) else "",
-        "both": rough(both_needed(difference.value, variances, number)),
+        "both": rough(both_needed(difference.value, variances, number, t)),
     }

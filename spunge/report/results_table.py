@@ -309,8 +309,11 @@ def families(evaluations: pandas.DataFrame) -> dict[str, tuple[str, float]]:
 
 
 def rivals(evaluations: pandas.DataFrame) -> list[str]:
-    """Return what an attribute split is compared with: joint, random and, where the experiment has them, the rest."""
-    there = {"joint", "random", *evaluations["split"].unique()}
+    """Return what an attribute split is compared with: joint, random and, where the experiment has them, the rest.
+
+    A tuning table may have more arms.
+    """
+    there = {"joint", "random", *evaluations.loc[evaluations["evaluation"] != "tuning", "split"].unique()}
     return [arm for arm in ARMS if arm in there and arm != "attribute"]
 
 

@@ -308,6 +308,16 @@ def adapter(base, folder, **settings):
     return logits(wrapped.eval())
 
 
+def test_an_adapter_that_changes_nothing_is_refused(tmp_path, run):
+    """As PEFT makes it, before any training: all of B is 0."""
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(base_model.load(run.base, torch.float32, "cpu"), settings).save_pretrained(tmp_path / "ad")
+    with pytest.raises(InputError, match="ad is the base model itself: all products of its factors are 0"):
+        through_the_door(tmp_path / "ad", run.base, tmp_path / "v.safetensors")
+
+
 @pytest.mark.parametrize(
     "settings",
     [

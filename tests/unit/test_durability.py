@@ -132,6 +132,9 @@ def test_nothing_that_was_taught_is_asked(forget, questions):
 
 def test_at_most_so_many_questions_in_the_tables_order(questions):
     nothing = pd.Series(False, index=questions.index)
+    durability.check_asked(questions, questions["attribute"].unique())
+    with pytest.raises(InputError, match="comes back, but none is about elsewhere, which is to be forgotten"):
+        durability.check_asked(questions, ["elsewhere"])
     asked = durability.questions_to_ask(questions, nothing, 7, seed=0)
     assert asked["attribute"].value_counts().to_dict() == {"Africa": 7, "Asia": 7, "Europe": 7}
     assert asked["row"].is_monotonic_increasing

@@ -140,6 +140,8 @@ def test_plain_transformers_loads_base_plus_task_vector(tmp_path, tiny_base, mer
 def test_folder_holds_what_a_model_needs_and_no_links(tmp_path, hub, merged):
     (hub / "chat_template.jinja").write_text("{{ messages }}")
     (hub / "eval_results.json").write_text("{}")  # of the base model, not of this one
+    for name in ("LICENSE", "NOTICE"):
+        (hub / name).write_text("terms")
     base = base_model.prepare(str(hub), tmp_path / "base")
     export(base, merged, tmp_path / "out")
     expected = {path.name for path in hub.iterdir()} - {"eval_results.json"} | {"README.md", "mergekit.yaml"}

@@ -10,7 +10,7 @@ from scipy import stats
 
 from spunge.evaluation import statistics
 from spunge.experiment.records import Candidate
-from spunge.report import comparisons, findings, power
+from spunge.report import comparisons, findings, power, results_table
 
 ATTRIBUTES = statistics.Attributes(forget=("Africa",), retain=("Europe",))
 
@@ -101,6 +101,25 @@ def test_parts_of_the_variance_make_the_interval():
     assert not any(rows.loc[rows["split"] != "attribute", "metric"].str.contains("_variance_of_"))
     one_seed = statistics.comparisons(scores(seeds=("0",)), "knowledge", ATTRIBUTES)
     assert not one_seed["metric"].str.contains("_variance_of_").any()
+
+
+def test_what_is_not_shown_takes_more_than_there_was():
+    """Three seeds whose interval takes t = 4.3, and 600 clusters: a formula with 1.96 says that two would do."""
+    table = scores(clusters=600)
+    generator = np.random.default_rng(0)
+    for seed, difference in (("0", -0.05), ("1", -0.12), ("2", -0.14)):
+        joint, spunge = (
+            (table["split"] == split) & (table["attribute"] == "Africa") & (table["seed"] == seed)
+            for split in ("joint", "attribute")
+        )
+        table.loc[joint, "accuracy"] = (generator.random(600) < 0.5).astype(float)
+        table.loc[spunge, "accuracy"] = table.loc[joint, "accuracy"].to_numpy() + difference
+    rows = pd.concat(made(table, "knowledge", ATTRIBUTES) for made in (statistics.estimates, statistics.comparisons))
+    candidate = next(one for one in results_table.candidates(rows) if one.kind == "attribute")
+    found = power.needed(rows, candidate, ("knowledge", "accuracy", "forget mean"), "joint")
+    assert (found["shown"], found["seeds"]) == (False, 3)
+    assert int(found["more_seeds"]) > 3 and float(found["both"]) > 1
+    assert found["more_units"] == "", "the seeds differ too much"
 
 
 def test_the_page_says_what_it_would_take_or_that_it_is_shown():

@@ -70,6 +70,23 @@ def test_uneven_subjects_come_as_close_as_whole_subjects_can():
         assert not set(made[0]["subject"]) & set(made[1]["subject"])
 
 
+def test_every_random_part_has_a_subject_however_large_one_is():
+    """One of 5 texts and one of 100: whatever their order, each part has one of them."""
+    frame = table({"a": 5, "b": 100}).assign(subject=lambda texts: texts["attribute"])
+    for seed in range(8):
+        assert sorted(map(len, shards(frame, ["a", "b"], "random", seed))) == [5, 100]
+    with pytest.raises(InputError, match="deals out whole subjects, of which there are 1 for 2 shards"):
+        shard(frame.assign(subject="one"), ["a", "b"], "random", "part1", 0)
+
+
+def test_copies_of_a_text_stay_together():
+    frame = table({"a": 40, "b": 40})
+    frame.loc[frame.index % 4 == 0, "text"] = "the same"
+    for seed in range(4):
+        made = shards(frame, ["a", "b"], "random", seed)
+        assert [set(one["text"]) & {"the same"} for one in made].count({"the same"}) == 1
+
+
 def test_groups_are_neighbours_and_the_larger_ones_come_first():
     assert groups(list("abcde"), 2) == [["a", "b", "c"], ["d", "e"]]
     assert groups(list("abcdefg"), 3) == [["a", "b", "c"], ["d", "e"], ["f", "g"]]

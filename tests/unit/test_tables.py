@@ -381,6 +381,12 @@ def test_select_drops_the_prompts_of_other_attributes(prompted):
     assert everything.questions is None
 
 
+def test_select_drops_harmless_texts_about_other_attributes(good):
+    benign = pd.DataFrame({"text": ["a", "b", "c"], "attribute": ["A", "B", "A"]})
+    kept, _ = tables.select(replace(good, benign=benign), ["B"], 1)
+    assert kept.benign["text"].tolist() == ["b"]
+
+
 @pytest.mark.parametrize("wanted", [["A", "B"], "all"])
 def test_attribute_to_forget_without_a_toxic_prompt_is_refused(prompted, wanted):
     lacking = replace(prompted, prompts=prompted.prompts[[True, False, True, True]])  # a neutral one of B is left
@@ -553,6 +559,29 @@ def test_answers_about_a_fact_of_the_validation_are_of_the_validation(good):
     assert divided(good, "questions", rows, answers=by_hand)[1].answers["subject"].tolist() == ["a2", "of its own"]
     with pytest.raises(InputError, match=r"answers, column part: 1 of 3 rows \(first: row 2\) have another part than"):
         divided(good, "questions", rows, answers=answers.assign(part="test"))
+
+
+def test_answers_about_other_things_than_the_questions_are_divided_by_themselves(good):
+    """Without subjects each row is about itself: no answer shares one with a question."""
+    rows = [(attribute, f"{attribute} {number}") for attribute in "AB" for number in range(6)]
+    frame = pd.DataFrame(rows, columns=["attribute", "subject"])
+    asked = frame.assign(question=frame["subject"], choices=[["x", "y"]] * 12, answer=0)
+    answers = frame.assign(question="Who is " + frame["subject"], answer="x", subject="Who is " + frame["subject"])
+    test, validation = tables.divide(replace(good, questions=asked, answers=answers), 0.33)
+    assert [len(part.answers) for part in (test, validation)] == [8, 4]
+    tables.check_parts(test, validation, ["A", "B"], tuned_by="questions")
+
+
+def test_an_attribute_may_share_its_clusters_with_others(good):
+    """Languages of two regions, of which the second has one of its own: it stays in the test."""
+    of_region = {"A": ["English", "French", "Spanish", "Dutch"], "B": ["English", "French", "Spanish", "German"]}
+    rows = [(region, language) for region, languages in of_region.items() for language in languages]
+    asked = pd.DataFrame(rows, columns=["attribute", "cluster"]).assign(choices=[["x", "y"]] * 8, answer=0)
+    asked = asked.assign(question=[f"{number}?" for number in range(8)], subject=[f"{number}" for number in range(8)])
+    parts = tables.divide(replace(good, questions=asked), 0.33)
+    of_clusters = [set(part.questions["cluster"]) for part in parts]
+    assert not of_clusters[0] & of_clusters[1] and "German" in of_clusters[0]
+    assert [len(part) for part in of_clusters] == [4, 1]
 
 
 def test_rephrased_questions_and_answers_lose_no_attribute_to_the_parts_of_the_questions(good):

@@ -85,6 +85,15 @@ def test_runs_take_the_options_of_their_arm(tried, tmp_path):
         tuning.read(tmp_path / "other.csv")
 
 
+@pytest.mark.parametrize("name", ["1", "007", "NA", "null"])
+def test_a_method_may_have_any_name(tried, tmp_path, name):
+    trials, *others = tried(VALUES)
+    path = tmp_path / "tuning.csv"
+    tuning.choose([trial | {"method": name} for trial in trials], *others).to_csv(path, index=False)
+    assert tuning.chosen(path, name, "joint") == {"steps": 10, "mask": True}
+    assert tuning.read(path)["value"].isna().sum() == 1
+
+
 def test_an_arm_that_never_reaches_the_budget_is_told(tried):
     with pytest.raises(InputError, match=r"no trial of rmu/joint does the damage of the budget kl=0.03"):
         tuning.choose(*tried({("joint", 0): (None, None), ("joint", 1): (0.1, None)}))
