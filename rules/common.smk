@@ -101,8 +101,8 @@ if workflow.modifier.parent_modifier is None:
 def python(arguments, program="python"):
     """The command of a job: the rule's script, with the library that lies beside it; what it says goes to the log, too.
 
-    SIGTERM, which a cluster sends to all processes of a job, is for the script, that may have to save its state: the
-    shell and `tee` outlive it. Whether the log can be written doesn't decide about a job. PyTorch takes large pages for large tensors: small ones cost a twentieth of the time.
+    A signal to all processes of a job is for the script, that may have to save its state: the shell and `tee` outlive it. A log
+    that can't be written fails no job. PyTorch takes large pages for large tensors: small ones cost a twentieth of the time.
     """
     environment = 'export PATH="$SPUNGE_PATH$PATH" PYTHONPATH="${{script%/scripts/*}}" THP_MEM_ALLOC_ENABLE=1'
     before = f"set -euo pipefail; trap '' TERM; script={{input.script:q}}; {environment};"

@@ -18,11 +18,6 @@ DISCOVERED = f"{RESULTS}/data/discovered.json" if FORGET_ALL else []
 ATTRIBUTES = DISCOVERED or FOUND_ATTRIBUTES
 
 
-localrules:
-    wheel,
-    shard,
-
-
 rule wheel:
     input:
         script=source_file(SCRIPTS / "download_wheel.py"),
@@ -33,6 +28,7 @@ rule wheel:
     benchmark:
         "resources/benchmarks/wheel/{requirement}.tsv"
     retries: 2
+    localrule: True
     conda:
         ENVS / "data.yaml"
     resources:
@@ -123,9 +119,6 @@ rule data:
 # graph of everything before it.
 if FORGET_ALL:
 
-    localrules:
-        discover,
-
     checkpoint discover:
         input:
             FOUND_ATTRIBUTES,
@@ -135,6 +128,7 @@ if FORGET_ALL:
             f"{LOGS}/discover.log",
         benchmark:
             f"{BENCHMARKS}/discover.tsv"
+        localrule: True
         conda:
             ENVS / "data.yaml"
         resources:
@@ -195,6 +189,7 @@ rule shard:
         f"{LOGS}/shard/{{partition}}.log",
     benchmark:
         f"{BENCHMARKS}/shard/{{partition}}.tsv"
+    localrule: True
     conda:
         ENVS / "data.yaml"
     resources:

@@ -1,10 +1,6 @@
 EXPORTABLE = GRID.patterns["candidate"].partition("|")[2]  # the base model is a folder already
 
 
-localrules:
-    publish,
-
-
 # Made when asked for by name, since every candidate is as large as the base model, unless it is an adapter.
 rule export:
     input:
@@ -63,6 +59,7 @@ rule publish:
         f"{BENCHMARKS}/publish/{{candidate}}.tsv"
     wildcard_constraints:
         candidate=EXPORTABLE,
+    localrule: True
     conda:
         ENVS / "report.yaml"
     resources:

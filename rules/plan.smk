@@ -1,7 +1,3 @@
-localrules:
-    plan,
-
-
 # Asked for by name, before a run: it reads what is there, makes nothing and waits for nothing. No table of it is kept, since
 # it changes with what has run.
 rule plan:
@@ -10,6 +6,7 @@ rule plan:
         template=source_file(PROJECT / "report" / "plan.txt"),
     log:
         f"{LOGS}/plan.log",
+    localrule: True
     conda:
         ENVS / "report.yaml"
     resources:

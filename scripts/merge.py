@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from spunge.core import errors
 
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
         from spunge.core.files import attributes_to_forget, read_json, sha256, whole_file
         from spunge.evaluation import descriptive_rows
-        from spunge.experiment import records, splits, tuning
+        from spunge.experiment import records, sources, splits, tuning
         from spunge.merging import driver, mergekit, recipe, registry
         from spunge.merging.shards import Survey
         from spunge.models import task_vector
@@ -51,7 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         merged = driver.merge(vectors, kind, options, diagnostics, seed, survey)
         if recipe.suits(kind, vectors.values()):
             task_vector.check_finite(merged)
-            recipe.write(arguments.output, paths, survey, provenance)
+            # Who reads a recipe merges by this code: another recipe makes Snakemake run them again.
+            library = {"library": sources.fingerprint(Path(__file__))}
+            recipe.write(arguments.output, paths, survey, provenance | library)
         else:
             task_vector.write(arguments.output, driver.common_layout(vectors), merged, provenance)
         with whole_file(arguments.diagnostics) as temporary:

@@ -286,3 +286,15 @@ def test_a_repository_is_named_by_experiment_and_candidate():
         else:
             with pytest.raises(InputError, match=r"set export\.budget to one of kl=0\.1, or budgets"):
                 made.repository(wildcards)
+
+
+@pytest.mark.parametrize(
+    ("output", "kept"),
+    [
+        ("results/small/unlearned/rmu/x.safetensors", "results/small/unfinished/unlearned/rmu/x"),
+        ("/store/results/small/a.csv", "/store/results/small/unfinished/a"),
+        ("out/small/unlearned/small/x.safetensors", "out/small/unfinished/unlearned/small/x"),
+    ],
+)
+def test_what_is_unfinished_lies_beside_the_results_wherever_a_module_puts_them(output, kept):
+    assert jobs().unfinished(SimpleNamespace(), [output]) == kept

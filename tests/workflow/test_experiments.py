@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 import yaml
+import yte
 from workspace import FORGET, PROJECT, Workspace, configuration
 
 from spunge.core import slugs
@@ -34,12 +35,25 @@ def planned_jobs(empty, configfile):
     return re.search(r"^all +((?:≥ )?[\d,]+)", plan, re.MULTILINE)[1]
 
 
+def slurm_groups(project):
+    """Return the options by which jobs go to Slurm together: no group may have to wait for itself."""
+    profile = yte.process_yaml((project / "profiles/slurm/profile.yaml").read_text(), require_use_yte=True)
+    options = {"--groups": profile["groups"], "--group-components": profile["group-components"]}
+    return [text for option, given in options.items() for text in (option, *(f"{k}={v}" for k, v in given.items()))]
+
+
+def test_what_is_tuned_anew_can_be_grouped(empty, project):
+    """With the committed table taken away, trials come before what they choose for."""
+    jobs = empty.dry_run(*slurm_groups(project), "--config", "tuning={file: null}", configfile=project / "config.yaml")
+    assert jobs.count("Choose the options of each arm by the validation part") == 1
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_plans_a_whole_run_from_nothing(empty, project, experiment):
     config = yaml.safe_load((project / experiment).read_text())
     splits, merges = config.get("splits", ["joint", "attribute", "random"]), config.get("merges", {"ties": {}})
     forget = config["data"]["forget"]
-    jobs = empty.dry_run(configfile=project / experiment)
+    jobs = empty.dry_run(*slurm_groups(project), configfile=project / experiment)
     for requirement in config.get("wheels", {}):
         assert f"Download {requirement} as data" in jobs
     if forget == "all":

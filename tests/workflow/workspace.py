@@ -159,7 +159,7 @@ class Workspace:
         assert done.returncode == 0, done.stdout
         if "Nothing to be done" in done.stdout:
             return None
-        jobs = re.findall(r"^Job \d+: (.+)$", done.stdout, flags=re.MULTILINE)
+        jobs = re.findall(r"^ *Job \d+: (.+)$", done.stdout, flags=re.MULTILINE)
         total = int(re.search(r"^total +(\d+)$", done.stdout, flags=re.MULTILINE)[1])
         targets = len(re.findall(r"^(?:all|figures|tables) +1$", done.stdout, flags=re.MULTILINE)) // 2
         assert len(jobs) == total - targets, done.stdout
