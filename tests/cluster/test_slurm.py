@@ -142,7 +142,7 @@ def test_results_are_those_of_a_local_run(ran):
 
 def test_nothing_ran_outside_a_job(ran):
     completed = {rule: sum(one["State"] == "COMPLETED" for one in records) for rule, records in ran.records.items()}
-    # Two comparisons, evaluations.csv, the summary and a figure went as one job.
+    # What the data have, two comparisons, evaluations.csv, the summary and a figure went as one job.
     assert completed == {"data": 1, "model": 1, "unlearn": 3, "merge": 1, "evaluations": 3, "tables": 1}
     local = Counter(re.findall(r"^localrule (\w+):", ran.terminal, flags=re.MULTILINE))
     assert local.keys() <= {"shard", "all"}
@@ -156,7 +156,7 @@ def test_jobs_that_use_a_model_asked_for_a_gpu_and_no_others(ran):
 
 def test_grouped_jobs_asked_for_what_one_needs_and_the_time_of_all(ran):
     (tables,) = ran.records["tables"]
-    assert (tables["ReqMem"], int(tables["TimelimitRaw"])) == ("4000M", 30 + 30 + 30 + 10 + 10)
+    assert (tables["ReqMem"], int(tables["TimelimitRaw"])) == ("4000M", 3 * 30 + 3 * 10)
     assert "cpu=1," in tables["ReqTRES"]
     assert {(one["ReqMem"], int(one["TimelimitRaw"])) for one in ran.records["evaluations"]} == {("4000M", 240)}
 
