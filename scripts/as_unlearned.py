@@ -16,10 +16,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
+        from spunge.core.files import read_parquet
         from spunge.datasets import tables
 
         rows = tables.read("questions", arguments.questions)["row"]
-        scores = cli.read_parquet(arguments.knowledge)
+        scores = read_parquet(arguments.knowledge)
         scores = scores[scores["budget"] == arguments.budget]  # none where the candidate doesn't reach it
         cli.write_results(arguments, {"as_unlearned": scores if scores.empty else scores.iloc[rows]})
 

@@ -23,8 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import pandas as pd
 
-        from spunge.core.files import whole_file
-        from spunge.evaluation import classifiers, cli, descriptive_rows, rated_texts
+        from spunge.core.files import read_parquet, whole_file
+        from spunge.evaluation import classifiers, descriptive_rows, rated_texts
         from spunge.models import base_model
 
         made, thresholds = classifiers.load_all(arguments.classifiers, arguments.file, base_model.device())
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
             rows = rated_texts.validate(rated_texts.read(arguments.rated), made, thresholds)
             tables.append(descriptive_rows.classifiers(arguments.experiment, "classifier", rows))
         if arguments.benign:
-            forget, benign = cli.read_parquet(arguments.forget), cli.read_parquet(arguments.benign)
+            forget, benign = read_parquet(arguments.forget), read_parquet(arguments.benign)
             rows = rated_texts.tell_apart(forget, benign, made, thresholds)
             tables.append(descriptive_rows.classifiers(arguments.experiment, "classifier_benign", rows))
         with whole_file(arguments.output) as temporary:

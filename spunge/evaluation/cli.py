@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,18 +96,6 @@ def stacked(tables: list[pd.DataFrame], *columns: str) -> pd.DataFrame:
     """Return a candidate's tables at all budgets as one; where it reaches none, an empty one with `columns`, too."""
     empty = pd.DataFrame(columns=["subject", "attribute", "budget", *columns])
     return pd.concat(tables or [empty], ignore_index=True)
-
-
-def read_parquet(path: str | os.PathLike) -> pd.DataFrame:
-    """Read a table that another job wrote; raises InputError where it was cut off since."""
-    import pyarrow
-
-    from spunge.core.errors import InputError
-
-    try:
-        return pd.read_parquet(path)
-    except pyarrow.ArrowInvalid as error:
-        raise InputError(f"{path} is truncated: delete it and run again") from error
 
 
 def described(scores: pd.DataFrame, candidate: Mapping[str, str]) -> pd.DataFrame:
