@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import contextlib
 
-        from spunge.core.files import read_parquet
+        from spunge.core import parquet
         from spunge.datasets import tables
         from spunge.evaluation import ablation, knowledge
         from spunge.models.task_vector import opened
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
             if arguments.base_activations:
                 with opened(arguments.base_activations) as file:
                     base = file.get_tensor("means")
-                means = ablation.mean_activations(model, tokenizer, read_parquet(arguments.texts)["text"])
+                means = ablation.mean_activations(model, tokenizer, parquet.read(arguments.texts)["text"])
                 stack.enter_context(ablation.ablated(model, ablation.directions(means, base), base))
             scores = knowledge.score(model, tokenizer, questions, arguments.batch_size)
         cli.write_results(arguments, {"ablated": scores})

@@ -16,11 +16,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        from spunge.core.files import read_parquet
+        from spunge.core import parquet
         from spunge.datasets import tables
 
         rows = tables.read("questions", arguments.questions)["row"]
-        scores = read_parquet(arguments.knowledge)
+        scores = parquet.read(arguments.knowledge)
         scores = scores[scores["budget"] == arguments.budget]  # none where the candidate doesn't reach it
         cli.write_results(arguments, {"as_unlearned": scores if scores.empty else scores.iloc[rows]})
 

@@ -18,11 +18,12 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         from safetensors.torch import save_file
 
-        from spunge.core.files import read_parquet, whole_file
+        from spunge.core import parquet
+        from spunge.core.files import whole_file
         from spunge.evaluation import ablation
 
         model, tokenizer = cli.load_model(arguments)
-        means = ablation.mean_activations(model, tokenizer, read_parquet(arguments.texts)["text"])
+        means = ablation.mean_activations(model, tokenizer, parquet.read(arguments.texts)["text"])
         with whole_file(arguments.output) as temporary:
             save_file({"means": means}, temporary)
 

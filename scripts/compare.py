@@ -23,10 +23,11 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import pandas as pd
 
-        from spunge.core.files import read_parquet, whole_file
+        from spunge.core import parquet
+        from spunge.core.files import whole_file
         from spunge.evaluation import statistics
 
-        scores = pd.concat([read_parquet(path) for path in arguments.scores], ignore_index=True)
+        scores = pd.concat([parquet.read(path) for path in arguments.scores], ignore_index=True)
         attributes = statistics.attributes(scores, json.loads(arguments.attributes.read_text()))
         metrics = {name: statistics.Metric(**metric) for name, metric in (arguments.metrics or {}).items()}
         measured_at = arguments.seeds, arguments.budgets

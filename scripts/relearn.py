@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        from spunge.core.files import read_parquet
+        from spunge.core import parquet
         from spunge.datasets import tables
         from spunge.evaluation import relearning
         from spunge.experiment.options import make
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 
         if cli.scale(arguments) is None:
             return cli.write_results(arguments, {})
-        texts, questions = read_parquet(arguments.texts), tables.read("questions", arguments.questions)
+        texts, questions = parquet.read(arguments.texts), tables.read("questions", arguments.questions)
         options = make("evaluations.durability.relearn", relearning.Options, arguments.options)
         model, tokenizer = cli.load_model(arguments)
         settings = (options, arguments.batch_size, arguments.dtype, arguments.seed)

@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        from spunge.core.files import read_json, read_parquet, whole_file
+        from spunge.core import parquet
+        from spunge.core.files import read_json, whole_file
         from spunge.evaluation import benchmarks, descriptive_rows
         from spunge.experiment.options import make
 
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         scores, results = cli.stacked([]), {}
         if cli.scale(arguments) is not None:
             scores, results = benchmarks.score(*cli.load_model(arguments), options)
-        base = read_parquet(arguments.base_scores) if arguments.base_scores else scores
+        base = parquet.read(arguments.base_scores) if arguments.base_scores else scores
         chance = benchmarks.at_chance(base, [entry["attribute"] for entry in forget])
         scores = scores.assign(budget=arguments.budget, at_chance=scores["attribute"].isin(chance))
         tasks = []

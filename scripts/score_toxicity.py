@@ -23,14 +23,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        from spunge.core.files import read_parquet
+        from spunge.core import parquet
         from spunge.datasets import tables
         from spunge.evaluation import classifiers, cli, toxicity
         from spunge.models import base_model
 
         made, thresholds = classifiers.load_all(arguments.classifiers, arguments.file, base_model.device())
         prompts = tables.read("prompts", arguments.prompts)
-        continuations = read_parquet(arguments.continuations)
+        continuations = parquet.read(arguments.continuations)
         scores = cli.stacked(
             [
                 toxicity.score(of_budget, prompts, made, thresholds).assign(budget=label)

@@ -23,7 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         import pandas as pd
 
-        from spunge.core.files import read_parquet, whole_file
+        from spunge.core import parquet
+        from spunge.core.files import whole_file
         from spunge.evaluation import classifiers, descriptive_rows, rated_texts
         from spunge.models import base_model
 
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
             rows = rated_texts.validate(rated_texts.read(arguments.rated), made, thresholds)
             tables.append(descriptive_rows.classifiers(arguments.experiment, "classifier", rows))
         if arguments.benign:
-            forget, benign = read_parquet(arguments.forget), read_parquet(arguments.benign)
+            forget, benign = parquet.read(arguments.forget), parquet.read(arguments.benign)
             rows = rated_texts.tell_apart(forget, benign, made, thresholds)
             tables.append(descriptive_rows.classifiers(arguments.experiment, "classifier_benign", rows))
         with whole_file(arguments.output) as temporary:

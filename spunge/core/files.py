@@ -7,12 +7,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from spunge.core.errors import InputError
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 # The files of a model folder besides its weights.
 MODEL_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*"]
@@ -71,16 +67,6 @@ def scratch_folder(path: str | os.PathLike) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def read_parquet(path: str | os.PathLike) -> "DataFrame":
-    """Read a table that another job wrote; raises InputError where it was cut off since."""
-    import pandas
-
-    try:
-        return pandas.read_parquet(path)
-    except ValueError as error:  # of which Arrow's error is one
-        raise InputError(f"{path} is truncated: delete it and run again") from error
 
 
 def sha256(path: str | os.PathLike) -> str:

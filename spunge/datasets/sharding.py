@@ -48,8 +48,8 @@ def deal(units: np.ndarray, sizes: Sequence[int], seed: int) -> np.ndarray:
     texts = np.bincount(units)
     if len(texts) < len(sizes):
         raise InputError(
-            f"a random split deals out whole subjects, of which there are {len(texts)} for {len(sizes)} shards: give "
-            "texts about more subjects"
+            f"a random split deals out whole subjects (texts without one), of which there are {len(texts)} for "
+            f"{len(sizes)} shards: give more"
         )
     order = np.random.default_rng(seed).permutation(len(texts))
     ends = np.concatenate([[0], np.cumsum(texts[order])])

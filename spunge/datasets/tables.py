@@ -584,8 +584,9 @@ def divide(tables: Tables, validation: float) -> tuple[Tables, Tables]:
 
     `validation` is the share of each attribute's clusters that the latter has, at least one and never all, drawn by
     their names alone; with 0 all are of the test. Where a table has parts of its own, these count. Rephrased questions
-    and answers have the parts of the questions of the same clusters (subjects), if any has such. Raises InputError
-    where an attribute has a single cluster, for parts with a share of 0, and for others than the questions'.
+    and answers have the parts of the questions of the same clusters (subjects), other answers parts of their own.
+    Raises InputError where an attribute has a single cluster, for parts with a share of 0, and for others than the
+    questions'.
     """
     with_parts = [name for name in DIVIDED if "part" in tables.present().get(name, ())]
     if not validation:
@@ -599,9 +600,11 @@ def divide(tables: Tables, validation: float) -> tuple[Tables, Tables]:
     for name in (*DIVIDED, "rephrased"):
         if (frame := tables.present().get(name)) is None:
             continue
-        asked_otherwise = name in ("answers", "rephrased") and "questions" in parts
-        if asked_otherwise and (name == "rephrased" or _alike(frame, tables.questions).any()):
+        if name in ("answers", "rephrased") and "questions" in parts:
             parts[name] = _parts_of_questions(frame, tables.questions, parts["questions"], name)
+            others = ~_alike(frame, tables.questions)
+            if name == "answers" and "part" not in frame and others.any():
+                parts[name] = parts[name].mask(others, _drawn(frame, validation, name, others))
         elif name != "rephrased":
             parts[name] = frame["part"] if "part" in frame else _drawn(frame, validation, name)
     divided = []
@@ -678,14 +681,14 @@ def _asked(frame: pd.DataFrame) -> set[str]:
     return set(frame.loc[frame["kind"] == "toxic", "attribute"] if "kind" in frame else frame["attribute"])
 
 
-def _drawn(frame: pd.DataFrame, validation: float, table: str) -> pd.Series:
+def _drawn(frame: pd.DataFrame, validation: float, table: str, among: pd.Series | None = None) -> pd.Series:
     """Return the part of each row, drawn by cluster; a cluster belongs to the attribute of its first row.
 
-    An attribute that has one of its own, beside others', has it in the test.
+    An attribute that has one of its own, beside others', has it in the test. `among`: whether a row is drawn at all.
     """
-    by_cluster = pd.DataFrame({"cluster": clusters(frame), "attribute": frame["attribute"]}).drop_duplicates()
-    number = by_cluster["attribute"].value_counts()
-    by_cluster = by_cluster.drop_duplicates("cluster")
+    by_cluster = pd.DataFrame({"cluster": clusters(frame), "attribute": frame["attribute"]})
+    number = by_cluster.drop_duplicates()["attribute"].value_counts()
+    by_cluster = (by_cluster if among is None else by_cluster[among]).drop_duplicates("cluster")
     chosen: set[str] = set()
     for attribute, of_attribute in by_cluster.groupby("attribute")["cluster"]:
         drawn = sorted(of_attribute)

@@ -113,11 +113,11 @@ def _clusters(questions: pd.DataFrame) -> pd.Series:
     return questions.get("cluster", questions["subject"])
 
 
-def check_asked(questions: pd.DataFrame, attributes: Collection[str]) -> None:
-    """Raise InputError where no question asks about an attribute to forget: no attack could show that it comes back."""
-    if unasked := [attribute for attribute in attributes if attribute not in set(questions["attribute"])]:
+def check_asked(questions: pd.DataFrame, attributes: Sequence[str]) -> None:
+    """Raise InputError where no question asks about what is to be forgotten: no attack could show it come back."""
+    if not {*attributes} & {*questions["attribute"]}:
         raise InputError(
-            f"{AT} asks the table questions what comes back, but none is about {shortened(unasked)}, which is to be "
+            f"{AT} asks the table questions what comes back, but none is about {shortened(attributes)}, which is to be "
             "forgotten: give some, or leave durability out"
         )
 

@@ -227,10 +227,10 @@ class Jobs:
 
     def unfinished(self, wildcards: object, output: object) -> str:
         """Return where a job keeps what it has done so far: in no output's folder, since those of failed jobs go."""
-        # A module's `replace_prefix` may have replaced `results/`.
-        folder = self.results if f"{self.results}/" in str(output[0]) else self.grid.experiment
-        before, _, path = str(output[0]).partition(f"{folder}/")
-        return f"{before}{folder}/unfinished/{Path(path).with_suffix('')}"
+        before, found, path = str(output[0]).partition(f"{self.results}/")
+        if not found:  # a module's `replace_prefix` has put something else there
+            return str(Path(output[0]).parent / "unfinished" / Path(output[0]).stem)
+        return f"{before}{self.results}/unfinished/{Path(path).with_suffix('')}"
 
     # Merging
 

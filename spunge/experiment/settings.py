@@ -81,7 +81,7 @@ class Data(Section):
     )
     minimum_texts: Count = Field(
         1,
-        description="A shard with fewer texts than this ends the run; with `forget: all` such attributes are left out.",
+        description="An attribute to forget with fewer texts than this ends the run; by `forget: all` it is left out.",
     )
     wheels: tuple[str, ...] = Field(
         (),

@@ -59,9 +59,9 @@ def needed(evaluations: pandas.DataFrame, candidate: Candidate, measure: Sequenc
     """Return what it would take to show a candidate's difference from a rival; None where there is no finite one.
 
     measure: the evaluation, metric and attribute that are compared. shown: whether the interval excludes 0 already.
-    seeds: how many there are, 0 where too little is known to tell seeds from clusters. As texts, empty where no number
-    would do: more_seeds, the seeds needed with the same clusters; more_units, the factor on the clusters with the same
-    seeds; both, the factor on seeds and clusters together.
+    seeds: how many there are, 0 where too little is known to tell what they and clusters add. As texts, empty where no
+    number would do: more_seeds, the seeds needed with the same clusters; more_units, the factor on the clusters with
+    the same seeds; both, the factor on seeds and clusters together.
     """
     evaluation, metric, attribute = measure
 
@@ -78,7 +78,8 @@ def needed(evaluations: pandas.DataFrame, candidate: Candidate, measure: Sequenc
         *(combined(part).value for part in (VARIANCE_OF_SEEDS, VARIANCE_OF_CLUSTERS, VARIANCE_OF_BOTH))
     )
     half_width = (difference.high - difference.low) / 2
-    if not all(map(math.isfinite, variances)):
+    # Where all clusters differ alike, their variance is 0 but for rounding, and the interval is not made of it.
+    if not variances.variance(number) > (half_width / 1e6) ** 2:
         factor = (NORMAL + POWER) * half_width / NORMAL / difference.value
         return {"shown": False, "seeds": 0, "both": rough(factor**2)}
     t = max(half_width / math.sqrt(variances.variance(number)), NORMAL)

@@ -293,8 +293,8 @@ def base_model(candidates: Iterable[Candidate]) -> Candidate | None:
 
 
 def methods(evaluations: pandas.DataFrame) -> list[str]:
-    """Return the names of the methods that have candidates, in the table's order."""
-    of_candidates = evaluations["evaluation"] != "method"
+    """Return the names of the methods that have candidates, in the table's order; a tuning table may have more."""
+    of_candidates = ~evaluations["evaluation"].isin(["method", "tuning"])
     return [method for method in evaluations.loc[of_candidates, "method"].unique() if method]
 
 

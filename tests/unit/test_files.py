@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
-from spunge.core import errors
+from spunge.core import errors, parquet
 from spunge.core.errors import InputError
-from spunge.core.files import read_parquet, sha256, whole_file, whole_folder
+from spunge.core.files import sha256, whole_file, whole_folder
 from spunge.core.progress import Progress
 from spunge.training import processes
 
@@ -165,10 +165,10 @@ def test_full_memory_is_one_sentence(capsys):
 def test_a_table_that_was_cut_off_is_told(tmp_path):
     pd.DataFrame({"accuracy": [1.0] * 99}).to_parquet(tmp_path / "scores.parquet")
     whole = (tmp_path / "scores.parquet").read_bytes()
-    assert len(read_parquet(tmp_path / "scores.parquet")) == 99
+    assert len(parquet.read(tmp_path / "scores.parquet")) == 99
     (tmp_path / "scores.parquet").write_bytes(whole[:-20])
     with pytest.raises(InputError, match=r"scores.parquet is truncated: delete it and run again$"):
-        read_parquet(tmp_path / "scores.parquet")
+        parquet.read(tmp_path / "scores.parquet")
 
 
 def test_of_several_processes_the_first_alone_removes_what_all_write_to(tmp_path, monkeypatch):

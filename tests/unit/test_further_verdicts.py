@@ -127,6 +127,7 @@ def test_splits_of_one_run_are_rivals_where_the_experiment_has_them():
     assert all("balanced_verdict" in line for line in durability.by_number_of_shards(table))
     tuned = table[table["split"] == "sequential"].head(1).assign(evaluation="tuning", split="balanced")
     without = table[table["split"] != "balanced"]
+    assert results_table.methods(pandas.concat([table, tuned.assign(method="npo")])) == results_table.methods(table)
     assert results_table.rivals(pandas.concat([without, tuned])) == ["joint", "sequential", "random"]
     text = page(table)
     assert_well_formed(text)

@@ -293,7 +293,7 @@ def test_a_repository_is_named_by_experiment_and_candidate():
     [
         ("results/small/unlearned/rmu/x.safetensors", "results/small/unfinished/unlearned/rmu/x"),
         ("/store/results/small/a.csv", "/store/results/small/unfinished/a"),
-        ("out/small/unlearned/small/x.safetensors", "out/small/unfinished/unlearned/small/x"),
+        ("small/out/unlearned/small/x.safetensors", "small/out/unlearned/small/unfinished/x"),
     ],
 )
 def test_what_is_unfinished_lies_beside_the_results_wherever_a_module_puts_them(output, kept):

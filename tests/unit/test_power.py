@@ -120,6 +120,14 @@ def test_what_is_not_shown_takes_more_than_there_was():
     assert (found["shown"], found["seeds"]) == (False, 3)
     assert int(found["more_seeds"]) > 3 and float(found["both"]) > 1
     assert found["more_units"] == "", "the seeds differ too much"
+    # All clusters of all seeds differ alike, so what either adds is 0, and the interval has another reason.
+    for row in table.index[(table["split"] == "attribute") & (table["attribute"] == "Africa")]:
+        table.loc[row, "accuracy"] = 0.4
+    table.loc[(table["split"] == "joint") & (table["attribute"] == "Africa"), "accuracy"] = 0.5
+    table = table.groupby(["candidate", "attribute"], sort=False).head(12)
+    rows = pd.concat(made(table, "knowledge", ATTRIBUTES) for made in (statistics.estimates, statistics.comparisons))
+    found = power.needed(rows, candidate, ("knowledge", "accuracy", "forget mean"), "joint")
+    assert (found["shown"], found["seeds"]) == (False, 0) and float(found["both"]) > 1
 
 
 def test_the_page_says_what_it_would_take_or_that_it_is_shown():

@@ -569,6 +569,11 @@ def test_answers_about_other_things_than_the_questions_are_divided_by_themselves
     answers = frame.assign(question="Who is " + frame["subject"], answer="x", subject="Who is " + frame["subject"])
     test, validation = tables.divide(replace(good, questions=asked, answers=answers), 0.33)
     assert [len(part.answers) for part in (test, validation)] == [8, 4]
+    both = pd.concat([answers, answers.tail(3).assign(subject=asked["subject"].tail(3))], ignore_index=True)
+    in_test, in_validation = (
+        part.answers for part in tables.divide(replace(good, questions=asked, answers=both), 0.33)
+    )
+    assert [len(in_test), len(in_validation)] == [8 + 2, 4 + 1], "three are about what questions ask"
     tables.check_parts(test, validation, ["A", "B"], tuned_by="questions")
 
 
