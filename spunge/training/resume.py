@@ -80,8 +80,7 @@ class Checkpoint(contextlib.AbstractContextManager):
     def __exit__(self, kind, error, trace) -> None:
         for number, before in self._handlers_before.items():  # a job that has finished changes its exit code no more
             signal.signal(number, signal.SIG_IGN if kind is None else before)
-        # Snakemake takes a job for failed that ends while it is itself interrupted, and removes its outputs.
-        is_done = kind is None and self._signal_received != signal.SIGINT
+        is_done = kind is None and self._signal_received != signal.SIGINT  # then Snakemake makes the outputs again
         if is_done and self._folder and processes.number_and_count()[0] == 0:
             self.remove()
             names = [parent.name for parent in self._folder.parents]
