@@ -32,8 +32,8 @@ def shard(forget: pd.DataFrame, attributes: Sequence[str], split: str, name: str
     elif splits.kind(split) == "random":
         sizes = [int(chosen["attribute"].isin(attributes_of_shard).sum()) for attributes_of_shard in shards.values()]
         # Without subjects each text is one; copies of a text stay together, as in attribute shards.
-        same = pd.factorize(chosen["subject"], sort=True) if "subject" in chosen else pd.factorize(chosen["text"])
-        units = same[0]
+        has_subject = "subject" in chosen
+        units, _ = pd.factorize(chosen["subject" if has_subject else "text"], sort=has_subject)
         chosen = chosen[deal(units, sizes, seed) == list(shards).index(name)]
     return chosen.reset_index(drop=True)
 

@@ -13,11 +13,10 @@
 | answers | question, answer, attribute, subject, by choice paraphrase, wrong, end, retain_model, cluster, part |
 
 Questions may have a `delimiter` between question and choice; without it a space stands there, and nothing after white
-space. In answers
-the question is all that stands before an answer, and the paraphrase is the answer in other words, missing
-where there is none. `wrong` is a list of answers, of the paraphrase's form or else of the answer's. What a model writes
-counts up to the first match of the regular expression `end`. retain_model is the
-truth ratio of a model that was never trained on what is to be forgotten, NaN where it isn't known.
+space. In answers the question is all that stands before an answer, and the paraphrase is the answer in other words,
+missing where there is none. `wrong` is a list of answers, of the paraphrase's form or else of the answer's. What a
+model writes counts up to the first match of the regular expression `end`. retain_model is the truth ratio of a model
+that was never trained on what is to be forgotten, NaN where it isn't known.
 
 A subject is what a row is about; a cluster is what shares an answer or a source, a country for its cities: intervals
 count clusters. Without one, each subject (or prompt) is its own. A part is `validation`, by which options are chosen,
@@ -620,9 +619,8 @@ def divide(tables: Tables, validation: float) -> tuple[Tables, Tables]:
 def _alike(frame: pd.DataFrame, questions: pd.DataFrame) -> pd.Series:
     """Tell of each row whether questions are about its cluster or, without clusters in both tables, its subject."""
     alike = clusters(frame).isin(clusters(questions))
-    return (
-        alike if "cluster" in frame and "cluster" in questions else alike | frame["subject"].isin(questions["subject"])
-    )
+    both_have = "cluster" in frame and "cluster" in questions
+    return alike if both_have else alike | frame["subject"].isin(questions["subject"])
 
 
 def _parts_of_questions(frame: pd.DataFrame, questions: pd.DataFrame, parts: pd.Series, table: str) -> pd.Series:

@@ -48,10 +48,7 @@ def scale(arguments: argparse.Namespace) -> float | None:
 
 def load_model(arguments: argparse.Namespace):
     """Return the model that these arguments describe, on a GPU if there is one, and its tokenizer."""
-    from spunge.merging import recipe
-
-    vector = recipe.read(arguments.task_vector) if arguments.task_vector else None
-    model, tokenizer, edited = _load(arguments, vector)
+    model, tokenizer, edited = _load(arguments)
     if edited is not None:
         edited.set_scale(scale(arguments))
     return model, tokenizer
@@ -66,21 +63,24 @@ def candidate_at_each(arguments: argparse.Namespace):
     from spunge.merging import recipe
 
     if not (arguments.task_vector and arguments.budgets):
-        yield _load(arguments, recipe.read(arguments.task_vector) if arguments.task_vector else None)
+        yield _load(arguments)
         return
     with recipe.merged_once(arguments.task_vector, Path(arguments.strengths).parent / ".merged") as vector:
         yield _load(arguments, vector)
 
 
-def _load(arguments: argparse.Namespace, vector: "TaskVector | None"):
+def _load(arguments: argparse.Namespace, vector: "TaskVector | None" = None):
     import torch
 
+    from spunge.merging import recipe
     from spunge.models import base_model, task_vector
     from spunge.models.edited_model import EditedModel
 
     base = task_vector.BaseModel.open(arguments.base)
     model = base_model.load(base, getattr(torch, arguments.dtype), base_model.device())
-    return model, base_model.load_tokenizer(base), EditedModel(model, base, vector) if vector is not None else None
+    if vector is None and arguments.task_vector:
+        vector = recipe.read(arguments.task_vector)
+    return model, base_model.load_tokenizer(base), None if vector is None else EditedModel(model, base, vector)
 
 
 def identity(arguments: argparse.Namespace, facts: Mapping[str, object], files: Iterable[str]) -> str:

@@ -216,14 +216,11 @@ class Scored:
                 [label], questions, combined, [0], signed or is_difference, largest=1 + (signed and is_difference)
             )
         if RETAIN_MEAN in self.means and any(self.of_utility):
-            utility, others = (
-                Influences.mean([self._utility(one) for one in several]) if several else None
-                for several in (at_each, rival_at_each)
-            )
+            utility = Influences.mean([self._utility(one) for one in at_each])
+            if signed:
+                utility -= Influences.mean([self._utility(one) for one in rival_at_each])
             questions = self.questions[self.means[RETAIN_MEAN] != 0].sum()
-            yield from tidy(
-                [RETAIN_MEAN], questions, utility - others if signed else utility, [0], signed, MODEL_UTILITY
-            )
+            yield from tidy([RETAIN_MEAN], questions, utility, [0], signed, MODEL_UTILITY)
         if FORGET_MEAN in self.means:
             worst, questions = self._worst(influences)
             if signed:

@@ -64,11 +64,9 @@ def _read(path: str | os.PathLike, metric: str, attribute: str) -> float:
 
 def read(path: str | os.PathLike) -> pd.DataFrame:
     """Read a table that `choose` made; InputError names what it lacks."""
+    names, numbers = {"method": str, "split": str}, {"value": [""], "scale": [""]}  # a method may be called 1 or NA
     try:
-        names, numbers = {"method": str, "split": str}, {"value": [""], "scale": [""]}
-        table = pd.read_csv(
-            path, dtype=names, keep_default_na=False, na_values=numbers
-        )  # a method may be called 1 or NA
+        table = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=numbers)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} can't be read as a tuning table: {error}") from None
     if missing := [column for column in COLUMNS if column not in table]:

@@ -428,8 +428,9 @@ def unreached(evaluations: pandas.DataFrame) -> list[str]:
 def carried_by_one(evaluations: pandas.DataFrame) -> list[str]:
     """Say at which budgets of KL one of the texts that set λ has more than CARRIED of it; nothing where at none."""
     rows = evaluations[(evaluations["evaluation"] == "budget") & (evaluations["metric"] == "largest_share")]
-    shares = rows[rows["budget"].str.startswith("kl=")].groupby("budget")["value"].mean()
-    carried = {budgets_in_words([name]): _percent(shares[name]) for name in shares.index if shares[name] > CARRIED}
+    rows = rows[rows["budget"].str.startswith("kl=")]
+    shares = rows.groupby("budget")["value"].mean()
+    carried = {budgets_in_words([name]): _percent(shares[name]) for name in budgets(rows) if shares[name] > CARRIED}
     return [sentence("carried_by_one", {"shares": carried})] if carried else []
 
 

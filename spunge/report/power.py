@@ -35,11 +35,10 @@ class Components(NamedTuple):
         return self.seeds / seeds + self.clusters / clusters + self.both / (seeds * clusters)
 
 
-def seeds_needed(difference: float, variances: Components, t: float = NORMAL, clusters: float = 1.0) -> float:
+def seeds_needed(difference: float, variances: Components, t: float = NORMAL) -> float:
     """Return how many seeds it takes to show the difference; infinite where the clusters' own spread is too large."""
-    room = (abs(difference) / (t + POWER)) ** 2 - variances.clusters / clusters
-    needed = variances.seeds + variances.both / clusters
-    return max(math.ceil(needed / room), 1) if room > 0 else math.inf
+    room = (abs(difference) / (t + POWER)) ** 2 - variances.clusters
+    return max(math.ceil((variances.seeds + variances.both) / room), 1) if room > 0 else math.inf
 
 
 def clusters_needed(difference: float, variances: Components, seeds: int, t: float = NORMAL) -> float:

@@ -239,6 +239,9 @@ def test_a_budget_that_one_text_carries_is_told():
         "KL of 0.03 per token (means over all models): other texts would set another λ."
     )
     assert told in page(table)
+    larger = dict(zip(BUDGETS, ("kl=2", "kl=10", "kl=3"), strict=True))
+    (told,) = findings.carried_by_one(table.assign(budget=table["budget"].replace(larger)))
+    assert told.index("KL of 2 per") < told.index("KL of 10 per"), "by size, not by their letters"
 
 
 def test_one_of_many_comparisons_is_not_shown_by_its_own_interval_alone():
