@@ -165,6 +165,7 @@ rule data_rows:
         library=library("describe_data.py"),
         experiment=GRID.experiment,
         families=json.dumps(GRID.families),
+        arms=json.dumps([f"{method}/{split}" for method in GRID.trained for split in GRID.splits_of(method)]),
         held_out=lambda wildcards: json.dumps(config["data"]["held_out"]),
     message:
         "Count the texts, questions and prompts of each attribute"
@@ -173,7 +174,8 @@ rule data_rows:
             "--experiment {params.experiment} --attributes {input.attributes:q} --forget {input.forget:q}"
             " --questions {input.questions:q} --answers {input.answers:q} --prompts {input.prompts:q}"
             " --rephrased {input.rephrased:q} --families {params.families:q}"
-            " --held-out <(printf '%s' {params.held_out:q}) --tuning {input.tuning:q} --output {output:q}"
+            " --held-out <(printf '%s' {params.held_out:q}) --tuning {input.tuning:q} --arms {params.arms:q}"
+            " --output {output:q}"
         )
 
 

@@ -20,6 +20,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--families", required=True, type=json.loads, help="family and λ of each method, JSON")
     parser.add_argument("--held-out", help="attributes of which nothing is retained, a JSON file, if any")
     parser.add_argument("--tuning", nargs="?", help="what tuning tried and chose, CSV, if it was done")
+    parser.add_argument(
+        "--arms", type=json.loads, default=[], help="method/split of all runs, JSON: a table may have more"
+    )
     parser.add_argument("--output", required=True, help="rows of evaluations.csv")
     arguments = parser.parse_args(argv)
 
@@ -48,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         data = descriptive_rows.data(arguments.experiment, attributes, *tables_read, places, held_out)
         methods = descriptive_rows.methods(arguments.experiment, arguments.families)
         tables_of_tuning = [tuning.read(arguments.tuning)] if arguments.tuning else []
-        tuned = [descriptive_rows.tuning(arguments.experiment, table) for table in tables_of_tuning]
+        tuned = [descriptive_rows.tuning(arguments.experiment, table, arguments.arms) for table in tables_of_tuning]
         with whole_file(arguments.output) as temporary:
             pd.concat([data, methods, *tuned], ignore_index=True).to_csv(temporary, index=False)
 

@@ -1,7 +1,7 @@
 """Rows of evaluations.csv that describe rather than score: data, training, merges."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
@@ -60,14 +60,16 @@ def methods(experiment: str, families: Mapping[str, Sequence]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def tuning(experiment: str, table: pd.DataFrame) -> pd.DataFrame:
-    """Return tidy rows (COLUMNS) with what tuning tried and chose for each arm, a method and a split.
+def tuning(experiment: str, table: pd.DataFrame, arms: Collection[str]) -> pd.DataFrame:
+    """Return tidy rows (COLUMNS) with what tuning tried and chose for each of the `arms`, method/split.
 
     `table` is what spunge/experiment/tuning.py makes. `n` is the number of trials, `steps` those of all of them;
     `validation`, `scale` (λ) and `option_…` are of the chosen one. Options that are no numbers have no value.
     """
     tables = []
     for (method, split), of_arm in table.groupby(["method", "split"], sort=False):
+        if f"{method}/{split}" not in arms:
+            continue
         chosen = of_arm[of_arm["chosen"] == 1].iloc[0]
         values = {"steps": of_arm["steps"].sum(), "validation": chosen["value"], "scale": chosen["scale"]}
         for name, value in json.loads(chosen["options"]).items():
@@ -77,7 +79,7 @@ def tuning(experiment: str, table: pd.DataFrame) -> pd.DataFrame:
         ]
         described = _base(experiment) | {"candidate": f"{method}/{split}", "method": method, "split": split}
         tables.append(_table(described, "tuning", rows))
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
 
 
 def classifiers(experiment: str, evaluation: str, rows: list[dict]) -> pd.DataFrame:

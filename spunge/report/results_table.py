@@ -293,8 +293,8 @@ def base_model(candidates: Iterable[Candidate]) -> Candidate | None:
 
 
 def methods(evaluations: pandas.DataFrame) -> list[str]:
-    """Return the names of the methods that have candidates, in the table's order; a tuning table may have more."""
-    of_candidates = ~evaluations["evaluation"].isin(["method", "tuning"])
+    """Return the names of the methods that have candidates, in the table's order."""
+    of_candidates = evaluations["evaluation"] != "method"
     return [method for method in evaluations.loc[of_candidates, "method"].unique() if method]
 
 
@@ -309,11 +309,8 @@ def families(evaluations: pandas.DataFrame) -> dict[str, tuple[str, float]]:
 
 
 def rivals(evaluations: pandas.DataFrame) -> list[str]:
-    """Return what an attribute split is compared with: joint, random and, where the experiment has them, the rest.
-
-    A tuning table may have more arms.
-    """
-    there = {"joint", "random", *evaluations.loc[evaluations["evaluation"] != "tuning", "split"].unique()}
+    """Return what an attribute split is compared with: joint, random and, where the experiment has them, the rest."""
+    there = {"joint", "random", *evaluations["split"].unique()}
     return [arm for arm in ARMS if arm in there and arm != "attribute"]
 
 

@@ -100,8 +100,12 @@ def test_an_arm_that_never_reaches_the_budget_is_told(tried):
 
 
 def test_what_was_tried_and_chosen_stands_in_evaluations_csv(tried):
-    rows = descriptive_rows.tuning("small", tuning.choose(*tried(VALUES)))
-    assert list(rows.columns) == COLUMNS
+    table = tuning.choose(*tried(VALUES))
+    rows = descriptive_rows.tuning("small", table, ["rmu/joint", "rmu/attribute"])
+    assert list(rows.columns) == COLUMNS and set(rows["split"]) == {"joint", "attribute"}
+    of_one = descriptive_rows.tuning("small", table, ["rmu/joint", "npo/attribute"])
+    assert set(of_one["split"]) == {"joint"}, "a table of another experiment may have more arms"
+    assert descriptive_rows.tuning("small", table, []).empty
     assert set(rows["n"]) == {3}
     joint = rows[rows["split"] == "joint"].set_index("metric")["value"].to_dict()
     assert joint == pytest.approx({"steps": 120, "validation": 0.3, "scale": 0.6, "option_steps": 10, "option_mask": 1})
