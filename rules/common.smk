@@ -38,9 +38,9 @@ def source_file(path):
     """A file of the workflow's, or code of the user's, as an input that isn't looked for in a storage.
 
     Without a shared disk Snakemake brings such files to every job. Its own flag `local` is for the user's data: a job that
-    reads those runs where Snakemake does.
+    reads those runs where Snakemake does. A file of ours is remembered by its place in the clone, so that this may be moved.
     """
-    return sourcecache_entry(str(path), str(path))
+    return sourcecache_entry(str(path), str(path).removeprefix(f"{PROJECT}{os.sep}"))
 
 
 def library(script):

@@ -161,6 +161,11 @@ def test_changed_method_reruns_unlearning_but_no_data(changing, project):
     assert not [job for job in jobs if job.startswith(("Build", "Cut", "Prepare")) or job == "Evaluate base"]
 
 
+def test_moved_clone_reruns_nothing(changing, project, tmp_path):
+    changing.project = shutil.copytree(project, tmp_path / "moved" / "spunge")
+    assert changing.dry_run() is None
+
+
 def test_figures_and_tables_redraw_from_evaluations_alone(fresh, finished):
     """All that another's workspace needs is the one file, its configuration and the workflow."""
     fresh.results.mkdir(parents=True)
