@@ -5,7 +5,7 @@ The wildcards `run`, `merge` and `candidate` are the records' paths. Values that
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,7 +102,7 @@ class Jobs:
 
     def run_options(self, wildcards: SimpleNamespace) -> str:
         """Return the method's options for a run."""
-        return json.dumps(self.grid.options(Run.parse(wildcards.run)))
+        return _json(self.grid.options(Run.parse(wildcards.run)))
 
     def tuning(self, wildcards: SimpleNamespace) -> object:
         """Return the table of a tuned method's choices for its arms; none for a trial, or where nothing is tuned."""
@@ -169,7 +169,7 @@ class Jobs:
     def activation_options(self, wildcards: SimpleNamespace) -> str:
         """Return the options on which a method's frozen activations depend: neither steps nor rates make them again."""
         dtype = self.grid.configuration["model"]["dtype"]
-        return json.dumps(configuration.activation_options(self._section(wildcards), dtype))
+        return _json(configuration.activation_options(self._section(wildcards), dtype))
 
     def activations(self, wildcards: SimpleNamespace) -> str | list:
         """Return the frozen activations that a run is given, if its method keeps them."""
@@ -248,7 +248,7 @@ class Jobs:
             options["weights"] = weights
         if record.trial:
             options |= records.merge_options(self.grid.trials(record.method)[record.trial])
-        return json.dumps(options)
+        return _json(options)
 
     def merge_tuning(self, wildcards: SimpleNamespace) -> object:
         """Return the table of what tuning chose for the first merge of a method, if that is tuned; none for others."""
@@ -439,3 +439,8 @@ class Jobs:
         tables += [f"{results}/comparisons/{name}.csv" for name in grid.evaluation_names + grid.attack_names]
         tables += [f"{results}/unlearned/{run.path}/training.csv" for run in grid.runs()]
         return tables + [f"{results}/merged/{merge.path}/diagnostics.csv" for merge in grid.merges()]
+
+
+def _json(options: Mapping) -> str:
+    """Return options as a parameter that is the same in whichever order they stand in the configuration."""
+    return json.dumps(dict(sorted(options.items())))

@@ -50,6 +50,14 @@ def test_kept_activations_are_computed_again_where_they_change_and_only_there(ch
     assert changing.dry_run() == sorted(activations("rmu") + trained)
 
 
+def test_options_in_another_order_rerun_nothing(changing):
+    config = configuration()
+    for section in ("methods", "merges"):
+        config[section] = {name: dict(reversed(of_name.items())) for name, of_name in config[section].items()}
+    changing.configure(config)
+    assert changing.dry_run() is None
+
+
 def test_changed_merge_reruns_merges(changing):
     changing.configure(merges={"ties": {"density": 0.3}})
     again = [job for method in ("rmu", "rmu-strong") for job in merged(method)]
