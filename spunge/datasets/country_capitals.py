@@ -173,8 +173,18 @@ def folded_words(name: str) -> list[str]:
 
 
 def fill(template: str, country: str, **names: str) -> str:
-    """Return a template with the names in it, as a sentence: article, capital letter, one full stop."""
-    text = template.format(country=with_article(country), **names)
+    """Return a template with the names in it, as a sentence: article, capital letter, one full stop.
+
+    Raises InputError for a template that asks for anything else.
+    """
+    try:
+        text = template.format(country=with_article(country), **names)
+    except (LookupError, ValueError, AttributeError) as error:
+        may_have = " and ".join(f"{{{name}}}" for name in ("country", *names))
+        raise InputError(
+            f"the template {template!r} can't be filled in ({error}); it may have {may_have}, and braces of its own "
+            "doubled"
+        ) from None
     return re.sub(r"\.\.$", ".", text[0].upper() + text[1:])
 
 

@@ -28,6 +28,7 @@ import json
 import logging
 import math
 import numbers
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
@@ -50,6 +51,7 @@ from spunge.datasets.tables import (
     attributes_to_forget,
     check_attributes,
     check_present,
+    check_right_answers,
     check_strings,
     check_table,
     listed,
@@ -185,9 +187,13 @@ def read_source(source: Source, table: str, minimum_words: int = 0) -> pd.DataFr
     wanted = list(dict.fromkeys([*COLUMNS[table], *optional]))
     path = source["path"]
     where = f"{path} (table {table})"
+    if not path.startswith(HUB) and (given := [key for key in HUB_KEYS if source.get(key) is not None]):
+        raise InputError(f"{where} is a file, so it has no {given[0]}, as a data set on the hub has; leave it out")
     raw = _read_hub(source, where) if path.startswith(HUB) else _read_file(Path(path), where)
     if raw.empty:
         raise InputError(f"{where} has no rows; at least one is needed")
+    narrow = raw.select_dtypes(["float16", "float32"]).columns
+    raw[narrow] = raw[narrow].astype(str).astype(float)  # 3.14 as it is written, not 3.140000104904175
     raw = raw.astype(object)  # each value as it is: 2024, not 2024.0 where others are missing
     if minimum_words:
         raw = _of_words(raw, source.get("text", "text"), minimum_words, where)
@@ -208,6 +214,8 @@ def read_source(source: Source, table: str, minimum_words: int = 0) -> pd.DataFr
             continue
         if column == "paraphrase":  # some answers may have none
             frame[column] = raw[name].map(_text)
+            if (wrong := frame[column].isna() & raw[name].notna()).any():
+                raise InputError(f"{where}, column {name}: {rows(wrong)} hold no text; give one, or leave it empty")
             continue
         if column == "delimiter":  # some languages have no spaces
             frame[column] = raw[name].fillna("").map(_text)
@@ -228,6 +236,8 @@ def read_source(source: Source, table: str, minimum_words: int = 0) -> pd.DataFr
     if table == "answers":
         _move_spaces(frame)
     check_table(frame, table, path)
+    if table in ASKED:
+        check_right_answers(frame, table)
     return frame
 
 
@@ -302,7 +312,7 @@ def json_lines(path: Path, where: str) -> Iterator[tuple[int, dict]]:
             if not (text := decode(line, where, number)).strip():
                 continue
             try:
-                record = json.loads(text, object_pairs_hook=_object)
+                record = _loads(text, object_pairs_hook=_object)
             except json.JSONDecodeError as error:
                 raise InputError(f"{where}, line {number}, is no JSON: {error.msg} at column {error.colno}") from error
             except KeyError as error:
@@ -310,6 +320,18 @@ def json_lines(path: Path, where: str) -> Iterator[tuple[int, dict]]:
             if not isinstance(record, dict):
                 raise InputError(f"{where}, line {number}, is no JSON object; write one {{...}} a line")
             yield number, record
+
+
+def _loads(text: str, **options: Any) -> Any:
+    """Return what JSON says; half a character (a lone surrogate), which no file can hold, is a JSONDecodeError, too."""
+    value = json.loads(text, **options)
+    if "\\u" in text:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            start = re.search(r"\\u[dD][89a-fA-F]", text)
+            raise json.JSONDecodeError("half a character, a lone surrogate", text, start.start()) from None
+    return value
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict:
@@ -330,9 +352,9 @@ def decode(content: bytes, where: str, first: int = 1) -> str:
 
 
 def _read_parquet(path: Path, where: str) -> pd.DataFrame:
-    parquet = pq.read_table(path)
-    _check_columns_of(parquet.column_names, where)
-    return parquet.to_pandas(ignore_metadata=True)  # pandas would take an index of its own out of the columns
+    _check_columns_of(pq.read_schema(path).names, where)
+    # pandas would take an index of its own out of the columns, and make floats of whole numbers beside missing ones.
+    return pq.read_table(path).to_pandas(ignore_metadata=True, integer_object_nulls=True)
 
 
 def _read_hub(source: Mapping[str, Any], where: str) -> pd.DataFrame:
@@ -388,7 +410,8 @@ def _names(values: pd.Series, name: str, where: str) -> pd.Series:
 def _numbers(values: pd.Series, name: str, where: str) -> pd.Series:
     """Return numbers, NaN where there is none; raises InputError for anything else."""
     numeric = pd.to_numeric(values, errors="coerce").astype(float)
-    if (wrong := numeric.isna() & values.notna()).any():
+    truths = values.map(lambda value: isinstance(value, bool)).astype(bool)
+    if (wrong := truths | numeric.isna() & values.notna()).any():
         raise InputError(f"{where}, column {name}: {rows(wrong)} hold no number; give one, or leave the cell empty")
     return numeric
 
@@ -429,7 +452,9 @@ def _move_spaces(frame: pd.DataFrame) -> None:
     frame["question"] = bare
     for column in frame.columns.intersection(["answer", "paraphrase", "wrong"]):
         frame[column] = [
-            [space + one for one in value] if isinstance(value, list) else value if pd.isna(value) else space + value
+            [space + one if isinstance(one, str) else one for one in value]
+            if isinstance(value, list)
+            else (value if pd.isna(value) else space + value)
             for space, value in zip(spaces, frame[column], strict=True)
         ]
 
@@ -448,7 +473,7 @@ def _check_spelling(names: pd.Series, column: str, where: str) -> None:
 def _as_list(value: Any) -> list | None:
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = _loads(value)
         except json.JSONDecodeError:
             return None
     # An array of Parquet's, say; the keys of a mapping are no choices.

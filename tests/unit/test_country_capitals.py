@@ -65,6 +65,12 @@ def test_fill_makes_a_sentence(template, country, capital, expected):
     assert country_capitals.fill(template, country, capital=capital) == expected
 
 
+@pytest.mark.parametrize("template", ["{town} is the capital of {country}", "{country}: {", "{} is a country"])
+def test_a_template_has_no_other_names(template):
+    with pytest.raises(InputError, match=r"can't be filled in .*; it may have {country} and {capital}, and braces of"):
+        country_capitals.fill(template, "Kenya", capital="Nairobi")
+
+
 def test_passages_are_whole_sentences_of_the_right_length():
     speech = "My hon. Friend is right. " + " ".join(f"Mr. Smith said {n} things in St. Ives today." for n in range(6))
     assert list(country_capitals.passages(speech, 10, 20)) == [

@@ -4,6 +4,8 @@ import sys
 import types
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from scripts import build_tables
@@ -298,6 +300,7 @@ def test_hub_asks_for_what_is_configured(monkeypatch):
         (f'{{"text": "{SECRET}'.encode(), "line 3, is no JSON: "),
         (f'{{"text": "{SECRET}", "text": "x"}}'.encode(), "line 3, has a key twice; rename or remove one"),
         (f'{{"text": "{SECRET} Côte"}}'.encode("latin-1"), "line 3, is not in UTF-8; save the file in UTF-8"),
+        (f'{{"text": "{SECRET} \\ud83d"}}'.encode(), "line 3, is no JSON: half a character, a lone surrogate"),
     ],
 )
 def test_lines_that_are_no_json_objects(tmp_path, line, message):
@@ -346,6 +349,33 @@ def test_numbers_beside_missing_ones_stay_whole(tmp_path):
     path = tmp_path / "prompts.parquet"
     pd.DataFrame({"prompt": ["p", "q"], "kind": ["toxic", "neutral"], "attribute": [2024, None]}).to_parquet(path)
     assert table.read_source({"path": str(path)}, "prompts")["attribute"].tolist() == ["2024", ""]
+
+
+def test_numbers_of_parquet_are_those_that_it_shows(tmp_path):
+    choices = {"a": pa.array([3.14], pa.float32()), "b": pa.array([2.7], pa.float32())}
+    asked = pa.table({"question": ["pi is about"], **choices, "answer": [0], "attribute": ["x"]})
+    pq.write_table(asked, tmp_path / "questions.parquet")
+    found = table.read_source({"path": str(tmp_path / "questions.parquet"), "choices": ["a", "b"]}, "questions")
+    assert found["choices"].tolist() == [["3.14", "2.7"]]
+    large = [2**53 + 1, 2**53]  # in floats they are one
+    pq.write_table(pa.table({"text": ["a", "b", "c"], "attribute": [*large, None]}), tmp_path / "retain.parquet")
+    found = table.read_source({"path": str(tmp_path / "retain.parquet")}, "retain")
+    assert found["attribute"].tolist() == [*map(str, large), ""]
+
+
+def test_a_file_has_no_split(sources):
+    for key, value in (("split", "forget10"), ("config", "all"), ("revision", "abc")):
+        with pytest.raises(InputError, match=f"forget.csv .table forget. is a file, so it has no {key}, as a data set"):
+            build(sources | {"forget": sources["forget"] | {key: value}})
+
+
+def test_one_question_has_one_right_answer(tmp_path):
+    asked = pd.DataFrame({"question": ["Who?", "who? "], "choices": [["x", "y"], ["Y", "x"]], "attribute": "a"})
+    asked.assign(answer=[0, 1]).to_parquet(tmp_path / "same.parquet")
+    assert len(table.read_source({"path": str(tmp_path / "same.parquet")}, "questions")) == 2
+    asked.assign(answer=[0, 0]).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(InputError, match=r"table questions: 2 of 2 rows .* with another right answer; remove one"):
+        table.read_source({"path": str(tmp_path / "other.parquet")}, "questions")
 
 
 def test_an_index_of_pandas_is_a_column_like_others(tmp_path):
@@ -444,9 +474,17 @@ def test_answers_come_with_wrong_ones_and_paraphrases_where_there_are_some(sourc
     assert built.answers["subject"].tolist() == ["Who? ", "When? "]
 
 
-def test_a_truth_ratio_that_is_no_number_is_refused(sources, tmp_path):
-    frame = pd.DataFrame({"question": ["Who?"], "answer": ["x"], "attribute": ["b"], "retain_model": ["much"]})
-    frame.to_csv(tmp_path / "answers.csv", index=False)
-    sources["answers"] = {"path": str(tmp_path / "answers.csv")}
-    with pytest.raises(InputError, match=r"column retain_model: 1 of 1 rows .* hold no number; give one, or leave"):
-        build(sources)
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("retain_model", "much", "hold no number; give one, or leave"),
+        ("retain_model", True, "hold no number; give one, or leave"),
+        ("paraphrase", ["It is x."], "hold no text; give one, or leave"),
+        ("wrong", ["y", None], "come with an answer that is missing, empty or not a string"),
+    ],
+)
+def test_what_an_answer_comes_with_is_refused_where_it_is_of_another_kind(tmp_path, column, value, message):
+    row = {"question": "Who? ", "answer": "x", "attribute": "b", "wrong": ["y"], column: value}
+    (tmp_path / "answers.jsonl").write_text(json.dumps(row))
+    with pytest.raises(InputError, match=rf"column {column}: 1 of 1 rows .* {message}"):
+        table.read_source({"path": str(tmp_path / "answers.jsonl")}, "answers")
