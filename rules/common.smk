@@ -21,14 +21,6 @@ from spunge.core.errors import InputError
 from spunge.experiment.grid import Grid
 from spunge.experiment.jobs import Jobs
 
-try:
-    if workflow.is_main_process:
-        for path in workflow.configfiles:
-            yaml_values.check_file(path)
-    configuration.check(config, workflow.config_settings.config)
-except InputError as error:
-    raise WorkflowError(str(error))
-
 SCRIPTS = PROJECT / "scripts"
 ENVS = PROJECT / "envs"
 CAPTIONS = PROJECT / "report" / "captions"
@@ -58,9 +50,16 @@ def discovered_attributes():
         return [entry["attribute"] for entry in json.load(file)]
 
 
-FORGET_ALL = config["data"]["forget"] == "all"
-GRID = Grid(config, discovered_attributes if FORGET_ALL else config["data"]["forget"])
-JOBS = Jobs(GRID, PROJECT, source=source_file, local=local)
+try:
+    if workflow.is_main_process:
+        for path in workflow.configfiles:
+            yaml_values.check_file(path)
+    configuration.check(config, workflow.config_settings.config)
+    FORGET_ALL = config["data"]["forget"] == "all"
+    GRID = Grid(config, discovered_attributes if FORGET_ALL else config["data"]["forget"])
+    JOBS = Jobs(GRID, PROJECT, source=source_file, local=local)
+except InputError as error:
+    raise WorkflowError(str(error))
 
 RESULTS = JOBS.results
 LOGS = f"{RESULTS}/logs"

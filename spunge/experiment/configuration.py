@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from string import Formatter
 from types import MappingProxyType
 
 import yaml
@@ -99,6 +100,7 @@ def check(config: dict, from_command_line: Mapping = MappingProxyType({})) -> No
     _check_export(config)
     _check_tuning(config)
     _check_wheels(config)
+    _check_homes(config)
 
 
 def _check_mergekits_names(config: Mapping) -> None:
@@ -197,19 +199,53 @@ def _check_methods(config: Mapping) -> None:
             raise InputError(f"{at}.cache_activations needs `mask: true`, since activations are kept without padding")
         if "options" in section and door not in ("file", "command"):
             raise InputError(f"{at} has `options`, which are for a `file` or `command`; name its options themselves")
-        if door == "command" and (told := [name for name in TOLD if name in section.get("options", ())]):
-            raise InputError(f"{at}.options has {told[0]}, which the workflow tells a command of each run; rename it")
+        if door == "command":
+            _check_command(at, section)
         _check_foreign(at, section, "methods")
         if section["cache_activations"] and section["method"] != "rmu":
             raise InputError(f"{at} has `cache_activations`, which only rmu can do")
-        like = section.get("norms_of")
-        if section["method"] == "random_vector" and like is None:
-            raise InputError(f"{at} lacks the key `norms_of`: the method whose task vectors give the norms")
-        if like is not None and (like == name or "scaled_from" in config["methods"].get(like, {"scaled_from": None})):
-            raise InputError(f"{at}.norms_of is {like!r}; it must be another method that is run here")
+        _check_norms_of(at, config["methods"], name)
         _check_merges_of(at, section, config["merges"])
         if "shards" in section:
             _check_shards(at, config, section)
+
+
+def _check_command(at: str, section: Mapping) -> None:
+    """Check that a command asks for nothing but what it is told: by the workflow, and by its own `options`."""
+    options = section.get("options") or {}
+    if told := [name for name in TOLD if name in options]:
+        raise InputError(f"{at}.options has {told[0]}, which the workflow tells a command of each run; rename it")
+    if {"options", "command"} & section.get("tune", {}).keys():
+        return  # each trial has others
+    known = {*TOLD, *options} - ({"steps"} if section.get("steps") is None else set())
+    try:
+        fields = [field for _, field, _, _ in Formatter().parse(section["command"]) if field is not None]
+    except ValueError as error:
+        raise InputError(f"{at}.command can't be filled in ({error}); braces of its own are doubled") from None
+    if unknown := [field for field in fields if re.split(r"[.\[]", field)[0] not in known]:
+        has = ", ".join(f"{{{name}}}" for name in [*TOLD, *options] if name in known)
+        raise InputError(f"{at}.command asks for {{{unknown[0]}}}, but there are {has}".replace("{env}", "{env:NAME}"))
+
+
+def _check_norms_of(at: str, methods: Mapping, name: str) -> None:
+    """Check that a method's task vectors can have the norms of another's, if they shall."""
+    section = methods[name]
+    like = section.get("norms_of")
+    if like is None:
+        if section["method"] == "random_vector":
+            raise InputError(f"{at} lacks the key `norms_of`: the method whose task vectors give the norms")
+        return
+    if section["method"] not in ("random_vector", "file"):
+        raise InputError(f"{at} has `norms_of`, which {section['method']} doesn't read; leave it out")
+    if "tune" in section:
+        raise InputError(f"{at} has `norms_of` and `tune`, but {like} has no such trials; leave one of the two out")
+    before = {name}
+    while like is not None:
+        if like in before or "scaled_from" in methods.get(like, {"scaled_from": None}):
+            said = f"is {like!r}" if before == {name} else f"leads to {like!r}"
+            raise InputError(f"{at}.norms_of {said}; it must be another method that is run here")
+        before.add(like)
+        like = methods[like].get("norms_of")
 
 
 def _check_processes(at: str, section: Mapping) -> None:
@@ -616,6 +652,25 @@ def _check_wheels(config: Mapping) -> None:
     for requirement, key in wheels(config).items():
         if requirement not in config["wheels"]:
             raise InputError(f"configuration: {key} names {requirement}, but `wheels` has no SHA-256 for it")
+
+
+def _check_homes(config: Mapping) -> None:
+    """Check that each folder which begins with ~ is in the home of a user that there is."""
+    evaluations = config["evaluations"]
+    sections = {"model": config["model"], "data.options": config["data"]["options"]}
+    sections["evaluations.benchmarks"] = evaluations.get("benchmarks", {})
+    for name, section in evaluations.get("toxicity", {}).get("classifiers", {}).items():
+        sections[f"evaluations.toxicity.classifiers.{name}"] = section
+    for at, section in sections.items():
+        for key in ("source", "tokenizer", "mirror"):
+            if isinstance(path := section.get(key), str) and path.startswith("~"):
+                try:
+                    Path(path).expanduser()
+                except RuntimeError:
+                    whose = Path(path).parts[0].removeprefix("~")
+                    raise InputError(
+                        f"configuration: {at}.{key} is {path}, and there is no user {whose}; write the folder out"
+                    ) from None
 
 
 def _sentence(error: ValidationError) -> str:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 from spunge.core import files, slugs
 from spunge.core.errors import InputError
-from spunge.experiment import configuration, records, sources
+from spunge.experiment import configuration, records, sources, tuning
 from spunge.experiment.grid import Grid
 from spunge.experiment.records import BASE, Candidate, Merge, Run
 
@@ -32,7 +32,7 @@ class Jobs:
     """The files and parameters of an experiment's jobs.
 
     `project` is the workflow's folder. `source` marks a file of the workflow or code of the user's for Snakemake, and
-    `local` data of the user's.
+    `local` data of the user's. Raises InputError for a table of tuned options that isn't of the grid's arms.
     """
 
     def __init__(self, grid: Grid, project: Path, source: Callable = unchanged, local: Callable = unchanged):
@@ -51,6 +51,10 @@ class Jobs:
             for section in [configured["model"], *sections]
         }
         self.model = f"resources/models/{model_folder(configured['model'])}"
+        if grid.tuning.get("file") and Path(self.tuning_table).is_file():  # else Snakemake says that it isn't there
+            tuned = {method: list(grid.trials(method).values()) for method in grid.trained if grid.trials(method)}
+            arms = {(method, split): trials for method, trials in tuned.items() for split in grid.splits_of(method)}
+            tuning.check(self.tuning_table, arms)
 
     # Data and models
 

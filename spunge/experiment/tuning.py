@@ -7,7 +7,7 @@ forgotten, on questions or prompts that no result counts.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
@@ -74,16 +74,35 @@ def read(path: str | os.PathLike) -> pd.DataFrame:
     return table
 
 
+def check(path: str | os.PathLike, trials: Mapping[tuple[str, str], Collection[Mapping]]) -> None:
+    """Check that a table has a choice for each arm, one of its `trials`; raises InputError."""
+    table = read(path)
+    for arm, options in trials.items():
+        if (found := _chosen(table, path, *arm)) not in options:
+            raise InputError(
+                f"{path} has {json.dumps(found)} for {'/'.join(arm)}, which is none of the values in "
+                f"methods.{arm[0]}.tune: name it there, or leave out `tuning.file`, so that it is tuned again"
+            )
+
+
 def chosen(path: str | os.PathLike, method: str, split: str) -> dict[str, object]:
     """Return the options that were chosen for an arm; InputError where the table has no choice for it."""
-    table = read(path)
+    return _chosen(read(path), path, method, split)
+
+
+def _chosen(table: pd.DataFrame, path: str | os.PathLike, method: str, split: str) -> dict[str, object]:
     rows = table[(table["method"] == method) & (table["split"] == split) & (table["chosen"] == 1)]
     if len(rows) != 1:
         raise InputError(
             f"{path} has {len(rows)} choices for {method}/{split}, and one is needed: leave out `tuning.file`, so that "
             "it is tuned again"
         )
-    return json.loads(rows["options"].iloc[0])
+    try:
+        return dict(json.loads(rows["options"].iloc[0]))
+    except (ValueError, TypeError):
+        raise InputError(
+            f"{path}: the options of {method}/{split} are no JSON object; let tuning write the table again"
+        ) from None
 
 
 def options_of_run(

@@ -543,12 +543,15 @@ def _with_lora(model: torch.nn.Module, name: str, options: Options) -> torch.nn.
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",
     )
+    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        linear = {
-            name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)
-        }
+        adapted = get_peft_model(model, config)
+        adapts = [f".{module}" for module in adapted.base_model.targeted_module_names]
+        for target in () if isinstance(targets, str) else targets:  # PEFT leaves out what it doesn't find
+            if not any(module.endswith(f".{target}") for module in adapts):
+                raise ValueError(f"nothing is called {target}")
+        return adapted
+    except (ValueError, re.error) as error:
         raise InputError(
             f"PEFT can't adapt lora_targets {targets} in {name}, whose linear layers are "
             f"{', '.join(sorted(linear))}: {str(error).splitlines()[0]}"

@@ -391,9 +391,37 @@ MISTAKES = {
         "configuration: methods.npo has `cache_activations`, which only rmu can do",
     ),
     "like itself": (
+        ("methods", "noise"),
+        {"method": "random_vector", "norms_of": "noise"},
+        "configuration: methods.noise.norms_of is 'noise'; it must be another method that is run here",
+    ),
+    "norms of another for a method that doesn't read them": (
         ("methods", "rmu", "norms_of"),
-        "rmu",
-        "configuration: methods.rmu.norms_of is 'rmu'; it must be another method that is run here",
+        "npo",
+        "configuration: methods.rmu has `norms_of`, which rmu doesn't read; leave it out",
+    ),
+    "norms of runs that tuning hasn't": (
+        ("methods", "mine"),
+        {"file": "mine.py", "norms_of": "rmu", "tune": {"rate": [1, 2]}},
+        "configuration: methods.mine has `norms_of` and `tune`, but rmu has no such trials; leave one of the two out",
+    ),
+    "a command that asks for what nobody tells": (
+        ("methods", "mine"),
+        {"command": "train.py --rate {rte} --seed {seed} --token {env:TOKEN}", "options": {"rate": 1}},
+        "configuration: methods.mine.command asks for {rte}, but there are {base}, {forget}, {retain}, {output}, "
+        "{seed}, {split}, {shard}, {device}, {env:NAME}, {rate}",
+    ),
+    "a command that asks for steps that are not there": (
+        ("methods", "mine"),
+        {"command": "train.py {steps}"},
+        "configuration: methods.mine.command asks for {steps}, but there are {base}, {forget}, {retain}, {output}, "
+        "{seed}, {split}, {shard}, {device}, {env:NAME}",
+    ),
+    "a command with a brace of its own": (
+        ("methods", "mine"),
+        {"command": "train.py {"},
+        "configuration: methods.mine.command can't be filled in (Single '{' encountered in format string); braces of "
+        "its own are doubled",
     ),
     "merge of a method unknown": (
         ("methods", "rmu", "merges"),
@@ -443,6 +471,20 @@ def test_shards_are_numbers_of_groups():
     assert "which the weights of merges.ties don't know" in sentence(weighted)
     like = {"method": "random_vector", "norms_of": "rmu", "shards": [2]}
     assert "has 2, which rmu, the method it is like, has not" in sentence(changed(("methods", "noise"), like, config))
+
+
+def test_no_two_methods_have_the_norms_of_each_other():
+    one, other = ({"method": "random_vector", "norms_of": name} for name in ("other", "one"))
+    both = changed(("methods", "other"), other, changed(("methods", "one"), one))
+    assert "methods.one.norms_of leads to 'one'; it must be another method that is run here" in sentence(both)
+
+
+def test_the_home_of_nobody_is_told():
+    told = "configuration: {}, and there is no user nobody-here; write the folder out"
+    path = "~nobody-here/model"
+    assert sentence(changed(("model",), {"source": path})) == told.format(f"model.source is {path}")
+    mirrored = changed(("evaluations", "benchmarks"), {"tasks": ["piqa"], "mirror": path})
+    assert sentence(mirrored) == told.format(f"evaluations.benchmarks.mirror is {path}")
 
 
 @pytest.mark.parametrize(

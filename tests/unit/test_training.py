@@ -334,6 +334,11 @@ def test_negated_lora_changes_the_sign_of_b_alone(tiny_base):
 def test_lora_target_that_is_not_there_is_refused(tiny_base):
     with pytest.raises(InputError, match=r"lora_targets \('c_attn',\) in .*, whose linear layers are .*q_proj.*"):
         unlearn(tiny_base, trained="lora", lora_targets=("c_attn",))
+    # PEFT alone would train q_proj and say nothing of the other one.
+    with pytest.raises(InputError, match=r"whose linear layers are .*q_proj.*: nothing is called v_porj"):
+        unlearn(tiny_base, trained="lora", lora_targets=("q_proj", "v_porj"))
+    with pytest.raises(InputError, match=r"PEFT can't adapt lora_targets \( in "):
+        unlearn(tiny_base, trained="lora", lora_targets="(")
 
 
 # Losses as rows, and mistakes

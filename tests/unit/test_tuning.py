@@ -85,6 +85,23 @@ def test_runs_take_the_options_of_their_arm(tried, tmp_path):
         tuning.read(tmp_path / "other.csv")
 
 
+def test_a_table_is_of_the_arms_and_values_that_are_configured(tried, tmp_path):
+    path = tmp_path / "tuning.csv"
+    table = tuning.choose(*tried(VALUES))
+    table.to_csv(path, index=False)
+    tries = [{"steps": 10 * number, "mask": True} for number in (1, 2, 3)]
+    arms = {("rmu", "joint"): tries, ("rmu", "attribute"): [trial | {"merge.density": 0.5} for trial in tries]}
+    tuning.check(path, arms)
+    with pytest.raises(InputError, match=r'has {"mask": true, "steps": 10} for rmu/joint, which is none of the values'):
+        tuning.check(path, arms | {("rmu", "joint"): tries[1:]})
+    with pytest.raises(InputError, match="has 0 choices for rmu/random, and one is needed"):
+        tuning.check(path, arms | {("rmu", "random"): tries})
+    for damaged in ("{steps: 10}", "[1]", "null", "5"):
+        table.assign(options=damaged).to_csv(path, index=False)
+        with pytest.raises(InputError, match="the options of rmu/joint are no JSON object; let tuning write"):
+            tuning.check(path, arms)
+
+
 @pytest.mark.parametrize("name", ["1", "007", "NA", "null"])
 def test_a_method_may_have_any_name(tried, tmp_path, name):
     trials, *others = tried(VALUES)
