@@ -187,8 +187,8 @@ def control_vector(hidden_size: int, coefficient: float, seed: int, attribute: i
 def squared_error(activations: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Sum over the positions where `mask` is true of the mean squared error over a position's entries.
 
-    `activations` (batch, length, hidden), `target` broadcastable to it, `mask` (batch, length); the result an fp32 scalar.
-    Divided by the number of positions it is the MSE, also over several batches.
+    `activations` (batch, length, hidden), `target` broadcastable to it, `mask` (batch, length); the result an fp32
+    scalar. Divided by the number of positions it is the MSE, also over several batches.
     """
     return (activations.float() - target.float()).square().mean(dim=-1)[mask].sum()
 
