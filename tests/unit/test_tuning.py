@@ -18,6 +18,7 @@ def write(path, metric, attribute, value):
     """A table of evaluations.csv's rows, of which one is looked for."""
     rows = [dict.fromkeys(COLUMNS, "") | {"metric": "other", "attribute": attribute, "value": 0.5}]
     if value is not None:
+        rows.insert(0, dict.fromkeys(COLUMNS, "") | {"metric": metric, "attribute": "another", "value": 0.9})
         rows.append(dict.fromkeys(COLUMNS, "") | {"metric": metric, "attribute": attribute, "value": value})
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
@@ -71,8 +72,19 @@ def test_runs_take_the_options_of_their_arm(tried, tmp_path):
     tuning.choose(*tried(VALUES)).to_csv(path, index=False)
     assert tuning.chosen(path, "rmu", "joint") == {"steps": 10, "mask": True}
     assert tuning.chosen(path, "rmu", "attribute") == {"steps": 30, "mask": True, "merge.density": 0.5}
-    of_run = tuning.options_of_run({"alpha": 2}, ("rmu", "attribute"), "a", {"a": 3}, path)
-    assert of_run == {"alpha": 2, "steps": 30, "mask": True}  # a run's method knows nothing of a density
+    table = pd.read_csv(path)
+    of_another = table.assign(method="npo", chosen=0)
+    of_another.loc[1, "chosen"] = 1
+    pd.concat([table, of_another]).to_csv(tmp_path / "two.csv", index=False)
+    assert tuning.chosen(tmp_path / "two.csv", "rmu", "joint") == {"steps": 10, "mask": True}
+    assert tuning.chosen(tmp_path / "two.csv", "npo", "joint") == {"steps": 20, "mask": True}
+    # What was chosen counts, whatever is configured; a run's method knows nothing of a density.
+    of_run = tuning.options_of_run({"alpha": 2, "steps": 7}, ("rmu", "attribute"), "a", {"a": 3, "b": 1}, path)
+    assert of_run == {"alpha": 2, "steps": 30, "mask": True}
+    texts = {"a": 3, "b": 1}
+    assert tuning.options_of_run({"alpha": 2}, ("rmu", "joint"), "all", texts, path)["steps"] == 20
+    by_texts = tuning.options_of_run({"steps": 8}, ("rmu", "attribute"), "a", texts, None, "proportional")
+    assert by_texts == {"steps": 12}
     # What was chosen is for one attribute; a run on three takes as many steps as their shards would.
     scaled = records.scaled_options({"steps": 10, "mask": True}, "joint", "all", ["a", "b", "c"])
     assert scaled == {"steps": 30, "mask": True}
