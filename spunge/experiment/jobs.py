@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 from spunge.core import files, slugs
 from spunge.core.errors import InputError
-from spunge.experiment import configuration, records, sources, tuning
+from spunge.experiment import configuration, records, sources, splits, tuning
 from spunge.experiment.grid import Grid
 from spunge.experiment.records import BASE, Candidate, Merge, Run
 
@@ -52,8 +52,15 @@ class Jobs:
         }
         self.model = f"resources/models/{model_folder(configured['model'])}"
         if grid.tuning.get("file") and Path(self.tuning_table).is_file():  # else Snakemake says that it isn't there
-            tuned = {method: list(grid.trials(method).values()) for method in grid.trained if grid.trials(method)}
-            arms = {(method, split): trials for method, trials in tuned.items() for split in grid.splits_of(method)}
+            arms = {
+                (method, split): [
+                    records.method_options(tried) if split in splits.UNDIVIDED else tried
+                    for tried in grid.trials(method).values()
+                ]
+                for method in grid.trained
+                if grid.trials(method)
+                for split in grid.splits_of(method)
+            }
             tuning.check(self.tuning_table, arms)
 
     # Data and models

@@ -6,10 +6,11 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from spunge.core.errors import InputError
-from spunge.experiment import sources
+from spunge.experiment import sources, tuning
 from spunge.experiment.configuration import check
 from spunge.experiment.grid import Grid
 from spunge.experiment.jobs import Jobs
@@ -47,6 +48,25 @@ def run(path):
 
 def candidate(path):
     return SimpleNamespace(candidate=path)
+
+
+def test_a_tuning_table_is_looked_at_before_anything_runs(tmp_path):
+    """Arms that merge nothing have no trials of a merge's options."""
+    tune = {"learning_rate": [0.1, 0.2], "merge.density": [0.5, 1.0]}
+    rows = pd.DataFrame(columns=tuning.COLUMNS, data={"method": "rmu", "split": ["joint", "attribute", "random"]})
+    chosen = [{"learning_rate": 0.2}, *[{"learning_rate": 0.1, "merge.density": 1.0}] * 2]
+    changes = {
+        "methods": {"rmu": RMU | {"cache_activations": False, "tune": tune}},
+        "splits": ["joint", "attribute", "random"],
+        "budgets": {"kl": [0.1]},
+        "tuning": {"seeds": [9], "file": str(tmp_path / "tuning.csv")},
+    }
+    data = {"dataset": "country_capitals", "forget": ["Asia", "a b"], "validation": 0.3}
+    rows.assign(options=[json.dumps(one) for one in chosen], chosen=1).to_csv(tmp_path / "tuning.csv", index=False)
+    jobs(**changes, data=data)
+    rows.assign(options=json.dumps({"learning_rate": 0.2}), chosen=1).to_csv(tmp_path / "tuning.csv", index=False)
+    with pytest.raises(InputError, match=r"for rmu/attribute, which is none of the values in methods\.rmu\.tune"):
+        jobs(**changes, data=data)
 
 
 def test_a_run_reads_its_shard_and_what_its_method_needs():
