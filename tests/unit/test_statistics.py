@@ -11,7 +11,7 @@ from scipy import stats
 
 from spunge.core.tidy import CANDIDATE_COLUMNS, COLUMNS, FORGET_MEAN, RETAIN_MEAN, RETAIN_MINUS_FORGET, WORST_FORGET
 from spunge.evaluation import descriptive_rows, statistics
-from spunge.evaluation.intervals import Units
+from spunge.evaluation.intervals import NUMBER, SHARE, Units, Variance
 from spunge.evaluation.statistics import PERPLEXITY, Attributes
 from spunge.experiment.records import Candidate
 
@@ -357,6 +357,32 @@ def test_a_p_value_is_students_and_agrees_with_the_interval():
     judged = table[table["metric"].str.contains("_minus_base") & table["low"].notna()]
     assert ((judged["p"] < 0.05) == ((judged["low"] > 0) | (judged["high"] < 0))).all()
     assert table.loc[~table["metric"].str.contains("_minus_"), "p"].isna().all()
+
+
+def test_where_all_clusters_agree_the_number_of_them_tells():
+    """Nothing varies among ten clusters. A share of the others may: none of ten has it with 2.5 % at 0.31."""
+    agreed = Variance(np.zeros(1), np.zeros(1), np.zeros(1), 3, np.full(1, 10.0))
+    unseen = 1 - 0.025**0.1
+
+    def p(difference, scale, largest=1):
+        return agreed.p_value(np.array([difference]), scale, largest).item()
+
+    assert p(0.0, SHARE) == 1
+    assert p(0.5, SHARE) == pytest.approx(2 * 0.5**10)
+    assert p(1.0, SHARE, largest=2) == pytest.approx(2 * 0.5**10)
+    assert (p(0.0, NUMBER), p(0.5, NUMBER)) == (1, 0)
+    assert np.isnan(p(np.nan, SHARE))
+    low, high = agreed.interval(np.array([0.5]), SHARE, True, 2)
+    assert (low.item(), high.item()) == (pytest.approx(0.5 - 2 * unseen), pytest.approx(0.5 + 2 * unseen))
+    low, high = agreed.interval(np.array([0.5]), NUMBER, True)
+    assert (low.item(), high.item()) == (0.5, 0.5)
+
+
+def test_the_worst_attribute_is_one_to_forget():
+    """What is kept is known better, and is no failure."""
+    values = {"Africa": [0.2, 0.4], "Asia": [0.5, 0.6], "Europe": [0.9, 0.8], "Americas": [1.0, 0.7]}
+    table = statistics.estimates(knowledge("base", values=values), "knowledge", ATTRIBUTES)
+    assert cell(table, WORST_FORGET, "accuracy")["value"] == pytest.approx(0.55)
 
 
 def test_difference_of_perplexities_by_the_delta_method():

@@ -124,7 +124,7 @@ def plain_training(base, model, method, chosen, batches, stages=((0, 0),)):
         pytest.param(gradient_difference, {"retain_weight": 2.0}, id="gradient difference"),
         pytest.param(npo, {"retain_weight": 0.0}, id="npo"),
         pytest.param(npo, {"beta": 0.5}, id="npo with retain loss"),
-        pytest.param(simnpo, {}, id="simnpo"),
+        pytest.param(simnpo, {"retain_weight": 0.5}, id="simnpo"),
         pytest.param(simnpo, {"beta": 0.7, "gamma": 0.2}, id="simnpo with a margin"),
         pytest.param(tvn, {"weight_decay": 0.5, "warmup_steps": 2, "max_gradient_norm": 0.3}, id="AdamW's own options"),
     ],
