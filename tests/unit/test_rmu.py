@@ -451,7 +451,10 @@ def test_topic_outside_the_experiment_is_refused(tiny_base):
         unlearn(tiny_base, forget=FORGET[:2], attributes=["a", "d"], all_attributes=ATTRIBUTES, label="rmu/x")
 
 
-@pytest.mark.parametrize("chosen", [OPTIONS, REFERENCE], ids=["masked", "pads count"])
+AUTHORS = dataclasses.replace(OPTIONS, adamw="transformers", weight_decay=0.0, epsilon=1e-3)
+
+
+@pytest.mark.parametrize("chosen", [OPTIONS, REFERENCE, AUTHORS], ids=["masked", "pads count", "the authors' AdamW"])
 def test_shards_one_after_another_equal_separate_runs_each_from_the_last_ones_weights(tiny_base, drawn, chosen):
     """Three shards of 2 steps: a new optimizer before steps 3 and 5; the frozen model stays the base model."""
     chosen = dataclasses.replace(chosen, steps=6)
