@@ -195,6 +195,16 @@ def test_what_is_not_finite_has_no_accuracy(model, tokenizer, questions, value):
     assert list(scores["subject"]) == list(questions["subject"])
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_one_choice_that_is_not_finite_spoils_its_question(value):
+    """Whether another one is the likeliest nobody knows; lm-eval itself would count what numpy's argmax says."""
+    for broken in (0, 1):
+        answers = [(-1.0, False), (-2.0, False)]
+        answers[broken] = (value, False)
+        sample = {"filtered_resps": answers, "acc": 1.0, "acc_norm": 1.0}
+        assert np.isnan([knowledge.sample_score(None, sample, metric) for metric in ("acc", "acc_norm")]).all()
+
+
 def test_questions_that_were_cut_are_counted(model, tokenizer, questions, capfd):
     short = copy.deepcopy(model)
     short.config.max_position_embeddings = 30

@@ -281,6 +281,15 @@ def test_half_precision_forward_keeps_trained_weights_in_full(tiny_base):
 # LoRA
 
 
+def test_an_adapters_dropout_is_at_work_in_training_alone(tiny_base):
+    lora = {"trained": "lora", "lora_rank": 3, "lora_alpha": 6, "lora_targets": ("down_proj",), "steps": 1}
+    plainly, with_dropout = (unlearn(tiny_base, npo, lora_dropout=share, **lora) for share in (0.0, 0.5))
+    [after] = {name for name in plainly.delta if name.endswith("layers.0.mlp.down_proj.lora_B.weight")}
+    assert not torch.allclose(plainly.delta[after], with_dropout.delta[after], rtol=1e-3, atol=1e-4)
+    # The reference model, by which NPO measures, has none: at first each text is as likely as before.
+    assert plainly.losses[0]["forget_loss"] == pytest.approx(with_dropout.losses[0]["forget_loss"], rel=1e-6)
+
+
 @pytest.mark.parametrize("method", [tvn, simnpo])
 def test_lora_is_what_peft_trains_and_merges(tiny_base, drawn, tmp_path, method):
     chosen = {"trained": "lora", "lora_rank": 3, "lora_alpha": 6, "lora_targets": ("q_proj", "down_proj")}
