@@ -87,7 +87,7 @@ def token_ids(tokenizer, text: str, most: int) -> torch.Tensor:
 def train(model, tokenizer, results: Path, candidate: str, shard: str, record: dict) -> dict[str, torch.Tensor]:
     """Return the task vector of a run on one shard: ‖h(forget) − c‖² + α ‖h(retain) − h₀(retain)‖², by AdamW."""
     options, split, seed = record["options"], candidate.split("/")[1], record["seed"]
-    folder = results / "shards" / (split if split == "attribute" else f"{split}-seed{seed}")
+    folder = results / "shards" / (f"{split}-seed{seed}" if split.startswith("random") else split)
     texts = {
         "forget": pd.read_parquet(folder / f"{shard}.parquet")["text"],
         "retain": pd.read_parquet(results / "data" / "retain.parquet")["text"],
@@ -189,9 +189,7 @@ def damage(model, tokenizer, results, evaluated, label, vector, scale, most) -> 
     stored = rows[rows["budget"] == label].set_index("metric")["value"].astype(float)
     found = {}
     for table, metric in (("calibration", "kl"), ("fluency", "kl_held_out")):
-        texts = [
-            token_ids(tokenizer, text, most) for text in pd.read_parquet(results / f"data/{table}.parquet")["text"]
-        ]
+        texts = pd.read_parquet(results / "data" / f"{table}.parquet")["text"]
         divergence, excess, tokens = 0.0, 0.0, 0
         for text in texts:
             ids = token_ids(tokenizer, text, most)

@@ -348,33 +348,28 @@ def check_repetitions(tables: Tables) -> None:
     _check_one_attribute(forget, tables.forget["attribute"], "forget", "text")
     for name in ASKED:
         if (asked := tables.present().get(name)) is not None:
-            _check_one_attribute(_question_keys(asked), asked["attribute"], name, "question")
+            choices = (tuple(sorted(map(folded, choices_of_row))) for choices_of_row in asked["choices"])
+            keys = pd.Series(list(zip(asked["question"].map(folded), choices, strict=True)))
+            _check_one_attribute(keys, asked["attribute"], name, "question")
 
 
 def check_right_answers(questions: pd.DataFrame, table: str) -> None:
     """Raise InputError for two rows that ask the same and have different right answers: any model has one right.
 
-    For the user's own tables: nobody could mend one of the hub.
+    White space aside; case may be what a question is about (Co, CO).
     """
-    from spunge.core.slugs import folded
 
-    right = pd.Series(
-        [folded(choices[answer]) for choices, answer in zip(questions["choices"], questions["answer"], strict=True)]
-    )
-    several = right.groupby(pd.factorize(_question_keys(questions))[0]).transform("nunique") > 1
+    def words(text: str) -> str:
+        return " ".join(text.split())
+
+    asked = [(words(row.question), *sorted(map(words, row.choices))) for row in questions.itertuples()]
+    right = pd.Series([words(row.choices[row.answer]) for row in questions.itertuples()])
+    several = right.groupby(pd.factorize(pd.Series(asked))[0]).transform("nunique") > 1
     if several.any():
         raise InputError(
             f"table {table}: {rows(several)} ask what another row asks, with another right answer; remove one, or give "
             "them different choices"
         )
-
-
-def _question_keys(questions: pd.DataFrame) -> pd.Series:
-    """Return what each row asks: the question and its choices, case, white space and Unicode form aside."""
-    from spunge.core.slugs import folded
-
-    choices = (tuple(sorted(map(folded, choices_of_row))) for choices_of_row in questions["choices"])
-    return pd.Series(list(zip(questions["question"].map(folded), choices, strict=True)))
 
 
 def _check_one_attribute(keys: pd.Series, attributes: pd.Series, table: str, what: str) -> None:

@@ -217,7 +217,8 @@ def _check_command(at: str, section: Mapping) -> None:
         raise InputError(f"{at}.options has {told[0]}, which the workflow tells a command of each run; rename it")
     if {"options", "command"} & section.get("tune", {}).keys():
         return  # each trial has others
-    known = {*TOLD, *options} - ({"steps"} if section.get("steps") is None else set())
+    has_steps = section.get("steps") is not None or "steps" in section.get("tune", {})
+    known = {*TOLD, *options} - (set() if has_steps else {"steps"})
     try:
         fields = [field for _, field, _, _ in Formatter().parse(section["command"]) if field is not None]
     except ValueError as error:

@@ -454,4 +454,4 @@ class Jobs:
 
 def _json(options: Mapping) -> str:
     """Return options as a parameter that is the same in whichever order they stand in the configuration."""
-    return json.dumps(dict(sorted(options.items())))
+    return json.dumps(json.loads(json.dumps(options)), sort_keys=True)  # the keys are strings then

@@ -473,6 +473,14 @@ def test_shards_are_numbers_of_groups():
     assert "has 2, which rmu, the method it is like, has not" in sentence(changed(("methods", "noise"), like, config))
 
 
+def test_a_command_may_ask_for_steps_that_are_tuned():
+    config = changed(("tuning",), {"seeds": [100]}, changed(("budgets",), {"kl": [0.1]}))
+    config["methods"] = {"mine": {"command": "train.py {steps} {{}} {seed!r} {output}", "tune": {"steps": [10, 20]}}}
+    config["splits"] = ["joint", "attribute"]
+    config["data"]["validation"] = 0.3
+    check(config)
+
+
 def test_no_two_methods_have_the_norms_of_each_other():
     one, other = ({"method": "random_vector", "norms_of": name} for name in ("other", "one"))
     both = changed(("methods", "other"), other, changed(("methods", "one"), one))

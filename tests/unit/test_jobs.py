@@ -50,6 +50,14 @@ def candidate(path):
     return SimpleNamespace(candidate=path)
 
 
+def test_options_are_the_same_in_any_order():
+    options = {"a": 1, "b": {"d": 2, "c": 3}}
+    turned = {"b": {"c": 3, "d": 2}, "a": 1}
+    commands = [{"mine": {"command": "train {a} {b[c]}", "options": given}} for given in (options, turned)]
+    one, other = (jobs(methods=methods).run_options(run("mine/joint/seed0")) for methods in commands)
+    assert one == other
+
+
 def test_a_tuning_table_is_looked_at_before_anything_runs(tmp_path):
     """Arms that merge nothing have no trials of a merge's options."""
     tune = {"learning_rate": [0.1, 0.2], "merge.density": [0.5, 1.0]}

@@ -370,12 +370,25 @@ def test_a_file_has_no_split(sources):
 
 
 def test_one_question_has_one_right_answer(tmp_path):
-    asked = pd.DataFrame({"question": ["Who?", "who? "], "choices": [["x", "y"], ["Y", "x"]], "attribute": "a"})
-    asked.assign(answer=[0, 1]).to_parquet(tmp_path / "same.parquet")
-    assert len(table.read_source({"path": str(tmp_path / "same.parquet")}, "questions")) == 2
-    asked.assign(answer=[0, 0]).to_parquet(tmp_path / "other.parquet")
+    choices = ["cobalt", "carbon monoxide"]
+    asked = pd.DataFrame({"question": ["What is Co?", "What is  Co?"], "attribute": "a"})
+    asked["choices"] = [choices, choices[::-1]]
+    path = tmp_path / "questions.parquet"
+    asked.assign(answer=[0, 1]).to_parquet(path)
+    assert len(table.read_source({"path": str(path)}, "questions")) == 2
+    asked.assign(answer=[0, 0]).to_parquet(path)
     with pytest.raises(InputError, match=r"table questions: 2 of 2 rows .* with another right answer; remove one"):
-        table.read_source({"path": str(tmp_path / "other.parquet")}, "questions")
+        table.read_source({"path": str(path)}, "questions")
+    asked.assign(answer=[0, 0], question=["What is Co?", "What is CO?"]).to_parquet(path)
+    assert len(table.read_source({"path": str(path)}, "questions")) == 2
+
+
+def test_a_folder_of_parquet_files_is_one_table(tmp_path):
+    (tmp_path / "retain.parquet").mkdir()
+    for number in range(2):
+        pd.DataFrame({"text": [f"text {number}"]}).to_parquet(tmp_path / f"retain.parquet/part-{number}.parquet")
+    found = table.read_source({"path": str(tmp_path / "retain.parquet")}, "retain")
+    assert found["text"].tolist() == ["text 0", "text 1"]
 
 
 def test_an_index_of_pandas_is_a_column_like_others(tmp_path):

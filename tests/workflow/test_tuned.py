@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load, load_file
 from workspace import RETAIN, configuration, sentences
 
+from benchmarks import recompute
 from spunge.experiment import tuning
 from spunge.models import task_vector
 
@@ -129,6 +130,15 @@ def test_a_table_of_an_earlier_run_gives_the_same_numbers_without_trials(whole, 
     (again.results / "unlearned/rmu/balanced/seed0/task_vector.safetensors").unlink()
     told = again.snakemake("results/tiny/unlearned/rmu/balanced/seed0/task_vector.safetensors").stdout
     assert "my tuning.csv has 0 choices for rmu/balanced, and one is needed" in told
+
+
+@pytest.mark.slow
+def test_plain_pytorch_gives_the_same_numbers_at_each_budget(whole, capsys):
+    assert recompute.main([str(whole.results), "rmu/attribute/merge/ties/seed0"]) == 0, capsys.readouterr().out
+    table = capsys.readouterr().out
+    for budget in ("kl=0.0001", "kl=0.001", "kl=0.01"):
+        for number in ("kl", "kl_held_out", "perplexity_ratio", "questions of accuracy_norm"):
+            assert f"{budget}, {number}" in table
 
 
 @pytest.mark.slow
