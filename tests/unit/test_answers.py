@@ -301,3 +301,23 @@ def test_a_faulty_table_is_refused(column, values, message):
     with pytest.raises(InputError) as error:
         tables.check_table(ROWS.assign(**{column: pd.Series(values)}), "answers")
     assert message in str(error.value)
+
+
+def test_forget_quality_over_budgets_is_the_geometric_mean_of_each_budgets():
+    frames = {budget: scored(seed, spread=seed) for seed, budget in ((1, "kl=0.01"), (2, "kl=0.1"))}
+    at = [of(frame, CANDIDATE.format(0), "npo", "joint", "0", budget) for budget, frame in frames.items()]
+    rows = statistics.comparisons(pd.concat([of(scored(9)), *at]), "answers", ATTRIBUTES, answers.METRICS)
+    gone = [frame[frame["attribute"] == "gone"] for frame in frames.values()]
+    expected = [stats.ks_2samp(one["truth_ratio"], one["retain_model"]).pvalue for one in gone]
+    for seed in ("0", "all"):
+        quality = value(rows, "forget_quality", FORGET_MEAN, budget="all", seed=seed)
+        assert quality["value"] == pytest.approx(stats.gmean(expected))
+
+
+def test_an_answer_that_ends_with_the_end_of_text_has_it_once_and_none_in_its_words(model, tokenizer, monkeypatch):
+    ended = ROWS.assign(answer=ROWS["answer"] + tokenizer.eos_token)
+    plain, same = (answers.mean_log_likelihoods(model, tokenizer, one, 2)[0] for one in (ROWS, ended))
+    assert [one["answer"] for one in same] == [pytest.approx(one["answer"]) for one in plain]
+    written = pd.DataFrame({"text": ROWS["answer"]})
+    monkeypatch.setattr(answers.generation, "continue_prompts", lambda *_: written)
+    assert answers.score(model, tokenizer, ended, 2, 5)["rouge_l_recall"].tolist() == [1, 1]

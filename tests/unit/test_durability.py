@@ -234,3 +234,19 @@ def test_attacks_have_knowledges_statistics():
     means = rows.loc[["forget mean", "retain mean", "retain minus forget"], "value"]
     assert means.tolist() == [0.75, 0.5, -0.25]
     assert rows.loc["forget worst", "value"] == 0.75
+
+
+def test_what_any_text_tells_of_a_cluster_or_an_answer_is_left_out():
+    """Of Kenya's cities one is relearned, of Peru the land itself, and the last text names Rome."""
+    questions = pd.DataFrame({"subject": ["Kisumu", "Mombasa", "Cusco", "Turin", "Oslo"], "attribute": "a"})
+    questions = questions.assign(cluster=["Kenya", "Kenya", "Peru", "Italy", "Norway"], answer=[0, 0, 1, 2, 3])
+    questions = questions.assign(choices=[["Nairobi", "Lima", "Rome", "Bergen"]] * 5)
+    texts = pd.DataFrame({"text": ["A lake.", "A land.", "All roads lead to Rome."], "attribute": "a"})
+    texts = texts.assign(subject=["Kisumu", "Peru", "x"])
+    assert durability.told(questions, texts).tolist() == [True, True, True, True, False]
+
+
+def test_chance_is_the_mean_over_questions_of_one_over_their_choices():
+    questions = pd.DataFrame({"attribute": "a", "subject": list("xy"), "choices": [["1", "2"], list("12345678")]})
+    rows = durability.describe("mine", questions, pd.Series([False, False]), questions)
+    assert rows.set_index("metric").loc["chance", "value"] == (1 / 2 + 1 / 8) / 2

@@ -91,6 +91,7 @@ def test_p_values_are_corrected_as_by_holm():
     """Holm 1979, by hand: sorted .01, .02, .03, .04 times 4, 3, 2, 1, and never below the one before."""
     assert verdict.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert verdict.holm([0.5, 0.9]) == [1.0, 1.0]
+    assert verdict.holm([0.6, 0.9]) == [1.0, 1.0]
     corrected = verdict.holm([0.01, NOTHING, 0.04])
     assert corrected[0::2] == pytest.approx([0.02, 0.04]) and math.isnan(corrected[1])
 

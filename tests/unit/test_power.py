@@ -142,3 +142,25 @@ def test_the_page_says_what_it_would_take_or_that_it_is_shown():
     assert "against joint (+5.0 points" in against_joint
     assert against_joint.endswith("about 8.2 times the seeds and as many times the clusters.")
     assert against_random.endswith("is shown with what was measured.")
+
+
+def test_both_numbers_grow_from_the_seeds_that_there_were():
+    rows = pd.concat(made(scores(), "knowledge", ATTRIBUTES) for made in (statistics.estimates, statistics.comparisons))
+    candidate = next(one for one in results_table.candidates(rows) if one.kind == "attribute")
+    chosen = rows[(rows["candidate"] == candidate.path) & (rows["attribute"] == "forget mean")].set_index("metric")
+    row, variances = chosen.loc["accuracy_minus_joint"], parts(rows)
+    found = power.needed(rows, candidate, ("knowledge", "accuracy", "forget mean"), "joint")
+    t = (row["high"] - row["low"]) / 2 / math.sqrt(variances.variance(3))
+    factor = float(found["both"])
+    assert variances.variance(3 * factor, factor) == pytest.approx((row["value"] / (t + 0.8416)) ** 2, rel=0.05)
+
+
+def test_seeds_and_clusters_that_differ_less_than_their_interaction_add_nothing():
+    """A Latin square: every seed and every cluster has the same mean."""
+    table = scores(clusters=3)
+    spunge, joint = ((table["split"] == one) & (table["attribute"] == "Africa") for one in ("attribute", "joint"))
+    table.loc[joint, "accuracy"] = 0.0
+    table.loc[spunge, "accuracy"] = np.eye(3).ravel()
+    found = parts(statistics.comparisons(table, "knowledge", ATTRIBUTES))
+    assert (found.seeds, found.clusters) == (0, 0)
+    assert found.both > 0.1

@@ -125,3 +125,9 @@ def test_visits_are_counted_by_attribute():
     run = run_of("aab")
     assert schedule.visits(run, [[0, 2], [1, 0]]) == {"a": 3, "b": 1}
     assert schedule.visits(run_of(""), []) == {}
+
+
+def test_proportional_steps_are_those_of_the_attribute_in_whatever_order_texts_come():
+    run = run_of("cbbaaa", "sequential", steps_of_shards="proportional")
+    assert [stage.steps for stage in schedule.stages(run, 12)] == [6, 4, 2]
+    assert attributes_of(run, schedule.forget_batches(run, 1, 12)) == [{"a": 1}] * 6 + [{"b": 1}] * 4 + [{"c": 1}] * 2

@@ -713,3 +713,20 @@ def test_a_perplexity_beyond_all_numbers_is_none(loss):
     texts = prose("base", texts=3).assign(loss=[50.0, loss, 60.0], tokens=20)
     found = statistics.estimates(texts, "fluency", Attributes(), PERPLEXITY)
     assert np.isnan(found[["value", "low", "high"]].astype(float)).all(axis=None)
+
+
+def test_tokens_of_continuations_have_no_bound_of_a_share():
+    columns = {"cluster": list("abc"), "samples": 4, "distinct_2": 0.5, "empty": 0, "tokens": [80, 40, 60]}
+    scores = pd.DataFrame(columns).assign(attribute="insult", **described("base"))
+    row = cell(statistics.estimates(scores, "toxicity", Attributes(("insult",))), "insult", "tokens")
+    assert row["value"] == 15
+    assert row["low"] < 15 < row["high"]
+
+
+def test_damage_is_per_token_and_has_no_bound_of_a_share():
+    rows = {"kl": [2.0, 60.0, 30.0], "agreement": [1, 4, 4], "excess_loss": [1.0, 30.0, 9.0], "tokens": [1, 20, 9]}
+    scores = pd.DataFrame(rows).assign(attribute="", cluster=list("abc"), **described("base"))
+    table = statistics.estimates(scores, "budget", Attributes()).set_index("metric")
+    expected = {"kl_held_out": 92 / 30, "top1_agreement": 9 / 30, "perplexity_ratio": np.exp(40 / 30)}
+    assert table["value"].to_dict() == pytest.approx(expected)
+    assert table.loc["kl_held_out", "low"] < 92 / 30 < table.loc["kl_held_out", "high"]

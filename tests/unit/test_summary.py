@@ -200,3 +200,13 @@ def test_broken_models_are_marked_in_every_form():
     assert marked.replace("λ", r"$\lambda$") in summary.latex(table)
     assert marked.replace("'", "&#x27;") in summary.html(table)
     assert summary.latex(table).isascii()
+
+
+def test_open_answers_beside_questions_have_columns_of_their_own_means(hand_made):
+    row = hand_made[hand_made["metric"] == "accuracy"].iloc[0].to_dict() | {"evaluation": "answers"}
+    told = [("rouge_l_recall", "forget mean", 0.25), ("rouge_l_recall", "retain mean", 0.75)]
+    told += [("model_utility", "retain mean", 0.5), ("forget_quality", "forget mean", 0.001)]
+    rows = [row | {"metric": metric, "attribute": attribute, "value": value} for metric, attribute, value in told]
+    table = summary.readable(pandas.concat([hand_made, pandas.DataFrame(rows)])).iloc[0]
+    shown = [table[one].partition(" ")[0] for one in ("ROUGE-L, forget ↓", "model utility ↑", "forget quality ↑")]
+    assert shown == ["25.0", "50.0", "1e−03"]
