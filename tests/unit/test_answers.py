@@ -321,3 +321,26 @@ def test_an_answer_that_ends_with_the_end_of_text_has_it_once_and_none_in_its_wo
     written = pd.DataFrame({"text": ROWS["answer"]})
     monkeypatch.setattr(answers.generation, "continue_prompts", lambda *_: written)
     assert answers.score(model, tokenizer, ended, 2, 5)["rouge_l_recall"].tolist() == [1, 1]
+
+
+def test_the_worst_attributes_recall_is_told():
+    rows = statistics.estimates(of(scored(1)), "answers", ATTRIBUTES, answers.METRICS)
+    assert set(rows.loc[rows["attribute"] == "forget worst", "metric"]) == {"rouge_l_recall"}
+
+
+@pytest.mark.parametrize("spoilt", ["answer", "paraphrase"])
+def test_a_right_answer_that_is_not_finite_spoils_its_row(spoilt):
+    likelihoods = {"answer": [-1.0], "paraphrase": [-1.0], "wrong": [-1.0]} | {spoilt: [-math.inf]}
+    assert all(map(math.isnan, answers.truth(likelihoods).values()))
+
+
+def test_a_right_answer_in_two_scripts_is_read_as_words_of_any():
+    assert answers.rouge_l_recall("Москва (Moscow)", "Moscow") == 0.5
+
+
+def test_answers_are_written_greedily(model, tokenizer, monkeypatch):
+    given = []
+    written = pd.DataFrame({"text": ROWS["answer"]})
+    monkeypatch.setattr(answers.generation, "continue_prompts", lambda *them: given.append(them[3]) or written)
+    answers.score(model, tokenizer, ROWS, 2, 5)
+    assert (given[0].temperature, given[0].samples, given[0].max_new_tokens) == (0, 1, 5)

@@ -246,3 +246,10 @@ def test_the_accuracy_on_what_is_kept_is_none_where_that_of_one_question_is(mode
     hook.remove()
     assert broken.isna().sum() == 1 and broken.isna()[7]
     assert np.isnan(kept)
+
+
+def test_no_second_space_follows_a_question_that_ends_in_one(questions):
+    asked = questions.assign(question=questions["question"] + " ")
+    task = TaskManager(include_defaults=False).load([knowledge.task(asked)])["tasks"]["knowledge"]
+    task.build_all_requests(limit=1)
+    assert "".join(task.instances[0].args) == asked["question"][0] + asked["choices"][0][0]

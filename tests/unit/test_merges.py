@@ -471,3 +471,9 @@ def test_whole_pipeline_equals_mergekit(checkpoints, tmp_path, kind, options, me
     assert set(ours) == set(theirs.shapes)
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
+
+
+def test_tsv_keeps_a_direction_of_each_of_more_shards_than_there_are_rows():
+    shards = [torch.zeros(2, 8), torch.zeros(2, 8), torch.zeros(2, 8)]
+    shards[0][0, 0], shards[1][1, 1] = 5.0, -3.0
+    torch.testing.assert_close(tsv.merge(shards), sum(shards))

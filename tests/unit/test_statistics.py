@@ -730,3 +730,21 @@ def test_damage_is_per_token_and_has_no_bound_of_a_share():
     expected = {"kl_held_out": 92 / 30, "top1_agreement": 9 / 30, "perplexity_ratio": np.exp(40 / 30)}
     assert table["value"].to_dict() == pytest.approx(expected)
     assert table.loc["kl_held_out", "low"] < 92 / 30 < table.loc["kl_held_out", "high"]
+
+
+def test_interval_of_a_difference_of_differences_that_all_clusters_share_is_twice_as_wide():
+    scores = [knowledge("base", values={"Africa": [0.5] * 10, "Europe": [0.5] * 10})]
+    scores += [knowledge("rmu/joint", "0", {"Africa": [0.4] * 10, "Europe": [0.5] * 10})]
+    table = statistics.comparisons(pd.concat(scores), "knowledge", ATTRIBUTES)
+    row = cell(table, RETAIN_MINUS_FORGET, "accuracy_minus_base", candidate="rmu/joint")
+    unseen = 1 - 0.025 ** (1 / 20)
+    assert_interval(row, 0.1 - 2 * unseen, 0.1 + 2 * unseen)
+
+
+def test_what_is_kept_minus_what_is_left_ends_at_one():
+    values = {"Africa": [0.0] * 9 + [0.2], "Europe": [1.0] * 9 + [0.8]}
+    table = statistics.estimates(knowledge("base", values=values), "knowledge", ATTRIBUTES)
+    row = cell(table, RETAIN_MINUS_FORGET)
+    assert row["value"] == pytest.approx(0.96)
+    assert row["low"] < 0.96
+    assert row["high"] == 1

@@ -253,3 +253,9 @@ def test_overview_takes_neutral_prompts_of_no_group():
     axes = draw("toxicity_overview", example(neutral_groups=False, **ONE_SEED)).axes[2]
     assert axes.get_xlabel().endswith("neutral prompts")
     assert max(x for own in points(axes).values() for x, _ in own) == pytest.approx(0.02)
+
+
+def test_a_family_is_shown_at_the_factor_nearest_to_one_and_named_by_another():
+    table = example(families={"tvn": {"tvn": 1.0, "tvn-double": 2.0}})
+    assert families.reference_methods(table) == {"tvn": "tvn"}
+    assert families.display_names(example(families={"tvn": {"tvn": 0.5}})) == {"tvn": "TVN, λ = 0.5"}

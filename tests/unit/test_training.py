@@ -575,3 +575,10 @@ def test_gradient_that_overflows_at_any_scale_is_refused(tiny_base, monkeypatch)
     monkeypatch.setattr(loop, "token_nll", lambda *given: Infinite.apply(-given[0] / given[1]))
     with pytest.raises(InputError, match="a gradient of unlearn is not finite at step 1 of 3"):
         unlearn(tiny_base, gradient_difference)
+
+
+def test_control_texts_are_cut_as_retain_texts(tiny_base):
+    retain = [text + " past old houses" * 9 for text in FORGET]
+    cut = {"max_tokens_forget": 12, "max_tokens_retain": 6, "steps": 1, "batch_size": 5}
+    found = unlearn(tiny_base, tvn, FORGET, retain, texts="retain", **cut).losses
+    assert found == unlearn(tiny_base, tvn, FORGET, retain, texts="retain", **cut | {"max_tokens_forget": 6}).losses
