@@ -6,7 +6,7 @@ It trains one shard of an RMU candidate by what its provenance says, text by tex
 shards' task vectors by TIES; reads the texts that set and measure damage with and without the edit; and asks each
 question choice by choice. It prints how far each number is from the workflow's, and ends with code 1 where that is more
 than rounding. For RMU with `mask: true`, `control_vector_per: run` and `adamw: pytorch`, on a Llama-like model in
-float32.
+float32, and questions between which and their choices a space stands.
 """
 
 import argparse
