@@ -10,8 +10,11 @@ float32, and questions between which and their choices a space stands.
 """
 
 import argparse
+import copy
 import json
+import math
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -48,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     evaluated = results / "evaluations" / candidate
     if (strengths := evaluated / "strengths.json").exists():
         for label, scale in json.loads(strengths.read_text()).items():
+            if scale is None:  # no λ reaches this budget
+                continue
             found |= damage(model, tokenizer, results, evaluated, label, vector, scale, arguments.max_tokens)
             found |= knowledge(model, tokenizer, results, evaluated, label, vector, scale)
     else:
@@ -105,8 +110,8 @@ def train(model, tokenizer, results: Path, candidate: str, shard: str, record: d
         ]
         return torch.cat([of_text[options["skip_first"] :] for of_text in of_texts])
 
-    layers, norm = model.model.layers, model.model.norm
-    model.model.layers, model.model.norm = layers[: options["layer_id"] + 1], torch.nn.Identity()
+    model = copy.deepcopy(model)
+    model.model.layers, model.model.norm = model.model.layers[: options["layer_id"] + 1], torch.nn.Identity()
     trained = {
         f"model.layers.{layer}.{name}": model.get_parameter(f"model.layers.{layer}.{name}")
         for layer in options["trained_layers"]
@@ -124,11 +129,7 @@ def train(model, tokenizer, results: Path, candidate: str, shard: str, record: d
         optimizer.zero_grad()
         (forget + options["alpha"] * retain).backward()
         optimizer.step()
-    vector = {name: parameter.detach() - base[name] for name, parameter in trained.items()}
-    for name, parameter in trained.items():
-        parameter.requires_grad_(False).copy_(base[name])
-    model.model.layers, model.model.norm = layers, norm
-    return vector
+    return {name: parameter.detach() - base[name] for name, parameter in trained.items()}
 
 
 def order(count: int, visits: int, seed: int) -> list[int]:
@@ -161,21 +162,16 @@ def ties(vectors: list[dict[str, torch.Tensor]], density: float) -> dict[str, to
 # Evaluating
 
 
-class Edited:
+@contextmanager
+def edited(model, vector: dict[str, torch.Tensor], scale: float):
     """Within this context the model is base + λ · task vector."""
-
-    def __init__(self, model, vector: dict[str, torch.Tensor], scale: float):
-        self._parameters = {name: model.get_parameter(name) for name in vector}
-        self._vector, self._scale = vector, scale
-
-    def __enter__(self):
-        self._base = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
-        for name, parameter in self._parameters.items():
-            parameter += self._scale * self._vector[name]
-
-    def __exit__(self, *_):
-        for name, parameter in self._parameters.items():
-            parameter.copy_(self._base[name])
+    parameters = {name: model.get_parameter(name) for name in vector}
+    base = {name: parameter.clone() for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        parameter += scale * vector[name]
+    yield
+    for name, parameter in parameters.items():
+        parameter.copy_(base[name])
 
 
 @torch.no_grad()
@@ -187,21 +183,25 @@ def damage(model, tokenizer, results, evaluated, label, vector, scale, most) -> 
     """Return how far KL and perplexity ratio are from those of a budget."""
     rows = pd.read_csv(evaluated / "budget.csv", keep_default_na=False)
     stored = rows[rows["budget"] == label].set_index("metric")["value"].astype(float)
-    found = {}
-    for table, metric in (("calibration", "kl"), ("fluency", "kl_held_out")):
-        texts = pd.read_parquet(results / "data" / f"{table}.parquet")["text"]
-        divergence, excess, tokens = 0.0, 0.0, 0
-        for text in texts:
-            ids = token_ids(tokenizer, text, most)
-            base = log_probabilities(model, ids)[:-1]
-            with Edited(model, vector, scale):
-                candidate = log_probabilities(model, ids)[:-1]
-            divergence += float((base.exp() * (base - candidate)).sum())
-            excess += float((base - candidate).gather(1, ids[0, 1:, None]).sum())
-            tokens += len(base)
-        found[f"{label}, {metric}"] = abs(divergence / tokens / stored[metric] - 1), READ
-    ratio = torch.tensor(excess / tokens).exp()
-    return found | {f"{label}, perplexity_ratio": (float(abs(ratio / stored["perplexity_ratio"] - 1)), READ)}
+    texts = {name: pd.read_parquet(results / "data" / f"{name}.parquet")["text"] for name in ("calibration", "fluency")}
+    kl, _ = means(model, tokenizer, texts["calibration"], vector, scale, most)
+    kl_held_out, excess = means(model, tokenizer, texts["fluency"], vector, scale, most)
+    found = {"kl": kl, "kl_held_out": kl_held_out, "perplexity_ratio": math.exp(excess)}
+    return {f"{label}, {name}": (abs(value / stored[name] - 1), READ) for name, value in found.items()}
+
+
+def means(model, tokenizer, texts, vector, scale, most) -> tuple[float, float]:
+    """Return KL(base ‖ candidate) and the candidate's loss less the base's, per token of the texts, in nats."""
+    divergence, excess, tokens = 0.0, 0.0, 0
+    for text in texts:
+        ids = token_ids(tokenizer, text, most)
+        base = log_probabilities(model, ids)[:-1]
+        with edited(model, vector, scale):
+            candidate = log_probabilities(model, ids)[:-1]
+        divergence += float((base.exp() * (base - candidate)).sum())
+        excess += float((base - candidate).gather(1, ids[0, 1:, None]).sum())
+        tokens += len(base)
+    return divergence / tokens, excess / tokens
 
 
 def knowledge(model, tokenizer, results, evaluated, label, vector, scale) -> dict[str, tuple[float, float]]:
@@ -209,7 +209,7 @@ def knowledge(model, tokenizer, results, evaluated, label, vector, scale) -> dic
     questions = pd.read_parquet(results / "data" / "questions.parquet")
     stored = pd.read_parquet(evaluated / "knowledge.parquet").query("budget == @label").reset_index(drop=True)
     right = {"accuracy": [], "accuracy_norm": []}
-    with Edited(model, vector, scale):
+    with edited(model, vector, scale):
         for row in questions.itertuples():
             likelihoods = [likelihood(model, tokenizer, row.question, choice) for choice in row.choices]
             by_length = [value / len(choice) for value, choice in zip(likelihoods, row.choices, strict=True)]

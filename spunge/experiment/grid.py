@@ -185,6 +185,11 @@ class Grid:
         combinations = itertools.product(*lists.values()) if lists else ()
         return {str(number): dict(zip(lists, values, strict=True)) for number, values in enumerate(combinations)}
 
+    def tried(self, method: str, split: str) -> dict[str, dict[str, object]]:
+        """Return the same for an arm, without a merge's options where nothing is merged."""
+        of_arm = method_options if split in splits.UNDIVIDED else dict
+        return {number: of_arm(tried) for number, tried in self.trials(method).items()}
+
     def trained_in(self, method: str, trial: str) -> str:
         """Return the trial whose runs a trial of a method takes: the first that differs by the merge alone."""
         trials = self.trials(method)

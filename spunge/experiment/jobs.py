@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 from spunge.core import files, slugs
 from spunge.core.errors import InputError
-from spunge.experiment import configuration, records, sources, splits, tuning
+from spunge.experiment import configuration, records, sources, tuning
 from spunge.experiment.grid import Grid
 from spunge.experiment.records import BASE, Candidate, Merge, Run
 
@@ -53,10 +53,7 @@ class Jobs:
         self.model = f"resources/models/{model_folder(configured['model'])}"
         if grid.tuning.get("file") and Path(self.tuning_table).is_file():  # else Snakemake says that it isn't there
             arms = {
-                (method, split): [
-                    records.method_options(tried) if split in splits.UNDIVIDED else tried
-                    for tried in grid.trials(method).values()
-                ]
+                (method, split): list(grid.tried(method, split).values())
                 for method in grid.trained
                 if grid.trials(method)
                 for split in grid.splits_of(method)
@@ -132,9 +129,8 @@ class Jobs:
         grid, trials = self.grid, {}
         for candidate in grid.trial_candidates():
             arm = {"method": candidate.method, "split": candidate.split, "trial": int(candidate.trial)}
-            tried = grid.trials(candidate.method)[candidate.trial]
             described = arm | {
-                "options": tried if candidate.merge else records.method_options(tried),
+                "options": grid.tried(candidate.method, candidate.split)[candidate.trial],
                 "budget": grid.middle_budget,
                 "seeds": [],
                 "steps": 0,
