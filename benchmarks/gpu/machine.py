@@ -4,6 +4,7 @@ import contextlib
 import gc
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -80,9 +81,10 @@ class Machine:
     def _random(self, shape: shapes.ModelShape, name: str, layers: int) -> BaseModel:
         folder = self.folder / name
         if not folder.exists():
-            started = time.monotonic()
-            random_model(folder.with_suffix(".partial"), shape, self.device, torch.bfloat16, layers)
-            folder.with_suffix(".partial").rename(folder)
+            started, partial = time.monotonic(), folder.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)  # of a part that failed or ran out of time
+            random_model(partial, shape, self.device, torch.bfloat16, layers)
+            partial.rename(folder)
             self.report(f"seconds to write the model {name}", time.monotonic() - started)
         return random_base(folder, shape)
 

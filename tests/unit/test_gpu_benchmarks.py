@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from packaging.requirements import Requirement
+from safetensors.torch import load_file
 
 from benchmarks import gpu_results, results
 from benchmarks.gpu.__main__ import PARTS
@@ -143,3 +144,13 @@ def test_a_part_that_takes_too_long_costs_only_itself(tmp_path, monkeypatch):
         "rmu_7b": "out of time",
         "leases": "done",
     }
+
+
+def test_a_model_that_a_killed_part_half_wrote_costs_no_other_part(tmp_path):
+    from benchmarks.gpu import machine
+
+    (tmp_path / "seven.partial").mkdir()
+    (tmp_path / "seven.partial" / "model.safetensors").write_text("half a model")
+    base = machine.Machine("cpu", machine.REHEARSAL, tmp_path, {}, lambda *_: None).seven()
+    names = load_file(base.folder / "model.safetensors").keys()
+    assert "model.layers.7.mlp.down_proj.weight" in names and not (tmp_path / "seven.partial").exists()
