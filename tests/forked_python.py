@@ -3,7 +3,7 @@
 fork_caller.py is that `python`, and this program the process. A fork has its caller's folder, environment, arguments,
 standard files and ignored signals, and the workflow's code that its caller sees. It gets its caller's signals and dies
 with it; the caller ends as its fork does. Who has other variables that those libraries read gets the real Python. All
-forks have one seed of hashes.
+forks have one seed of hashes. Where STAND_IN_GPU is set, scripts of the workflow see one GPU (stand_in_gpu.py).
 """
 
 import atexit
@@ -33,7 +33,7 @@ from fork_caller import FLAGS, SIGNALS
 LIBRARIES = ["torch", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama", "peft"]
 LIBRARIES += ["pandas", "pyarrow.parquet", "datasets", "lm_eval.models.huggingface", "matplotlib.pyplot", "seaborn"]
 LIBRARIES += ["accelerate.commands.launch", "transformers.trainer"]
-LIBRARIES += ["jinja2", "jsonschema", "lm_eval.evaluator", "smart_open", "snakemake.cli"]
+LIBRARIES += ["stand_in_gpu", "jinja2", "jsonschema", "lm_eval.evaluator", "smart_open", "snakemake.cli"]
 VARIABLES = ("HF_", "MPL", "OMP_", "PYTHON", "TRANSFORMERS_")
 ALLOCATIONS = 50_000  # between two rounds of the garbage collector: with as many objects as ours, 700 are few
 # What Snakemake tells jobs of one thread.
@@ -188,6 +188,8 @@ def become(folder, environment, command, ignored, files, sent):
     sys.path[:1] = ([] if "-P" in flags else [first]) + list(
         filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     )
+    if "STAND_IN_GPU" in environment and "/scripts/" in sys.argv[0]:
+        importlib.import_module("stand_in_gpu").install()
     if "-m" in flags:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     else:
