@@ -90,12 +90,15 @@ def test_every_attack_runs_once_for_every_attacked_candidate(attacked):
 def test_a_gpu_gives_the_same_numbers(attacked, fresh, monkeypatch):
     """The GPU is a stand-in: what a job leaves on the wrong device it refuses, and it computes as the CPU does."""
     monkeypatch.setenv("STAND_IN_GPU", "1")
-    done = fresh.snakemake("results/tiny/evaluations.csv")
+    folder = f"results/tiny/evaluations/{CANDIDATES[-1]}"
+    names = ["knowledge", "fluency", *NAMED]
+    done = fresh.snakemake(*(f"{folder}/{name}.csv" for name in names))
     assert done.returncode == 0, done.stdout
-    on_gpu, on_cpu = (pd.read_csv(workspace.results / "evaluations.csv") for workspace in (fresh, attacked))
-    pd.testing.assert_frame_equal(on_gpu, on_cpu, rtol=1e-4, atol=1e-6)  # attention is computed in another way
-    for log in fresh.results.glob("logs/*/rmu/joint/seed0.log"):
-        assert "sees a stand-in for a GPU" in log.read_text(), log
+    for name in names:
+        on_gpu, on_cpu = (pd.read_parquet(workspace / folder / f"{name}.parquet") for workspace in (fresh, attacked))
+        pd.testing.assert_frame_equal(on_gpu, on_cpu, rtol=1e-4, atol=1e-6)  # attention is computed in another way
+    logs = [log for rule in ("unlearn", "evaluate", "relearn") for log in fresh.results.glob(f"logs/{rule}/**/*.log")]
+    assert len(logs) == 4 and all("sees a stand-in for a GPU" in log.read_text() for log in logs)
 
 
 @pytest.mark.slow
