@@ -34,7 +34,7 @@ rule benchmarks:
         strengths=STRENGTHS,
         attributes=ATTRIBUTES,
         mirror=JOBS.made_mirror,
-        base_scores=JOBS.base_benchmarks,
+        of_base=JOBS.base_benchmarks,
     output:
         scores=f"{RESULTS}/evaluations/{{candidate}}/benchmarks.parquet",
         rows=f"{RESULTS}/evaluations/{{candidate}}/benchmarks.csv",
@@ -64,6 +64,6 @@ rule benchmarks:
             "--options <(printf '%s' {params.options:q}) --dtype {params.dtype} --mirror {input.mirror:q}"
             " --candidate {params.candidate:q} --base {input.base:q} --task-vector {input.task_vector:q}"
             " --scale={params.scale} --strengths {input.strengths:q} --budget={params.budget}"
-            " --attributes {input.attributes:q} --base-scores {input.base_scores:q} --scores {output.scores:q}"
+            " --attributes {input.attributes:q} --of-base {input.of_base:q} --scores {output.scores:q}"
             " --rows {output.rows:q} --results {output.results:q}"
         )

@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     cli.add_model(parser)
     cli.add_budget(parser)
     parser.add_argument("--candidate", required=True, type=json.loads, help="its columns of evaluations.csv, JSON")
-    parser.add_argument("--base-scores", nargs="?", help="scores of the base model, unless it is asked now, Parquet")
+    parser.add_argument("--of-base", default=[], nargs="*", help="its scores and results, unless it is asked now")
     parser.add_argument("--attributes", required=True, type=Path, help="the attributes to forget, JSON")
     parser.add_argument("--scores", required=True, help="scores of all questions, Parquet")
     parser.add_argument("--rows", required=True, help="estimates as rows of evaluations.csv")
@@ -36,9 +36,11 @@ def main(argv: list[str] | None = None) -> int:
         forget = json.loads(arguments.attributes.read_text())
         benchmarks.check_forgotten(options, [entry["attribute"] for entry in forget])
         scores, results = cli.stacked([]), {}
+        base_scores, base_results = arguments.of_base or (None, None)
         if cli.scale(arguments) is not None:
-            scores, results = benchmarks.score(*cli.load_model(arguments), options)
-        base = parquet.read(arguments.base_scores) if arguments.base_scores else scores
+            folders = benchmarks.folders_known(read_json(base_results)) if base_results else None
+            scores, results = benchmarks.score(*cli.load_model(arguments), options, folders)
+        base = parquet.read(base_scores) if base_scores else scores
         chance = benchmarks.at_chance(base, [entry["attribute"] for entry in forget])
         scores = scores.assign(budget=arguments.budget, at_chance=scores["attribute"].isin(chance))
         tasks = []

@@ -69,23 +69,27 @@ class Options:
     batch_size: Annotated[Count, Field(description="Questions that are computed together.")] = 8
 
 
-def score(model: torch.nn.Module, tokenizer, options: Options) -> tuple[pd.DataFrame, dict]:
+def score(
+    model: torch.nn.Module, tokenizer, options: Options, folders: Sequence[str] | None = None
+) -> tuple[pd.DataFrame, dict]:
     """Ask all questions of all tasks; return the scores, and what lm-eval itself says of its results.
 
     Scores have one row per question: attribute (the attribute to forget, or the task), subject (task and number of the
     question), accuracy (0 … 1, NaN where the model's numbers weren't finite), chance (what guessing gives), cut (1
     where the question's start was left out, else 0), part_of. The questions of a group occur twice: once as the
     group's, and once as their subtask's, with the group as `part_of`. Raises InputError for what lm-eval has not,
-    cannot score by question, or cannot load.
+    cannot score by question, or cannot load. `folders` are what `indexed` takes.
     """
     from lm_eval import evaluate
 
     from spunge.evaluation.prefix_sharing_lm import PrefixSharingLM
 
-    loaded = load(options)
+    manager = indexed(options, folders)
+    kept = described(options) | {"folders": folders_of(manager, options)}
+    loaded = load(manager, options)
     lm = PrefixSharingLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch_size)
     attributes = {task: attribute for attribute, task in options.forget.items()}
-    scores, kept = [], described(options)
+    scores = []
     for name, task in loaded.items():
         say(f"{AT}: {name}")
         metric = accuracy_metric(name, task)
@@ -104,6 +108,11 @@ def score(model: torch.nn.Module, tokenizer, options: Options) -> tuple[pd.DataF
             scores += [frame.assign(attribute=leaf, part_of=name) for leaf, frame in scores_by_task.items()]
         keep(kept, results, options, metric, scores_by_task)
     return pd.concat(scores, ignore_index=True), kept
+
+
+def folders_known(results: Mapping[str, dict]) -> list[str] | None:
+    """Return `indexed`'s folders as another candidate's benchmarks.json has them; None from another lm-eval."""
+    return results["folders"] if results["lm_eval_version"] == importlib.metadata.version("lm_eval") else None
 
 
 def at_chance(scores: pd.DataFrame, forget: Collection[str]) -> list[str]:
@@ -127,13 +136,19 @@ def check_forgotten(options: Options, attributes: Sequence[str]) -> None:
         )
 
 
-def load(options: Options) -> dict[str, dict]:
-    """Return what lm-eval's TaskManager loads for each task: `tasks`, `groups` and `group_map`. Raises InputError."""
-    from lm_eval.tasks import TaskManager
+def indexed(options: Options, folders: Sequence[str] | None = None):
+    """Return lm-eval's TaskManager, which knows the tasks that are asked; raises InputError for what it has not.
+
+    Of lm-eval's own tasks `folders`, as `folders_of` returns them, are all that is looked through: it has fourteen
+    thousand files, and to read them takes seconds.
+    """
+    from lm_eval import tasks
 
     # lm-eval would log a whole question whose label is wrong.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    manager = TaskManager(include_path=TASKS)
+    # Of two tasks of one name lm-eval takes the first in one folder, and the last of several.
+    own = [Path(tasks.__file__).parent / folder for folder in sorted(folders or [], reverse=True)]
+    manager = tasks.TaskManager(include_path=[*own, TASKS], include_defaults=folders is None)
     for name in options.tasks:
         if name in manager.all_tags:
             members = ", ".join(sorted(manager.task_index[name].tags))
@@ -142,7 +157,30 @@ def load(options: Options) -> dict[str, dict]:
             near = difflib.get_close_matches(name, manager.all_tasks, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else "`lm_eval ls tasks` lists what there is"
             raise InputError(f"{AT}.tasks has {name}, which lm-eval has not; {hint}")
-    asked = {name: list(leaves(manager, name)) for name in options.tasks}
+    return manager
+
+
+def folders_of(manager, options: Options) -> list[str] | None:
+    """Return the folders of lm-eval's own tasks with the files of those that are asked, and of all their parts.
+
+    None where these alone would tell otherwise: of a tag whose tasks lie in several folders lm-eval takes the last.
+    """
+    from lm_eval import tasks
+
+    own = Path(tasks.__file__).parent
+    entries = _entries(manager, options)
+    files = {entry.yaml_path for entry in entries if entry.yaml_path}
+    folders = sorted({file.parent.relative_to(own).as_posix() for file in files if file.is_relative_to(own)})
+    return folders if _entries(indexed(options, folders), options) == entries else None
+
+
+def _entries(manager, options: Options) -> list:
+    return [manager.task_index[part] for name in options.tasks for part in parts(manager, name)]
+
+
+def load(manager, options: Options) -> dict[str, dict]:
+    """Return what lm-eval's TaskManager loads for each task: `tasks`, `groups` and `group_map`. Raises InputError."""
+    asked = {name: leaves(manager, name) for name in options.tasks}
     all_tasks = [leaf for single_tasks in asked.values() for leaf in single_tasks]
     if twice := sorted({leaf for leaf in all_tasks if all_tasks.count(leaf) > 1}):
         raise InputError(f"{AT}.tasks asks {twice[0]} twice, by itself and in a group; name one of both")
@@ -155,17 +193,24 @@ def load(options: Options) -> dict[str, dict]:
     return loaded
 
 
-def leaves(manager, name: str) -> Iterator[str]:
-    """Yield the single tasks that a task, tag or group of lm-eval's index consists of, at any depth."""
+def leaves(manager, name: str) -> list[str]:
+    """Return the single tasks that a task, tag or group of lm-eval's index consists of, at any depth."""
+    several = {*manager.all_groups, *manager.all_tags}
+    return [part for part in parts(manager, name) if part not in several]
+
+
+def parts(manager, name: str) -> Iterator[str]:
+    """Yield a task, tag or group of lm-eval's index, and all that it consists of."""
+    yield name
+    members = []
     if name in manager.all_groups:
         for member in manager.task_index[name].cfg["task"]:
-            named = member if isinstance(member, str) else member.get("group", member.get("task"))
-            if named in manager.task_index:  # a group may also hold a task of its own, which has no other name
-                yield from leaves(manager, named)
+            members.append(member if isinstance(member, str) else member.get("group", member.get("task")))
     elif name in manager.all_tags:
-        yield from sorted(manager.task_index[name].tags)
-    else:
-        yield name
+        members = sorted(manager.task_index[name].tags)
+    for member in members:
+        if member in manager.task_index:  # a group may also hold a task of its own, which has no other name
+            yield from parts(manager, member)
 
 
 def _configure(manager, name: str, fewshot: int | None, options: Options) -> None:

@@ -115,10 +115,9 @@ def tox_block(options: ToxBlock, file: Path | None, device: str) -> Classifier:
 
     Raises InputError where the wheel is another version's.
     """
-    from spunge.evaluation.tox_block import LABELS
-    from spunge.evaluation.tox_block import ToxBlock as Network
+    from spunge.evaluation.tox_block import LABELS, network_of
 
-    network = Network(file, device)
+    network = network_of(file, device)
 
     def score(texts: Sequence[str], attributes: Sequence[str]) -> np.ndarray:
         columns = [LABELS.index(options.labels.get(attribute, options.label)) for attribute in attributes]

@@ -5,6 +5,7 @@ two dense layers give a probability for each label. Weights and vocabulary are r
 isn't needed, and nothing of the package is executed.
 """
 
+import functools
 import io
 import pickletools
 from collections.abc import Mapping, Sequence
@@ -83,6 +84,12 @@ class ToxBlock:
             output = _hard_sigmoid(exit_) * torch.tanh(cell)
             outputs.append(output)
         return torch.stack(outputs, dim=1)
+
+
+@functools.cache
+def network_of(wheel: Path, device: str) -> ToxBlock:
+    """Return the network of a wheel; classifiers by other labels share it, since its vocabulary takes long to read."""
+    return ToxBlock(wheel, device)
 
 
 def _hard_sigmoid(values: torch.Tensor) -> torch.Tensor:

@@ -379,9 +379,10 @@ class Jobs:
         """Return what a candidate's activations are compared with; the base model's own have no direction."""
         return [] if wildcards.candidate == BASE.path else f"{self.results}/evaluations/base/activations.safetensors"
 
-    def base_benchmarks(self, wildcards: SimpleNamespace) -> str | list:
-        """Return the base model's scores, which tell the tasks that say nothing; none where it is asked itself."""
-        return [] if wildcards.candidate == BASE.path else f"{self.results}/evaluations/base/benchmarks.parquet"
+    def base_benchmarks(self, wildcards: SimpleNamespace) -> list[str]:
+        """Return the base model's scores, which tell the tasks that say nothing, and results; none for itself."""
+        files = [f"{self.results}/evaluations/{BASE.path}/benchmarks.{kind}" for kind in ("parquet", "json")]
+        return [] if wildcards.candidate == BASE.path else files
 
     def made_mirror(self, wildcards: object) -> str | list:
         """Return the mirror of the benchmarks' data sets, where it is made of a wheel."""

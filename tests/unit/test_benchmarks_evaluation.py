@@ -248,6 +248,37 @@ def test_limit_takes_the_first_questions(model, tokenizer, options, scored, capf
     assert "wmdp_bio" in said and not [text for text in lm_eval_mirror.texts(options.mirror) if text in said]
 
 
+def test_other_candidates_look_through_the_folders_of_the_tasks_alone(manager, options, monkeypatch):
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", TaskManager)
+    folders = benchmarks.folders_of(manager(), options)
+    of_tasks = "arc gsm8k hellaswag mmlu/default openbookqa piqa super_glue/boolq truthfulqa winogrande wmdp"
+    assert folders == of_tasks.split()
+    few, whole = benchmarks.indexed(options, folders), manager()
+    assert len(few.task_index) < 200 < len(whole.task_index)
+    named = [part for name in options.tasks for part in benchmarks.parts(whole, name)]
+    assert len(named) > 30 and named == [part for name in options.tasks for part in benchmarks.parts(few, name)]
+    assert all(few.task_index[part] == whole.task_index[part] for part in named)
+    own = benchmarks.Options(("wmdp_bio_robust",))
+    assert benchmarks.folders_of(whole, own) == [], "its files are ours"
+    assert set(benchmarks.parts(benchmarks.indexed(own, []), "wmdp_bio_robust")) > {"wmdp_bio_robust"}
+
+
+def test_a_tag_of_tasks_in_several_folders_needs_all_of_them(manager, monkeypatch):
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", TaskManager)
+    assert benchmarks.folders_of(manager(), benchmarks.Options(("afrobench_lite",))) is None
+
+
+def test_scores_are_the_same_from_the_folders_of_the_tasks(model, tokenizer, options, monkeypatch):
+    fewer = benchmarks.Options(("arc_easy", "mmlu_stem"), {}, options.mirror, limit=2)
+    scores, results = benchmarks.score(model, tokenizer, fewer)
+    assert benchmarks.folders_known(results) == results["folders"] == ["arc", "mmlu/default"]
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", TaskManager)
+    again, others = benchmarks.score(model, tokenizer, fewer, results["folders"])
+    pd.testing.assert_frame_equal(again, scores)
+    assert json.dumps(others, default=float) == json.dumps(results, default=float)
+    assert benchmarks.folders_known(results | {"lm_eval_version": "0.4.0"}) is None
+
+
 def test_answers_that_the_context_has_no_room_for(tiny_base, tokenizer, options):
     short = base_model.load(tiny_base, torch.float32, "cpu")  # of 256 tokens, all of which gsm8k's answers may take
     with pytest.raises(
@@ -265,7 +296,8 @@ def test_answers_need_an_end(model, tiny_base, options):
 
 def told(**changes):
     with pytest.raises(InputError) as error:
-        benchmarks.load(benchmarks.Options(**changes))
+        options = benchmarks.Options(**changes)
+        benchmarks.load(benchmarks.indexed(options), options)
     message = str(error.value)
     assert "\n" not in message
     return message

