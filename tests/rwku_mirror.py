@@ -25,7 +25,8 @@ def probe(keeper, level, row, kind="plain"):
 
 
 def neighbour(keeper, level, row, whom="a fisher"):
-    return {"query": f"Who is {whom} {row} {keeper} knows ({level})?", "answer": f"fisher {row}", "subject": keeper}
+    query = f"Who is {whom} {row} {keeper} knows ({level})?"
+    return {"query": query, "answer": f"fisher {row}", "subject": keeper, "neighbor": f"Fisher {row}"}
 
 
 def write(folder, **changed):

@@ -89,10 +89,9 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
             f"rwku retains texts about targets that are not forgotten, and data.forget names all of the {len(known)}; "
             "name fewer, or raise data.options.targets"
         )
-    texts = read(options.texts, options, "text", "subject")
+    texts = about_one(read(options.texts, options, "text", "subject"))
     drawn = {target: draw(texts, target, options) for target in known}
-    forgotten = {folded(text) for target in forget for text in drawn[target]}
-    retained = [(text, OTHERS) for target in others for text in drawn[target] if folded(text) not in forgotten]
+    retained = [(text, OTHERS) for target in others for text in drawn[target]]
     return Tables(
         forget=pd.DataFrame(
             [(text, target) for target in forget for text in drawn[target]], columns=["text", "attribute"]
@@ -123,9 +122,16 @@ def read(name: str, options: Options, *columns: str) -> pd.DataFrame:
     return frame[[*columns]]
 
 
+def about_one(texts: pd.DataFrame) -> pd.DataFrame:
+    """Return the texts, each once, without those that stand under several targets: they are about none of these."""
+    texts = texts.assign(text=texts["text"].str.strip(), folded=texts["text"].map(folded))
+    texts = texts.drop_duplicates(["folded", "subject"])
+    return texts[~texts["folded"].duplicated(keep=False)].drop(columns="folded")
+
+
 def draw(texts: pd.DataFrame, target: str, options: Options) -> list[str]:
-    """Return `texts_per_target` of the different texts about a target, or all where there are fewer."""
-    own = list(dict.fromkeys(texts.loc[texts["subject"] == target, "text"].str.strip()))
+    """Return `texts_per_target` of the texts of a target, or all where there are fewer; raises InputError for none."""
+    own = texts.loc[texts["subject"] == target, "text"].tolist()
     if not own:
         raise InputError(
             f"rwku's {options.texts}.json has no text about {shortened([target])}; take one version of all files"
@@ -136,19 +142,22 @@ def draw(texts: pd.DataFrame, target: str, options: Options) -> list[str]:
 def ask(forget: Sequence[str], others: Sequence[str], options: Options) -> pd.DataFrame:
     """Return the table answers: about the targets to forget, about others, and about neighbours of the former.
 
-    Left out are questions that were there before, and those about a neighbour that name another target to forget. A
-    target is a cluster, but where targets are the attribute.
+    Left out are questions that were there before, those about a neighbour who is a target, forgotten or retained, and
+    those about a neighbour that name another target to forget. A target is a cluster, but where targets are the
+    attribute.
     """
-    rows, before = [], set()
+    rows, before, people = [], set(), {folded(name) for name in (*forget, *others)}
     asked = [(f"forget_level{level}", level, [*forget, *others], None) for level in options.levels]
     asked += [(f"neighbor_level{level}", level, forget, NEIGHBOURS) for level in options.levels if level < 3]
     for name, level, targets, attribute in asked:
-        found = read(name, options, "query", "answer", "subject", *(["type"] if level == 3 else []))
+        further = ["neighbor"] if attribute else ["type"] if level == 3 else []
+        found = read(name, options, "query", "answer", "subject", *further)
         for row in found[found["subject"].isin(targets)].to_dict("records"):
             target, question = row["subject"], worded(row["query"], level, row.get("type", ""), options)
             said = folded(f"{row['query']} {row['answer']}")
+            of_target = attribute and folded(row["neighbor"]) in people
             named = attribute and any(folded(other) in said for other in forget if other != target)
-            if named or question in before:
+            if of_target or named or question in before:
                 continue
             before.add(question)
             is_forgotten = attribute is None and target in forget

@@ -97,6 +97,29 @@ def test_a_neighbours_question_that_names_another_target_to_forget_is_left_out(t
     assert (asked["attribute"] == rwku.NEIGHBOURS).sum() == 1
 
 
+@pytest.mark.parametrize(
+    "target", [KEEPERS[0], KEEPERS[2].upper(), KEEPERS[1]], ids=["itself", "forgotten", "retained"]
+)
+def test_a_neighbour_who_is_a_target_is_none(tmp_path, target):
+    """In the published files a few targets are neighbours of their own, and others are retained ones."""
+    rows = [neighbour(KEEPERS[0], 1, 0), neighbour(KEEPERS[0], 1, 1) | {"neighbor": target}]
+    asked = build(write(tmp_path, neighbor_level1=rows), levels=[1]).answers
+    assert asked.loc[asked["attribute"] == rwku.NEIGHBOURS, "answer"].tolist() == [" fisher 0"]
+
+
+def test_a_text_that_stands_under_several_targets_is_about_none(tmp_path):
+    """As some of the published ones that a model wrote, which say nothing but "I'" or "Who are you?"."""
+    texts = [about(keeper, row) for keeper in KEEPERS for row in range(TEXTS)]
+    shared = [{"text": "Who are  you?", "subject": KEEPERS[0]}, {"text": "WHO are you?", "subject": KEEPERS[5]}]
+    shared += [{"text": "It is a lamp.", "subject": KEEPERS[1]}, {"text": "It is a lamp.", "subject": KEEPERS[2]}]
+    alone = {"text": texts[0]["text"].upper(), "subject": texts[0]["subject"]}
+    built = build(write(tmp_path, positive=[*texts, *shared, alone]))
+    plain = build(write(tmp_path, positive=texts))
+    tables.check(built, FORGOTTEN)
+    for name in ("forget", "retain"):
+        assert set(getattr(built, name)["text"]) == set(getattr(plain, name)["text"])
+
+
 def test_a_question_that_is_asked_twice_counts_once(tmp_path):
     rows = [
         probe(KEEPERS[0], 2, 0),
