@@ -367,6 +367,8 @@ def test_every_split_that_was_run_is_a_rival_with_a_sentence():
     assert all(f"<li>{against}</li>" in html.unescape(text) for against in answer.against)
     assert "<dt>Balanced</dt>" in text and "<dt>Sequential</dt>" in text
     assert "<dt>Balanced</dt>" not in page(example())
+    fewer = page(table[table["split"] != "random"])
+    assert "<dt>Random split" in text and "<dt>Random split" not in fewer and "<dt>Joint</dt>" in fewer
     alone = table["candidate"].str.contains("/shard/")
     assert "<dt>Only one attribute</dt>" in text and "<dt>Only one attribute</dt>" not in page(table[~alone])
 

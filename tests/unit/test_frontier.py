@@ -48,6 +48,33 @@ def test_budgets_are_in_their_order_whatever_the_tables(table):
     assert list(comparisons.comparisons(table))[1:4] == list(BUDGETS)
 
 
+@pytest.mark.parametrize("name", ["ROUGE-L recall", "accuracy"])
+def test_labels_stand_beside_their_panels(table, name, monkeypatch):
+    monkeypatch.setattr(
+        frontier, "axis_label", lambda measure: comparisons.axis_label(measure).replace("accuracy", name)
+    )
+    figure = frontier.draw(table)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        label, panel = axes.yaxis.label.get_window_extent(), axes.get_window_extent()
+        assert label.y1 <= figure.bbox.y1 and label.height < 1.15 * panel.height
+    above, below = (axes.yaxis.label.get_window_extent() for axes in figure.axes)
+    assert not above.overlaps(below)
+
+
+def test_one_budget_shows_its_intervals_as_lines(table):
+    above, _ = frontier.draw(table[table["budget"].isin(["", "kl=0.03"])]).axes
+    drawn = [
+        tuple(segment[:, 1])
+        for lines in above.collections
+        if hasattr(lines, "get_segments")
+        for segment in lines.get_segments()
+    ]
+    rows = results_table.measured(results_table.at_budget(table, "kl=0.03"), "knowledge", "accuracy")
+    expected = rows.loc[(SPUNGE, "all", "forget mean"), ["low", "high"]].astype(float)
+    assert any(segment == pytest.approx(tuple(expected)) for segment in drawn) and len(drawn) == 3
+
+
 def test_the_figure_has_a_line_for_each_split_through_its_budgets(table):
     above, below = frontier.draw(table).axes
     lines = {line.get_color(): line for line in above.lines if len(line.get_xdata()) == len(BUDGETS)}

@@ -1,6 +1,7 @@
 """What was forgotten, and what was kept, at each damage budget: one line for each way to split."""
 
 import math
+import textwrap
 from collections.abc import Collection, Sequence
 
 import pandas
@@ -33,11 +34,12 @@ CAPTION = """\
 What is left of what was to be forgotten (above) and what was kept (below), at equal damage: every edit is scaled until
 the model is as far from the base model on neutral text as the budget says. The aim is a line that falls fast above and
 stays high below; where one line lies under another at every budget, its way to split forgets more at the same price.
-Bands are 95 % intervals with the seeds combined, dashed lines the base model. A line ends where its model doesn't reach
-the budget. Where harmless texts about what was to be forgotten were measured, a third row shows their perplexity: a
-line that rises there is a model that refuses too much. Overlapping bands don't settle whether two differ, since
-differences are paired: the findings page has those.
+Bands, or lines at a single budget, are 95 % intervals with the seeds combined, dashed lines the base model. A line
+ends where its model doesn't reach the budget. Where harmless texts about what was to be forgotten were measured, a
+third row shows their perplexity: a line that rises there is a model that refuses too much. Overlapping bands don't
+settle whether two differ, since differences are paired: the findings page has those.
 """
+LINE = 38  # characters that the upper panel has room for beside it
 EVERY_BUDGET = True  # other figures are of the means over the budgets, or of the one of their EVALUATION
 
 
@@ -87,7 +89,8 @@ def draw(evaluations: pandas.DataFrame) -> Figure:
             column[-1].set_xticks(places, [f"{place:g}" for place in places])
             column[-1].set_xlabel(COSTS[cost])
         for axes, measure in zip(grid[:, 0], measures, strict=True):
-            axes.set_ylabel(axis_label(measure))
+            label = axis_label(measure)
+            axes.set_ylabel(textwrap.fill(label, LINE if len(label) <= LINE else len(label) // 2 + 4))
         if any(broken_paths):
             legend[style.BROKEN] = style.cross()
         style.legend_below(figure, legend, ncols=2)
@@ -111,6 +114,8 @@ def _line(
         [number if math.isfinite(number) else math.nan for number in numbers]
         for numbers in zip(*estimates, strict=True)
     )
+    if len(places) == 1:  # a band has no width there
+        axes.vlines(places, low, high, color=candidate.colour, linewidth=1)
     axes.fill_between(places, low, high, color=candidate.colour, alpha=0.12, linewidth=0)
     (drawn,) = axes.plot(places, values, marker=candidate.marker, markersize=4, linewidth=1.2, **line)
     for place, estimated, broken in zip(places, estimates, broken_paths, strict=True):
