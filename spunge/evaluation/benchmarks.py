@@ -112,7 +112,7 @@ def score(
 
 def folders_known(results: Mapping[str, dict]) -> list[str] | None:
     """Return `indexed`'s folders as another candidate's benchmarks.json has them; None from another lm-eval."""
-    return results["folders"] if results["lm_eval_version"] == importlib.metadata.version("lm_eval") else None
+    return results.get("folders") if results["lm_eval_version"] == importlib.metadata.version("lm_eval") else None
 
 
 def at_chance(scores: pd.DataFrame, forget: Collection[str]) -> list[str]:

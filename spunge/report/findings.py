@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jinja2
 import pandas
 
+from spunge.experiment import splits
 from spunge.experiment.records import parse_budget
 from spunge.report import power, results_table, summary
 from spunge.report.comparisons import (
@@ -293,7 +294,8 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         attacks_sum_up=sum_up(lasts),
         attacked_at=budgets_in_words(budgets(evaluations[evaluations["evaluation"] == BEFORE])),
         shards=by_shards,
-        kinds={candidate.kind for candidate in candidates(evaluations)},
+        kinds={*evaluations["split"].map(splits.kind)},
+        single_shards=any(candidate.kind == "attribute_shard" for candidate in candidates(evaluations)),
         comparisons=int((judged["verdict"] != NOT_MEASURED).sum()) + number_of_verdicts(lasts + by_shards),
         seeds=max((len(seeds(shown, candidate)) for candidate in decisive.compared), default=0),
         figure=base64.b64encode(figure_png).decode("ascii"),

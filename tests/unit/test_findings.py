@@ -369,6 +369,11 @@ def test_every_split_that_was_run_is_a_rival_with_a_sentence():
     assert "<dt>Balanced</dt>" not in page(example())
     fewer = page(table[table["split"] != "random"])
     assert "<dt>Random split" in text and "<dt>Random split" not in fewer and "<dt>Joint</dt>" in fewer
+    table_of_toxicity = toxicity_example.example()
+    toxic = page(table_of_toxicity[table_of_toxicity["evaluation"] != "knowledge"])
+    unreached = page(table[~((table["split"] == "attribute") & table["evaluation"].isin(["knowledge", "fluency"]))])
+    arms = ("Joint", "Random split (control)", "Attribute split (SPUNGE)")
+    assert all(f"<dt>{arm}</dt>" in shown for arm in arms for shown in (toxic, unreached))
     alone = table["candidate"].str.contains("/shard/")
     assert "<dt>Only one attribute</dt>" in text and "<dt>Only one attribute</dt>" not in page(table[~alone])
 
