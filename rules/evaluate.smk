@@ -6,10 +6,6 @@ CONTINUATIONS = f"{RESULTS}/evaluations/{{candidate}}/continuations.parquet"
 KEPT_CONTINUATIONS = CONTINUATIONS if config["store_texts"] else temp(CONTINUATIONS)
 STRENGTHS = f"{RESULTS}/evaluations/{{candidate}}/strengths.json" if GRID.costs else []  # λ by budget
 
-# Of evaluations that the cores can't share evenly some begin first: else they run last, beside idle cores.
-CANDIDATES = [candidate.path for candidate in GRID.candidates() if candidate.method]
-EARLY = CANDIDATES[: len(CANDIDATES) % (workflow.resource_settings.cores or 1)]
-
 
 ruleorder: evaluate > generate
 
@@ -70,7 +66,7 @@ rule evaluate:
     benchmark:
         f"{BENCHMARKS}/evaluate/{{candidate}}.tsv"
     # The base model, for which no λ is solved, takes least: it fills what the last candidate leaves free.
-    priority: lambda wildcards: -1 if wildcards.candidate == "base" else int(wildcards.candidate in EARLY)
+    priority: lambda wildcards: -1 if wildcards.candidate == "base" else 0
     conda:
         ENVS / "evaluate.yaml"
     resources:
