@@ -85,7 +85,7 @@ def score(
     from spunge.evaluation.prefix_sharing_lm import PrefixSharingLM
 
     manager = indexed(options, folders)
-    kept = described(options) | {"folders": folders_of(manager, options)}
+    kept = described(options) | {"folders": folders_of(manager, options) if folders is None else folders}
     loaded = load(manager, options)
     lm = PrefixSharingLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch_size)
     attributes = {task: attribute for attribute, task in options.forget.items()}
