@@ -5,6 +5,8 @@ VLLM = bool(TOXICITY) and TOXICITY["generator"] == "vllm"
 CONTINUATIONS = f"{RESULTS}/evaluations/{{candidate}}/continuations.parquet"
 KEPT_CONTINUATIONS = CONTINUATIONS if config["store_texts"] else temp(CONTINUATIONS)
 STRENGTHS = f"{RESULTS}/evaluations/{{candidate}}/strengths.json" if GRID.costs else []  # λ by budget
+# Of candidates that the cores can't share evenly the first ones go first: else the last run beside idle cores.
+GO_FIRST = GRID.left_over(workflow.resource_settings.cores or 1)
 
 
 ruleorder: evaluate > generate
@@ -66,7 +68,7 @@ rule evaluate:
     benchmark:
         f"{BENCHMARKS}/evaluate/{{candidate}}.tsv"
     # The base model, for which no λ is solved, takes least: it fills what the last candidate leaves free.
-    priority: lambda wildcards: -1 if wildcards.candidate == "base" else 0
+    priority: lambda wildcards: -1 if wildcards.candidate == "base" else int(wildcards.candidate in GO_FIRST)
     conda:
         ENVS / "evaluate.yaml"
     resources:

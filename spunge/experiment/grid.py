@@ -240,6 +240,14 @@ class Grid:
         runs = [run for run in self.runs(self.methods) if run.split in (*splits.UNDIVIDED, *single)]
         return [BASE, *map(Candidate.of, runs), *map(Candidate.of, self.merges(self.methods))]
 
+    def left_over(self, cores: int) -> list[str]:
+        """Return the paths of the first candidates, as many as are left over when so many cores share all but the base.
+
+        None where what is forgotten isn't known before the data are there.
+        """
+        paths = [] if callable(self._attributes) else [one.path for one in self.candidates() if one != BASE]
+        return paths[: len(paths) % cores]
+
     def attacked(self) -> list[Candidate]:
         """Return whose durability is measured: base, and the methods named for it, undivided and merged."""
         chosen = self.durability.get("methods", [])

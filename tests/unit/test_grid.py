@@ -321,6 +321,13 @@ def test_figures_are_those_of_what_is_evaluated(experiment, expected):
     assert all(captions.values())
 
 
+@pytest.mark.parametrize("cores, number", [(1, 0), (2, 0), (3, 2), (4, 0), (8, 4), (20, 0), (64, 20)])
+def test_candidates_that_cores_cannot_share_evenly_are_the_first(cores, number):
+    paths = [candidate.path for candidate in small().candidates()]
+    assert len(paths) == 21
+    assert small().left_over(cores) == paths[1 : 1 + number]
+
+
 def test_attributes_are_asked_for_only_where_they_matter():
     def not_yet():
         raise RuntimeError
@@ -330,6 +337,7 @@ def test_attributes_are_asked_for_only_where_they_matter():
     assert grid.source(candidate).path == "rmu/attribute/shard/ties/seed0"
     assert grid.describe(Candidate.parse("half/joint/seed0"))["shard"] == ""
     assert len(grid.merges()) == 4
+    assert grid.left_over(3) == []
     with pytest.raises(RuntimeError):
         grid.describe(candidate)
 
