@@ -526,6 +526,7 @@ def select(
         _check_asked(chosen, tables.rephrased["attribute"].unique(), "table rephrased has no question")
     benign = tables.benign
     if benign is not None:
+        _check_asked(chosen, benign["attribute"].unique(), "table benign has no text")
         benign = benign[benign["attribute"].isin(chosen)].reset_index(drop=True)
     return replace(tables, forget=forget, prompts=prompts, benign=benign), sizes
 

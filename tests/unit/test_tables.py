@@ -385,6 +385,9 @@ def test_select_drops_harmless_texts_about_other_attributes(good):
     benign = pd.DataFrame({"text": ["a", "b", "c"], "attribute": ["A", "B", "A"]})
     kept, _ = tables.select(replace(good, benign=benign), ["B"], 1)
     assert kept.benign["text"].tolist() == ["b"]
+    lacking = replace(good, benign=benign.iloc[[0, 2]])
+    with pytest.raises(InputError, match=r"table benign has no text for the attribute B, .* for A; add"):
+        tables.select(lacking, ["B"], 1)
 
 
 @pytest.mark.parametrize("wanted", [["A", "B"], "all"])
