@@ -216,8 +216,8 @@ class Evaluations(Section):
         description="Prompts are continued, and the continuations scored by classifiers (docs/toxicity.md)."
     )
     durability: Durability = optional(
-        description="Does unlearning last? Each attack that is named is tried on the base, joint and merged models "
-        "(docs/durability.md)."
+        description="Does unlearning last? Each attack that is named is tried on the base model, on what was unlearned "
+        "in one piece, and on what was merged (docs/durability.md)."
     )
 
 

@@ -29,13 +29,13 @@ WHEN = {"benchmarks": True}
 EVALUATION = "benchmarks"
 CAPTION = """\
 The change in accuracy from the base model, task by task (lm-evaluation-harness), for each way to split the texts to
-forget, seeds combined; lines are 95 % intervals that draw questions and seeds again. One panel per family of methods,
-at λ = 1 or its λ nearest to 1, and merge. Numbers at the names are the base model's accuracies in percent, “chance”
-marks where it isn't shown to do better than by guessing. Crosses mark broken models, and the word “broken” stands
-where one has no number. On grey, in bold: what is to be forgotten, where a fall is wanted, and the subjects of a group
-that lie next to it, which a method harms first where it forgets too widely. Of the other subjects those are shown that
-changed most for any model here: being picked for it, part of their change is chance, all the more as most have a few
-hundred questions or fewer.
+forget, seeds combined; lines are 95 % intervals over questions and seeds. One panel per family of methods and merge,
+at the middle damage budget or, where none is set, at λ = 1 or the λ nearest to it. Numbers at the names are the base
+model's accuracies in percent, “chance” marks where it isn't shown to do better than by guessing. Crosses mark broken
+models, and the word “broken” stands where one has no number. On grey, in bold: what is to be forgotten, where a fall
+is wanted, and the subjects of a group that lie next to it, which a method harms first where it forgets too widely. Of
+the other subjects those are shown that changed most for any model here: being picked for it, part of their change is
+chance, all the more as most have a few hundred questions or fewer.
 """
 
 # The subjects next to a hazardous domain, by the task that asks about the domain; the choice is this project's.
