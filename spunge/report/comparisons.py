@@ -180,7 +180,7 @@ def visits(evaluations: pandas.DataFrame) -> pandas.DataFrame:
 def comparisons(evaluations: pandas.DataFrame) -> dict[str, Comparison]:
     """Return what is compared by the name of the comparison; the one that the answer rests on comes first.
 
-    With budgets: the means over all of them, then each budget that a candidate reaches. Last, candidates as trained.
+    With budgets: the means over all of them, then each of several that a candidate reaches. Last, candidates as trained.
     """
     made, of_outcomes, costs = [], outcomes(evaluations), _costs(evaluations)
     if budgets(evaluations):
@@ -188,7 +188,9 @@ def comparisons(evaluations: pandas.DataFrame) -> dict[str, Comparison]:
         worst = outcome._replace(name=f"{outcome.name}, worst attribute", attribute=WORST_FORGET)
         decisive = outcome, worst, *others, *costs
         made.append(Comparison(AT_EQUAL_DAMAGE, headline(evaluations), decisive, True, evaluations))
-        reached = budgets(evaluations[evaluations["evaluation"] == outcome.evaluation])
+        # Of one budget the mean is that budget's.
+        several = len(budgets_of(evaluations, outcome.evaluation)) > 1
+        reached = budgets(evaluations[evaluations["evaluation"] == outcome.evaluation]) if several else []
         made += [Comparison(budget, at_budget(evaluations, budget), (outcome, *costs)) for budget in reached]
     made.append(Comparison("as trained", at_budget(evaluations, AS_TRAINED), (*of_outcomes, *costs)))
     return {comparison.name: comparison for comparison in made}

@@ -297,7 +297,7 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
         kinds={*evaluations["split"].map(splits.kind)},
         single_shards=any(candidate.kind == "attribute_shard" for candidate in candidates(evaluations)),
         comparisons=int((judged["verdict"] != NOT_MEASURED).sum()) + number_of_verdicts(lasts + by_shards),
-        seeds=max((len(seeds(shown, candidate)) for candidate in decisive.compared), default=0),
+        seeds=max((len(seeds(evaluations, candidate)) for candidate in decisive.compared), default=0),
         figure=base64.b64encode(figure_png).decode("ascii"),
     )
 

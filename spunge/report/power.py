@@ -8,7 +8,8 @@ for S seeds and k times the clusters that were asked: random effects of the seed
 interaction, as spunge/evaluation/intervals.py estimates them. A difference d is shown with 80 % power, at 95 %
 confidence, where its standard error is at most |d| / (t + 0.84) (as in Miller 2024, "Adding error bars to evals", arXiv
 2411.00640). There t is 1.96, but here that of the interval that was measured, which few seeds make larger; more seeds
-would make it smaller, so what comes out is at most a little too many. The estimates rest on few seeds and are rough.
+would make it smaller, so what comes out is at most a little too many. Where by that t no number of seeds would do, 1.96
+tells how many it takes at least. The estimates rest on few seeds and are rough.
 """
 
 import math
@@ -59,8 +60,8 @@ def needed(evaluations: pandas.DataFrame, candidate: Candidate, measure: Sequenc
 
     measure: the evaluation, metric and attribute that are compared. shown: whether the interval excludes 0 already.
     seeds: how many there are, 0 where too little is known to tell what they and clusters add. As texts, empty where no
-    number would do: more_seeds, the seeds needed with the same clusters; more_units, the factor on the clusters with
-    the same seeds; both, the factor on seeds and clusters together.
+    number would do: more_seeds, the seeds needed with the same clusters, "about" or "at least" so many; more_units, the
+    factor on the clusters with the same seeds; both, the factor on seeds and clusters together.
     """
     evaluation, metric, attribute = measure
 
@@ -82,12 +83,13 @@ def needed(evaluations: pandas.DataFrame, candidate: Candidate, measure: Sequenc
         factor = (NORMAL + POWER) * half_width / NORMAL / difference.value
         return {"shown": False, "seeds": 0, "both": rough(factor**2)}
     t = max(half_width / math.sqrt(variances.variance(number)), NORMAL)
-    more_seeds = seeds_needed(difference.value, variances, t)
+    about, at_least = seeds_needed(difference.value, variances, t), seeds_needed(difference.value, variances)
+    least = f"at least {at_least:g}" if math.isfinite(at_least) else ""
     more_units = clusters_needed(difference.value, variances, number, t)
     return {
         "shown": False,
         "seeds": number,
-        "more_seeds": f"{more_seeds:g}" if math.isfinite(more_seeds) else "",
+        "more_seeds": f"about {about:g}" if math.isfinite(about) else least,
         "more_units": rough(more_units) if math.isfinite(more_units) else "",
         "both": rough(both_needed(difference.value, variances, number, t)),
     }

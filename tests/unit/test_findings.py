@@ -236,8 +236,8 @@ def test_a_budget_that_one_text_carries_is_told():
     assert findings.carried_by_one(by_accuracy) == [], "questions set λ there, and no text"
     (told,) = findings.carried_by_one(table)
     assert told.startswith(
-        "A single one of the texts that set λ has 50.0% of their KL at a KL of 0.01 per token, 30.0% of their KL at a "
-        "KL of 0.03 per token (means over all models): other texts would set another λ."
+        "The one text with most of it has 50.0% of the KL that sets λ at a KL of 0.01 per token, 30.0% of the KL that "
+        "sets λ at a KL of 0.03 per token (means over all models, and not always of the same text): other texts would"
     )
     assert told in page(table)
     larger = dict(zip(BUDGETS, ("kl=2", "kl=10", "kl=3"), strict=True))
@@ -324,6 +324,22 @@ def test_an_attribute_split_that_reaches_no_budget_is_no_missing_one():
     assert "merged no attribute split" not in text
     assert "a seed of the attribute split didn&#39;t reach every budget (KL of 0.01, 0.03 and 0.1 per token)" in text
     assert "attribute split, TIES (SPUNGE) didn&#39;t reach a KL of 0.1 per token" in text
+
+
+def test_of_one_budget_every_comparison_is_made_once():
+    table = example(budgets=("kl=0.03",))
+    made = comparisons.verdicts(table)
+    assert set(made["comparison"]) == {"at equal damage"}
+    assert not made.duplicated(["candidate", "rival", "measure"]).any()
+    assert "kl=0.03" in set(comparisons.verdicts(example(budgets=("kl=0.03", "kl=0.1")))["comparison"])
+
+
+def test_seeds_are_counted_where_no_model_reaches_all_budgets():
+    table = example(budgets=BUDGETS)
+    unreached = table[~((table["budget"] == "all") & (table["seed"] == "0"))]
+    unreached = unreached[~((unreached["budget"] == "all") & (unreached["seed"] == "all"))]
+    assert f"Seeds: {len(set(table['seed']) - {'all'})}." in page(table)
+    assert f"Seeds: {len(set(table['seed']) - {'all'})}." in page(unreached)
 
 
 def test_an_answer_without_forgetting_says_so():
