@@ -13,11 +13,13 @@ HASHED = re.compile(rf".*-[0-9a-f]{{{DIGITS}}}")
 KEPT = 40
 # Scripts that put no space between words: Thai, Lao, Burmese, Khmer, kana and Chinese characters.
 UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+INVISIBLE = "\u00ad\u200b\u2060\ufeff"  # soft hyphen, zero-width space, word joiner, byte order mark
 ACCENTED = ("LATIN", "GREEK", "CYRILLIC")  # elsewhere marks are vowels, and tell words apart
 
 
 def folded(text: str) -> str:
-    """Return what two spellings of a name or text have in common: case, white space and Unicode form aside."""
+    """Return what two spellings of a name or text have in common: case, white space, Unicode form, INVISIBLE aside."""
+    text = text.translate(dict.fromkeys(map(ord, INVISIBLE)))
     return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
 
 

@@ -54,6 +54,7 @@ from spunge.datasets.tables import (
     check_right_answers,
     check_strings,
     check_table,
+    check_wrong_answers,
     listed,
     reason,
     rows,
@@ -170,6 +171,10 @@ def build(options: Options, wheel_files: Mapping[str, Path], forget: Sequence[st
     """
     sources = {field.name: getattr(options, field.name) for field in fields(options)}
     built = Tables(**{table: source and read_source(source, table) for table, source in sources.items()})
+    named = [getattr(built, table) for table in ASK if getattr(built, table) is not None]
+    for column in ("subject", "cluster"):
+        names = [frame.loc[frame[column] != frame["question"], column] for frame in named if column in frame]
+        _check_spelling(pd.concat([pd.Series(dtype=object), *names]), column, "the tables of questions and answers")
     # Before any rows are left out: they may be of an attribute to forget, but for their spelling.
     check_attributes(built, forget)
     where = options.forget["path"]
@@ -202,7 +207,9 @@ def read_source(source: Source, table: str, minimum_words: int = 0) -> pd.DataFr
         name = source.get(column, column)
         if column in optional and column not in source and column not in raw:
             if table in ASK and column == "subject":
-                frame[column] = frame["question"]
+                # Questions that are spelt alike are one subject.
+                spelling = frame["question"].map(folded)
+                frame[column] = frame["question"].groupby(spelling, sort=False).transform("first")
             continue
         if column in ("choices", "wrong"):
             frame[column] = _choices(raw, name, where)
@@ -238,6 +245,8 @@ def read_source(source: Source, table: str, minimum_words: int = 0) -> pd.DataFr
     check_table(frame, table, path)
     if table in ASKED and not path.startswith(HUB):  # nobody could mend those of the hub
         check_right_answers(frame, table)
+    if "wrong" in frame and not path.startswith(HUB):
+        check_wrong_answers(frame, table)
     return frame
 
 
@@ -269,8 +278,12 @@ def _read_csv(path: Path, where: str) -> pd.DataFrame:
     try:
         for row in reader:
             blank = not lines[start - 1].strip() and reader.line_num == start
+            _check_quotes("".join(lines[start - 1 : reader.line_num]), row, f"{where}, line {start}")
             if header is None and not blank:
                 header = row
+                for separator, name in {";": "semicolons", "\t": "tabs"}.items():
+                    if len(header) == 1 and separator in header[0]:
+                        raise InputError(f"{where} has its columns separated by {name}; save it with commas")
                 _check_columns_of(header, where)
             elif not blank:
                 if len(row) != len(header):
@@ -288,6 +301,15 @@ def _read_csv(path: Path, where: str) -> pd.DataFrame:
     if header is None:
         raise InputError(f"{where} is empty; at least one row is needed")
     return pd.DataFrame(records, columns=header, dtype=str)
+
+
+def _check_quotes(line: str, row: Sequence[str], where: str) -> None:
+    """Check that no space stands before the quotation mark that begins a cell: both would be part of the text."""
+    if not re.search(r'(?:^|,)[ \t]+"', line):
+        return
+    without = next(csv.reader(io.StringIO(line, newline=""), skipinitialspace=True))
+    if [cell.lstrip(" ") for cell in row] != [cell.lstrip(" ") for cell in without]:
+        raise InputError(f"{where}, has a space before a quotation mark that begins a cell; remove the space")
 
 
 def _check_columns_of(names: Sequence[str], where: str) -> None:

@@ -81,7 +81,7 @@ DIVIDED = ("questions", "prompts", "answers")  # into validation and test
 KINDS = ("toxic", "neutral")
 VALIDATION, TEST = PARTS = ("validation", "test")
 SHOWN = 10
-LONGEST_NAME = 40
+LONGEST_NAME, MOST_WORDS = 40, 5
 
 
 @dataclass(frozen=True)
@@ -313,7 +313,9 @@ def check_attributes(tables: Tables, wanted: Sequence[str] | str) -> None:
     spellings: dict[str, tuple[str, str]] = {}
     for attribute, where in spelt:
         if re.search(r"\r(?!\n)", attribute):  # it would end a row of evaluations.csv
-            raise InputError(f"{where} has the attribute {attribute!r}, which holds a carriage return; remove it")
+            raise InputError(
+                f"{where} has the attribute {shortened([repr(attribute)])}, which holds a carriage return; remove it"
+            )
         key = folded(attribute)
         if key in RESERVED:
             raise InputError(
@@ -369,6 +371,20 @@ def check_right_answers(questions: pd.DataFrame, table: str) -> None:
         raise InputError(
             f"table {table}: {rows(several)} ask what another row asks, with another right answer; remove one, or give "
             "them different choices"
+        )
+
+
+def check_wrong_answers(answers: pd.DataFrame, table: str) -> None:
+    """Raise InputError where a right answer, or a paraphrase of it, is among the wrong ones, white space aside."""
+    right = answers.reindex(columns=["answer", "paraphrase"]).to_numpy(dtype=object)
+    among = [
+        bool({text.strip() for text in wrong} & {text.strip() for text in texts if isinstance(text, str)})
+        for wrong, texts in zip(answers["wrong"], right, strict=True)
+    ]
+    if any(among):
+        raise InputError(
+            f"table {table}, column wrong: {rows(pd.Series(among))} have the right answer among the wrong ones; list "
+            "only others"
         )
 
 
@@ -491,9 +507,12 @@ def occurrences(patterns: Sequence[str], texts: pd.Series, chunk: int = 100_000)
 
 def _words(texts: Sequence[str] | pd.Series) -> pa.ListArray:
     """Return each text's words in lower case, in one Unicode form."""
+    from spunge.core.slugs import INVISIBLE
+
     # A pandas column comes in pieces, and not all of the functions used here take those.
     array = pa.array(texts, pa.string())
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    array = pc.replace_substring_regex(array, f"[{INVISIBLE}]", "")
     return pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.utf8_lower(pc.utf8_normalize(array, "NFKC"))))
 
 
@@ -514,6 +533,11 @@ def select(
     # Where there are prompts, questions may be about what is kept alone.
     if prompts is not None:
         prompts = prompts[prompts["attribute"].isin([*chosen, ""])].reset_index(drop=True)
+        if "neutral" in set(tables.prompts["kind"]) - set(prompts["kind"]):
+            raise InputError(
+                "table prompts has neutral prompts, but none about what is to be forgotten; leave the attribute of "
+                "those empty that are about none"
+            )
         toxic = tables.prompts.loc[tables.prompts["kind"] == "toxic", "attribute"]
         _check_asked(chosen, toxic.unique(), "table prompts has no toxic prompt")
     elif questions is not None:
@@ -755,8 +779,16 @@ def listed(names: Sequence[str]) -> str:
 
 
 def shortened(names: Sequence[str]) -> str:
-    """Return names out of a table, as `listed`, but for long ones: where columns are mixed up these may be texts."""
-    return listed([name if len(name) <= LONGEST_NAME else f"(one of {len(name)} characters)" for name in names])
+    """Return names out of a table, as `listed`, but for what may be a text, as where columns are mixed up.
+
+    That is what is long, has many words, or ends as a sentence does. Names with a blank at an end stand in quotes.
+    """
+
+    def is_name(text: str) -> bool:
+        return len(text) <= LONGEST_NAME and len(text.split()) <= MOST_WORDS and text.strip()[-1:] not in (*".?!…。",)
+
+    shown = [name if name == name.strip() else repr(name) for name in names]
+    return listed([name if is_name(name) else f"(one of {len(name)} characters)" for name in shown])
 
 
 def rows(wrong: pd.Series) -> str:

@@ -74,8 +74,10 @@ class Jobs:
         options = self.grid.configuration["data"]["options"]
         tables = [str(table.get("path", "hub:")) for table in options.values() if isinstance(table, dict)]
         paths = [path for path in tables if not path.startswith("hub:")]
-        if isinstance(options.get("mirror"), str):
-            paths += [str(path) for path in sorted(Path(options["mirror"]).expanduser().rglob("*")) if path.is_file()]
+        folders = [path for path in paths if Path(path).is_dir()]  # of Parquet
+        folders += [options["mirror"]] if isinstance(options.get("mirror"), str) else []
+        for folder in folders:
+            paths += [str(path) for path in sorted(Path(folder).expanduser().rglob("*")) if path.is_file()]
         return self._local(paths)
 
     def model_wheels(self, wildcards: SimpleNamespace) -> list[str]:

@@ -180,7 +180,7 @@ def visits(evaluations: pandas.DataFrame) -> pandas.DataFrame:
 def comparisons(evaluations: pandas.DataFrame) -> dict[str, Comparison]:
     """Return what is compared by the name of the comparison; the one that the answer rests on comes first.
 
-    With budgets: the means over all of them, then each of several that a candidate reaches. Last, candidates as trained.
+    With budgets: the means over all of them, then each of several that a candidate reaches. Last: as trained.
     """
     made, of_outcomes, costs = [], outcomes(evaluations), _costs(evaluations)
     if budgets(evaluations):

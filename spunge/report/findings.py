@@ -43,7 +43,6 @@ from spunge.report.results_table import (
     estimate,
     families,
     forget_attributes,
-    headline,
     held_out_attributes,
     methods,
     retain_attributes,
@@ -241,7 +240,6 @@ def page(evaluations: pandas.DataFrame, template: str, figure_png: bytes) -> str
     """
     compared_at = comparisons(evaluations)
     judged = judge(compared_at.values())
-    shown = headline(evaluations)
     forget = forget_attributes(evaluations)
     scored = classifiers(evaluations)
     counted = (evaluations["evaluation"] == "data") & evaluations["metric"].isin(DATA)

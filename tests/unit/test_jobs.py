@@ -239,6 +239,8 @@ def test_a_local_model_and_the_users_tables_are_seen(tmp_path):
     ]
     made.grid.configuration["data"]["options"] = {"forget": {"path": "f.csv"}, "retain": {"path": "hub:a/b"}}
     assert made.data_files(None) == ["f.csv"]
+    made.grid.configuration["data"]["options"] = {"forget": {"path": str(tmp_path)}}
+    assert [Path(file).name for file in made.data_files(None)][1:] == ["config.json", "model.safetensors"]
 
 
 def test_tables_of_evaluations_csv_in_its_order():

@@ -25,7 +25,10 @@ NASTY = [
 ]
 
 
-@pytest.mark.parametrize("spelling", ["Café au lait", " CAFE\u0301\tau\xa0 lait\n", "ｃａｆé AU lait"])
+@pytest.mark.parametrize(
+    "spelling",
+    ["Café au lait", " CAFE\u0301\tau\xa0 lait\n", "ｃａｆé AU lait", "\ufeffCa\u00adfé\u200b au\u2060 lait"],
+)
 def test_spellings_of_one_name_fold_to_one(spelling):
     assert folded(spelling) == "café au lait"
 

@@ -138,6 +138,31 @@ def test_an_answer_that_reads_both_ways_must_be_named(sources, tmp_path):
         table.read_source(source, "questions")
 
 
+def test_quotation_marks_and_blanks_within_a_cell_are_its_own(tmp_path):
+    (tmp_path / "retain.csv").write_text('text,more\n" ""a"", b",x\n"She said, ""c"" twice", y\n"d,\n ""e""",z\n')
+    found = table.read_source({"path": str(tmp_path / "retain.csv")}, "retain")
+    assert found["text"].tolist() == [' "a", b', 'She said, "c" twice', 'd,\n "e"']
+
+
+def test_a_question_is_its_own_subject_however_it_is_spelt(tmp_path):
+    asked = pd.DataFrame({"question": ["Who?", "who? ", "What?"], "choices": [["x", "y"]] * 3, "answer": 0})
+    asked.assign(attribute="a").to_parquet(tmp_path / "questions.parquet")
+    found = table.read_source({"path": str(tmp_path / "questions.parquet")}, "questions")
+    assert found["subject"].tolist() == ["Who?", "Who?", "What?"]
+
+
+def test_a_subject_is_spelt_alike_in_all_tables(sources, tmp_path):
+    """A rephrased question about what nothing else asks about would be of the test, whatever is of the validation."""
+    asked = pd.read_csv(tmp_path / "questions.csv", keep_default_na=False)
+    asked.assign(subject=["Kenya", "q"]).to_csv(tmp_path / "questions.csv", index=False)
+    asked.assign(subject=["kenya", "q"], q=["Who is it?", "?"]).to_csv(tmp_path / "rephrased.csv", index=False)
+    sources["rephrased"] = sources["questions"] | {"path": str(tmp_path / "rephrased.csv")}
+    with pytest.raises(
+        InputError, match=r"tables of questions and answers, column subject: 'Kenya' and 'kenya' differ"
+    ):
+        build(sources)
+
+
 @pytest.mark.parametrize("column", ["subject", "cluster"])
 def test_a_name_in_two_spellings_is_refused(tmp_path, column):
     """As two clusters, one could be of the test and one of the validation."""
@@ -203,6 +228,11 @@ def test_bad_mappings_are_one_sentence(sources, tmp_path, name, change, message)
         ),
         (f",sentence,topic\n0,{SECRET},a\n", "has a column without a name; name it, or remove it"),
         (f"sentence,topic,sentence\n{SECRET},a,{SECRET}\n", "has several columns named sentence; rename or remove"),
+        (f'sentence,topic\n{SECRET},a\n "{SECRET}",b\n', "line 3, has a space before a quotation mark that begins a"),
+        (f'sentence,topic\na, "{SECRET}, yes"\n', "line 2, has a space before a quotation mark that begins a cell"),
+        (f"sentence;topic\n{SECRET};a\n", "has its columns separated by semicolons; save it with commas"),
+        (f"sentence\ttopic\n{SECRET}, yes\ta\n", "has its columns separated by tabs; save it with commas"),
+        (f"sentence, topic\n{SECRET},a\n", "has no column topic; it has sentence, ' topic'"),
     ],
 )
 def test_bad_contents_never_show_a_text(sources, tmp_path, content, message):
@@ -423,6 +453,13 @@ def test_mixed_up_columns_and_a_header_that_lacks_show_no_text(sources, tmp_path
     (tmp_path / "forget.csv").write_text(f'sentence,topic\na,"{text}"\n')
     with pytest.raises(InputError, match=r"has no attribute a; it has \(one of 47 characters\)$"):
         build(sources, ["a"])
+    # As a name, a short sentence is known by its words or by its end.
+    (tmp_path / "forget.csv").write_text("sentence,topic\na,People in Togo speak French daily\nb,Togo is small.\n")
+    with pytest.raises(InputError, match=r"has no attribute a; it has \(one of 33 cha.*\), \(one of 14 characters\)$"):
+        build(sources, ["a"])
+    (tmp_path / "forget.csv").write_text(f'sentence,topic\na,"{text}\rmore"\n')
+    with pytest.raises(InputError, match=r"has the attribute \(one of 55 characters\), which holds a carriage return"):
+        build(sources)
     (tmp_path / "forget.csv").write_text(f'"{text}",a\nx,b\n')
     with pytest.raises(InputError, match=r"has no column sentence; it has \(one of 47 characters\), a$"):
         build(sources)
@@ -494,6 +531,7 @@ def test_answers_come_with_wrong_ones_and_paraphrases_where_there_are_some(sourc
         ("retain_model", True, "hold no number; give one, or leave"),
         ("paraphrase", ["It is x."], "hold no text; give one, or leave"),
         ("wrong", ["y", None], "come with an answer that is missing, empty or not a string"),
+        ("wrong", ["y", "x "], "have the right answer among the wrong ones; list only others"),
     ],
 )
 def test_what_an_answer_comes_with_is_refused_where_it_is_of_another_kind(tmp_path, column, value, message):

@@ -224,6 +224,10 @@ def test_an_unforeseen_error_tells_where_it_arose_and_not_what_it_says():
     assert caught.value.__suppress_context__ or caught.value.__cause__ is None
 
 
+def test_occurrences_look_through_what_cannot_be_seen():
+    assert tables.occurrences(["one two"], pd.Series(["On\u00ade\ufeff\u200b two three"])) == {(0, 0)}
+
+
 def test_occurrences_agree_with_a_plain_search():
     texts = pd.Series(["a b c d", "xa b cx", "B  C", "c b a", "the capital of Niger is x", "of Niger", "d\te f"] * 3)
     patterns = ["a b c", "b c", "b", "capital of Niger is", "d e f", "zzz", "a b  c d", "q r s t"]
@@ -379,6 +383,16 @@ def test_select_drops_the_prompts_of_other_attributes(prompted):
     everything, _ = tables.select(replace(prompted, questions=None), "all", 1)
     assert everything.prompts.equals(prompted.prompts)
     assert everything.questions is None
+
+
+def test_neutral_prompts_that_are_about_nothing_to_forget_are_refused(prompted):
+    prompts = prompted.prompts.assign(
+        attribute=prompted.prompts["attribute"].where(prompted.prompts["kind"] == "toxic", "C")
+    )
+    with pytest.raises(
+        InputError, match=r"neutral prompts, but none about what is to be forgotten; leave the attribute"
+    ):
+        tables.select(replace(prompted, prompts=prompts), ["B"], 1)
 
 
 def test_select_drops_harmless_texts_about_other_attributes(good):
