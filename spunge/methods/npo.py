@@ -4,7 +4,7 @@
 
 E is the mean over a batch's forget texts y, log π(y) the sum over the text's predicted tokens; NLL is the mean over a
 batch's predicted tokens. π_ref is the base model; its log π_ref(y) is computed once, before training, so that no second
-model is kept. For β → 0 the gradient is that of ascent on the texts' summed log-likelihoods.
+model is kept. For β → 0 the gradient is that of ascent on the texts' summed negative log-likelihoods.
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""A control: a random task vector as large as another method's (Ilharco et al. 2022, arXiv 2212.04089, tables 3 and 4).
+"""A control: a random task vector as large as another method's (Ilharco et al. 2022, arXiv 2212.04089, tables 1 and 2).
 
 Each tensor is Gaussian with exactly the Frobenius norm that the other method's has, so only the direction is lost.
 """

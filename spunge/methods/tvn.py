@@ -22,8 +22,8 @@ LORA_B = ".lora_B.weight"
 class Options(loop.Options):
     """Settings of one TVN run; see `training.Options`.
 
-    `texts`: `forget`, or as a control `retain` (the paper's vector from non-toxic texts): as many retain texts as the
-    shard has, or all if there are no more, another draw for every shard and seed.
+    `texts`: `forget`, or as a control `retain`, whose vector is turned around, too: as many retain texts as the shard
+    has, or all if there are no more, another draw for every shard and seed.
     """
 
     texts: Annotated[

@@ -40,6 +40,8 @@ from spunge.training.schedule import Stage, batches_of_rows, forget_batches, ret
 
 SHOWN = 4  # names in an error
 REFERENCE = "reference."  # before a term's name
+# So that an attack starts from other LoRA factors than unlearning with the same seed did. PyTorch's seeds have 32 bits.
+OF_ATTACKS = 2**31
 PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -191,7 +193,7 @@ def fine_tuned(
     checkpoint = checkpoint or Checkpoint()
     # A model that computes in fp32 because an edit asks for it is trained so.
     accelerator = _accelerator(model.device.type, "float32" if model.dtype == torch.float32 else options.dtype)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed ^ OF_ATTACKS)
     batched = [_Batches(term, tokenizer, options, seed, accelerator) for term in terms]
     for batches in batched:
         batches.check_tokens(model, "lower max_tokens")

@@ -68,6 +68,22 @@ def test_relearned_texts_become_likelier_and_the_model_is_left_as_it_was(model, 
     assert found[0] == found[1], "the same model and seed give the same"
 
 
+def test_an_attack_starts_elsewhere_than_unlearning_of_its_seed_did(model, tokenizer):
+    """From the same factors A it would find its way back too easily: LoRA's change lies in the space that A spans."""
+    term = loop.LossTerm("forget", TEXTS, 32, loop.token_nll, reduction="tokens")
+    settings = dataclasses.replace(OPTIONS.of_training(5, "float32"), steps=1, learning_rate=1e-9)
+    with loop.fine_tuned(model, tokenizer, settings, [term], 3, "relearn") as relearned:
+        attack = [one.detach().clone() for name, one in relearned.named_parameters() if "lora_A" in name]
+    torch.manual_seed(3)  # as a run does
+    adapted = loop._with_lora(model, "the model", settings)
+    unlearned = [one.detach() for name, one in adapted.named_parameters() if "lora_A" in name]
+    assert len(attack) == len(unlearned) > 2
+    cosines = [
+        torch.cosine_similarity(*map(torch.flatten, pair), dim=0).abs() for pair in zip(attack, unlearned, strict=True)
+    ]
+    assert max(cosines) < 0.5
+
+
 def test_a_model_in_half_precision_relearns(tiny_base, tokenizer):
     model = base_model.load(tiny_base, torch.bfloat16, "cpu")
     before = log_likelihood(model, tokenizer, TEXTS)
