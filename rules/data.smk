@@ -77,14 +77,14 @@ rule data:
         dataset_library=sources.fingerprint(JOBS.dataset_file),
         dataset=config["data"]["dataset"],
         # Functions, since names and templates may have braces of their own.
-        options=lambda wildcards: json.dumps(config["data"]["options"]),
+        options=lambda wildcards: json.dumps(config["data"]["options"], sort_keys=True),
         forget=lambda wildcards: json.dumps(config["data"]["forget"]),
         held_out=lambda wildcards: json.dumps(config["data"]["held_out"]),
         validation=config["data"]["validation"],
         tuned_by=JOBS.tuned_by,
         limits_kept="--limits-kept" if "kept" in GRID.costs else "",
         minimum_texts=config["data"]["minimum_texts"],
-        needed_by=json.dumps(GRID.tables),
+        needed_by=json.dumps(GRID.tables, sort_keys=True),
         # Where nothing else asks about what is forgotten.
         tasks=lambda wildcards: json.dumps(
             []

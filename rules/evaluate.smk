@@ -32,7 +32,7 @@ rule base_states:
         runtime=growing(60),
     params:
         library=library("base_states.py"),
-        reading=json.dumps(config["evaluations"].get("fluency", {})),
+        reading=json.dumps(config["evaluations"].get("fluency", {}), sort_keys=True),
         dtype=DTYPE,
     message:
         "Compute what the base model makes of the texts that budgets are measured on"

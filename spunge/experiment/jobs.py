@@ -352,7 +352,7 @@ class Jobs:
     def budgets(self, wildcards: SimpleNamespace) -> str:
         """Return the budgets that a candidate is evaluated at: the middle one alone for a trial."""
         is_trial = Candidate.parse(wildcards.candidate).trial
-        return json.dumps(self.grid.tuning_budgets if is_trial else self.grid.configuration.get("budgets", {}))
+        return _json(self.grid.tuning_budgets if is_trial else self.grid.configuration.get("budgets", {}))
 
     def budget(self, wildcards: SimpleNamespace) -> str:
         """Return the label of the budget at which a candidate is attacked; the base model is the same at all."""

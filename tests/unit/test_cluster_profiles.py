@@ -29,10 +29,16 @@ def slurm(monkeypatch):
 def test_rules_that_may_use_a_gpu_go_to_its_partition(slurm):
     on_gpu = {name for name, text in RULES.items() if re.search(r"^ +gpu=", text, re.M)}
     asked = {name for name, one in slurm["set-resources"].items() if one.get("slurm_partition") == "gpu"}
-    # as_unlearned only copies scores, but goes in one job with the attacks on the same candidates.
-    assert asked == on_gpu | {"as_unlearned"}
+    assert asked == on_gpu
     assert slurm["default-resources"]["slurm_partition"] == "cpu"
     assert slurm["default-resources"]["slurm_account"] == "lab"
+
+
+def test_each_scheduler_is_asked_as_it_wants_to_be(slurm):
+    assert slurm["default-resources"]["nodes"] == 1, "GPUs of several nodes are no use to one job"
+    assert profile("kubernetes")["default-resources"]["scale"] == 0, "a pod's GPU needs a limit"
+    # Grid Engine's times have three numbers: sge_types(1).
+    assert "h_rt=0:{resources.runtime}:00 " in (PROJECT / "profiles/cluster-generic/profile.yaml").read_text()
 
 
 def test_named_rules_are_there(slurm):

@@ -54,8 +54,16 @@ def test_options_in_another_order_rerun_nothing(changing):
     config = configuration()
     for section in ("methods", "merges"):
         config[section] = {name: dict(reversed(of_name.items())) for name, of_name in config[section].items()}
+    config["data"]["options"] = dict(reversed(config["data"]["options"].items()))
     changing.configure(config)
     assert changing.dry_run() is None
+
+
+def test_evaluations_in_another_order_repeat_no_unlearning(changing):
+    config = configuration()
+    config["evaluations"] = {"fluency": {}, "knowledge": {}}
+    changing.configure(config)
+    assert changing.dry_run() == sorted(["Evaluate base", *evaluated("rmu"), *evaluated("rmu-strong"), *COMPARED])
 
 
 def test_changed_merge_reruns_merges(changing):
